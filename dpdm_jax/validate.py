@@ -1,0 +1,63 @@
+"""Checks of user-given values; each message has the name, the value and the range."""
+
+import math
+from collections.abc import Collection
+
+from dpdm_jax.errors import InputError
+
+
+def one_of(name: str, value: object, allowed: Collection[object]) -> None:
+    """Raises InputError unless ``value`` is in ``allowed``."""
+    if value not in allowed:
+        names = ", ".join(str(a) for a in allowed)
+        raise InputError(f"{name} is {value!r}; allowed: {names}.")
+
+
+def integer(name: str, value: object, *, minimum: int) -> None:
+    """Raises InputError unless ``value`` is an int (not a bool) >= ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise InputError(f"{name} is {value!r}; allowed: an integer >= {minimum}.")
+
+
+def real(
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    minimum: float = -math.inf,
+    below: float = math.inf,
+    maximum: float = math.inf,
+    allow_inf: bool = False,
+) -> None:
+    """Raises InputError unless ``value`` is a real number in the stated range.
+
+    Args:
+        name: what the value is called where the user set it.
+        value: the value to check; NaN is never allowed.
+        above: exclusive lower bound.
+        minimum: inclusive lower bound.
+        below: exclusive upper bound.
+        maximum: inclusive upper bound.
+        allow_inf: whether infinity is a legal value (it still obeys the bounds).
+    """
+    bounds = [
+        f"> {above:g}" if above > -math.inf else "",
+        f">= {minimum:g}" if minimum > -math.inf else "",
+        f"< {below:g}" if below < math.inf else "",
+        f"<= {maximum:g}" if maximum < math.inf else "",
+    ]
+    wanted = " and ".join(b for b in bounds if b) or "any"
+    kind = "a number" if allow_inf else "a finite number"
+    message = f"{name} is {value!r}; allowed: {kind} {wanted}."
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InputError(message) from None
+    if isinstance(value, (bool, str)) or math.isnan(number):
+        raise InputError(message)
+    if math.isinf(number):
+        if allow_inf and number > 0 and below == maximum == math.inf:
+            return
+        raise InputError(message)
+    if number <= above or number < minimum or number >= below or number > maximum:
+        raise InputError(message)
