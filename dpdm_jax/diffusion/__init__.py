@@ -1,0 +1,1 @@
+"""Denoising diffusion as pure functions: nothing here knows networks or privacy."""

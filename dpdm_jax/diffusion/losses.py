@@ -1,0 +1,141 @@
+"""The denoising loss of one example, averaged over its noise draws.
+
+DPDM, section 3.2 and eq. 8: the K draws of one image are averaged *before* clipping, so
+K (the noise multiplicity) does not enter the privacy analysis. Everything here sees one
+example; the privacy engines put the batch around it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dpdm_jax.diffusion import noise_levels as noise_levels_lib
+from dpdm_jax.diffusion.parameterizations import Denoiser, Params
+
+#: ``loss(params, image [h,w,c], label [], key) -> scalar``
+ExampleLoss = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class Draws(NamedTuple):
+    """The randomness of one example's loss.
+
+    Attributes:
+        drop_label: bool [], whether the null label replaces the label; shared by all K.
+        sigma: float32 [K], the noise levels.
+        noise: float32 [K, h, w, c], unit normal.
+    """
+
+    drop_label: jax.Array
+    sigma: jax.Array
+    noise: jax.Array
+
+
+def draw(
+    key: jax.Array,
+    image_shape: tuple[int, int, int],
+    noise_levels: noise_levels_lib.NoiseLevels,
+    *,
+    noise_multiplicity: int,
+    label_dropout: float,
+    stratified: bool = False,
+) -> Draws:
+    """Draws the randomness of one example's loss.
+
+    Args:
+        key: PRNG key of this example in this step.
+        image_shape: (h, w, c).
+        noise_levels: training distribution of sigma.
+        noise_multiplicity: number of draws K >= 1.
+        label_dropout: probability in [0, 1] that the label is dropped.
+        stratified: see ``noise_levels.draw``.
+
+    Returns:
+        The draws.
+    """
+    drop_key, sigma_key, noise_key = jax.random.split(key, 3)
+    return Draws(
+        drop_label=jax.random.bernoulli(drop_key, label_dropout),
+        sigma=noise_levels_lib.draw(
+            sigma_key, noise_levels, noise_multiplicity, stratified=stratified
+        ),
+        noise=jax.random.normal(noise_key, (noise_multiplicity, *image_shape)),
+    )
+
+
+def denoising_loss(
+    denoise: Denoiser,
+    loss_weight: Callable[[jax.Array], jax.Array],
+    params: Params,
+    image: jax.Array,
+    label: jax.Array,
+    draws: Draws,
+    null_label: int | None,
+) -> jax.Array:
+    """Weighted squared error of the denoiser on one example.
+
+    The mean over pixels follows the official code (the paper's formula sums): the clip
+    norm of 1 is tied to it.
+
+    Args:
+        denoise: the denoiser.
+        loss_weight: lambda(sigma).
+        params: parameters of the denoiser.
+        image: float32 [h, w, c] in [-1, 1].
+        label: int32 [].
+        draws: the randomness, with K draws.
+        null_label: the label that stands for 'no label'; None for unlabelled data.
+
+    Returns:
+        float32 []: ``mean_k lambda(sigma_k) mean_pixels (D(x + n_k) - x)^2``.
+    """
+    if null_label is not None:
+        label = jnp.where(draws.drop_label, null_label, label)
+    labels = jnp.broadcast_to(label, draws.sigma.shape)
+    noisy = image + draws.sigma[:, None, None, None] * draws.noise
+    error = denoise(params, noisy, draws.sigma, labels) - image
+    return jnp.mean(loss_weight(draws.sigma) * jnp.mean(error**2, axis=(1, 2, 3)))
+
+
+def make_loss(
+    denoise: Denoiser,
+    loss_weight: Callable[[jax.Array], jax.Array],
+    noise_levels: noise_levels_lib.NoiseLevels,
+    *,
+    noise_multiplicity: int,
+    label_dropout: float,
+    null_label: int | None,
+    stratified: bool = False,
+) -> ExampleLoss:
+    """Binds the loss of one example to its random draws.
+
+    Args:
+        denoise: the denoiser.
+        loss_weight: lambda(sigma).
+        noise_levels: training distribution of sigma.
+        noise_multiplicity: K >= 1.
+        label_dropout: probability in [0, 1].
+        null_label: see ``denoising_loss``.
+        stratified: see ``noise_levels.draw``.
+
+    Returns:
+        ``loss(params, image [h, w, c], label [], key) -> float32 []``.
+    """
+
+    def loss(
+        params: Params, image: jax.Array, label: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        draws = draw(
+            key,
+            image.shape,
+            noise_levels,
+            noise_multiplicity=noise_multiplicity,
+            label_dropout=label_dropout,
+            stratified=stratified,
+        )
+        return denoising_loss(
+            denoise, loss_weight, params, image, label, draws, null_label
+        )
+
+    return loss

@@ -1,0 +1,109 @@
+"""Distributions of the training noise level sigma.
+
+Each is a monotone map ``sigma`` of a base draw, standard normal or uniform on [0, 1);
+``draw`` makes K of them for one example, independent or stratified.
+"""
+
+import dataclasses
+import math
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+
+
+class NoiseLevels(Protocol):
+    """A distribution of sigma > 0 given as a map of a base draw."""
+
+    @property
+    def base(self) -> Literal["normal", "uniform"]: ...
+
+    def sigma(self, base_draw: jax.Array) -> jax.Array: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LogNormal:
+    """EDM: ln sigma ~ N(p_mean, p_std^2) (Karras et al. 2022, table 1)."""
+
+    p_mean: float = -1.2
+    p_std: float = 1.2
+    base = "normal"
+
+    def sigma(self, base_draw: jax.Array) -> jax.Array:
+        return jnp.exp(self.p_mean + self.p_std * base_draw)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineTime:
+    """v-prediction: t uniform between two log-SNRs, sigma = tan(pi t / 2).
+
+    Attributes:
+        min_log_snr: smallest ln(1 / sigma^2), at the largest noise.
+        max_log_snr: largest ln(1 / sigma^2), at the smallest noise.
+    """
+
+    min_log_snr: float = -9.0
+    max_log_snr: float = 13.0
+    base = "uniform"
+
+    def sigma(self, base_draw: jax.Array) -> jax.Array:
+        t_min, t_max = (
+            2.0 / math.pi * math.atan(math.exp(-log_snr / 2.0))
+            for log_snr in (self.max_log_snr, self.min_log_snr)
+        )
+        return jnp.tan(jnp.pi / 2.0 * (t_min + (t_max - t_min) * base_draw))
+
+
+@dataclasses.dataclass(frozen=True)
+class LogUniform:
+    """VE: ln sigma uniform between ln sigma_min and ln sigma_max."""
+
+    sigma_min: float = 0.02
+    sigma_max: float = 100.0
+    base = "uniform"
+
+    def sigma(self, base_draw: jax.Array) -> jax.Array:
+        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
+        return jnp.exp(low + (high - low) * base_draw)
+
+
+@dataclasses.dataclass(frozen=True)
+class VPTime:
+    """VP: t uniform on [eps_t, 1], sigma^2 = exp(beta_d t^2 / 2 + beta_min t) - 1."""
+
+    beta_min: float = 0.1
+    beta_d: float = 19.9
+    eps_t: float = 1e-5
+    base = "uniform"
+
+    def sigma(self, base_draw: jax.Array) -> jax.Array:
+        # From t = 1 downwards, so that a base draw of 0 gives the largest noise.
+        t = 1.0 + base_draw * (self.eps_t - 1.0)
+        return jnp.sqrt(jnp.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t))
+
+
+def draw(
+    key: jax.Array, noise_levels: NoiseLevels, num: int, *, stratified: bool = False
+) -> jax.Array:
+    """Draws the noise levels of one example.
+
+    Args:
+        key: PRNG key.
+        noise_levels: the distribution.
+        num: how many, K >= 1.
+        stratified: draw the k-th one from the k-th of K slices of equal probability.
+            Each draw taken at random among the K has the stated distribution, so the
+            mean over K stays unbiased and its variance falls. Beyond the papers.
+
+    Returns:
+        sigma, float32 [num].
+    """
+    if not stratified:
+        normal = noise_levels.base == "normal"
+        base = jax.random.normal if normal else jax.random.uniform
+        return noise_levels.sigma(base(key, (num,)))
+    u = (jnp.arange(num) + jax.random.uniform(key, (num,))) / num
+    if noise_levels.base == "normal":
+        tiny = jnp.finfo(u.dtype).eps
+        u = jax.scipy.special.ndtri(jnp.clip(u, tiny, 1.0 - tiny))
+    return noise_levels.sigma(u)

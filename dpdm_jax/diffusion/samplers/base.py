@@ -1,0 +1,74 @@
+"""What a sampler is, and the only loop over noise levels."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+#: ``denoise(x [n,h,w,c], sigma [n]) -> x0 [n,h,w,c]``, parameters and labels bound.
+BoundDenoiser = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Sampler(Protocol):
+    """A numerical scheme on a decreasing grid of N noise levels.
+
+    ``rows`` gives N - 1 rows of numbers, one for each step between grid points; ``step``
+    takes one of them; ``finish`` goes from the last grid point to a clean image.
+    """
+
+    @property
+    def grid(self) -> np.ndarray: ...
+
+    def rows(self) -> Any: ...
+
+    def noisy_steps(self) -> tuple[int, ...]:
+        """Which steps use fresh noise, of 0..N-1, where N - 1 is ``finish``."""
+        ...
+
+    def step(
+        self, denoise: BoundDenoiser, x: jax.Array, row: Any, noise: jax.Array | None
+    ) -> jax.Array: ...
+
+    def finish(
+        self, denoise: BoundDenoiser, x: jax.Array, noise: jax.Array | None
+    ) -> jax.Array: ...
+
+
+def denoise_at(denoise: BoundDenoiser, x: jax.Array, sigma: jax.Array) -> jax.Array:
+    """Calls the denoiser on a batch that shares one noise level."""
+    return denoise(x, jnp.full(x.shape[:1], sigma, x.dtype))
+
+
+def sample(
+    sampler: Sampler,
+    denoise: BoundDenoiser,
+    start: jax.Array,
+    draw_noise: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """Runs a sampler from pure noise to images.
+
+    Args:
+        sampler: the scheme.
+        denoise: the denoiser with parameters, labels and guidance bound.
+        start: float32 [n, h, w, c], unit normal.
+        draw_noise: ``draw_noise(step int32 []) -> [n, h, w, c]`` unit normal, called
+            inside the scan; only for samplers that use noise.
+
+    Returns:
+        float32 [n, h, w, c]: images, nominally in [-1, 1] (not clipped).
+    """
+    grid = sampler.grid
+    noisy = sampler.noisy_steps()
+    last = len(grid) - 1
+
+    def body(x: jax.Array, index_and_row: Any) -> tuple[jax.Array, None]:
+        index, row = index_and_row
+        return sampler.step(denoise, x, row, draw_noise(index) if noisy else None), None
+
+    rows = jax.tree.map(lambda r: jnp.asarray(r, start.dtype), sampler.rows())
+    x, _ = jax.lax.scan(body, start * grid[0], (jnp.arange(last), rows))
+    return sampler.finish(
+        denoise, x, draw_noise(jnp.asarray(last)) if last in noisy else None
+    )
