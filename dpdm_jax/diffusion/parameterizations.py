@@ -5,8 +5,8 @@ A parameterization turns a network ``F`` into a denoiser (DPDM, section 2; Karra
 
     D(x, sigma, y) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma), y)
 
-``loss_weight`` is lambda(sigma). In all four ``lambda * c_out**2 = 1``, so that training
-is an unweighted regression on ``F``.
+``loss_weight`` is lambda(sigma). In all four ``lambda * c_out**2 = 1``: training is an
+unweighted regression on ``F``.
 """
 
 import dataclasses

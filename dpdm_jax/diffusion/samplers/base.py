@@ -14,8 +14,8 @@ BoundDenoiser = Callable[[jax.Array, jax.Array], jax.Array]
 class Sampler(Protocol):
     """A numerical scheme on a decreasing grid of N noise levels.
 
-    ``rows`` gives N - 1 rows of numbers, one for each step between grid points; ``step``
-    takes one of them; ``finish`` goes from the last grid point to a clean image.
+    ``rows`` gives N - 1 rows of numbers, one for each step between grid points;
+    ``step`` takes one of them; ``finish`` goes from the last grid point to an image.
     """
 
     @property

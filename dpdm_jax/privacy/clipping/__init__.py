@@ -1,0 +1,149 @@
+"""Sums of clipped per-example gradients behind one call, by interchangeable engines."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpdm_jax import validate
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy.clipping.base import Aux, ClippedGrad, Engine, PyTree, batch_size
+from dpdm_jax.privacy.clipping.scan import scan_engine
+from dpdm_jax.privacy.clipping.vmap import vmap_engine
+
+ENGINES = ("auto", "vmap", "scan")
+
+__all__ = ["ENGINES", "Aux", "ClippedGrad", "clipped_grad"]
+
+
+def clipped_grad(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    l2_clip_norm: float,
+    batch_argnums: int | Sequence[int] = 1,
+    keep_batch_dim: bool = False,
+    return_values: bool = False,
+    return_grad_norms: bool = False,
+    microbatch_size: int | None = None,
+    prng_argnum: int | None = None,
+    engine: str = "auto",
+) -> ClippedGrad:
+    """Transforms a loss of one example into a sum of clipped per-example gradients.
+
+    Names follow ``jax_privacy.clipped_grad``; unlike there, ``fun`` sees one example
+    without a batch axis unless ``keep_batch_dim`` is set.
+
+        >>> import jax.numpy as jnp
+        >>> loss = lambda w, x: 0.5 * (x - w) ** 2
+        >>> grad_fn = clipped_grad(loss, l2_clip_norm=1.0)
+        >>> float(grad_fn(3.0, jnp.array([3.5, 7.0, -2.0])))
+        -0.5
+
+    Guarantee: adding, removing or masking one example moves the returned sum by at most
+    ``l2_clip_norm`` in L2 norm over all leaves (``.sensitivity(relation)``), up to
+    float32 rounding, whatever ``fun`` does to one example, non-finite gradients
+    included. The by-products in ``Aux`` are private and carry no bound.
+
+    Args:
+        fun: scalar loss of one example, ``fun(params, *example)``; ``(loss, aux)`` with
+            ``has_aux``.
+        argnums: which arguments to differentiate.
+        has_aux: whether ``fun`` returns ``(loss, aux)``.
+        l2_clip_norm: C > 0; ``math.inf`` switches clipping off.
+        batch_argnums: arguments with a leading axis of examples.
+        keep_batch_dim: give ``fun`` a leading axis of length 1.
+        return_values: also return the losses.
+        return_grad_norms: also return the gradient norms before clipping.
+        microbatch_size: examples whose gradients are held at once; None for all.
+        prng_argnum: argument that is a typed PRNG key: one per example, or a single one
+            that is folded with the example's position.
+        engine: "vmap" holds all per-example gradients; "scan" goes through
+            micro-batches of ``microbatch_size`` (default 1); "auto" is "scan" where
+            ``microbatch_size`` is given and "vmap" elsewhere.
+
+    Returns:
+        ``grad_fn(*args, is_padding_example=None)`` giving the sum as a pytree like the
+        differentiated argument, float32, or ``(sum, Aux)`` if any by-product was asked
+        for. ``is_padding_example`` is bool [b]; such examples count for nothing.
+
+    Raises:
+        InputError: an option is out of range.
+    """
+    validate.real("l2_clip_norm", l2_clip_norm, above=0.0, allow_inf=True)
+    validate.one_of("engine", engine, ENGINES)
+    if microbatch_size is not None:
+        validate.integer("microbatch_size", microbatch_size, minimum=1)
+    if engine == "vmap" and microbatch_size is not None:
+        raise InputError(
+            f"microbatch_size is {microbatch_size} with engine 'vmap', which takes the "
+            "whole batch at once; allowed: engine 'scan' or 'auto', or no "
+            "microbatch_size."
+        )
+    batch_argnums = _as_tuple(batch_argnums)
+    mapped = batch_argnums if prng_argnum is None else (*batch_argnums, prng_argnum)
+    if set(mapped) & set(_as_tuple(argnums)) or len(set(mapped)) != len(mapped):
+        raise InputError(
+            f"argnums {argnums}, batch_argnums {batch_argnums} and prng_argnum "
+            f"{prng_argnum} overlap; allowed: distinct arguments."
+        )
+    run = _choose_engine(engine, microbatch_size)
+    value_and_grad = jax.value_and_grad(_with_aux(fun, has_aux), argnums, has_aux=True)
+
+    def grad_fn(*args: Any, is_padding_example: jax.Array | None = None) -> Any:
+        size = batch_size([args[i] for i in batch_argnums])
+        examples = [args[i] for i in batch_argnums]
+        if prng_argnum is not None:
+            examples.append(_key_per_example(args[prng_argnum], size))
+
+        def example_grad(*example: Any) -> Any:
+            full = list(args)
+            for position, value in zip(mapped, example, strict=True):
+                expand = keep_batch_dim and position != prng_argnum
+                add_axis = lambda x: x[None]  # noqa: E731
+                full[position] = jax.tree.map(add_axis, value) if expand else value
+            return value_and_grad(*full)
+
+        if is_padding_example is None:
+            is_padding_example = jnp.zeros((size,), bool)
+        elif is_padding_example.shape != (size,):
+            raise InputError(
+                f"is_padding_example has shape {is_padding_example.shape}; allowed: "
+                f"({size},), one entry per example."
+            )
+        total, by_products = run(
+            example_grad, tuple(examples), is_padding_example, l2_clip_norm
+        )
+        if not (return_values or return_grad_norms or has_aux):
+            return total
+        return total, Aux(
+            values=by_products.values if return_values else None,
+            grad_norms=by_products.grad_norms if return_grad_norms else None,
+            aux=by_products.aux if has_aux else None,
+        )
+
+    return ClippedGrad(grad_fn, float(l2_clip_norm))
+
+
+def _as_tuple(argnums: int | Sequence[int]) -> tuple[int, ...]:
+    return (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+
+def _with_aux(fun: Callable[..., Any], has_aux: bool) -> Callable[..., Any]:
+    if has_aux:
+        return fun
+    return lambda *args: (fun(*args), None)
+
+
+def _choose_engine(engine: str, microbatch_size: int | None) -> Engine:
+    if engine == "scan" or (engine == "auto" and microbatch_size is not None):
+        return scan_engine(microbatch_size or 1)
+    return vmap_engine
+
+
+def _key_per_example(key: PyTree, size: int) -> jax.Array:
+    if key.ndim:
+        return key
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
