@@ -1,0 +1,35 @@
+"""Images and labels: sources, transforms, and padded batches.
+
+Importing this package pulls in neither TensorFlow nor scikit-learn; a source's library
+is imported when that source is loaded.
+"""
+
+from dpdm_jax.data.loading import Batch, load_batch
+from dpdm_jax.data.sources import SOURCES, ArraySource, Source, load_source
+from dpdm_jax.data.transforms import (
+    CROPS,
+    RESIZE_FILTERS,
+    Preparation,
+    center_crop_celeba,
+    center_crop_square,
+    resize,
+    set_channels,
+    to_float,
+)
+
+__all__ = [
+    "CROPS",
+    "RESIZE_FILTERS",
+    "SOURCES",
+    "ArraySource",
+    "Batch",
+    "Preparation",
+    "Source",
+    "center_crop_celeba",
+    "center_crop_square",
+    "load_batch",
+    "load_source",
+    "resize",
+    "set_channels",
+    "to_float",
+]

@@ -1,0 +1,94 @@
+"""Folders of IDX files, the format of MNIST and its relatives.
+
+Format: http://yann.lecun.com/exdb/mnist (two zero bytes, a type byte, the number of
+dimensions, each dimension as a big-endian uint32, then the values).
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpdm_jax.data import paths
+from dpdm_jax.data.sources import ArraySource, split_name
+from dpdm_jax.errors import InputError
+
+_UINT8 = 8
+
+
+def load(config: Any, split: str) -> ArraySource:
+    """Loads ``PREFIX-images-idx3-ubyte`` and ``PREFIX-labels-idx1-ubyte``.
+
+    Either file may carry ``.gz``; the plain one is taken if both exist. PREFIX is
+    data.train_split or data.test_split, where "test" stands for the usual "t10k".
+
+    Args:
+        config: data config; reads path, num_classes, train_split and test_split. The
+            labels file is not needed if num_classes is 0.
+        split: "train" or "test".
+
+    Returns:
+        The source, images [N, H, W, 1].
+
+    Raises:
+        InputError: a file is missing, damaged, or not of this format.
+    """
+    folder = paths.existing_folder(config.path, "a folder with IDX files")
+    prefix = split_name(config, split)
+    prefix = "t10k" if prefix == "test" else prefix
+    images = read_idx(_find(folder, f"{prefix}-images-idx3-ubyte"), num_dims=3)
+    labels = None
+    if config.num_classes != 0:
+        labels = read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"), num_dims=1)
+    return ArraySource(
+        images[..., None], labels, config.num_classes, name=f"{folder} ({prefix})"
+    )
+
+
+def read_idx(path: Path, num_dims: int) -> np.ndarray:
+    """Reads one IDX file of unsigned bytes.
+
+    Args:
+        path: the file; a name that ends in ``.gz`` is decompressed.
+        num_dims: the number of dimensions it must have.
+
+    Returns:
+        uint8 array with ``num_dims`` dimensions.
+
+    Raises:
+        InputError: the file cannot be read or is not exactly such a file.
+    """
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+    header = 4 + 4 * num_dims
+    magic = bytes((0, 0, _UINT8, num_dims))
+    if data[:4] != magic or len(data) < header:
+        raise InputError(
+            f"{path} starts with bytes {data[:4].hex() or '(none)'}; allowed: "
+            f"{magic.hex()}, an IDX file of unsigned bytes in {num_dims} dimension(s)."
+        )
+    shape = struct.unpack(f">{num_dims}I", data[4:header])
+    if len(data) - header != math.prod(shape):
+        raise InputError(
+            f"{path} holds {len(data) - header} values; allowed: exactly the "
+            f"{math.prod(shape)} that its header announces, {shape}."
+        )
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise InputError(
+        f"{folder} has no file {name} or {name}.gz; allowed: an IDX folder such as "
+        "MNIST's, see data.path, data.train_split and data.test_split."
+    )

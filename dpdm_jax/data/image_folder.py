@@ -1,0 +1,189 @@
+"""Folders of PNG and JPEG files, with one sub-folder per class or none."""
+
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+from PIL import Image, ImageOps
+
+from dpdm_jax.data import paths
+from dpdm_jax.data.sources import ArraySource, resolve_num_classes, split_name
+from dpdm_jax.data.transforms import Preparation, format_shape
+from dpdm_jax.errors import InputError
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_GREY_MODES = ("1", "L", "LA")
+_COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_WANTED = "a folder of .png, .jpg or .jpeg files, or of one folder per class"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listing:
+    """The files of one split, in their lasting order.
+
+    ``classes`` is None and ``labels`` empty for images that lie flat.
+    """
+
+    files: list[Path]
+    labels: list[int]
+    classes: list[str] | None
+
+
+def load(config: Any, split: str) -> ArraySource:
+    """Decodes every image of ``PATH/CLASS/*`` or ``PATH/*`` into one array.
+
+    If PATH has sub-folders named by data.train_split and data.test_split, they are the
+    splits; otherwise PATH is the training split. Classes are numbered by sorted name,
+    those of the training split for both; images follow in order of class and file name.
+    Files that are no images by their suffix, and names that start with a dot, are
+    passed over. The EXIF orientation is applied; transparency is dropped; palettes and
+    CMYK become RGB. Then ``Preparation`` crops, converts and resizes.
+
+    Args:
+        config: data config; reads path, train_split, test_split, num_classes and the
+            fields of ``Preparation``.
+        split: "train" or "test".
+
+    Returns:
+        The source.
+
+    Raises:
+        InputError: the folder is missing, empty, or mixed, or an image is damaged or
+            does not fit; the message names the file.
+    """
+    root = paths.existing_folder(config.path, _WANTED)
+    train_folder = root / split_name(config, "train")
+    test_folder = root / split_name(config, "test")
+    if not train_folder.is_dir():
+        if test_folder.is_dir():
+            raise InputError(
+                f"{root} has a folder {test_folder.name} but no {train_folder.name}; "
+                "allowed: both, or neither."
+            )
+        train_folder = root
+    train = _list_images(train_folder)
+    listing, folder = train, train_folder
+    if split == "test":
+        if not test_folder.is_dir():
+            raise InputError(
+                f"{root} has no folder {test_folder.name}; allowed: a folder with "
+                f"{config.train_split} and {test_folder.name} in it."
+            )
+        listing, folder = _list_images(test_folder, train.classes), test_folder
+        if (listing.classes is None) != (train.classes is None):
+            raise InputError(
+                f"of {train_folder} and {test_folder} one has class folders and the "
+                "other has not; allowed: both, or neither."
+            )
+    found = None if listing.classes is None else len(listing.classes)
+    num_classes = resolve_num_classes(config.num_classes, found, str(folder))
+    images = _decode_all(listing.files, Preparation.from_config(config))
+    labels = np.array(listing.labels) if num_classes else None
+    return ArraySource(images, labels, num_classes, name=str(folder))
+
+
+def decode_image(path: Path) -> np.ndarray:
+    """Decodes one PNG or JPEG file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        uint8 [H, W, C], C = 1 for grey files and 3 for all others.
+
+    Raises:
+        InputError: the file is damaged, of another format, or deeper than 8 bits.
+    """
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as stored:
+            mode = stored.mode
+            image = ImageOps.exif_transpose(stored)
+            if mode in _GREY_MODES:
+                return np.asarray(image.convert("L"))[..., None]
+            if mode in _COLOUR_MODES:
+                return np.asarray(image.convert("RGB"))
+    # Pillow's decoders raise many kinds of error on damaged files, SyntaxError among
+    # them; whichever it is, the user needs the name of the file.
+    except Exception as error:
+        raise InputError(f"{path} cannot be decoded: {error}.") from error
+    raise InputError(
+        f"{path} has pixels of Pillow's mode {mode!r}; allowed: 8 bits per channel."
+    )
+
+
+def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
+    """Lists a split; ``classes`` fixes the numbers of the classes if given."""
+    flat = list(_image_files(folder))
+    by_class = {
+        sub.name: files
+        for sub in _visible(folder)
+        if sub.is_dir() and (files := list(_image_files(sub)))
+    }
+    if flat and by_class:
+        raise InputError(
+            f"{folder} has images both in itself and in sub-folders; "
+            f"allowed: {_WANTED}."
+        )
+    if not flat and not by_class:
+        raise InputError(f"{folder} has no images; allowed: {_WANTED}.")
+    if flat:
+        return _Listing(flat, [], None)
+    classes = classes or list(by_class)
+    files, labels = [], []
+    for name, members in by_class.items():
+        if name not in classes:
+            raise InputError(
+                f"{folder} has the class {name!r}, which the training images have "
+                f"not; allowed: {', '.join(classes)}."
+            )
+        files += members
+        labels += [classes.index(name)] * len(members)
+    return _Listing(files, labels, classes)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    return (path for path in entries if not path.name.startswith("."))
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    return (
+        path
+        for path in _visible(folder)
+        if path.suffix.lower() in _SUFFIXES and path.is_file()
+    )
+
+
+def _decode_all(files: list[Path], prepare: Preparation) -> np.ndarray:
+    def decode(path: Path) -> np.ndarray:
+        image = decode_image(path)
+        try:
+            return prepare(image)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    first = decode(files[0])
+    images = np.empty((len(files), *first.shape), np.uint8)
+    # Pillow decodes and resizes outside the interpreter's lock; map keeps the order.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = tqdm.tqdm(
+            pool.map(decode, files),
+            desc="reading images",
+            total=len(files),
+            leave=False,
+            disable=None,
+        )
+        for i, image in enumerate(decoded):
+            if image.shape != first.shape:
+                raise InputError(
+                    f"{files[i]} is {format_shape(image.shape)} but {files[0]} is "
+                    f"{format_shape(first.shape)}; allowed: one shape, which "
+                    "data.crop, data.image_size and data.channels can give."
+                )
+            images[i] = image
+    return images

@@ -1,0 +1,223 @@
+"""The interface of every image source, and the choice of one by config."""
+
+import importlib
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from dpdm_jax import validate
+from dpdm_jax.data import transforms
+from dpdm_jax.errors import InputError
+
+SOURCES = ("digits", "tfds", "idx", "image_folder", "npz")
+SPLITS = ("train", "test")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to images and labels, in an order that never changes.
+
+    Attributes:
+        image_shape: (H, W, C) of every image.
+        num_classes: labels lie in [0, num_classes); 0 means unlabelled.
+    """
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads examples.
+
+        Args:
+            indices: int [n], each in [0, len).
+
+        Returns:
+            images uint8 [n, H, W, C], and labels int32 [n], all 0 if unlabelled.
+        """
+        ...
+
+
+class ArraySource:
+    """A source whose images lie in memory."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        num_classes: int = -1,
+        name: str = "data",
+    ):
+        """Checks and keeps the arrays.
+
+        Args:
+            images: uint8 [N, H, W, C], N >= 1, C = 1 or 3.
+            labels: integers [N] in [0, num_classes), or None if there are none.
+            num_classes: -1 takes the largest label + 1 (0 without labels), 0 ignores
+                the labels. A private run should state it: the largest label is read off
+                the private data.
+            name: what messages call the data.
+
+        Raises:
+            InputError: the arrays are not as described.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8:
+            nan = images.dtype.kind == "f" and np.isnan(images).any()
+            holds = f"{images.dtype} values" + (", some of them NaN" if nan else "")
+            raise InputError(
+                f"the images of {name} are {holds}; allowed: uint8 in 0..255."
+            )
+        if images.ndim != 4 or images.shape[-1] not in (1, 3):
+            raise InputError(
+                f"the images of {name} have shape {images.shape}; "
+                "allowed: (number, height, width, channels) with 1 or 3 channels."
+            )
+        if 0 in images.shape:
+            raise InputError(
+                f"the images of {name} have shape {images.shape}; "
+                "allowed: at least one image of at least 1x1."
+            )
+        self._images = images
+        self.image_shape: tuple[int, int, int] = images.shape[1:]
+        found = None
+        if labels is not None:
+            labels = np.asarray(labels)
+            found = _count_classes(labels, len(images), name)
+        self.num_classes = resolve_num_classes(num_classes, found, name)
+        if labels is None or self.num_classes == 0:
+            labels = np.zeros(len(images))
+        self._labels = labels.astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads examples; see ``Source.examples``."""
+        return self._images[indices], self._labels[indices]
+
+
+def resolve_num_classes(requested: int, found: int | None, name: str) -> int:
+    """Decides the number of classes from the config's and the data's.
+
+    Args:
+        requested: data.num_classes; -1 means the data's, 0 means unlabelled.
+        found: number of classes in the data, or None if it has no labels.
+        name: what messages call the data.
+
+    Returns:
+        The number of classes, >= 0.
+
+    Raises:
+        InputError: labels are wanted where there are none, or lie out of range.
+    """
+    if requested == 0:
+        return 0
+    if found is None:
+        if requested > 0:
+            raise InputError(
+                f"data.num_classes is {requested} but {name} has no labels; "
+                "allowed: 0 (unlabelled)."
+            )
+        return 0
+    if requested == -1:
+        return found
+    if found > requested:
+        raise InputError(
+            f"the labels of {name} go up to {found - 1}; allowed: 0 to "
+            f"{requested - 1}, for data.num_classes is {requested}."
+        )
+    return requested
+
+
+def load_source(config: Any, split: str) -> Source:
+    """Loads the train or test split that a config describes.
+
+    The sources tfds and image_folder crop, convert and resize as the config says; the
+    others hold arrays, which are taken as stored and must fit.
+
+    Args:
+        config: config dict with
+
+            - source: one of ``SOURCES``.
+            - path: folder or file of the data; "" is the source's default, if any.
+            - name: TFDS builder, as in ``imagenet_resized/32x32``.
+            - train_split, test_split: TFDS splits (``train[:90%]``); for the other
+              sources the first part of the file names or the sub-folder.
+            - image_size: side in pixels, 0 = as stored.
+            - channels: 1 or 3, 0 = as stored.
+            - num_classes: -1 = from the data, 0 = unlabelled.
+            - crop, resize: see ``transforms``.
+            - num_examples: size of the train split, 0 = from the data.
+        split: "train" or "test".
+
+    Returns:
+        The source.
+
+    Raises:
+        InputError: a field has a value that is not allowed, or the data is missing,
+            damaged, or not what the config says.
+    """
+    validate.one_of("split", split, SPLITS)
+    validate.one_of("data.source", config.source, SOURCES)
+    validate.one_of("data.crop", config.crop, transforms.CROPS)
+    validate.one_of("data.resize", config.resize, transforms.RESIZE_FILTERS)
+    validate.one_of("data.channels", config.channels, (0, 1, 3))
+    validate.integer("data.image_size", config.image_size, minimum=0)
+    validate.integer("data.num_classes", config.num_classes, minimum=-1)
+    validate.integer("data.num_examples", config.num_examples, minimum=0)
+    # Imported by name and late, so that no source pays for another one's library.
+    loader = importlib.import_module(f"dpdm_jax.data.{config.source}")
+    source = loader.load(config, split)
+    _check_shape(source.image_shape, config)
+    # The accountant trusts this number, so it must be that of the data.
+    if split == "train" and config.num_examples not in (0, len(source)):
+        raise InputError(
+            f"data.num_examples is {config.num_examples} but the training data has "
+            f"{len(source)} images; allowed: that number, or 0 to take it."
+        )
+    return source
+
+
+def split_name(config: Any, split: str) -> str:
+    """Returns the config's name for the split "train" or "test".
+
+    Raises:
+        InputError: the name is empty.
+    """
+    name = config.train_split if split == "train" else config.test_split
+    if not name:
+        raise InputError(f"data.{split}_split is ''; allowed: the name of a split.")
+    return name
+
+
+def _count_classes(labels: np.ndarray, num_images: int, name: str) -> int:
+    if labels.shape != (num_images,):
+        raise InputError(
+            f"the labels of {name} have shape {labels.shape}; "
+            f"allowed: one integer per image, ({num_images},)."
+        )
+    if labels.dtype.kind not in "iu":
+        raise InputError(
+            f"the labels of {name} are {labels.dtype} values; allowed: integers."
+        )
+    if labels.min() < 0:
+        raise InputError(
+            f"the labels of {name} go down to {labels.min()}; allowed: integers >= 0."
+        )
+    return int(labels.max()) + 1
+
+
+def _check_shape(shape: tuple[int, int, int], config: Any) -> None:
+    size = config.image_size
+    height, width, channels = size or shape[0], size or shape[1], config.channels
+    wanted = (height, width, channels or shape[2])
+    if shape != wanted:
+        raise InputError(
+            f"data images are {transforms.format_shape(shape)}; the config asks for "
+            f"{transforms.format_shape(wanted)} (data.image_size, data.channels)."
+        )

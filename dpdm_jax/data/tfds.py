@@ -1,0 +1,253 @@
+"""TensorFlow Datasets: mnist, fashion_mnist, cifar10, celeb_a, imagenet_resized, ...
+
+TensorFlow reads files here and nothing else; it never sees a GPU.
+"""
+
+import concurrent.futures
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+from absl import logging
+
+from dpdm_jax.data.sources import ArraySource, Source, resolve_num_classes, split_name
+from dpdm_jax.data.transforms import Preparation, format_shape
+from dpdm_jax.errors import InputError
+
+_CHUNK = 256
+
+
+class RandomAccessSource:
+    """A source over TFDS data in a file format with random access.
+
+    Images are decoded and prepared as they are asked for, so memory holds none.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict[str, Any]],
+        keys: tuple[str, str | None],
+        prepare: Preparation,
+        num_classes: int,
+    ):
+        """Keeps the records and prepares the first one to learn the image shape.
+
+        Args:
+            records: what ``tfds.data_source`` returned, not empty.
+            keys: names of the image and the label feature; None without labels.
+            prepare: applied to every image.
+            num_classes: labels lie in [0, num_classes); 0 ignores them.
+        """
+        self._records = records
+        self._image_key, self._label_key = keys
+        self._prepare = prepare
+        self.num_classes = num_classes
+        self.image_shape = prepare(records[0][self._image_key]).shape
+        self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads examples; see ``Source.examples``."""
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        labels = np.zeros(len(indices), np.int32)
+        rows = self._records.__getitems__([int(i) for i in indices])
+        prepared = self._pool.map(self._prepare, [row[self._image_key] for row in rows])
+        for i, image in enumerate(prepared):
+            images[i] = _same_shape(image, self.image_shape)
+        if self._label_key:
+            labels[:] = [row[self._label_key] for row in rows]
+        return images, labels
+
+
+def load(config: Any, split: str) -> Source:
+    """Loads a split of a TFDS builder, downloading it if TFDS can.
+
+    Data prepared in a format with random access (array_record) is read on demand; a
+    TFRecord split is read into memory once, after preparation.
+
+    Args:
+        config: data config; reads name (the builder), path (TFDS's data_dir; "" is
+            TFDS's own default), train_split, test_split, num_classes and the fields of
+            ``Preparation``. Builders without a label are unlabelled.
+        split: "train" or "test".
+
+    Returns:
+        The source.
+
+    Raises:
+        InputError: no such builder, split, image feature or data.
+    """
+    builder = _prepared_builder(config)
+    name = split_name(config, split)
+    image_key, label_key = _feature_keys(builder, labelled=config.num_classes != 0)
+    found = builder.info.features[label_key].num_classes if label_key else None
+    num_classes = resolve_num_classes(
+        config.num_classes, found, f"the TFDS builder {config.name}"
+    )
+    keys = (image_key, label_key if num_classes else None)
+    prepare = Preparation.from_config(config)
+    try:
+        return _read(builder, name, keys, prepare, num_classes)
+    except InputError:
+        raise
+    # Unknown splits, missing shards and damaged records each have their own errors, of
+    # TFDS, TensorFlow and ArrayRecord.
+    except Exception as error:
+        raise InputError(
+            f"split {name!r} of {config.name} cannot be read from "
+            f"{builder.data_dir}: {_first_line(error)}."
+        ) from error
+
+
+def _import_tfds() -> Any:
+    import tensorflow as tf
+    import tensorflow_datasets
+
+    # TensorFlow would take the memory of GPUs that JAX needs.
+    tf.config.set_visible_devices([], "GPU")
+    return tensorflow_datasets
+
+
+def _prepared_builder(config: Any) -> Any:
+    if not config.name:
+        raise InputError("data.name is ''; allowed: a TFDS builder such as 'mnist'.")
+    tfds = _import_tfds()
+    data_dir = os.path.expanduser(config.path) or None
+    try:
+        builder = tfds.builder(config.name, data_dir=data_dir)
+    except ValueError as error:
+        raise InputError(
+            f"data.name is {config.name!r}; allowed: a TFDS builder such as 'mnist' or "
+            f"'imagenet_resized/32x32', or one prepared in data.path "
+            f"({_first_line(error)})."
+        ) from error
+    if not builder.is_prepared():
+        logging.warning("%s is not in %s: downloading", config.name, builder.data_dir)
+    try:
+        # Does nothing if the data is there.
+        builder.download_and_prepare()
+    # A download can fail in any way: no network, a moved file, a full disk, a licence
+    # that wants a manual step.
+    except Exception as error:
+        raise InputError(
+            f"the TFDS data {config.name} is not in {builder.data_dir} and cannot be "
+            "prepared there; set data.path to a data_dir that holds it, or use "
+            f"data.source=idx, image_folder or npz ({_first_line(error)})."
+        ) from error
+    return builder
+
+
+def _feature_keys(builder: Any, labelled: bool) -> tuple[str, str | None]:
+    """Finds the image feature and, if wanted and there is one, the label."""
+    tfds = _import_tfds()
+    features = builder.info.features
+
+    def of_kind(kind: type) -> list[str]:
+        return sorted(key for key, f in features.items() if isinstance(f, kind))
+
+    image = _only("image", of_kind(tfds.features.Image), builder.name)
+    if image is None:
+        raise InputError(
+            f"the TFDS builder {builder.name} has no image feature; "
+            "allowed: a builder of images."
+        )
+    feature = features[image]
+    if feature.np_dtype != np.uint8 or feature.shape[-1] not in (1, 3):
+        raise InputError(
+            f"the images of the TFDS builder {builder.name} are "
+            f"{np.dtype(feature.np_dtype)} with {feature.shape[-1]} channels; "
+            "allowed: uint8 with 1 or 3."
+        )
+    if not labelled:
+        return image, None
+    return image, _only("label", of_kind(tfds.features.ClassLabel), builder.name)
+
+
+def _only(usual: str, keys: list[str], name: str) -> str | None:
+    if usual in keys or not keys:
+        return usual if keys else None
+    if len(keys) > 1:
+        raise InputError(
+            f"the TFDS builder {name} has the {usual} features {', '.join(keys)}; "
+            f"allowed: one of them, or one called {usual!r}."
+        )
+    return keys[0]
+
+
+def _read(
+    builder: Any,
+    split: str,
+    keys: tuple[str, str | None],
+    prepare: Preparation,
+    num_classes: int,
+) -> Source:
+    tfds = _import_tfds()
+    random_access = tfds.core.FileFormat.with_random_access()
+    if builder.info.available_file_formats() & random_access:
+        records = builder.as_data_source(split=split)
+        return RandomAccessSource(records, keys, prepare, num_classes)
+    decoders = tfds.decode.PartialDecoding({key: True for key in keys if key})
+    # One file after another: the order is the same in every run.
+    read_config = tfds.ReadConfig(interleave_cycle_length=1)
+    dataset = builder.as_dataset(
+        split=split, decoders=decoders, read_config=read_config, shuffle_files=False
+    )
+    images, labels = _read_all(dataset, keys, prepare)
+    labels = labels if keys[1] else None
+    name = f"the TFDS builder {builder.name}"
+    return ArraySource(images, labels, num_classes, name)
+
+
+def _read_all(
+    dataset: Any, keys: tuple[str, str | None], prepare: Preparation
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a tf.data set into uint8 [N, H, W, C] and int32 [N]."""
+    size = int(dataset.cardinality())
+    images = np.empty((size, 0, 0, 0), np.uint8)
+    labels = np.zeros(size, np.int32)
+    start = 0
+    progress = tqdm.tqdm(desc="reading images", total=size, leave=False, disable=None)
+    with progress, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for stored, found in _chunks(dataset, keys):
+            for i, image in enumerate(pool.map(prepare, stored), start):
+                if i == 0:
+                    images = np.empty((size, *image.shape), np.uint8)
+                images[i] = _same_shape(image, images.shape[1:])
+            labels[start : start + len(stored)] = found
+            start += len(stored)
+            progress.update(len(stored))
+    return images, labels
+
+
+def _chunks(dataset: Any, keys: tuple[str, str | None]) -> Iterator[tuple[Any, Any]]:
+    """Yields some stored images at a time, and their labels or 0."""
+    image_key, label_key = keys
+    if None not in dataset.element_spec[image_key].shape:
+        # Images of one static shape cross from TensorFlow many at a time.
+        for rows in dataset.batch(_CHUNK).as_numpy_iterator():
+            yield rows[image_key], rows[label_key] if label_key else 0
+        return
+    rows = dataset.as_numpy_iterator()
+    while chunk := list(itertools.islice(rows, _CHUNK)):
+        found = [row[label_key] for row in chunk] if label_key else 0
+        yield [row[image_key] for row in chunk], found
+
+
+def _same_shape(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if image.shape != shape:
+        raise InputError(
+            f"an image is {format_shape(image.shape)} but the first one is "
+            f"{format_shape(shape)}; allowed: one shape, which data.crop and "
+            "data.image_size can give."
+        )
+    return image
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".!") if lines else type(error).__name__

@@ -1,0 +1,52 @@
+import zlib
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from dpdm_jax import data
+
+IMAGES_CRC = 1211344495
+LABELS_CRC = 1207874232
+
+
+def test_splits_partition_the_data_exactly(data_config):
+    train = data.load_source(data_config(), "train")
+    test = data.load_source(data_config(), "test")
+    assert (len(train), len(test)) == (1437, 360)
+    assert train.image_shape == test.image_shape == (8, 8, 1)
+    assert train.num_classes == test.num_classes == 10
+    rows = []
+    for source in (train, test):
+        images, labels = source.examples(np.arange(len(source)))
+        rows += [
+            im.tobytes() + bytes([k]) for im, k in zip(images, labels, strict=True)
+        ]
+    stored = load_digits()
+    # Halves round up: 255 * 8 / 16 = 127.5 -> 128.
+    pixels = np.floor(stored.images * 255 / 16 + 0.5).astype(np.uint8)
+    assert pixels.max() == 255
+    expected = [
+        im.tobytes() + bytes([k]) for im, k in zip(pixels, stored.target, strict=True)
+    ]
+    assert sorted(rows) == sorted(expected)
+
+
+def test_split_never_changes(data_config):
+    # A changed order would break resuming and every published figure.
+    source = data.load_source(data_config(), "train")
+    images, labels = source.examples(np.arange(len(source)))
+    assert zlib.crc32(images.tobytes()) == IMAGES_CRC
+    assert zlib.crc32(labels.astype("<i4").tobytes()) == LABELS_CRC
+
+
+def test_every_class_is_in_both_splits(data_config):
+    for split in ("train", "test"):
+        source = data.load_source(data_config(), split)
+        counts = np.bincount(source.examples(np.arange(len(source)))[1], minlength=10)
+        assert counts.min() >= 0.08 * len(source)
+
+
+def test_unlabelled(data_config):
+    source = data.load_source(data_config(num_classes=0), "train")
+    assert source.num_classes == 0
+    assert not source.examples(np.arange(50))[1].any()
