@@ -1,0 +1,391 @@
+"""The ledger of a run directory: what has been spent of the privacy budget.
+
+It is written before the work it covers, so that after a crash at any moment it counts
+every step that may have touched the data. It holds public facts only, never a secret.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import secrets
+from typing import Any, NoReturn
+
+import dpdm_jax
+from dpdm_jax import validate
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy.batch_selection import PoissonSampling
+from dpdm_jax.privacy.plan import PrivacyPlan
+
+FILE_NAME = "privacy.json"
+
+_FORMAT = "dpdm_jax privacy ledger 1"
+_FIELDS = {
+    "format",
+    "run_id",
+    "not_private",
+    "fixed_keys",
+    "plan",
+    "events",
+    "software",
+    "checksum",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LedgerEvent:
+    """One private query of the data, as far as it was authorised.
+
+    Attributes:
+        name: what it is for people, for example "training".
+        sampling: which examples enter which step, for all planned steps.
+        noise_multiplier: sigma, >= 0.
+        authorized_steps: steps that may have run, 0 to ``sampling.num_steps``.
+    """
+
+    name: str
+    sampling: PoissonSampling
+    noise_multiplier: float
+    authorized_steps: int
+
+    def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise InputError(f"the event name is {self.name!r}; allowed: a string.")
+        validate.real("noise_multiplier", self.noise_multiplier, minimum=0)
+        validate.integer("authorized_steps", self.authorized_steps, minimum=0)
+        if self.authorized_steps > self.sampling.num_steps:
+            raise InputError(
+                f"authorized_steps is {self.authorized_steps}; allowed: at most the "
+                f"planned {self.sampling.num_steps}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a JSON-ready dict that ``from_dict`` restores."""
+        return {
+            "name": self.name,
+            "sampling_probability": self.sampling.sampling_probability,
+            "planned_steps": self.sampling.num_steps,
+            "noise_multiplier": self.noise_multiplier,
+            "authorized_steps": self.authorized_steps,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "LedgerEvent":
+        """Returns the event that ``to_dict`` described."""
+        return cls(
+            fields["name"],
+            PoissonSampling(fields["sampling_probability"], fields["planned_steps"]),
+            fields["noise_multiplier"],
+            fields["authorized_steps"],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LedgerRecord:
+    """The contents of a ledger file.
+
+    Attributes:
+        run_id: random hexadecimal name that pairs the ledger with its checkpoints; not
+            a secret and not derived from one.
+        plan: the plan of the last event, the one under way.
+        events: every private query of the data; they compose.
+        fixed_keys: whether noise or batches ever came from a fixed, known key.
+        software: names and versions of what computed the figures.
+    """
+
+    run_id: str
+    plan: PrivacyPlan
+    events: tuple[LedgerEvent, ...]
+    fixed_keys: bool
+    software: dict[str, str]
+
+    @property
+    def authorized_steps(self) -> int:
+        """Steps of the present plan that may have run."""
+        return self.events[-1].authorized_steps
+
+    @property
+    def not_private(self) -> tuple[str, ...]:
+        """Reasons why the run has no guarantee; empty for a private run."""
+        reasons = []
+        if not self.plan.is_private:
+            reasons.append("epsilon is infinite")
+        if self.fixed_keys:
+            reasons.append("the keys are fixed (for tests only)")
+        return tuple(reasons)
+
+    def epsilon_spent(self, accountant: str | None = None) -> float:
+        """Returns the epsilon, at the plan's delta, of all authorised steps composed.
+
+        Args:
+            accountant: "pld" or "rdp"; None means the plan's.
+        """
+        events = [
+            accounting.Event(e.sampling, e.noise_multiplier, e.authorized_steps)
+            for e in self.events
+        ]
+        if self.fixed_keys and any(event.num_steps for event in events):
+            return math.inf
+        return accounting.epsilon_of_events(
+            events, self.plan.delta, accountant or self.plan.accountant
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the JSON-ready contents, checksum included."""
+        fields = {
+            "format": _FORMAT,
+            "run_id": self.run_id,
+            "not_private": bool(self.not_private),
+            "fixed_keys": self.fixed_keys,
+            "plan": self.plan.to_dict(),
+            "events": [event.to_dict() for event in self.events],
+            "software": self.software,
+        }
+        return fields | {"checksum": _checksum(fields)}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "LedgerRecord":
+        """Returns the record that ``to_dict`` described.
+
+        Raises:
+            InputError: if anything is missing, out of range or inconsistent.
+        """
+        if not isinstance(fields, dict) or set(fields) != _FIELDS:
+            raise InputError(f"the fields are not {', '.join(sorted(_FIELDS))}.")
+        if fields["format"] != _FORMAT:
+            raise InputError(f"format is {fields['format']!r}; allowed: {_FORMAT}.")
+        content = {k: v for k, v in fields.items() if k != "checksum"}
+        if fields["checksum"] != _checksum(content):
+            raise InputError("the checksum does not match the contents.")
+        try:
+            record = cls(
+                run_id=fields["run_id"],
+                plan=PrivacyPlan.from_dict(fields["plan"]),
+                events=tuple(LedgerEvent.from_dict(e) for e in fields["events"]),
+                fixed_keys=fields["fixed_keys"],
+                software=fields["software"],
+            )
+            last = record.events[-1]
+        except (KeyError, IndexError, TypeError) as e:
+            raise InputError(f"the contents are malformed ({e!r}).") from None
+        plan = record.plan
+        if (last.sampling, last.noise_multiplier) != (
+            plan.sampling,
+            plan.noise_multiplier,
+        ):
+            raise InputError("the last event is not the plan's mechanism.")
+        if not isinstance(record.run_id, str) or not isinstance(
+            record.fixed_keys, bool
+        ):
+            raise InputError("run_id is not a string, or fixed_keys not true or false.")
+        if fields["not_private"] is not bool(record.not_private):
+            raise InputError("not_private contradicts the plan and the keys.")
+        return record
+
+
+class Ledger:
+    """The ledger under a run: authorises steps before they run.
+
+    A training loop calls ``authorize(n)`` before any of the steps 0 to n - 1 touches
+    the data; authorising some steps ahead saves writes, and after a crash counts steps
+    that did not run, which is safe.
+    """
+
+    def __init__(self, path: pathlib.Path, record: LedgerRecord):
+        self._path = path
+        self._record = record
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        plan: PrivacyPlan,
+        *,
+        fixed_keys: bool = False,
+    ) -> "Ledger":
+        """Writes the ledger of a new run, with nothing authorised yet.
+
+        Args:
+            path: the file to create, in an existing directory.
+            plan: the plan of the run.
+            fixed_keys: whether noise or batches come from a fixed key; NOT PRIVATE.
+
+        Raises:
+            InputError: if the file exists or cannot be written.
+        """
+        path = pathlib.Path(path)
+        if path.exists():
+            raise InputError(
+                f"the privacy ledger {path} exists; allowed: resume that run, or begin "
+                "in a new directory."
+            )
+        record = LedgerRecord(
+            run_id=secrets.token_hex(16),
+            plan=plan,
+            events=(LedgerEvent("training", plan.sampling, plan.noise_multiplier, 0),),
+            fixed_keys=fixed_keys,
+            software={
+                "accountant": accounting.accountant_version(),
+                "dpdm_jax": dpdm_jax.__version__,
+            },
+        )
+        _write(path, record)
+        return cls(path, record)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        plan: PrivacyPlan,
+        *,
+        fixed_keys: bool = False,
+    ) -> "Ledger":
+        """Opens the ledger of a run to be resumed.
+
+        Args:
+            path: the file.
+            plan: the plan under which the run would go on.
+            fixed_keys: whether it would go on with a fixed key; once true this stays.
+
+        Raises:
+            InputError: if the file is missing or damaged, or if ``plan`` is another
+                mechanism or another claim than the ledger's (the fields are listed).
+        """
+        path = pathlib.Path(path)
+        record = read_ledger(path)
+        changes = record.plan.differences(plan)
+        if changes:
+            listed = ", ".join(
+                f"{name} {old!r} -> {new!r}" for name, old, new in changes
+            )
+            raise InputError(
+                f"the plan differs from the ledger {path}: {listed}; allowed: resume "
+                "under the same plan, or begin in a new directory."
+            )
+        ledger = cls(path, record)
+        if fixed_keys and not record.fixed_keys:
+            ledger._replace(dataclasses.replace(record, fixed_keys=True))
+        return ledger
+
+    @property
+    def record(self) -> LedgerRecord:
+        """The contents, as last read or written by this object."""
+        return self._record
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        """The plan of the run."""
+        return self._record.plan
+
+    @property
+    def run_id(self) -> str:
+        """The random name that pairs the ledger with its checkpoints."""
+        return self._record.run_id
+
+    @property
+    def authorized_steps(self) -> int:
+        """Steps of the present plan that may have run."""
+        return self._record.authorized_steps
+
+    def epsilon_spent(self) -> float:
+        """Returns the epsilon of all authorised steps; changes nothing."""
+        return self._record.epsilon_spent()
+
+    def authorize(self, up_to_step: int) -> None:
+        """Counts the steps 0 to ``up_to_step - 1`` as spent, durably.
+
+        Steps counted before stay counted: a smaller number changes nothing.
+
+        Args:
+            up_to_step: number of steps of the plan that may have run after this call.
+
+        Raises:
+            InputError: if that is beyond the plan, or the file was damaged, replaced by
+                another run's, or cannot be written. Then no further step may run.
+        """
+        validate.integer("up_to_step", up_to_step, minimum=0)
+        planned = self.plan.num_steps
+        if up_to_step > planned:
+            raise InputError(
+                f"the privacy budget is spent: step {up_to_step} was asked for; "
+                f"allowed: the {planned} planned steps."
+            )
+        if up_to_step <= self.authorized_steps:
+            return
+        # The file, not this object's memory of it, is what later runs will believe.
+        current = read_ledger(self._path)
+        if current.run_id != self.run_id or current.plan.differences(self.plan):
+            raise InputError(
+                f"the privacy ledger {self._path} was replaced by another run's; "
+                "allowed: one run in a directory."
+            )
+        *earlier, last = current.events
+        last = dataclasses.replace(
+            last, authorized_steps=max(up_to_step, last.authorized_steps)
+        )
+        self._replace(dataclasses.replace(current, events=(*earlier, last)))
+
+    def _replace(self, record: LedgerRecord) -> None:
+        _write(self._path, record)
+        self._record = record
+
+
+def read_ledger(path: str | os.PathLike[str]) -> LedgerRecord:
+    """Returns the contents of a ledger file without changing it.
+
+    Raises:
+        InputError: if the file is missing, unreadable or damaged.
+    """
+    path = pathlib.Path(path)
+    try:
+        fields = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        return LedgerRecord.from_dict(fields)
+    except OSError as e:
+        raise InputError(
+            f"the privacy ledger {path} cannot be read ({e.strerror}); allowed: the "
+            f"{FILE_NAME} of a run directory."
+        ) from None
+    except (ValueError, RecursionError) as e:
+        raise InputError(
+            f"the privacy ledger {path} is damaged ({str(e).rstrip('.')}); allowed: an "
+            "unaltered file, without which the budget spent is unknown."
+        ) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON.")
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    """Returns a digest against accidental damage; it does not stop forgery."""
+    content = json.dumps(fields, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _write(path: pathlib.Path, record: LedgerRecord) -> None:
+    """Replaces the file in one step that survives a crash and a power cut."""
+    text = json.dumps(record.to_dict(), indent=2, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        # The rename itself is durable only once the directory is.
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise InputError(
+            f"the privacy ledger {path} cannot be written ({e.strerror}), so no step "
+            "may run; allowed: a writable directory with free space."
+        ) from None

@@ -1,0 +1,292 @@
+"""The plan of a private run: every fact that its guarantee rests on, in one object."""
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+from dpdm_jax import validate
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class PrivacyConfig:
+    """What the user states: public facts, the budget and the clipping bound.
+
+    Attributes:
+        num_examples: N, the size of the training set, >= 1. It is treated as public.
+        batch_size: B, the nominal batch size, 1 to N; sampling is at 1 / ceil(N / B).
+        epsilon: the budget, > 0. It is an upper limit also when ``noise_multiplier``
+            is given. Infinity without a ``noise_multiplier`` means ordinary training:
+            no noise and no clipping, NOT PRIVATE.
+        delta: in (0, 1); below 1 / N to mean anything.
+        l2_clip_norm: C, the bound on one example's contribution, > 0.
+        epochs: expected passes over the data, >= 1; T = epochs * ceil(N / B).
+        num_steps: T itself, >= 1; exactly one of the two is given.
+        accountant: "pld" or "rdp", for calibration and for the statement.
+        noise_multiplier: sigma instead of a calibrated one, >= 0; None calibrates.
+        noise_multiplicity: K, the noise draws per example and step, >= 1. For
+            information: it plays no part in the guarantee.
+    """
+
+    num_examples: int
+    batch_size: int
+    epsilon: float
+    delta: float
+    l2_clip_norm: float = 1.0
+    epochs: int | None = None
+    num_steps: int | None = None
+    accountant: str = "pld"
+    noise_multiplier: float | None = None
+    noise_multiplicity: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PrivacyPlan:
+    """The mechanism and its guarantee; couples sampler, noise, clipping and accountant.
+
+    Made by ``make_plan``, stored in the ledger, and the only source of the numbers
+    used in training: nothing else hands a sampling rate or a noise scale around.
+
+    Attributes:
+        sampling: which examples enter which step, for all T steps.
+        num_examples: N, public.
+        expected_batch_size: the constant divisor of the noised sum.
+        noise_multiplier: sigma, noise standard deviation over C; 0 is NOT PRIVATE.
+        l2_clip_norm: C, the bound on one example's contribution; infinity: no clipping.
+        delta: in (0, 1).
+        target_epsilon: the budget asked for; infinity: none.
+        epsilon: what all T steps spend, at most ``target_epsilon``.
+        accountant: "pld" or "rdp"; the source of ``epsilon``.
+        noise_multiplicity: K, for information.
+        relation: which data sets count as neighbours; "add_or_remove_one".
+    """
+
+    sampling: PoissonSampling
+    num_examples: int
+    expected_batch_size: int
+    noise_multiplier: float
+    l2_clip_norm: float
+    delta: float
+    target_epsilon: float
+    epsilon: float
+    accountant: str
+    noise_multiplicity: int = 1
+    relation: str = accounting.RELATION
+
+    def __post_init__(self):
+        validate.integer("num_examples", self.num_examples, minimum=1)
+        validate.integer("expected_batch_size", self.expected_batch_size, minimum=1)
+        validate.real("noise_multiplier", self.noise_multiplier, minimum=0)
+        validate.real("l2_clip_norm", self.l2_clip_norm, above=0, allow_inf=True)
+        validate.real("delta", self.delta, above=0, below=1)
+        validate.real("epsilon", self.target_epsilon, above=0, allow_inf=True)
+        validate.real("achieved epsilon", self.epsilon, minimum=0, allow_inf=True)
+        validate.one_of("accountant", self.accountant, accounting.ACCOUNTANTS)
+        validate.integer("noise_multiplicity", self.noise_multiplicity, minimum=1)
+        validate.one_of("relation", self.relation, (accounting.RELATION,))
+        if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
+            raise InputError(
+                f"l2_clip_norm is inf with noise_multiplier {self.noise_multiplier!r}; "
+                "allowed: a finite bound, without which no noise protects anyone."
+            )
+        if self.noise_multiplier == 0 and math.isfinite(self.epsilon):
+            raise InputError(
+                f"achieved epsilon is {self.epsilon!r} without noise; allowed: inf."
+            )
+        if self.epsilon > self.target_epsilon:
+            raise InputError(
+                f"noise_multiplier is {self.noise_multiplier!r}, which spends epsilon "
+                f"{self.epsilon!r}; allowed: enough noise for at most epsilon "
+                f"{self.target_epsilon!r}."
+            )
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the mechanism gives any guarantee (keys are the ledger's concern)."""
+        return math.isfinite(self.epsilon)
+
+    @property
+    def num_steps(self) -> int:
+        """T, the steps that the budget covers."""
+        return self.sampling.num_steps
+
+    @property
+    def noise_stddev(self) -> float:
+        """Noise standard deviation on each entry of the clipped sum, sigma * C."""
+        # Without noise C may be infinite, and 0 * inf is not a number.
+        if self.noise_multiplier == 0:
+            return 0.0
+        return self.noise_multiplier * self.l2_clip_norm
+
+    @property
+    def max_batch_size(self) -> int:
+        """A batch size that all T steps stay within but for one chance in a million."""
+        return self.sampling.max_batch_size(self.num_examples)
+
+    def epsilon_spent(self, steps: int, accountant: str | None = None) -> float:
+        """Returns the epsilon at ``delta`` of the first ``steps`` steps.
+
+        Args:
+            steps: steps taken, 0 to ``num_steps``.
+            accountant: "pld" or "rdp"; None means the plan's.
+
+        Raises:
+            InputError: if a value is out of range.
+        """
+        return accounting.epsilon(
+            self.sampling,
+            self.noise_multiplier,
+            self.delta,
+            accountant or self.accountant,
+            steps,
+        )
+
+    def cautions(self) -> tuple[str, ...]:
+        """Returns sentences on what is legal here but deserves a warning."""
+        found = []
+        if not self.is_private:
+            found.append(
+                f"This run is NOT PRIVATE: with noise_multiplier "
+                f"{self.noise_multiplier!r} epsilon is infinite."
+            )
+        if self.delta >= 1 / self.num_examples:
+            found.append(
+                f"delta is {self.delta!r}, not below 1/{self.num_examples} (one over "
+                "the number of examples): publishing a random example in full would "
+                "satisfy such a guarantee."
+            )
+        return tuple(found)
+
+    def mechanism(self) -> dict[str, int | float | str]:
+        """Returns the fields whose change alters what is done to the data."""
+        return {
+            "num_examples": self.num_examples,
+            "sampling_probability": self.sampling.sampling_probability,
+            "num_steps": self.num_steps,
+            "expected_batch_size": self.expected_batch_size,
+            "noise_multiplier": self.noise_multiplier,
+            "l2_clip_norm": self.l2_clip_norm,
+            "relation": self.relation,
+        }
+
+    def differences(self, other: "PrivacyPlan") -> list[tuple[str, Any, Any]]:
+        """Returns (field, value here, value in ``other``) where the plans disagree.
+
+        Covers the mechanism and the claim made for it (delta, budget, accountant). Not
+        the achieved epsilon, which follows from them and may move in the last digit
+        between versions of dp-accounting, nor the noise multiplicity.
+        """
+        return [
+            (name, mine, theirs)
+            for (name, mine), theirs in zip(
+                self._terms().items(), other._terms().values(), strict=True
+            )
+            if mine != theirs
+        ]
+
+    def _terms(self) -> dict[str, int | float | str]:
+        return self.mechanism() | {
+            "delta": self.delta,
+            "target_epsilon": self.target_epsilon,
+            "accountant": self.accountant,
+        }
+
+    def to_dict(self) -> dict[str, int | float | str]:
+        """Returns the plan as a flat dict for JSON; ``from_dict`` restores it exactly.
+
+        Infinity, which JSON lacks, is the string "inf".
+        """
+        fields = self._terms() | {
+            "epsilon": self.epsilon,
+            "noise_multiplicity": self.noise_multiplicity,
+        }
+        return {
+            name: "inf" if value == math.inf else value
+            for name, value in fields.items()
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "PrivacyPlan":
+        """Returns the plan that ``to_dict`` described.
+
+        Raises:
+            InputError: if a field is missing, unknown or out of range.
+        """
+        if not isinstance(fields, dict):
+            raise InputError(
+                f"the privacy plan is of type {type(fields).__name__}; allowed: a dict."
+            )
+        names = {f.name for f in dataclasses.fields(cls)} - {"sampling"}
+        names |= {"sampling_probability", "num_steps"}
+        if set(fields) != names:
+            raise InputError(
+                f"the privacy plan has the fields {', '.join(sorted(map(str, fields)))}"
+                f"; allowed: exactly {', '.join(sorted(names))}."
+            )
+        values = {k: math.inf if v == "inf" else v for k, v in fields.items()}
+        sampling = PoissonSampling(
+            values.pop("sampling_probability"), values.pop("num_steps")
+        )
+        return cls(sampling=sampling, **values)
+
+
+def make_plan(config: PrivacyConfig) -> PrivacyPlan:
+    """Returns the plan of a run: calibrates the noise unless it is given.
+
+    An infinite epsilon without a noise multiplier gives ordinary training through the
+    same code: sigma 0 and C infinite. With ``noise_multiplier`` 0 the clipping bound is
+    kept, to study clipping alone. Neither is private. An infinite epsilon with a
+    positive noise multiplier is private and spends what that noise gives.
+
+    Args:
+        config: what the user states.
+
+    Returns:
+        The plan; its ``epsilon`` is at most ``config.epsilon``.
+
+    Raises:
+        InputError: if a value is out of range, or the noise given does not keep to the
+            budget.
+
+    Warns:
+        UserWarning: for each of the plan's ``cautions``.
+    """
+    sampling = PoissonSampling.from_batch_size(
+        config.num_examples,
+        config.batch_size,
+        epochs=config.epochs,
+        num_steps=config.num_steps,
+    )
+    validate.real("epsilon", config.epsilon, above=0, allow_inf=True)
+    validate.real("delta", config.delta, above=0, below=1)
+    validate.real("l2_clip_norm", config.l2_clip_norm, above=0, allow_inf=True)
+    noise_multiplier, l2_clip_norm = config.noise_multiplier, config.l2_clip_norm
+    if noise_multiplier is not None:
+        validate.real("noise_multiplier", noise_multiplier, minimum=0)
+    else:
+        noise_multiplier = accounting.calibrate_noise_multiplier(
+            sampling, config.epsilon, config.delta, config.accountant
+        )
+        if noise_multiplier == 0:
+            l2_clip_norm = math.inf
+    # Plain floats, so that 10 and 10.0 are one value in plan files.
+    plan = PrivacyPlan(
+        sampling=sampling,
+        num_examples=config.num_examples,
+        expected_batch_size=expected_batch_size(config.num_examples, config.batch_size),
+        noise_multiplier=float(noise_multiplier),
+        l2_clip_norm=float(l2_clip_norm),
+        delta=float(config.delta),
+        target_epsilon=float(config.epsilon),
+        epsilon=accounting.epsilon(
+            sampling, noise_multiplier, config.delta, config.accountant
+        ),
+        accountant=config.accountant,
+        noise_multiplicity=config.noise_multiplicity,
+    )
+    for caution in plan.cautions():
+        warnings.warn(caution, stacklevel=2)
+    return plan

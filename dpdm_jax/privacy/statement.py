@@ -1,0 +1,141 @@
+"""The privacy statement: what a run guarantees, in words that can be checked."""
+
+import decimal
+import math
+import textwrap
+from collections.abc import Sequence
+
+from dpdm_jax import validate
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy.plan import PrivacyPlan
+
+_DECIMALS = decimal.Decimal("0.0001")
+
+_WIDTH = 80
+
+_PROTECTED = (
+    "What this means: using or not using any one training image (data sets are "
+    "neighbours if one has one image more: add or remove one) changes the probability "
+    "of any outcome by at most a factor exp(epsilon) and a further delta. That covers "
+    "the final model, the weights after every step, and all that is computed from "
+    "them, for example generated images. The smaller epsilon and delta, the better."
+)
+
+_OUTSIDE = (
+    "Tuning: choosing settings, or the best of several runs, by results on the private "
+    "images is not counted.",
+    "Diagnostics: training loss, gradient norms, batch sizes and every metric computed "
+    "against the private images are not covered and must not be published.",
+    "Public facts: the number of training images, their size, the classes and all "
+    "settings are treated as public.",
+    "Secrets: whoever knows the batch-selection seed or the noise key is not bound by "
+    "the guarantee.",
+    "Arithmetic: the noise is floating-point noise from a pseudo-random generator; "
+    "attacks on its rounding or on the generator are not protected against.",
+    "People: the unit is one image; someone who appears in several is protected less.",
+)
+
+
+def format_epsilon(value: float) -> str:
+    """Returns epsilon with four decimals, rounded up so that it is never understated.
+
+    The one way in which the program, its reports and its statements write an epsilon.
+
+    Args:
+        value: >= 0; infinity is written as "infinity".
+    """
+    if math.isinf(value):
+        return "infinity"
+    # The shortest decimal that means this float: 0.1 is 0.1000, not 0.1001.
+    exact = decimal.Decimal(repr(float(value)))
+    with decimal.localcontext(prec=400):
+        return str(exact.quantize(_DECIMALS, rounding=decimal.ROUND_CEILING))
+
+
+def statement(
+    plan: PrivacyPlan,
+    steps: int,
+    *,
+    not_private: Sequence[str] = (),
+    spent: float | None = None,
+) -> str:
+    """Returns the privacy statement of a run after ``steps`` steps, as plain text.
+
+    Args:
+        plan: the plan of the run.
+        steps: steps that may have run, 0 to ``plan.num_steps``; see the ledger.
+        not_private: reasons why the run has no guarantee although the plan does, for
+            example fixed keys; see ``LedgerRecord.not_private``.
+        spent: epsilon of everything composed, when there is more than the plan's steps;
+            None means that of ``steps`` steps of the plan.
+
+    Raises:
+        InputError: if ``steps`` is out of range.
+    """
+    validate.integer("steps", steps, minimum=0)
+    if steps > plan.num_steps:
+        raise InputError(f"steps is {steps}; allowed: at most {plan.num_steps}.")
+    reasons = list(not_private)
+    if not plan.is_private and "epsilon is infinite" not in reasons:
+        reasons.append("epsilon is infinite")
+    if reasons:
+        paragraphs = [
+            "NOT PRIVATE  NOT PRIVATE  NOT PRIVATE",
+            f"This run gives no privacy guarantee: {'; '.join(reasons)}. The model and "
+            "everything made with it may reveal training images.",
+        ]
+    else:
+        if spent is None:
+            spent = plan.epsilon_spent(steps)
+        paragraphs = [
+            "Differentially private: epsilon = "
+            f"{format_epsilon(spent)}, delta = {plan.delta!r}",
+            f"This holds after {steps} of {plan.num_steps} planned steps. All planned "
+            f"steps together spend epsilon = {format_epsilon(plan.epsilon)}; the "
+            f"budget is {format_epsilon(plan.target_epsilon)}.",
+            *(f"Caution: {caution}" for caution in plan.cautions()),
+            _PROTECTED,
+        ]
+    lines = [textwrap.fill(paragraph, _WIDTH) + "\n" for paragraph in paragraphs]
+    lines += ["How the model was trained:"]
+    lines += _bullets(_mechanism(plan, steps))
+    if not reasons:
+        lines += ["\nOutside this guarantee:", *_bullets(_OUTSIDE)]
+    return "\n".join(lines) + "\n"
+
+
+def _mechanism(plan: PrivacyPlan, steps: int) -> list[str]:
+    if math.isinf(plan.l2_clip_norm):
+        clipping = "Clipping: none."
+    else:
+        clipping = (
+            f"Clipping: an image contributes one vector to a step, the average over "
+            f"its noise draws (K = {plan.noise_multiplicity}) clipped to an L2 norm of "
+            f"at most C = {plan.l2_clip_norm!r}."
+        )
+    if plan.noise_multiplier == 0:
+        noise = "Noise: none."
+    else:
+        noise = (
+            f"Noise: Gaussian, noise multiplier sigma = {plan.noise_multiplier!r}, "
+            f"standard deviation sigma * C = {plan.noise_stddev!r} on the sum."
+        )
+    return [
+        f"Data: {plan.num_examples} training images.",
+        "Batches: Poisson sampling; each image enters each step independently with "
+        f"probability q = {plan.sampling.sampling_probability!r}. No truncation: no "
+        "sampled image is dropped.",
+        f"Steps: T = {steps} taken, {plan.num_steps} planned.",
+        clipping,
+        noise,
+        f"Divisor: the sum is divided by the constant {plan.expected_batch_size}.",
+        f"Accountant: {plan.accountant.upper()}, {accounting.accountant_version()}.",
+    ]
+
+
+def _bullets(items: Sequence[str]) -> list[str]:
+    return [
+        textwrap.fill(item, _WIDTH, initial_indent="- ", subsequent_indent="  ")
+        for item in items
+    ]

@@ -1,0 +1,113 @@
+import dataclasses
+import math
+import warnings
+
+import pytest
+
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy.plan import PrivacyConfig, make_plan
+from dpdm_jax.privacy.statement import format_epsilon, statement
+
+CONFIG = PrivacyConfig(
+    num_examples=1500,
+    batch_size=256,
+    epsilon=10,
+    delta=1e-4,
+    l2_clip_norm=0.5,
+    epochs=10,
+    noise_multiplicity=8,
+)
+
+
+def make_quietly(**changes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make_plan(dataclasses.replace(CONFIG, **changes))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0.0000"),
+        (0.1, "0.1000"),
+        (0.9999, "0.9999"),
+        (0.99991, "1.0000"),
+        (9.99995311, "10.0000"),
+        (10, "10.0000"),
+        (10.00001, "10.0001"),
+        (1e-9, "0.0001"),
+        (1.23454999, "1.2346"),
+        (2.5e300, "25" + "0" * 299 + ".0000"),
+        (math.inf, "infinity"),
+    ],
+)
+def test_epsilon_is_never_understated(value, text):
+    assert format_epsilon(value) == text
+
+
+def test_statement_holds_every_fact():
+    plan = make_quietly()
+    text = " ".join(statement(plan, 30).split())
+    for fact in (
+        f"epsilon = {format_epsilon(plan.epsilon_spent(30))}, delta = 0.0001",
+        f"epsilon = {format_epsilon(plan.epsilon)}; the budget is 10.0000",
+        "add or remove one",
+        "one training image",
+        "Poisson",
+        "q = 0.16666666666666666",
+        "No truncation",
+        "T = 30 taken, 60 planned",
+        f"sigma = {plan.noise_multiplier!r}",
+        f"sigma * C = {plan.noise_stddev!r}",
+        "C = 0.5",
+        "K = 8",
+        "constant 250",
+        "1500 training images",
+        "Accountant: PLD, dp-accounting 0",
+        "Outside this guarantee:",
+        "Tuning:",
+        "Diagnostics:",
+        "the number of training images",
+        "floating-point noise",
+    ):
+        assert fact in text, fact
+    assert "NOT PRIVATE" not in text
+    assert "Caution" not in text
+
+
+def test_lines_fit_a_terminal():
+    assert max(map(len, statement(make_quietly(), 60).splitlines())) <= 80
+
+
+@pytest.mark.parametrize("changes", [{}, {"noise_multiplier": 0}])
+def test_a_non_private_run_says_so_and_claims_nothing(changes):
+    text = statement(make_quietly(epsilon=math.inf, **changes), 30)
+    assert text.startswith("NOT PRIVATE")
+    assert "epsilon is infinite" in text
+    assert "epsilon =" not in text
+    assert "Noise: none." in text
+    assert ("Clipping: none." in text) == (not changes)
+
+
+def test_fixed_keys_take_the_claim_back():
+    text = statement(make_quietly(), 30, not_private=["the keys are fixed"])
+    assert text.startswith("NOT PRIVATE")
+    assert "the keys are fixed" in text
+    assert "epsilon =" not in text
+
+
+def test_a_large_delta_is_cautioned_against():
+    text = " ".join(statement(make_quietly(delta=0.01), 30).split())
+    assert "Caution: delta is 0.01, not below 1/1500" in text
+
+
+def test_composed_epsilon_replaces_the_plans():
+    plan = make_quietly()
+    text = statement(plan, 60, spent=12.5)
+    assert text.startswith("Differentially private: epsilon = 12.5000, delta")
+
+
+@pytest.mark.parametrize("steps", [-1, 61, 1.5])
+def test_bad_steps(steps):
+    with pytest.raises(InputError, match="steps is"):
+        statement(make_quietly(), steps)
