@@ -1,0 +1,172 @@
+"""Every field of a config, with its default, unit and meaning.
+
+An experiment's file calls ``get_config`` and overrides a few fields. On the command
+line ``--config.train.batch_size=2048`` overrides any of them. The defaults are DPDM's
+training setup (arXiv 2210.09929).
+"""
+
+from collections.abc import Collection
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the default config."""
+    config = ml_collections.ConfigDict()
+
+    # Names the default run directory, runs/<name>.
+    config.name = "base"
+    # Seeds what needs no secrecy: initial weights, the loss's draws, samples. The noise
+    # and the batches of a private run come from the operating system's entropy.
+    config.seed = 0
+
+    config.data = data = ml_collections.ConfigDict()
+    data.source = "tfds"  # digits | tfds | idx | image_folder | npz
+    data.path = ""  # folder or file; for tfds its data_dir, "" for the usual one
+    data.name = ""  # TFDS builder
+    data.train_split = "train"  # TFDS split, or the first part of file names
+    data.test_split = "test"
+    # Size of the training split; public. 0 takes it from the data.
+    data.num_examples = 0
+    data.image_size = 0  # side in pixels; 0 as stored
+    data.channels = 0  # 1 or 3; 0 as stored
+    data.num_classes = -1  # -1 from the data, 0 unlabelled
+    data.crop = "none"  # none | center_square | celeba
+    data.resize = "lanczos"  # lanczos | bicubic | bilinear | box
+
+    config.network = network = ml_collections.ConfigDict()
+    network.name = "ncsnpp"  # ncsnpp (DDPM++, convolutions) | mlp
+    network.base_width = 32  # channels at full resolution
+    network.channel_multipliers = (1, 2, 2)  # one entry per resolution
+    network.num_res_blocks = 2  # per resolution on the way down, one more on the way up
+    network.attention_resolutions = (7,)  # feature widths that get attention
+    network.hidden_width = 128  # mlp: features of a hidden layer
+    network.num_blocks = 2  # mlp: residual blocks
+    network.dtype = "float32"  # of the computation; parameters are always float32
+
+    config.diffusion = diffusion = ml_collections.ConfigDict()
+    diffusion.parameterization = "edm"  # edm | v | ve | vp
+    diffusion.noise_levels = "log_normal"  # log_normal | cosine | log_uniform | vp_time
+    # Assumed standard deviation of the data, that of U[-1, 1]; never measured.
+    diffusion.sigma_data = 3**-0.5
+    diffusion.p_mean = -1.2  # log_normal: mean of ln sigma
+    diffusion.p_std = 1.2  # log_normal: standard deviation of ln sigma
+    diffusion.min_log_snr = -9.0  # cosine: ln(1 / sigma^2) at the largest noise
+    diffusion.max_log_snr = 13.0  # cosine: at the smallest noise
+    diffusion.sigma_min = 0.02  # log_uniform
+    diffusion.sigma_max = 100.0  # log_uniform
+    diffusion.beta_min = 0.1  # vp
+    diffusion.beta_d = 19.9  # vp
+    diffusion.eps_t = 1e-5  # vp: smallest time drawn
+    diffusion.num_timesteps = 1000.0  # vp: scale of the time that the network sees
+    diffusion.noise_multiplicity = 32  # K, draws per example and step
+    diffusion.stratified = False  # spread an example's K noise levels evenly
+    diffusion.label_dropout = 0.1  # probability that an example trains without label
+
+    config.privacy = privacy = ml_collections.ConfigDict()
+    privacy.epsilon = 10.0  # the budget; inf trains without privacy
+    privacy.delta = 1e-5  # below 1 / data.num_examples
+    privacy.l2_clip_norm = 1.0  # C, bound on one example's contribution to a step
+    privacy.accountant = "pld"  # pld | rdp (looser; the papers')
+    # Noise standard deviation over C; unset calibrates it to the budget.
+    privacy.noise_multiplier = config_dict.placeholder(float)
+    # Replaces the secret keys by this seed, for tests: the run is then NOT PRIVATE.
+    privacy.fixed_keys_seed = config_dict.placeholder(int)
+
+    config.train = train = ml_collections.ConfigDict()
+    train.batch_size = 4096  # nominal B; examples are sampled at rate 1 / ceil(N / B)
+    train.epochs = 300  # steps are epochs * ceil(N / B)
+    train.num_steps = 0  # the number of steps itself; 0 follows epochs
+    # Examples in one call of the gradient over all devices; logical batches are cut
+    # into these. Speed and memory only.
+    train.microbatch_size = 64
+    train.engine = "auto"  # per-example gradients: auto | vmap | scan
+    # Examples whose gradients are held at once on one device; 0 for all of a call.
+    train.engine_microbatch_size = 0
+    train.optimizer = "adam"
+    train.learning_rate = 3e-4
+    train.schedule = "constant"  # constant | cosine | linear (to 5 % at the last step)
+    train.warmup_steps = 0  # steps of linear warm-up
+    train.b1 = 0.9
+    train.b2 = 0.999
+    train.adam_eps = 1e-8
+    train.ema_decay = 0.999  # at step n at most (1 + n) / (10 + n)
+    # Stop this process after so many steps of the plan; 0 runs all. Not a new plan.
+    train.stop_after_steps = 0
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every_steps = 100
+    checkpoint.keep = 2  # newest checkpoints kept
+
+    config.log = log = ml_collections.ConfigDict()
+    log.every_steps = 10  # a line in metrics.jsonl
+    log.snapshot_every_steps = 250  # a picture of samples; 0 for none
+    log.snapshot_per_class = 8  # images per class in the picture
+    log.tensorboard = True
+
+    # The papers' training-time sampler: deterministic DDIM.
+    config.sampler = sampler = ml_collections.ConfigDict()
+    sampler.preset = ""  # a name in config.sampler_presets, which then overrides
+    sampler.name = "ddim"  # ddim | heun
+    sampler.stochastic = False  # ddim: reverse SDE rather than probability-flow ODE
+    sampler.num_steps = 50  # grid points
+    sampler.grid = "edm"  # edm | log_uniform | cosine
+    sampler.sigma_min = 0.002
+    sampler.sigma_max = 80.0
+    sampler.rho = 7.0  # edm grid
+    sampler.s_churn = 0.0  # heun
+    sampler.s_min = 0.0  # heun: churn between these noise levels
+    sampler.s_max = float("inf")
+    sampler.s_noise = 1.0  # heun
+    sampler.churn_limit = 1.0  # heun: cap of s_churn / num_steps
+    sampler.guidance = 0.0  # classifier-free guidance w >= 0
+
+    config.sampler_presets = ml_collections.ConfigDict(
+        {
+            "ddim": {"name": "ddim", "stochastic": False, "num_steps": 50},
+            "ddim_stochastic": {"name": "ddim", "stochastic": True, "num_steps": 50},
+        }
+    )
+
+    config.sample = sample = ml_collections.ConfigDict()
+    sample.num_images = 1000
+    sample.batch_size = 100  # images per call; does not change them
+    # uniform (random classes), balanced (0, 1, 2, ... in turn), one class as "3", or
+    # the labels of a .npy file, one per image.
+    sample.labels = "uniform"
+    sample.weights = "ema"  # ema | raw
+    sample.step = -1  # which checkpoint; -1 the newest
+    sample.rounding = "truncate"  # to uint8: truncate (as the papers) | nearest
+    sample.png = False  # also one PNG file an image
+    sample.name = "samples"  # sub-folder of <workdir>/samples
+    sample.seed = 0
+
+    config.evaluate = evaluate = ml_collections.ConfigDict()
+    evaluate.classifiers = ("mlp",)  # logreg | mlp | cnn (28x28 and larger)
+    evaluate.seeds = 3
+    evaluate.epochs = 50
+    return config
+
+
+def parse_variant(variant: str, allowed: Collection[str]) -> dict[str, str]:
+    """Reads what stands behind the colon of ``--config=file.py:eps=1``.
+
+    Args:
+        variant: "" or "eps=1".
+        allowed: the published variants, such as "eps=1".
+
+    Returns:
+        {"eps": "1"}, or {} for "".
+
+    Raises:
+        ValueError: the variant is not published.
+    """
+    if not variant:
+        return {}
+    if variant not in allowed:
+        raise ValueError(
+            f"the config's variant is {variant!r}; allowed: {', '.join(allowed)}."
+        )
+    name, value = variant.split("=")
+    return {name: value}

@@ -1,0 +1,123 @@
+"""Flags of the command line: a config file, overrides, and errors a person can read."""
+
+import difflib
+import pathlib
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from dpdm_jax.errors import InputError
+
+_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+_OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=.*)?")
+
+
+def define_config_flag(default: str | None) -> flags.FlagHolder:
+    """Defines ``--config=FILE.py[:VARIANT]`` and the overrides of its fields."""
+    return config_flags.DEFINE_config_file(
+        "config",
+        default,
+        "A config file, with a published variant: configs/mnist.py:eps=1.",
+        lock_config=True,
+    )
+
+
+def resolve_config_path(spec: str) -> str:
+    """Finds the file of ``FILE.py[:VARIANT]``, also from outside the checkout.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    path, colon, variant = spec.partition(":")
+    for candidate in (pathlib.Path(path), _CHECKOUT / path):
+        if candidate.is_file():
+            return f"{candidate}{colon}{variant}"
+    known = sorted(p.stem for p in (_CHECKOUT / "configs").glob("[!_]*.py"))
+    listed = ", ".join(f"configs/{name}.py" for name in known if name != "base")
+    raise InputError(f"--config is {spec!r}, no such file; allowed: {listed}.")
+
+
+def load_config(spec: str) -> ml_collections.ConfigDict:
+    """Loads the config of ``FILE.py[:VARIANT]``.
+
+    Raises:
+        InputError: there is no such file or variant.
+    """
+    path, _, variant = resolve_config_path(spec).partition(":")
+    _let_configs_import_each_other()
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+        raise InputError(f"{path} defines no get_config(); allowed: a config file.")
+    try:
+        config = get_config(variant) if variant else get_config()
+    except ValueError as e:
+        raise InputError(f"--config is {spec!r}: {e}") from None
+    return config.lock()
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Parses the command line for ``absl.app.run(..., flags_parser=parse)``.
+
+    Args:
+        argv: the command line with the program's name.
+
+    Returns:
+        What is left, the program's name.
+
+    Raises:
+        InputError: a flag, a config, a field or a value is not known.
+    """
+    _let_configs_import_each_other()
+    argv = list(argv)
+    spec = flags.FLAGS["config"].default
+    for i, arg in enumerate(argv):
+        name, _, value = arg.partition("=")
+        if name in ("--config", "-config"):
+            if not value and i + 1 < len(argv):
+                raise InputError(f"{arg} has no value; allowed: --config=FILE.py.")
+            spec = value
+            argv[i] = f"--config={resolve_config_path(value)}"
+    if spec is not None:
+        if not any(arg.startswith("--config=") for arg in argv):
+            argv.insert(1, f"--config={resolve_config_path(spec)}")
+        config = load_config(spec)
+        for arg in argv[1:]:
+            if match := _OVERRIDE.fullmatch(arg):
+                _check_field(config, match.group(1))
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as e:
+        raise InputError(str(e).splitlines()[0].rstrip(".") + ".") from None
+    if len(rest) > 1:
+        raise InputError(f"{rest[1]!r} is not a flag; allowed: --flag=value.")
+    return rest
+
+
+def _let_configs_import_each_other() -> None:
+    """Makes ``from configs import base`` work from any working directory."""
+    if str(_CHECKOUT) not in sys.path:
+        sys.path.append(str(_CHECKOUT))
+
+
+def _check_field(config: ml_collections.ConfigDict, dotted: str) -> None:
+    node, parents = config, []
+    for name in dotted.split("."):
+        # Tuples take an index: --config.network.channel_multipliers[0]=2.
+        name = name.partition("[")[0]
+        if not isinstance(node, ml_collections.ConfigDict) or name not in node:
+            where = f"config.{'.'.join(parents)}" if parents else "config"
+            fields = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+            near = difflib.get_close_matches(name, fields, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            allowed = ", ".join(fields) or "none, it is a value"
+            raise InputError(
+                f"--config.{dotted} is an unknown field{hint}; allowed in {where}: "
+                f"{allowed}."
+            )
+        node = node[name]
+        parents.append(name)

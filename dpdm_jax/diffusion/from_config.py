@@ -1,0 +1,122 @@
+"""The diffusion objects that a config names."""
+
+import ml_collections
+import numpy as np
+
+from dpdm_jax import validate
+from dpdm_jax.diffusion import discretizations
+from dpdm_jax.diffusion import noise_levels as nl
+from dpdm_jax.diffusion import parameterizations as p
+from dpdm_jax.diffusion.samplers import DDIM, Heun, Sampler
+
+_PARAMETERIZATIONS = ("edm", "v", "ve", "vp")
+_NOISE_LEVELS = ("log_normal", "cosine", "log_uniform", "vp_time")
+_GRIDS = ("edm", "log_uniform", "cosine")
+_SAMPLERS = ("ddim", "heun")
+
+
+def parameterization(config: ml_collections.ConfigDict) -> p.Parameterization:
+    """Builds what ``config.diffusion.parameterization`` names."""
+    validate.one_of(
+        "diffusion.parameterization", config.parameterization, _PARAMETERIZATIONS
+    )
+    match config.parameterization:
+        case "edm":
+            validate.real("diffusion.sigma_data", config.sigma_data, above=0)
+            return p.EDM(config.sigma_data)
+        case "v":
+            return p.V()
+        case "ve":
+            return p.VE()
+        case _:
+            _check_vp(config)
+            validate.real("diffusion.num_timesteps", config.num_timesteps, above=0)
+            return p.VP(config.beta_min, config.beta_d, config.num_timesteps)
+
+
+def noise_levels(config: ml_collections.ConfigDict) -> nl.NoiseLevels:
+    """Builds what ``config.diffusion.noise_levels`` names."""
+    validate.one_of("diffusion.noise_levels", config.noise_levels, _NOISE_LEVELS)
+    match config.noise_levels:
+        case "log_normal":
+            validate.real("diffusion.p_mean", config.p_mean)
+            validate.real("diffusion.p_std", config.p_std, above=0)
+            return nl.LogNormal(config.p_mean, config.p_std)
+        case "cosine":
+            validate.real("diffusion.min_log_snr", config.min_log_snr)
+            validate.real(
+                "diffusion.max_log_snr", config.max_log_snr, above=config.min_log_snr
+            )
+            return nl.CosineTime(config.min_log_snr, config.max_log_snr)
+        case "log_uniform":
+            validate.real("diffusion.sigma_min", config.sigma_min, above=0)
+            validate.real(
+                "diffusion.sigma_max", config.sigma_max, above=config.sigma_min
+            )
+            return nl.LogUniform(config.sigma_min, config.sigma_max)
+        case _:
+            _check_vp(config)
+            validate.real("diffusion.eps_t", config.eps_t, above=0, below=1)
+            return nl.VPTime(config.beta_min, config.beta_d, config.eps_t)
+
+
+def with_preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The sampler's config with its preset applied.
+
+    Args:
+        config: a whole config; ``sampler.preset`` names one of ``sampler_presets``.
+
+    Returns:
+        A copy of ``config.sampler`` without a preset.
+
+    Raises:
+        InputError: the preset is unknown to this config.
+    """
+    resolved = config.sampler.copy_and_resolve_references()
+    if resolved.preset:
+        validate.one_of("sampler.preset", resolved.preset, list(config.sampler_presets))
+        resolved.update(config.sampler_presets[resolved.preset])
+        resolved.preset = ""
+    return resolved
+
+
+def sampler(config: ml_collections.ConfigDict) -> Sampler:
+    """Builds what ``config.sampler`` (without a preset) names."""
+    validate.one_of("sampler.name", config.name, _SAMPLERS)
+    grid = _grid(config)
+    if config.name == "ddim":
+        return DDIM(grid, config.stochastic)
+    validate.real("sampler.s_churn", config.s_churn, minimum=0)
+    validate.real("sampler.s_min", config.s_min, minimum=0)
+    validate.real("sampler.s_max", config.s_max, minimum=config.s_min, allow_inf=True)
+    validate.real("sampler.s_noise", config.s_noise, minimum=0)
+    validate.real("sampler.churn_limit", config.churn_limit, minimum=0)
+    return Heun(
+        grid,
+        s_churn=config.s_churn,
+        s_min=config.s_min,
+        s_max=config.s_max,
+        s_noise=config.s_noise,
+        churn_limit=config.churn_limit,
+    )
+
+
+def _grid(config: ml_collections.ConfigDict) -> np.ndarray:
+    validate.one_of("sampler.grid", config.grid, _GRIDS)
+    validate.integer("sampler.num_steps", config.num_steps, minimum=2)
+    validate.real("sampler.sigma_min", config.sigma_min, above=0)
+    validate.real("sampler.sigma_max", config.sigma_max, above=config.sigma_min)
+    ends = config.num_steps, config.sigma_min, config.sigma_max
+    match config.grid:
+        case "edm":
+            validate.real("sampler.rho", config.rho, above=0)
+            return discretizations.edm_grid(*ends, config.rho)
+        case "log_uniform":
+            return discretizations.log_uniform_grid(*ends)
+        case _:
+            return discretizations.cosine_grid(*ends)
+
+
+def _check_vp(config: ml_collections.ConfigDict) -> None:
+    for field in ("beta_min", "beta_d"):
+        validate.real(f"diffusion.{field}", config[field], above=0)

@@ -1,0 +1,86 @@
+"""A denoiser from a config: the one place that joins a network to the diffusion."""
+
+import dataclasses
+
+import ml_collections
+
+from dpdm_jax import validate
+from dpdm_jax.diffusion import from_config, losses, noise_levels, parameterizations
+from dpdm_jax.networks import Network, build_network
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network, the way it denoises and the noise levels it is trained at.
+
+    Attributes:
+        network: the raw network.
+        parameterization: scalings and loss weight.
+        noise_levels: training distribution of sigma.
+        denoise: ``denoise(params, x, sigma, label)``, see ``parameterizations``.
+    """
+
+    network: Network
+    parameterization: parameterizations.Parameterization
+    noise_levels: noise_levels.NoiseLevels
+    denoise: parameterizations.Denoiser
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for unlabelled data."""
+        return self.network.num_classes
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for 'no label'; None for unlabelled data."""
+        return self.num_classes or None
+
+    def loss(self, config: ml_collections.ConfigDict) -> losses.ExampleLoss:
+        """Builds the training loss of one example.
+
+        Args:
+            config: ``config.diffusion``.
+
+        Raises:
+            InputError: a field is out of range.
+        """
+        validate.integer(
+            "diffusion.noise_multiplicity", config.noise_multiplicity, minimum=1
+        )
+        validate.real(
+            "diffusion.label_dropout", config.label_dropout, minimum=0, maximum=1
+        )
+        return losses.make_loss(
+            self.denoise,
+            self.parameterization.loss_weight,
+            self.noise_levels,
+            noise_multiplicity=config.noise_multiplicity,
+            label_dropout=config.label_dropout,
+            null_label=self.null_label,
+            stratified=config.stratified,
+        )
+
+
+def build_model(
+    config: ml_collections.ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> Model:
+    """Builds the model that a config describes.
+
+    Args:
+        config: the whole config; reads ``network`` and ``diffusion``.
+        image_shape: (h, w, c).
+        num_classes: 0 for unlabelled data.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    network = build_network(config.network, image_shape, num_classes)
+    parameterization = from_config.parameterization(config.diffusion)
+    return Model(
+        network=network,
+        parameterization=parameterization,
+        noise_levels=from_config.noise_levels(config.diffusion),
+        denoise=parameterizations.make_denoiser(network.apply, parameterization),
+    )

@@ -1,0 +1,187 @@
+"""What a config will do and cost, before it touches any data."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from dpdm_jax import data, validate
+from dpdm_jax.errors import InputError
+from dpdm_jax.model import Model, build_model
+from dpdm_jax.privacy import PrivacyConfig, PrivacyPlan, make_plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The public facts of a data set that shape a run.
+
+    Attributes:
+        num_examples: size of the training split.
+        image_shape: (h, w, c).
+        num_classes: 0 for unlabelled data.
+    """
+
+    num_examples: int
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+
+def public_problem(config: ml_collections.ConfigDict) -> Problem:
+    """Takes the facts from the config where it states them, else from the data.
+
+    Args:
+        config: the whole config.
+
+    Raises:
+        InputError: the config leaves them open and the data can't be read.
+    """
+    fields = config.data
+    stated = fields.num_examples and fields.image_size and fields.channels
+    if stated and fields.num_classes >= 0:
+        validate.integer("data.num_examples", fields.num_examples, minimum=1)
+        validate.integer("data.image_size", fields.image_size, minimum=1)
+        validate.one_of("data.channels", fields.channels, (1, 3))
+        side = fields.image_size
+        return Problem(
+            fields.num_examples, (side, side, fields.channels), fields.num_classes
+        )
+    return problem_of(data.load_source(fields, "train"))
+
+
+def problem_of(source: data.Source) -> Problem:
+    """Takes the facts from loaded training data."""
+    return Problem(len(source), source.image_shape, source.num_classes)
+
+
+def privacy_plan(config: ml_collections.ConfigDict, num_examples: int) -> PrivacyPlan:
+    """Makes the privacy plan of a config.
+
+    Args:
+        config: the whole config; reads ``privacy`` and ``train``.
+        num_examples: size of the training split.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    train, privacy = config.train, config.privacy
+    validate.integer("train.num_steps", train.num_steps, minimum=0)
+    return make_plan(
+        PrivacyConfig(
+            num_examples=num_examples,
+            batch_size=train.batch_size,
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            l2_clip_norm=privacy.l2_clip_norm,
+            epochs=None if train.num_steps else train.epochs,
+            num_steps=train.num_steps or None,
+            accountant=privacy.accountant,
+            noise_multiplier=privacy.noise_multiplier,
+            noise_multiplicity=config.diffusion.noise_multiplicity,
+        )
+    )
+
+
+def num_microbatches(examples: int, microbatch_size: int) -> int:
+    """Micro-batches of a logical batch; one of padding where it is empty."""
+    return max(1, -(-examples // microbatch_size))
+
+
+def check_microbatch(microbatch_size: int, num_devices: int) -> None:
+    """Raises InputError unless micro-batches divide over the devices."""
+    validate.integer("train.microbatch_size", microbatch_size, minimum=1)
+    if microbatch_size % num_devices:
+        raise InputError(
+            f"train.microbatch_size is {microbatch_size}; allowed on {num_devices} "
+            f"devices: multiples of {num_devices}."
+        )
+
+
+def plan_report(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Describes a run: its privacy, size and estimated cost.
+
+    Args:
+        config: the whole config.
+
+    Returns:
+        JSON values, infinity as "inf".
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    problem = public_problem(config)
+    plan = privacy_plan(config, problem.num_examples)
+    model = build_model(config, problem.image_shape, problem.num_classes)
+    model.loss(config.diffusion)  # checks the fields that only training uses
+    return (
+        {"config": config.name}
+        | plan.to_dict()
+        | {
+            "max_batch_size": plan.max_batch_size,
+            "noise_stddev": plan.noise_stddev,
+            "epsilon_rdp": plan.epsilon_spent(plan.num_steps, "rdp"),
+            "epsilon_pld": plan.epsilon_spent(plan.num_steps, "pld"),
+            "num_parameters": model.network.num_parameters,
+            "image_shape": list(problem.image_shape),
+            "num_classes": problem.num_classes,
+        }
+        | _cost(config, model, plan)
+    )
+
+
+def _cost(
+    config: ml_collections.ConfigDict, model: Model, plan: PrivacyPlan
+) -> dict[str, Any]:
+    """Estimates memory and time of a step on this machine, without compiling it."""
+    devices = jax.device_count()
+    check_microbatch(config.train.microbatch_size, devices)
+    held = config.train.microbatch_size // devices
+    if config.train.engine_microbatch_size:
+        held = min(held, config.train.engine_microbatch_size)
+    multiplicity = config.diffusion.noise_multiplicity
+    h, w, c = model.network.image_shape
+    params = jax.eval_shape(model.network.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((1, h, w, c), jnp.float32)
+    sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
+    lowered = jax.jit(model.network.apply).lower(params, x, sigma, label)
+    cost = lowered.cost_analysis() or {}
+    forward = float(cost.get("flops", 0.0))
+    # A backward pass costs two forward passes.
+    flops = 3.0 * forward * multiplicity * plan.expected_batch_size
+    size = 4 * model.network.num_parameters
+    # Weights, average, two Adam moments, sum, noise; then what a micro-batch holds:
+    # its gradients, and the activations that the backward pass reads, which the bytes
+    # that a forward pass moves bound from above.
+    activations = float(cost.get("bytes accessed", 0.0)) * multiplicity
+    memory = 6 * size + held * (size + activations)
+    rate = _matrix_product_rate()
+    return {
+        "microbatches_per_step": num_microbatches(
+            plan.expected_batch_size, config.train.microbatch_size
+        ),
+        "flops_per_step": flops,
+        "estimated_device_memory_bytes": int(memory),
+        "measured_matrix_flops_per_second": rate,
+        "estimated_seconds_per_step": flops / (rate * devices),
+        "estimated_hours": plan.num_steps * flops / (rate * devices) / 3600,
+        "devices": f"{devices} x {jax.devices()[0].device_kind}",
+    }
+
+
+def _matrix_product_rate(size: int = 1024, repeats: int = 5) -> float:
+    """Floating-point operations per second of a float32 matrix product, best of a few.
+
+    An upper limit of what training reaches: estimates of time are optimistic.
+    """
+    x = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product(x, x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * size**3 / best

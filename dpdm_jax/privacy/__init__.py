@@ -1,0 +1,44 @@
+"""Differentially private gradients for any JAX model, usable without the rest.
+
+    grad_fn = privacy.clipped_grad(loss, l2_clip_norm=1.0, batch_argnums=(1, 2))
+    noise = privacy.gaussian_noise(sigma * grad_fn.sensitivity(), key)
+    mean = privacy.normalize_by(expected_batch_size)
+
+Clipping and noise are JAX; batch selection, accounting and the ledger are NumPy on the
+host. Only ``plan`` couples them.
+"""
+
+from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy.batch_selection import PoissonSampling, new_seed
+from dpdm_jax.privacy.clipping import ENGINES, Aux, ClippedGrad, clipped_grad
+from dpdm_jax.privacy.ledger import Ledger, LedgerRecord, read_ledger
+from dpdm_jax.privacy.noise import (
+    GaussianNoiseState,
+    gaussian_noise,
+    new_noise_key,
+    normalize_by,
+)
+from dpdm_jax.privacy.plan import PrivacyConfig, PrivacyPlan, make_plan
+from dpdm_jax.privacy.statement import format_epsilon, statement
+
+__all__ = [
+    "ENGINES",
+    "Aux",
+    "ClippedGrad",
+    "GaussianNoiseState",
+    "Ledger",
+    "LedgerRecord",
+    "PoissonSampling",
+    "PrivacyConfig",
+    "PrivacyPlan",
+    "accounting",
+    "clipped_grad",
+    "format_epsilon",
+    "gaussian_noise",
+    "make_plan",
+    "new_noise_key",
+    "new_seed",
+    "normalize_by",
+    "read_ledger",
+    "statement",
+]

@@ -1,0 +1,39 @@
+"""Files of a run directory that more than one stage reads or writes."""
+
+import json
+import math
+import os
+import pathlib
+import secrets
+from typing import Any
+
+import ml_collections
+
+CONFIG = "config.json"
+LEDGER = "privacy.json"
+SAMPLES = "samples"
+EVALUATION = "evaluation"
+
+
+def to_json_values(value: Any) -> Any:
+    """Turns a config into values that JSON has: lists, and "inf" for infinity."""
+    if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, dict):
+        return {str(k): to_json_values(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json_values(v) for v in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON in one step: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_text(json.dumps(to_json_values(value), indent=2) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

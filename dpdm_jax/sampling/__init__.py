@@ -1,0 +1,1 @@
+"""Images from trained models: generation, labels, files and pictures."""

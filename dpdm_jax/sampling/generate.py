@@ -1,0 +1,96 @@
+"""Images from a denoiser: a key per image, batches of one shape, all devices."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dpdm_jax.diffusion import guidance, samplers
+from dpdm_jax.errors import InputError
+from dpdm_jax.model import Model
+
+_AXIS = "images"
+
+#: ``generate(params, indices int [n], labels int [n]) -> float32 [n, h, w, c]``
+Generate = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
+
+
+def make_generator(
+    model: Model,
+    sampler: samplers.Sampler,
+    key: jax.Array,
+    *,
+    guidance_scale: float,
+    batch_size: int,
+) -> Generate:
+    """Builds a function that makes the images of given indices.
+
+    All randomness of image i comes from the key folded with i, so neither the batch
+    size nor the number of devices nor the other images change it (the last bits of
+    float arithmetic aside).
+
+    Args:
+        model: the model.
+        sampler: the numerical scheme.
+        key: typed PRNG key.
+        guidance_scale: w >= 0 of classifier-free guidance.
+        batch_size: images per compiled call, over all devices; rounded up to a multiple
+            of their number.
+
+    Returns:
+        The function; its images are nominally in [-1, 1], not clipped.
+
+    Raises:
+        InputError: guidance of an unlabelled model, or w < 0.
+    """
+    try:
+        denoise = guidance.guide(model.denoise, guidance_scale, model.null_label)
+    except ValueError as e:
+        raise InputError(f"sampler.guidance: {e}") from None
+    devices = jax.devices()
+    batch_size = -(-batch_size // len(devices)) * len(devices)
+    mesh = Mesh(np.array(devices), (_AXIS,))
+    shape = model.network.image_shape
+
+    @functools.partial(
+        jax.jit,
+        in_shardings=(NamedSharding(mesh, P()), *2 * [NamedSharding(mesh, P(_AXIS))]),
+    )
+    def run(params: Any, indices: jax.Array, labels: jax.Array) -> jax.Array:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+
+        def draw_noise(step: jax.Array) -> jax.Array:
+            def one(image_key: jax.Array) -> jax.Array:
+                # 0 is the start, so that steps count from 1.
+                return jax.random.normal(jax.random.fold_in(image_key, step), shape)
+
+            return jax.vmap(one)(keys)
+
+        return samplers.sample(
+            sampler,
+            lambda x, sigma: denoise(params, x, sigma, labels),
+            draw_noise(jnp.asarray(0)),
+            lambda step: draw_noise(step + 1),
+        )
+
+    def generate(params: Any, indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        batches = []
+        for start in range(0, len(indices), batch_size):
+            part = slice(start, start + batch_size)
+            count = len(indices[part])
+            # The last batch is filled up, so that one shape is compiled.
+            filling = (0, batch_size - count)
+            images = run(
+                params,
+                np.pad(indices[part], filling).astype(np.int32),
+                np.pad(labels[part], filling).astype(np.int32),
+            )
+            batches.append(np.asarray(images)[:count])
+        return np.concatenate(batches) if batches else np.zeros((0, *shape), np.float32)
+
+    return generate

@@ -1,0 +1,220 @@
+"""Sampling from a run's checkpoint into files, resumable."""
+
+import hashlib
+import json
+import logging
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import tqdm
+
+from dpdm_jax import run_dir, validate
+from dpdm_jax.diffusion import from_config
+from dpdm_jax.errors import InputError
+from dpdm_jax.model import build_model
+from dpdm_jax.sampling import images
+from dpdm_jax.sampling.generate import make_generator
+from dpdm_jax.sampling.labels import choose_labels
+from dpdm_jax.training import rngs
+from dpdm_jax.training.checkpoints import Checkpoints
+
+_log = logging.getLogger(__name__)
+
+ARCHIVE = "samples.npz"
+GRID = "grid.png"
+_SETTINGS = "settings.json"
+_PARTS = "parts"
+# Images in one part file: what an interruption can cost.
+_PART_SIZE = 1000
+_GRID_PER_CLASS = 10
+
+
+def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+    """Makes images from a checkpoint.
+
+    Writes ``samples.npz`` (images uint8 [n, h, w, c], labels int32 [n]), ``grid.png``
+    and, if asked, a PNG file an image, in <workdir>/samples/<sample.name>/. Called
+    again after an interruption it goes on; with more images it adds to them.
+
+    Args:
+        config: the whole config; reads ``sample`` and ``sampler``.
+        workdir: a run directory with a checkpoint.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        InputError: a field is out of range, there is no fitting checkpoint, or the
+            folder holds images of other settings.
+    """
+    settings = config.sample
+    _check(settings)
+    checkpoints = Checkpoints(workdir)
+    try:
+        shape, num_classes = checkpoints.stored_problem(settings.step)
+        model = build_model(config, shape, num_classes)
+        params, step = checkpoints.restore_weights(
+            model, settings.weights, settings.step
+        )
+    finally:
+        checkpoints.close()
+    labels = choose_labels(
+        settings.labels, settings.num_images, num_classes, settings.seed
+    )
+    sampler_config = from_config.with_preset(config)
+    generate = make_generator(
+        model,
+        from_config.sampler(sampler_config),
+        rngs.stream(settings.seed, "sample"),
+        guidance_scale=sampler_config.guidance,
+        batch_size=settings.batch_size,
+    )
+    folder = workdir / run_dir.SAMPLES / settings.name
+    _claim(
+        folder,
+        {
+            "step": step,
+            "weights": settings.weights,
+            "weights_sha256": _digest(params),
+            "sampler": sampler_config.to_dict(),
+            "labels": settings.labels,
+            "labels_sha256": _digest(labels) if settings.labels[-4:] == ".npy" else "",
+            "seed": settings.seed,
+            "rounding": settings.rounding,
+        },
+    )
+    if _is_complete(folder, settings.num_images):
+        _log.info("%s already holds these images.", folder)
+    else:
+        made = _make_parts(folder, generate, params, labels, settings)
+        images.write_npz(folder / ARCHIVE, made, labels if num_classes else None)
+        picture = _picture(made, labels, num_classes)
+        images.write_png(folder / GRID, picture)
+        shutil.rmtree(folder / _PARTS)
+    if settings.png:
+        _write_png_files(folder)
+    return folder
+
+
+def _check(settings: ml_collections.ConfigDict) -> None:
+    validate.integer("sample.num_images", settings.num_images, minimum=1)
+    validate.integer("sample.batch_size", settings.batch_size, minimum=1)
+    validate.one_of("sample.weights", settings.weights, ("ema", "raw"))
+    validate.one_of("sample.rounding", settings.rounding, images.ROUNDINGS)
+    validate.integer("sample.step", settings.step, minimum=-1)
+    if not settings.name or pathlib.PurePath(settings.name).name != settings.name:
+        raise InputError(
+            f"sample.name is {settings.name!r}; allowed: the name of one folder."
+        )
+
+
+def _digest(tree: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Writes the settings of the images, or checks that those there are the same."""
+    settings = run_dir.to_json_values(settings)
+    path = folder / _SETTINGS
+    if path.exists():
+        try:
+            stored = json.loads(path.read_text())
+            changed = [k for k in settings if stored.get(k) != settings[k]]
+        except (ValueError, AttributeError):
+            raise InputError(
+                f"{path} is damaged; allowed: another sample.name, or removing "
+                f"{folder}."
+            ) from None
+        if changed:
+            raise InputError(
+                f"{folder} holds images of other settings ({', '.join(changed)}); "
+                "allowed: the same settings, another sample.name, or removing it."
+            )
+    else:
+        run_dir.write_json(path, settings)
+
+
+def _is_complete(folder: pathlib.Path, num_images: int) -> bool:
+    return _read_images(folder / ARCHIVE, num_images) is not None
+
+
+def _make_parts(
+    folder: pathlib.Path,
+    generate: Any,
+    params: Any,
+    labels: np.ndarray,
+    settings: ml_collections.ConfigDict,
+) -> np.ndarray:
+    """Makes the images in parts that survive an interruption; returns them all."""
+    parts = folder / _PARTS
+    parts.mkdir(parents=True, exist_ok=True)
+    made = []
+    with tqdm.tqdm(
+        total=len(labels),
+        desc="sampling",
+        unit="image",
+        mininterval=0.5 if sys.stderr.isatty() else 15.0,
+        dynamic_ncols=True,
+    ) as progress:
+        for start in range(0, len(labels), _PART_SIZE):
+            indices = np.arange(start, min(start + _PART_SIZE, len(labels)))
+            path = parts / f"{indices[0]:07d}_{indices[-1]:07d}.npz"
+            part = _read_images(path, len(indices))
+            if part is None:
+                batches = []
+                for at in range(0, len(indices), settings.batch_size):
+                    chosen = indices[at : at + settings.batch_size]
+                    batches.append(
+                        images.to_uint8(
+                            generate(params, chosen, labels[chosen]), settings.rounding
+                        )
+                    )
+                    progress.update(len(chosen))
+                part = np.concatenate(batches)
+                images.write_npz(path, part, labels[indices])
+            else:
+                progress.update(len(indices))
+            made.append(part)
+    return np.concatenate(made)
+
+
+def _read_images(path: pathlib.Path, count: int) -> np.ndarray | None:
+    """Reads images that an earlier call made; None if there are not just as many."""
+    try:
+        with np.load(path) as archive:
+            found = archive["images"]
+    except FileNotFoundError:
+        return None
+    except Exception as e:  # a damaged zip raises many kinds
+        _log.warning("%s cannot be read (%s) and is made anew.", path, e)
+        return None
+    return found if len(found) == count else None
+
+
+def _picture(made: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    if num_classes == 0:
+        return images.grid(made[: _GRID_PER_CLASS**2])
+    # More rows than a person can look at help nobody.
+    rows = min(num_classes, 2 * _GRID_PER_CLASS)
+    return images.class_grid(made, labels, rows, _GRID_PER_CLASS)
+
+
+def _write_png_files(folder: pathlib.Path) -> None:
+    """Writes png/<class>/<index>.png, or png/<index>.png without labels."""
+    with np.load(folder / ARCHIVE) as archive:
+        made = archive["images"]
+        labels = archive.get("labels")
+    for index, image in enumerate(made):
+        target = folder / "png"
+        if labels is not None:
+            target = target / str(labels[index])
+        target.mkdir(parents=True, exist_ok=True)
+        images.write_png(target / f"{index:07d}.png", image)

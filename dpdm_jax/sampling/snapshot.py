@@ -1,0 +1,49 @@
+import pathlib
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from dpdm_jax import run_dir
+from dpdm_jax.diffusion import from_config
+from dpdm_jax.model import Model
+from dpdm_jax.sampling import images
+from dpdm_jax.sampling.generate import make_generator
+from dpdm_jax.training import rngs
+
+
+class SnapshotWriter:
+    """Draws the same few noise seeds again and again while a model is trained."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
+        """Prepares the pictures of a run.
+
+        Args:
+            config: the whole config; reads ``sampler`` and ``log``.
+            workdir: the run directory; pictures go to samples/snapshots/.
+        """
+        self._config = config
+        self._folder = workdir / run_dir.SAMPLES / "snapshots"
+        self._generate = None
+
+    def __call__(self, model: Model, params: Any, step: int) -> None:
+        """Writes the picture of one step."""
+        rows = max(model.num_classes, 1)
+        count = rows * self._config.log.snapshot_per_class
+        if count == 0:
+            return
+        if self._generate is None:
+            sampler = from_config.with_preset(self._config)
+            self._generate = make_generator(
+                model,
+                from_config.sampler(sampler),
+                rngs.stream(self._config.seed, "snapshot"),
+                guidance_scale=sampler.guidance,
+                batch_size=min(count, self._config.sample.batch_size),
+            )
+        labels = np.arange(count) % rows
+        made = images.to_uint8(self._generate(params, np.arange(count), labels))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        per_class = self._config.log.snapshot_per_class
+        picture = images.class_grid(made, labels, rows, per_class)
+        images.write_png(self._folder / f"step_{step:07d}.png", picture)

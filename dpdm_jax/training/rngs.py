@@ -1,0 +1,26 @@
+"""Named streams of public randomness, so that none depends on how much others drew.
+
+Initial weights, the loss's draws and sampling need no secrecy. The noise of a private
+run and its batches do, and never come from here.
+"""
+
+import zlib
+
+import jax
+
+
+def stream(seed: int, name: str, *indices: int | jax.Array) -> jax.Array:
+    """Returns the key of a named stream at a position.
+
+    Args:
+        seed: ``config.seed``.
+        name: what the stream is for, such as "loss".
+        *indices: position, for instance the step; folded in one after another.
+
+    Returns:
+        A typed PRNG key.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    for index in indices:
+        key = jax.random.fold_in(key, index)
+    return key
