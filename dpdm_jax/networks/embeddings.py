@@ -1,0 +1,67 @@
+"""How a network is told the noise level and the label."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from dpdm_jax.networks import layers
+
+
+def positional(c_noise: jax.Array, channels: int) -> jax.Array:
+    """Sines and cosines of the noise condition (Vaswani et al. 2017).
+
+    Args:
+        c_noise: float32 [n], used as it is (neither scaled nor shifted).
+        channels: even number >= 4 of channels.
+
+    Returns:
+        float32 [n, channels], all sines first; the frequencies fall from 1 to 1e-4.
+    """
+    half = channels // 2
+    # The exponent is rounded to float32, as PyTorch does: VP conditions on values near
+    # 1000, where the last digit of a frequency shows in the sine.
+    exponent = -math.log(10_000) / (half - 1) * np.arange(half, dtype=np.float32)
+    angle = c_noise[:, None] * np.exp(exponent)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+class NoiseAndLabelEmbedding(nnx.Module):
+    """Embeds noise condition and label; the last row of the table is the null label.
+
+    Args:
+        base_width: channels of the positional embedding.
+        num_classes: number of classes; 0 for a network without labels.
+        dtype: of the computation; sines and cosines are taken in float32.
+        rngs: see ``layers.dense``.
+    """
+
+    def __init__(
+        self, base_width: int, num_classes: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.base_width = base_width
+        self.num_classes = num_classes
+        self.channels = 4 * base_width
+        make = {"dtype": dtype, "rngs": rngs}
+        if num_classes > 0:
+            self.label = layers.embed(num_classes + 1, base_width, **make)
+        self.hidden = layers.dense(base_width, self.channels, **make)
+        self.output = layers.dense(self.channels, self.channels, **make)
+
+    def __call__(self, c_noise: jax.Array, label: jax.Array) -> jax.Array:
+        """Embeds a batch.
+
+        Args:
+            c_noise: float32 [n].
+            label: int32 [n] in 0..num_classes; ignored without labels.
+
+        Returns:
+            [n, 4 * base_width].
+        """
+        embedding = positional(c_noise, self.base_width)
+        if self.num_classes > 0:
+            embedding = embedding + self.label(label)
+        return self.output(nnx.silu(self.hidden(embedding)))

@@ -1,0 +1,291 @@
+"""Layers of the networks, each with the law its parameters are drawn from.
+
+A layer's parameters carry an initialisation law in their metadata instead of drawing
+values themselves: compiling one random draw per tensor takes longer than the training
+steps of a small run, so ``network.from_module`` makes a single draw for all of them.
+A law maps ``u``, uniform on (-1, 1) and of the parameter's shape, to initial values.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from dpdm_jax.errors import InputError
+
+Law = Callable[[jax.Array], jax.typing.ArrayLike]
+
+#: Key under which a parameter's metadata holds its law.
+LAW = "initial_law"
+
+#: Layers that end a residual branch start almost at zero, but not at zero.
+NEARLY_ZERO = 1e-10
+
+
+def fan_average_uniform(scale: float) -> Law:
+    """Variance scaling by the mean of fan-in and fan-out (Glorot and Bengio 2010).
+
+    Args:
+        scale: factor of the variance, > 0.
+
+    Returns:
+        A law of kernels [..., in, out]: uniform on +-sqrt(3 scale / fan), where the
+        leading (window) axes multiply both fans.
+    """
+
+    def law(u: jax.Array) -> jax.Array:
+        *window, fan_in, fan_out = u.shape
+        fan = math.prod(window) * (fan_in + fan_out) / 2
+        return math.sqrt(3 * scale / fan) * u
+
+    return law
+
+
+def unit_normal(u: jax.Array) -> jax.Array:
+    """Law N(0, 1), by the inverse of its distribution function."""
+    return math.sqrt(2) * jax.scipy.special.erfinv(u)
+
+
+def zeros(u: jax.Array) -> np.ndarray:
+    """Law that is 0."""
+    return np.zeros(u.shape, np.float32)
+
+
+def ones(u: jax.Array) -> np.ndarray:
+    """Law that is 1."""
+    return np.ones(u.shape, np.float32)
+
+
+def _placeholder(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    del key
+    return jnp.zeros(shape, dtype)
+
+
+def conv3x3(
+    in_channels: int,
+    out_channels: int,
+    *,
+    scale: float = 1.0,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """3x3 convolution [n, h, w, in] -> [n, h, w, out] with bias, zero padded.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        scale: factor of the kernel's initial variance.
+        dtype: of the computation; parameters are float32.
+        rngs: asked for by Flax, not used.
+
+    Returns:
+        The layer.
+    """
+    return nnx.Conv(
+        in_channels,
+        out_channels,
+        kernel_size=(3, 3),
+        padding=1,
+        dtype=dtype,
+        kernel_init=_placeholder,
+        bias_init=_placeholder,
+        kernel_metadata={LAW: fan_average_uniform(scale)},
+        bias_metadata={LAW: zeros},
+        rngs=rngs,
+    )
+
+
+def dense(
+    in_channels: int,
+    out_channels: int,
+    *,
+    scale: float = 1.0,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
+    """Affine map of the last axis; on images it is a 1x1 convolution.
+
+    Args:
+        in_channels: length of the input's last axis.
+        out_channels: length of the output's last axis.
+        scale: factor of the kernel's initial variance.
+        dtype: of the computation; parameters are float32.
+        rngs: asked for by Flax, not used.
+
+    Returns:
+        The layer.
+    """
+    return nnx.Linear(
+        in_channels,
+        out_channels,
+        dtype=dtype,
+        kernel_init=_placeholder,
+        bias_init=_placeholder,
+        kernel_metadata={LAW: fan_average_uniform(scale)},
+        bias_metadata={LAW: zeros},
+        rngs=rngs,
+    )
+
+
+def embed(
+    num_embeddings: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.Embed:
+    """Table of unit normal vectors; an index outside the table gives NaN.
+
+    Args:
+        num_embeddings: rows of the table.
+        channels: length of a row.
+        dtype: of the result; the table is float32.
+        rngs: asked for by Flax, not used.
+
+    Returns:
+        The layer, int32 [n] -> [n, channels].
+    """
+    return nnx.Embed(
+        num_embeddings,
+        channels,
+        dtype=dtype,
+        embedding_init=_placeholder,
+        embedding_metadata={LAW: unit_normal},
+        rngs=rngs,
+    )
+
+
+def group_norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """Group normalisation with min(channels // 4, 32) groups and a learned affine map.
+
+    It normalises each image by itself, so that no example sees another one: batch
+    normalisation would break the privacy analysis.
+
+    Args:
+        channels: channels of the input.
+        dtype: of the result; parameters and statistics are float32.
+        rngs: asked for by Flax, not used.
+
+    Returns:
+        The layer.
+
+    Raises:
+        InputError: the groups don't divide the channels.
+    """
+    groups = min(channels // 4, 32)
+    if groups == 0 or channels % groups:
+        raise InputError(
+            f"The network has a layer of {channels} channels; allowed: widths of at "
+            "least 4 that min(width // 4, 32) groups divide, as a base_width that is "
+            "a multiple of 32 does."
+        )
+    return nnx.GroupNorm(
+        channels,
+        groups,
+        epsilon=1e-6,
+        dtype=dtype,
+        use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits next to PyTorch's
+        scale_init=_placeholder,
+        bias_init=_placeholder,
+        scale_metadata={LAW: ones},
+        bias_metadata={LAW: zeros},
+        rngs=rngs,
+    )
+
+
+def downsample(x: jax.Array) -> jax.Array:
+    """Mean over 2x2 pixels: [n, 2h, 2w, c] -> [n, h, w, c]."""
+    n, height, width, channels = x.shape
+    blocks = x.reshape(n, height // 2, 2, width // 2, 2, channels)
+    return blocks.mean(axis=(2, 4))
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Each pixel becomes 2x2 equal ones: [n, h, w, c] -> [n, 2h, 2w, c]."""
+    n, height, width, channels = x.shape
+    blocks = jnp.broadcast_to(
+        x[:, :, None, :, None, :], (n, height, 2, width, 2, channels)
+    )
+    return blocks.reshape(n, 2 * height, 2 * width, channels)
+
+
+class ResidualBlock(nnx.Module):
+    """BigGAN-style residual block under a noise embedding, also used to resample.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        embedding_channels: length of the noise embedding.
+        resample: ``downsample``, ``upsample`` or None.
+        dtype: of the computation.
+        rngs: see ``dense``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_channels: int,
+        *,
+        resample: Callable[[jax.Array], jax.Array] | None = None,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        make = {"dtype": dtype, "rngs": rngs}
+        self.resample = resample
+        self.norm_a = group_norm(in_channels, **make)
+        self.conv_a = conv3x3(in_channels, out_channels, **make)
+        self.embedding = dense(embedding_channels, out_channels, **make)
+        self.norm_b = group_norm(out_channels, **make)
+        self.conv_b = conv3x3(out_channels, out_channels, scale=NEARLY_ZERO, **make)
+        self.has_shortcut = in_channels != out_channels or resample is not None
+        if self.has_shortcut:
+            self.shortcut = dense(in_channels, out_channels, **make)
+
+    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+        """Applies the block.
+
+        Args:
+            x: [n, h, w, in_channels].
+            embedding: [n, embedding_channels].
+
+        Returns:
+            [n, h', w', out_channels], of the resampled height and width.
+        """
+        h = nnx.silu(self.norm_a(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv_a(h)
+        h = h + self.embedding(nnx.silu(embedding))[:, None, None, :]
+        h = self.conv_b(nnx.silu(self.norm_b(h)))
+        if self.has_shortcut:
+            x = self.shortcut(x)
+        return (x + h) / math.sqrt(2)
+
+
+class AttentionBlock(nnx.Module):
+    """Single-head self-attention over all pixels, as a residual.
+
+    Args:
+        channels: channels of input and output.
+        dtype: of the computation; the softmax is in float32.
+        rngs: see ``dense``.
+    """
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        make = {"dtype": dtype, "rngs": rngs}
+        self.norm = group_norm(channels, **make)
+        self.query = dense(channels, channels, scale=0.1, **make)
+        self.key = dense(channels, channels, scale=0.1, **make)
+        self.value = dense(channels, channels, scale=0.1, **make)
+        self.output = dense(channels, channels, scale=NEARLY_ZERO, **make)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [n, h, w, channels] to the same shape."""
+        n, height, width, channels = x.shape
+        h = self.norm(x).reshape(n, height * width, channels)
+        logits = jnp.einsum("nqc,nkc->nqk", self.query(h), self.key(h))
+        logits = logits.astype(jnp.float32) / math.sqrt(channels)
+        weights = jax.nn.softmax(logits, axis=-1).astype(h.dtype)
+        h = self.output(jnp.einsum("nqk,nkc->nqc", weights, self.value(h)))
+        return (x + h.reshape(x.shape)) / math.sqrt(2)

@@ -1,0 +1,135 @@
+"""A residual multi-layer perceptron, for images of a few hundred pixels at most."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax import nnx
+from jax.typing import DTypeLike
+
+from dpdm_jax import validate
+from dpdm_jax.networks import layers, network
+from dpdm_jax.networks.embeddings import NoiseAndLabelEmbedding
+
+
+class ResidualMLPBlock(nnx.Module):
+    """Normalise, hidden layer shifted by the embedding, SiLU, back: a residual branch.
+
+    Args:
+        width: features of the input and of the hidden layer.
+        embedding_channels: features of the noise and label embedding.
+        dtype: of the computation.
+        rngs: see ``layers.dense``.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        embedding_channels: int,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        make = {"dtype": dtype, "rngs": rngs}
+        self.hidden = layers.dense(width, width, **make)
+        self.condition = layers.dense(embedding_channels, width, **make)
+        self.output = layers.dense(width, width, scale=0.01, **make)
+
+    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+        """Applies the block: [n, width], [n, embedding_channels] -> [n, width]."""
+        h = self.hidden(_normalise(x)) + self.condition(embedding)
+        return x + self.output(nnx.silu(h))
+
+
+class MLP(nnx.Module):
+    """Flattens the image and passes it through residual blocks.
+
+    Every weight is used once per noisy image, so that per-example gradients cost
+    little: it suits tiny images on a CPU.
+
+    Args:
+        image_shape: (h, w, c).
+        num_classes: 0 for a network without labels.
+        base_width: channels of the positional embedding; a quarter of the embedding's.
+        hidden_width: features of the blocks.
+        num_blocks: how many blocks.
+        dtype: of the computation; parameters are float32.
+        rngs: see ``layers.dense``.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        base_width: int,
+        hidden_width: int,
+        num_blocks: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        pixels = math.prod(image_shape)
+        make = {"dtype": dtype, "rngs": rngs}
+        self.embedding = NoiseAndLabelEmbedding(base_width, num_classes, **make)
+        self.input = layers.dense(pixels, hidden_width, **make)
+        self.blocks = nnx.Dict(
+            {
+                f"block_{i}": ResidualMLPBlock(
+                    hidden_width, self.embedding.channels, **make
+                )
+                for i in range(num_blocks)
+            }
+        )
+        self.output = layers.dense(
+            hidden_width, pixels, scale=layers.NEARLY_ZERO, **make
+        )
+
+    def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array) -> jax.Array:
+        """Applies the network: x [n, h, w, c], c_noise [n], label [n] -> like x."""
+        embedding = nnx.silu(self.embedding(c_noise, label))
+        h = self.input(x.reshape(x.shape[0], -1))
+        for block in self.blocks.values():
+            h = block(h, embedding)
+        return self.output(_normalise(h)).reshape(x.shape).astype(jnp.float32)
+
+
+def _normalise(x: jax.Array) -> jax.Array:
+    """Zero mean and unit variance over the features of one image."""
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.var(x, axis=-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+
+
+def build(
+    config: ml_collections.ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> network.Network:
+    """Builds the network that a config describes.
+
+    Args:
+        config: ``config.network``; reads base_width, hidden_width, num_blocks, dtype.
+        image_shape: (h, w, c).
+        num_classes: number of classes; 0 for a network without labels.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    validate.integer("network.base_width", config.base_width, minimum=4)
+    validate.integer("network.hidden_width", config.hidden_width, minimum=1)
+    validate.integer("network.num_blocks", config.num_blocks, minimum=0)
+    validate.one_of("network.dtype", config.dtype, network.DTYPES)
+    return network.from_module(
+        lambda rngs: MLP(
+            image_shape,
+            num_classes,
+            base_width=config.base_width,
+            hidden_width=config.hidden_width,
+            num_blocks=config.num_blocks,
+            dtype=network.DTYPES[config.dtype],
+            rngs=rngs,
+        ),
+        image_shape,
+        num_classes,
+    )

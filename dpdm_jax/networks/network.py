@@ -1,0 +1,91 @@
+"""The one interface through which the rest of the package sees a network."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dpdm_jax.networks import layers
+
+#: Computation dtypes by their name in a config; parameters are always float32.
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+#: Nested dictionary of float32 arrays with readable names.
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network as two pure functions over a dictionary of parameters.
+
+    Attributes:
+        init: ``init(key) -> params``, determined by the key.
+        apply: ``apply(params, x [n, h, w, c], c_noise [n], label int32 [n])`` gives
+            float32 [n, h, w, c]. The label is in 0..num_classes, where num_classes is
+            the null label; it is ignored when num_classes is 0.
+        image_shape: (h, w, c).
+        num_classes: 0 for a network without labels.
+    """
+
+    init: Callable[[jax.Array], Params]
+    apply: Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained scalars, counted without allocating them."""
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def from_module(
+    make_module: Callable[[nnx.Rngs], nnx.Module],
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> Network:
+    """Turns a Flax module made of ``layers`` into a ``Network``.
+
+    Args:
+        make_module: builds the module, whose call is ``module(x, c_noise, label)`` and
+            whose parameters all carry an initialisation law (see ``layers``).
+        image_shape: (h, w, c).
+        num_classes: number of classes; 0 for a network without labels.
+
+    Returns:
+        The network.
+    """
+    graph, state = nnx.split(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))))
+    parameters = nnx.to_flat_state(state)
+
+    def init(key: jax.Array) -> Params:
+        # One draw, cut up on the host: XLA would compile a draw, or only a slice, for
+        # each tensor, which takes seconds. Traced, the same lines build a graph.
+        total = sum(parameter.size for _, parameter in parameters)
+        lowest = jnp.nextafter(jnp.float32(-1), jnp.float32(0))  # -1 maps to -infinity
+        draw = jax.random.uniform(key, (total,), minval=lowest, maxval=1.0)
+        if not isinstance(draw, jax.core.Tracer):
+            draw = np.asarray(draw)
+        params: Params = {}
+        start = 0
+        for path, parameter in parameters:
+            u = draw[start : start + parameter.size].reshape(parameter.shape)
+            start += parameter.size
+            *parents, name = path
+            node = params
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[name] = jnp.asarray(parameter.get_metadata(layers.LAW)(u))
+        return params
+
+    def apply(
+        params: Params, x: jax.Array, c_noise: jax.Array, label: jax.Array
+    ) -> jax.Array:
+        return nnx.merge(graph, params)(x, c_noise, label)
+
+    return Network(init, apply, image_shape, num_classes)

@@ -1,0 +1,36 @@
+"""Networks by name."""
+
+from collections.abc import Callable
+
+import ml_collections
+
+from dpdm_jax import validate
+from dpdm_jax.networks import mlp, ncsnpp
+from dpdm_jax.networks.network import Network
+
+#: A builder reads its own fields of ``config.network``.
+Builder = Callable[[ml_collections.ConfigDict, tuple[int, int, int], int], Network]
+
+BUILDERS: dict[str, Builder] = {"mlp": mlp.build, "ncsnpp": ncsnpp.build}
+
+
+def build_network(
+    config: ml_collections.ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> Network:
+    """Builds the network that a config names.
+
+    Args:
+        config: ``config.network``; ``name`` picks the builder, which reads the rest.
+        image_shape: (h, w, c).
+        num_classes: number of classes; 0 for a network without labels.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: the name is unknown, or the builder refuses a field.
+    """
+    validate.one_of("network.name", config.name, BUILDERS)
+    return BUILDERS[config.name](config, tuple(image_shape), num_classes)

@@ -1,0 +1,87 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dpdm_jax.errors import InputError
+from dpdm_jax.networks import embeddings, layers
+
+F32 = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+
+
+def random(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def test_downsample_is_the_mean_of_2x2_pixels():
+    x = random(2, 4, 6, 3)
+    expected = (
+        x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]
+    ) / 4
+    np.testing.assert_allclose(layers.downsample(x), expected, atol=1e-6)
+
+
+def test_upsample_repeats_pixels():
+    x = random(2, 3, 5, 4)
+    np.testing.assert_array_equal(
+        layers.upsample(x), x.repeat(2, axis=1).repeat(2, axis=2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(4, 1), (32, 8), (64, 16), (96, 24), (128, 32), (256, 32)]
+)
+def test_group_norm_normalises_groups_of_channels(channels, groups):
+    norm = layers.group_norm(channels, **F32)
+    assert norm.num_groups == groups
+    norm.scale[...] = jnp.ones(channels)
+    # A mean far above the deviation, where E[x^2] - E[x]^2 would lose all digits.
+    x = 1000 + random(2, 4, 4, channels)
+    grouped = x.astype(np.float64).reshape(2, 16, groups, -1)
+    mean = grouped.mean(axis=(1, 3), keepdims=True)
+    variance = grouped.var(axis=(1, 3), keepdims=True)
+    expected = (grouped - mean) / np.sqrt(variance + 1e-6)
+    np.testing.assert_allclose(norm(x), expected.reshape(x.shape), atol=2e-3)
+
+
+@pytest.mark.parametrize("channels", [2, 18, 144])
+def test_group_norm_refuses_widths_that_groups_do_not_divide(channels):
+    with pytest.raises(InputError, match=f"layer of {channels} channels; allowed"):
+        layers.group_norm(channels, **F32)
+
+
+def test_positional_embedding_has_sines_first_and_frequencies_from_1_to_1e_minus_4():
+    c_noise = np.array([-1.5, 0.0, 999.0], np.float32)
+    actual = embeddings.positional(jnp.asarray(c_noise), 32)
+    frequency = np.exp(-np.log(10_000) * np.arange(16) / 15)
+    angle = c_noise[:, None] * frequency
+    expected = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    np.testing.assert_allclose(actual, expected, atol=3e-4)  # of 999 in float32
+
+
+def test_laws_have_the_stated_scale():
+    u = jnp.linspace(-1, 1, 9).at[0].set(-0.999).reshape(3, 3)
+    bound = np.sqrt(3 * 0.5 / 3)
+    np.testing.assert_allclose(layers.fan_average_uniform(0.5)(u), bound * u, rtol=1e-6)
+    np.testing.assert_allclose(
+        layers.unit_normal(jnp.float32(0.6826895)), 1.0, rtol=1e-5
+    )
+    window = jnp.ones((3, 3, 4, 8))  # both fans count the window
+    np.testing.assert_allclose(
+        layers.fan_average_uniform(1.0)(window)[0, 0, 0, 0], np.sqrt(3 / 54), rtol=1e-6
+    )
+
+
+def test_attention_is_softmax_over_all_pixels():
+    block = layers.AttentionBlock(4, **F32)
+    for layer in (block.query, block.key, block.value, block.output):
+        layer.kernel[...] = jax.random.normal(jax.random.key(layer.in_features), (4, 4))
+    block.norm.scale[...] = jnp.ones(4)
+    x = random(2, 3, 3, 4)
+    h = np.asarray(block.norm(x)).reshape(2, 9, 4)
+    kernel = np.asarray(block.query.kernel[...])  # all four are the same here
+    q = h @ kernel
+    weights = jax.nn.softmax(q @ q.transpose(0, 2, 1) / 2, axis=-1)
+    expected = (x + (weights @ q @ kernel).reshape(x.shape)) / np.sqrt(2)
+    np.testing.assert_allclose(block(x), expected, rtol=1e-4, atol=1e-4)
