@@ -1,0 +1,1 @@
+"""Parameters that other code bases trained, as parameters of this one."""

@@ -1,0 +1,96 @@
+"""Reader of checkpoint files that the official DPDM code wrote (PyTorch, ``.pth``)."""
+
+import dataclasses
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dpdm_jax.errors import InputError
+
+# The official code saves the network inside a denoiser inside a parallel wrapper.
+_PREFIX = "module.model."
+
+
+@dataclasses.dataclass(frozen=True)
+class OfficialCheckpoint:
+    """What we use of an official checkpoint.
+
+    Attributes:
+        model: the trained weights in PyTorch layout, by official name
+            (``all_modules.0.weight`` and so on).
+        ema: their exponential moving average, with the same names.
+        step: value of the official step counter, which counts micro-batches.
+    """
+
+    model: dict[str, np.ndarray]
+    ema: dict[str, np.ndarray]
+    step: int
+
+
+def read_official_checkpoint(path: str | os.PathLike) -> OfficialCheckpoint:
+    """Reads a checkpoint of the official code, on the CPU; no code in it is run.
+
+    Args:
+        path: the ``.pth`` file.
+
+    Returns:
+        Its weights, raw and averaged, and its step.
+
+    Raises:
+        InputError: PyTorch is not installed, or the file is missing, damaged or of
+            another kind.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            "Reading a PyTorch checkpoint needs PyTorch, which is not installed; "
+            "install it with: pip install dpdm_jax[torch]."
+        ) from None
+    if not os.path.isfile(path):
+        raise InputError(f"The checkpoint is {path}; allowed: an existing file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, ValueError, RuntimeError, KeyError) as error:
+        raise _foreign(path, "PyTorch can't read it") from error
+    except pickle.UnpicklingError as error:
+        raise _foreign(path, "it holds more than tensors and plain values") from error
+
+    for keys in (("model",), ("ema", "shadow_params"), ("step",)):
+        node = content
+        for key in keys:
+            if not isinstance(node, Mapping) or key not in node:
+                raise _foreign(path, f"it has no entry {'.'.join(keys)}")
+            node = node[key]
+    model, averages = content["model"], content["ema"]["shadow_params"]
+    if not isinstance(model, Mapping) or not all(
+        isinstance(name, str) and name.startswith(_PREFIX) for name in model
+    ):
+        raise _foreign(path, f"its model's names don't all start with {_PREFIX}")
+    if not isinstance(content["step"], int):
+        raise _foreign(path, "its step is not an integer")
+    if not isinstance(averages, Sequence):
+        raise _foreign(path, "its averaged weights are not tensors in a list")
+    tensors = [*model.values(), *averages]
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise _foreign(path, "some of its weights are not tensors")
+    if [t.shape for t in model.values()] != [t.shape for t in averages]:
+        raise _foreign(path, "its averaged weights differ in shape from its model's")
+
+    names = [name.removeprefix(_PREFIX) for name in model]
+    arrays = [tensor.detach().to(torch.float32).numpy() for tensor in tensors]
+    return OfficialCheckpoint(
+        model=dict(zip(names, arrays[: len(names)], strict=True)),
+        ema=dict(zip(names, arrays[len(names) :], strict=True)),
+        step=content["step"],
+    )
+
+
+def _foreign(path: Any, reason: str) -> InputError:
+    return InputError(
+        f"{path} is not a checkpoint of the official DPDM code: {reason}; allowed: a "
+        "file with the entries model, ema, optimizer and step."
+    )

@@ -1,0 +1,134 @@
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from dpdm_jax.errors import InputError
+from dpdm_jax.interop import name_maps
+from dpdm_jax.interop.convert import convert
+from dpdm_jax.networks import Network, build_network
+
+
+def make_network(num_classes=3, **changes):
+    fields = {
+        "name": "ncsnpp",
+        "base_width": 4,
+        "channel_multipliers": (1, 2),
+        "num_res_blocks": 1,
+        "attention_resolutions": (4,),
+        "dtype": "float32",
+    }
+    config = ml_collections.ConfigDict(fields | changes)
+    return build_network(config, (8, 8, 1), num_classes)
+
+
+def targets_of(network):
+    return name_maps.official_names(jax.eval_shape(network.init, jax.random.key(0)))
+
+
+def random_state_dict(network):
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.normal(size=target.official_shape).astype(np.float32)
+        for name, target in targets_of(network).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        make_network(),
+        make_network(num_classes=0),
+        make_network(num_res_blocks=3, attention_resolutions=()),
+        make_network(channel_multipliers=(1, 2, 1, 2), attention_resolutions=(1, 2, 8)),
+    ],
+)
+def test_every_parameter_has_exactly_one_official_tensor(network):
+    params = convert(random_state_dict(network), network)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    assert jax.tree.structure(params) == jax.tree.structure(shapes)
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda s: s.shape, shapes)
+
+
+def test_modules_are_numbered_in_the_order_of_the_official_constructor():
+    paths = {
+        name: "/".join(target.path)
+        for name, target in targets_of(make_network()).items()
+    }
+    assert paths["all_modules.0.weight"] == "embedding/label/embedding"
+    assert paths["all_modules.3.weight"] == "stem/kernel"
+    assert paths["all_modules.4.Conv_0.weight"] == "down/level_0/block_0/conv_a/kernel"
+    assert paths["all_modules.5.Conv_2.bias"] == "down/level_0/downsample/shortcut/bias"
+    assert paths["all_modules.7.NIN_3.W"] == "down/level_1/attention_0/output/kernel"
+    assert paths["all_modules.9.NIN_0.b"] == "middle/attention/query/bias"
+    assert (
+        paths["all_modules.13.GroupNorm_0.weight"] == "up/level_1/attention/norm/scale"
+    )
+    assert (
+        paths["all_modules.14.Dense_0.weight"] == "up/level_1/upsample/embedding/kernel"
+    )
+    assert paths["all_modules.18.bias"] == "head/conv/bias"
+    unlabelled = targets_of(make_network(num_classes=0))
+    assert unlabelled["all_modules.0.weight"].path == ("embedding", "hidden", "kernel")
+
+
+def test_tensors_are_transposed_by_their_kind():
+    network = make_network()
+    state = random_state_dict(network)
+    params = convert(state, network)
+    block = params["down"]["level_1"]["block_0"]
+    official = "all_modules.6"
+    for ours, theirs in (
+        (
+            block["conv_a"]["kernel"][0, 2, 1, 5],
+            state[f"{official}.Conv_0.weight"][5, 1, 0, 2],
+        ),
+        (block["embedding"]["kernel"][3, 4], state[f"{official}.Dense_0.weight"][4, 3]),
+        (
+            block["shortcut"]["kernel"][1, 6],
+            state[f"{official}.Conv_2.weight"][6, 1, 0, 0],
+        ),
+        (block["norm_b"]["scale"][2], state[f"{official}.GroupNorm_1.weight"][2]),
+        (
+            params["down"]["level_1"]["attention_0"]["key"]["kernel"][1, 2],
+            state["all_modules.7.NIN_1.W"][1, 2],
+        ),
+        (
+            params["embedding"]["label"]["embedding"][2, 1],
+            state["all_modules.0.weight"][2, 1],
+        ),
+    ):
+        assert ours == theirs
+
+
+def test_all_misfits_are_listed_in_one_message():
+    network = make_network()
+    state = random_state_dict(network)
+    del state["all_modules.3.weight"]
+    del state["all_modules.9.NIN_0.b"]
+    state["all_modules.99.weight"] = np.zeros(1)
+    state["all_modules.0.weight"] = np.zeros((3, 4))
+    state["all_modules.4.Conv_0.weight"] = np.zeros((3, 3, 4, 4))
+    with pytest.raises(InputError) as error:
+        convert(state, network)
+    message = str(error.value)
+    assert "missing: all_modules.3.weight, all_modules.9.NIN_0.b;" in message
+    assert "unexpected: all_modules.99.weight;" in message
+    assert "all_modules.0.weight (3, 4) instead of (4, 4)" in message
+    assert "all_modules.4.Conv_0.weight (3, 3, 4, 4) instead of (4, 4, 3, 3)" in message
+
+
+def test_checkpoint_of_another_network_is_refused():
+    with pytest.raises(InputError, match=r"missing: .*unexpected: .*misshapen: "):
+        convert(random_state_dict(make_network()), make_network(num_classes=0))
+
+
+def test_network_of_another_kind_is_refused():
+    linear = Network(
+        init=lambda key: {"kernel": jax.numpy.zeros((2, 2))},
+        apply=lambda params, x, c_noise, label: x,
+        image_shape=(1, 1, 2),
+        num_classes=0,
+    )
+    with pytest.raises(InputError, match="allowed: a network of name ncsnpp"):
+        convert({}, linear)
