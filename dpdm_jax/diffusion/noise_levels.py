@@ -77,8 +77,7 @@ class VPTime:
     base = "uniform"
 
     def sigma(self, base_draw: jax.Array) -> jax.Array:
-        # From t = 1 downwards, so that a base draw of 0 gives the largest noise.
-        t = 1.0 + base_draw * (self.eps_t - 1.0)
+        t = self.eps_t + (1.0 - self.eps_t) * base_draw
         return jnp.sqrt(jnp.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t))
 
 

@@ -1,0 +1,331 @@
+"""A run as a whole: on real digits, with a tiny network."""
+
+import json
+import math
+import pathlib
+import stat
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from dpdm_jax import command_line, data, planning
+from dpdm_jax.errors import InputError
+from dpdm_jax.model import build_model
+from dpdm_jax.privacy import read_ledger
+from dpdm_jax.training import rngs
+from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.loop import train
+
+
+def tiny_config(**overrides):
+    """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
+    config = command_line.load_config("configs/digits.py")
+    small = {
+        "network__base_width": 4,
+        "network__hidden_width": 8,
+        "network__num_blocks": 1,
+        "diffusion__noise_multiplicity": 2,
+        "train__batch_size": 100,
+        "train__num_steps": 6,
+        "train__microbatch_size": 64,
+        "checkpoint__every_steps": 2,
+        "checkpoint__keep": 10,
+        "log__every_steps": 1,
+        "log__snapshot_every_steps": 0,
+        "log__tensorboard": False,
+    }
+    with config.unlocked():
+        for name, value in (small | overrides).items():
+            group, field = name.split("__")
+            config[group][field] = value
+    return config
+
+
+def weights(workdir: pathlib.Path, config, step: int = -1):
+    checkpoints = Checkpoints(workdir)
+    shape, classes = checkpoints.stored_problem()
+    model = build_model(config, shape, classes)
+    restored = [
+        checkpoints.restore_weights(model, name, step)[0] for name in ("ema", "raw")
+    ]
+    checkpoints.close()
+    return restored
+
+
+def assert_trees_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def differ(one, other) -> bool:
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), one, other)
+    return not all(jax.tree.leaves(same))
+
+
+def test_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(tmp_path):
+    fixed = {"privacy__fixed_keys_seed": 3}
+    whole = train(tiny_config(**fixed), tmp_path / "whole")
+    # 3 is between checkpoints, so that resuming replays a step; 4 is at one.
+    for stop in (3, 4, 0):
+        parts = train(
+            tiny_config(**fixed, train__stop_after_steps=stop), tmp_path / "parts"
+        )
+    assert int(parts.step) == int(whole.step) == 6
+    for name in ("params", "ema_params", "opt_state"):
+        assert_trees_equal(getattr(parts, name), getattr(whole, name))
+    assert int(parts.noise_state.count) == int(whole.noise_state.count) == 6
+
+
+def test_a_run_killed_between_checkpoints_replays_batches_and_noise(tmp_path):
+    """With secret keys: the end must not depend on where the run was cut."""
+    config = tiny_config(train__stop_after_steps=2)
+    train(config, tmp_path)
+    twice = []
+    for _ in range(2):
+        # Both resume from step 2, as after two crashes; the later checkpoints of the
+        # first are removed.
+        state = train(tiny_config(train__stop_after_steps=4), tmp_path)
+        twice.append(jax.device_get(state.params))
+        for step in ("4",):
+            _remove(tmp_path / "checkpoints" / step)
+    assert_trees_equal(*twice)
+
+
+def _remove(folder: pathlib.Path):
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+
+
+def test_noise_and_batches_differ_between_runs_of_one_config(tmp_path):
+    finals = [train(tiny_config(), tmp_path / name).params for name in ("a", "b")]
+    assert differ(*finals)
+    sizes = [
+        [json.loads(line)["private/batch_size"] for line in lines]
+        for lines in (
+            (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+            for name in ("a", "b")
+        )
+    ]
+    assert sizes[0] != sizes[1]
+
+
+def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
+    config = tiny_config(
+        privacy__epsilon=math.inf,
+        train__batch_size=1437,  # every example in every batch
+        train__num_steps=1,
+        train__optimizer="sgd",
+        train__learning_rate=0.5,
+    )
+    with pytest.warns(UserWarning, match="NOT PRIVATE"):
+        state = train(config, tmp_path)
+
+    source = data.load_source(config.data, "train")
+    model = build_model(config, source.image_shape, source.num_classes)
+    loss = model.loss(config.diffusion)
+    batch = data.load_batch(source, np.arange(len(source)))
+    key = rngs.stream(config.seed, "loss", 0)
+
+    def mean_loss(params):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(source)))
+        losses = jax.vmap(loss, (None, 0, 0, 0))(
+            params, batch.images, batch.labels, keys
+        )
+        return losses.mean()
+
+    params = model.network.init(rngs.stream(config.seed, "init"))
+    expected = optax.apply_updates(
+        params, jax.tree.map(lambda g: -0.5 * g, jax.grad(mean_loss)(params))
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6),
+        state.params,
+        expected,
+    )
+
+
+def test_microbatches_and_engine_do_not_change_the_result(tmp_path):
+    finals = []
+    for i, (size, engine, held) in enumerate(
+        [(64, "vmap", 0), (160, "auto", 0), (32, "scan", 8), (48, "auto", 5)]
+    ):
+        config = tiny_config(
+            privacy__fixed_keys_seed=1,
+            train__num_steps=2,
+            train__microbatch_size=size,
+            train__engine=engine,
+            train__engine_microbatch_size=held,
+        )
+        finals.append(train(config, tmp_path / str(i)).params)
+    for other in finals[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            finals[0],
+            other,
+        )
+
+
+def test_one_compilation_whatever_the_batch(tmp_path, monkeypatch):
+    from dpdm_jax.training import loop
+
+    made = []
+    make = loop.make_train_step
+
+    def spy(*args, **kwargs):
+        made.append(make(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "make_train_step", spy)
+    train(tiny_config(train__num_steps=12, train__microbatch_size=16), tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    sizes = {json.loads(line)["private/batch_size"] for line in lines}
+    assert len({-(-size // 16) for size in sizes}) > 1  # micro-batches did vary
+    (step_fns,) = made
+    assert step_fns.accumulate._cache_size() == 1
+    assert step_fns.finish._cache_size() == 1
+
+
+def test_ledger_counts_before_work_and_the_budget_is_a_hard_stop(tmp_path):
+    config = tiny_config()
+    train(tiny_config(train__stop_after_steps=3), tmp_path)
+    record = read_ledger(tmp_path / "privacy.json")
+    assert record.authorized_steps == 3
+    train(config, tmp_path)
+    record = read_ledger(tmp_path / "privacy.json")
+    assert record.authorized_steps == 6
+    assert record.epsilon_spent() <= config.privacy.epsilon
+    before = (tmp_path / "privacy.json").read_bytes()
+    with pytest.raises(InputError, match=r"budget .* is spent"):
+        train(config, tmp_path)
+    assert (tmp_path / "privacy.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("privacy__epsilon", 3.0, "noise_multiplier"),
+        ("privacy__l2_clip_norm", 0.5, "l2_clip_norm"),
+        ("privacy__delta", 1e-5, "delta"),
+        ("train__batch_size", 200, "sampling_probability"),
+        ("train__num_steps", 8, "num_steps"),
+    ],
+)
+def test_resuming_under_another_mechanism_is_refused(tmp_path, field, value, named):
+    train(tiny_config(train__stop_after_steps=2), tmp_path)
+    with pytest.raises(InputError, match=named):
+        train(tiny_config(**{field: value}), tmp_path)
+    # Nothing was lost: the run goes on.
+    assert int(train(tiny_config(), tmp_path).step) == 6
+
+
+def test_resuming_with_another_network_is_refused(tmp_path):
+    train(tiny_config(train__stop_after_steps=2), tmp_path)
+    with pytest.raises(InputError, match="another model"):
+        train(tiny_config(network__hidden_width=12), tmp_path)
+
+
+def test_lost_ledger_and_foreign_checkpoints_are_refused(tmp_path):
+    for name in ("a", "b"):
+        train(tiny_config(train__stop_after_steps=2), tmp_path / name)
+    ledger = tmp_path / "a" / "privacy.json"
+    kept = ledger.read_bytes()
+    ledger.write_bytes((tmp_path / "b" / "privacy.json").read_bytes())
+    with pytest.raises(InputError, match="one run in a directory"):
+        train(tiny_config(), tmp_path / "a")
+    ledger.unlink()
+    with pytest.raises(InputError, match=r"no privacy\.json"):
+        train(tiny_config(), tmp_path / "a")
+    ledger.write_bytes(kept)
+    assert int(train(tiny_config(), tmp_path / "a").step) == 6
+
+
+def test_lost_checkpoints_are_refused(tmp_path):
+    train(tiny_config(train__stop_after_steps=2), tmp_path)
+    _remove(tmp_path / "checkpoints")
+    with pytest.raises(InputError, match="no checkpoint is left"):
+        train(tiny_config(), tmp_path)
+
+
+def test_damaged_checkpoint_is_one_sentence(tmp_path):
+    train(tiny_config(train__stop_after_steps=2), tmp_path)
+    for path in (tmp_path / "checkpoints" / "2" / "opt_state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"opt_state .* cannot be read") as e:
+        train(tiny_config(), tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_bad_fields_leave_no_run_behind(tmp_path):
+    for field, value in (
+        ("train__microbatch_size", 0),
+        ("checkpoint__keep", 0),
+        ("privacy__epsilon", -1.0),
+        ("diffusion__noise_multiplicity", 0),
+        ("train__learning_rate", 0.0),
+        ("train__engine", "magic"),
+        ("data__num_examples", 17),
+    ):
+        with pytest.raises(InputError):
+            train(tiny_config(**{field: value}), tmp_path / "run")
+        assert not (tmp_path / "run").exists(), field
+
+
+def test_secrets_are_private_and_absent_from_all_other_files(tmp_path):
+    train(tiny_config(train__num_steps=2), tmp_path)
+    folder = tmp_path / "checkpoints"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "metrics.jsonl").stat().st_mode) == 0o600
+    private = json.loads((folder / "2" / "private" / "metadata").read_text())
+    words = np.array(private["noise_key"], np.uint32)
+    assert words.size * 32 >= 128
+    needles = [private["selection_seed"].encode(), words.tobytes()]
+    needles.append(bytes.fromhex(private["selection_seed"]))
+    needles += [str(int(w)).encode() for w in words.ravel() if w > 10**6]
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.parent.name != "private":
+            content = path.read_bytes()
+            assert not any(needle in content for needle in needles), path
+
+
+def test_fixed_keys_are_said_to_be_not_private(tmp_path):
+    train(tiny_config(privacy__fixed_keys_seed=0, train__num_steps=1), tmp_path)
+    assert read_ledger(tmp_path / "privacy.json").not_private
+
+
+def test_metrics_mark_what_is_private(tmp_path):
+    train(tiny_config(train__num_steps=2), tmp_path)
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        public = {n for n in json.loads(line) if not n.startswith("private/")}
+        assert public == {"step", "epsilon"}
+
+
+def test_logged_epsilon_is_the_ledgers(tmp_path):
+    train(tiny_config(), tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    logged = [json.loads(line)["epsilon"] for line in lines]
+    assert logged == sorted(logged)
+    assert logged[-1] == read_ledger(tmp_path / "privacy.json").epsilon_spent()
+
+
+def test_empty_batches_are_steps_of_pure_noise(tmp_path):
+    config = tiny_config(train__batch_size=1, train__num_steps=4, train__b1=0.0)
+    train(config, tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    sizes = [json.loads(line)["private/batch_size"] for line in lines]
+    assert 0 in sizes  # each of the four is empty with probability 1/e
+    ema, raw = weights(tmp_path, config)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((ema, raw)))
+
+
+def test_plan_report_agrees_with_the_run(tmp_path):
+    config = tiny_config()
+    report = planning.plan_report(config)
+    train(config, tmp_path)
+    plan = read_ledger(tmp_path / "privacy.json").plan
+    assert report["noise_multiplier"] == plan.noise_multiplier
+    assert report["epsilon"] == plan.epsilon <= config.privacy.epsilon
+    ema, _ = weights(tmp_path, config)
+    assert report["num_parameters"] == sum(x.size for x in jax.tree.leaves(ema))
