@@ -144,8 +144,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
     evaluate.classifiers = ("mlp",)  # logreg | mlp | cnn (28x28 and larger)
-    evaluate.seeds = 3
+    evaluate.seeds = 3  # trainings of each classifier
     evaluate.epochs = 50
+    evaluate.batch_size = 128
+    evaluate.learning_rate = 3e-4  # of Adam
     return config
 
 
@@ -166,7 +168,8 @@ def parse_variant(variant: str, allowed: Collection[str]) -> dict[str, str]:
         return {}
     if variant not in allowed:
         raise ValueError(
-            f"the config's variant is {variant!r}; allowed: {', '.join(allowed)}."
+            f"the config's variant is {variant!r}; allowed: "
+            f"{', '.join(allowed) or 'none'}."
         )
     name, value = variant.split("=")
     return {name: value}

@@ -1,24 +1,35 @@
 """Flags of the command line: a config file, overrides, and errors a person can read."""
 
 import difflib
+import logging
+import os
 import pathlib
 import re
 import runpy
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 
 import ml_collections
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
+from dpdm_jax import xla_flags
 from dpdm_jax.errors import InputError
 
-_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+#: The folder of the source tree, which holds configs/.
+CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=.*)?")
+
+
+# The flag's own default does not survive parsing: it becomes the loaded config.
+_default_spec: str | None = None
 
 
 def define_config_flag(default: str | None) -> flags.FlagHolder:
     """Defines ``--config=FILE.py[:VARIANT]`` and the overrides of its fields."""
+    global _default_spec
+    _default_spec = default
     return config_flags.DEFINE_config_file(
         "config",
         default,
@@ -34,10 +45,10 @@ def resolve_config_path(spec: str) -> str:
         InputError: there is no such file.
     """
     path, colon, variant = spec.partition(":")
-    for candidate in (pathlib.Path(path), _CHECKOUT / path):
+    for candidate in (pathlib.Path(path), CHECKOUT / path):
         if candidate.is_file():
             return f"{candidate}{colon}{variant}"
-    known = sorted(p.stem for p in (_CHECKOUT / "configs").glob("[!_]*.py"))
+    known = sorted(p.stem for p in (CHECKOUT / "configs").glob("[!_]*.py"))
     listed = ", ".join(f"configs/{name}.py" for name in known if name != "base")
     raise InputError(f"--config is {spec!r}, no such file; allowed: {listed}.")
 
@@ -74,7 +85,7 @@ def parse(argv: Sequence[str]) -> list[str]:
     """
     _let_configs_import_each_other()
     argv = list(argv)
-    spec = flags.FLAGS["config"].default
+    spec = _default_spec
     for i, arg in enumerate(argv):
         name, _, value = arg.partition("=")
         if name in ("--config", "-config"):
@@ -89,6 +100,8 @@ def parse(argv: Sequence[str]) -> list[str]:
         for arg in argv[1:]:
             if match := _OVERRIDE.fullmatch(arg):
                 _check_field(config, match.group(1))
+    # config_flags looks for overrides there, whatever it is given to parse.
+    sys.argv = argv
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as e:
@@ -100,8 +113,8 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 def _let_configs_import_each_other() -> None:
     """Makes ``from configs import base`` work from any working directory."""
-    if str(_CHECKOUT) not in sys.path:
-        sys.path.append(str(_CHECKOUT))
+    if str(CHECKOUT) not in sys.path:
+        sys.path.append(str(CHECKOUT))
 
 
 def _check_field(config: ml_collections.ConfigDict, dotted: str) -> None:
@@ -121,3 +134,34 @@ def _check_field(config: ml_collections.ConfigDict, dotted: str) -> None:
             )
         node = node[name]
         parents.append(name)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs an entry point: what the user got wrong is one sentence and exit status 2.
+
+    Args:
+        main: takes what the flags left of the command line.
+    """
+    xla_flags.configure()
+    # TensorFlow (TFDS, TensorBoard) announces itself on standard error.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    for library in ("absl", "jax", "orbax", "tensorflow", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.showwarning = _show_warning
+    try:
+        app.run(main, flags_parser=parse)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    del filename, lineno, file, line
+    # Libraries' notes to developers are not for the people who run this.
+    if category is UserWarning:
+        print(f"warning: {message}", file=sys.stderr)

@@ -3,16 +3,11 @@
 python -m dpdm_jax.main [--config=FILE.py:VARIANT] [--workdir=DIR] [--mode=MODE]
 """
 
-import logging
-import os
 import pathlib
-import sys
-import warnings
 
-from absl import app, flags
+from absl import flags
 
-from dpdm_jax import command_line, xla_flags
-from dpdm_jax.errors import InputError
+from dpdm_jax import command_line
 
 MODES = ("run", "plan", "train", "sample", "evaluate")
 
@@ -44,32 +39,5 @@ def main(argv: list[str]) -> None:
     getattr(modes, _MODE.value)(config, workdir)
 
 
-def run() -> None:
-    """Entry point: what the user got wrong is one sentence and exit status 2."""
-    xla_flags.configure()
-    # TensorFlow (TFDS, TensorBoard) announces itself on standard error.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for noisy in ("absl", "jax", "orbax", "tensorflow", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    warnings.showwarning = _show_warning
-    try:
-        app.run(main, flags_parser=command_line.parse)
-    except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-
-
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    del filename, lineno, file, line
-    # Libraries' notes to developers are not for the people who run this.
-    if category is UserWarning:
-        print(f"warning: {message}", file=sys.stderr)
-
-
 if __name__ == "__main__":
-    run()
+    command_line.run(main)

@@ -55,7 +55,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             _print_statement(workdir)
             return
     sample(config, workdir)
-    if evaluation_run.can_evaluate(config):
+    if planning.public_problem(config).num_classes:
         evaluate(config, workdir)
     _print_statement(workdir)
 

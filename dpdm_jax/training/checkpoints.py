@@ -33,11 +33,13 @@ class Restored:
         state: the state after ``state.step`` steps, noise key included.
         secrets: the private randomness of the run.
         run_id: pairs the checkpoint with its ledger.
+        config: the config that led to it, as JSON values.
     """
 
     state: TrainState
     secrets: Secrets
     run_id: str
+    config: dict[str, Any]
 
 
 class Checkpoints:
@@ -157,7 +159,7 @@ class Checkpoints:
         # The noise is keyed by the step, so its count is the step's.
         noise_state = GaussianNoiseState(secrets.noise_key, jnp.asarray(step))
         state = TrainState(step=jnp.asarray(step), noise_state=noise_state, **arrays)
-        return Restored(state, secrets, str(meta.get("run_id")))
+        return Restored(state, secrets, meta["run_id"], meta["config"])
 
     def stored_problem(self, step: int = -1) -> tuple[tuple[int, int, int], int]:
         """Reads the image shape (h, w, c) and number of classes of a checkpoint.

@@ -36,6 +36,17 @@ from dpdm_jax.training.step import DATA_AXIS, Diagnostics, TrainStep, make_train
 
 _log = logging.getLogger(__name__)
 
+# Fields that move the data, or the speed, but not the gradients.
+_MAY_CHANGE = frozenset(
+    {
+        "data.path",
+        "train.engine",
+        "train.engine_microbatch_size",
+        "train.microbatch_size",
+        "train.stop_after_steps",
+    }
+)
+
 #: ``snapshot(model, ema_params, step)`` looks at a model in training.
 Snapshot = Callable[[Model, Any, int], None]
 
@@ -135,6 +146,18 @@ def _prepare(
     loss = model.loss(config.diffusion)
     fixed = config.privacy.fixed_keys_seed
     secrets = fresh_secrets() if fixed is None else fixed_secrets(fixed)
+    noise = gaussian_noise(plan.noise_stddev, secrets.noise_key)
+    step_fns = make_train_step(
+        loss,
+        optimizer,
+        noise,
+        normalize_by(plan.expected_batch_size),
+        mesh,
+        l2_clip_norm=plan.l2_clip_norm,
+        ema_decay=config.train.ema_decay,
+        engine=config.train.engine,
+        engine_microbatch_size=config.train.engine_microbatch_size or None,
+    )
 
     workdir.mkdir(parents=True, exist_ok=True)
     ledger_path = workdir / run_dir.LEDGER
@@ -145,7 +168,6 @@ def _prepare(
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
 
     params = model.network.init(rngs.stream(config.seed, "init"))
-    noise = gaussian_noise(plan.noise_stddev, secrets.noise_key)
     everywhere = NamedSharding(mesh, P())
     state = jax.device_put(create_state(params, optimizer, noise), everywhere)
     if checkpoints.steps():
@@ -160,6 +182,7 @@ def _prepare(
                 f"The checkpoints of {workdir} are of run {restored.run_id} and its "
                 f"ledger of run {ledger.run_id}; allowed: one run in a directory."
             )
+        _check_unchanged(restored.config, run_dir.to_json_values(config))
         secrets = restored.secrets
         state = jax.device_put(restored.state, everywhere)
         _log.info("Resuming %s from step %d.", workdir, int(state.step))
@@ -170,17 +193,6 @@ def _prepare(
             "budget adds to this one's."
         )
 
-    step_fns = make_train_step(
-        loss,
-        optimizer,
-        noise,
-        normalize_by(plan.expected_batch_size),
-        mesh,
-        l2_clip_norm=plan.l2_clip_norm,
-        ema_decay=config.train.ema_decay,
-        engine=config.train.engine,
-        engine_microbatch_size=config.train.engine_microbatch_size or None,
-    )
     if ledger is None:
         ledger = Ledger.create(ledger_path, plan, fixed_keys=fixed is not None)
     run = Run(
@@ -201,6 +213,28 @@ def _prepare(
         # its first steps then repeats their noise instead of drawing it anew.
         _save(run, state)
     return run, state
+
+
+def _check_unchanged(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuses to resume with other gradients under the noise of steps already taken.
+
+    Steps after the newest checkpoint are taken again with the noise they had. If their
+    sums were different ones, whoever saw something of both could subtract the noise.
+    """
+    changed = [
+        f"{group}.{field} {old[group].get(field)!r} -> {value!r}"
+        for group in ("data", "network", "diffusion", "train")
+        for field, value in new[group].items()
+        if old[group].get(field) != value and f"{group}.{field}" not in _MAY_CHANGE
+    ]
+    if old["seed"] != new["seed"]:
+        changed.append(f"seed {old['seed']} -> {new['seed']}")
+    if changed:
+        raise InputError(
+            f"The run was started with other settings ({', '.join(changed)}); allowed "
+            "to change on resuming: logging, checkpoints, samples and "
+            f"{', '.join(sorted(_MAY_CHANGE))}."
+        )
 
 
 def _check(config: ml_collections.ConfigDict) -> None:

@@ -1,0 +1,86 @@
+"""Turns a checkpoint in the official PyTorch format into one that can be sampled from.
+
+python -m dpdm_jax.interop.import_checkpoint --checkpoint=FILE.pth \
+    --config=configs/mnist.py:eps=1 --workdir=DIR
+"""
+
+import pathlib
+
+from absl import flags
+
+from dpdm_jax import command_line, planning, run_dir
+from dpdm_jax.errors import InputError
+from dpdm_jax.interop.convert import convert
+from dpdm_jax.interop.torch_checkpoints import read_official_checkpoint
+from dpdm_jax.model import build_model
+from dpdm_jax.training.checkpoints import Checkpoints
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The official .pth file.")
+_CONFIG = command_line.define_config_flag(None)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory to create.")
+
+
+def import_checkpoint(checkpoint: pathlib.Path, config, workdir: pathlib.Path) -> int:
+    """Imports the raw and averaged weights of an official checkpoint.
+
+    Args:
+        checkpoint: the .pth file.
+        config: a whole config, whose network the weights must fit name by name and
+            shape by shape.
+        workdir: a directory without checkpoints.
+
+    Returns:
+        The step that the official checkpoint states, which counts micro-batches.
+
+    Raises:
+        InputError: the file is damaged or foreign, the weights do not fit, or the
+            directory holds checkpoints already.
+    """
+    official = read_official_checkpoint(checkpoint)
+    problem = planning.public_problem(config)
+    model = build_model(config, problem.image_shape, problem.num_classes)
+    params = convert(official.model, model.network)
+    ema_params = convert(official.ema, model.network)
+    checkpoints = Checkpoints(workdir)
+    existing = checkpoints.steps()
+    checkpoints.close()
+    if existing:
+        raise InputError(
+            f"{workdir} holds checkpoints already; allowed: a new run directory."
+        )
+    checkpoints = Checkpoints(workdir, keep=1)
+    try:
+        checkpoints.save_imported(
+            model,
+            official.step,
+            params,
+            ema_params,
+            config=run_dir.to_json_values(config),
+            origin={"file": checkpoint.name, "format": "official DPDM, PyTorch"},
+        )
+    finally:
+        checkpoints.close()
+    run_dir.write_json(workdir / run_dir.CONFIG, config)
+    return official.step
+
+
+def main(argv: list[str]) -> None:
+    """Reads the flags and imports."""
+    del argv
+    for name, value in (
+        ("--checkpoint", _CHECKPOINT.value),
+        ("--config", _CONFIG.value),
+        ("--workdir", _WORKDIR.value),
+    ):
+        if value is None:
+            raise InputError(f"{name} is missing; allowed: a path.")
+    workdir = pathlib.Path(_WORKDIR.value)
+    step = import_checkpoint(pathlib.Path(_CHECKPOINT.value), _CONFIG.value, workdir)
+    print(
+        f"Imported step {step} into {workdir}; sample from it with --mode=sample. Its "
+        "privacy is what its makers state: there is no ledger."
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,221 @@
+"""What a person types: modes, flags, and the sentences for mistakes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dpdm_jax import command_line
+
+_TINY = (
+    "--config.network.base_width=4",
+    "--config.network.hidden_width=8",
+    "--config.network.num_blocks=1",
+    "--config.diffusion.noise_multiplicity=2",
+    "--config.train.batch_size=100",
+    "--config.train.num_steps=4",
+    "--config.train.microbatch_size=64",
+    "--config.checkpoint.every_steps=2",
+    "--config.log.snapshot_every_steps=2",
+    "--config.sampler.num_steps=4",
+    "--config.sample.num_images=120",
+    "--config.evaluate.epochs=2",
+    "--config.evaluate.seeds=2",
+)
+
+
+def dpdm(*args: str, module: str = "dpdm_jax.main") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", module, *args],
+        cwd=command_line.CHECKOUT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
+    """A run of the main job, cut down to seconds."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, dpdm(f"--workdir={workdir}", *_TINY)
+
+
+def test_main_job(finished):
+    workdir, done = finished
+    assert done.returncode == 0, done.stderr
+    assert "Differentially private: epsilon = " in done.stdout
+    assert "trained on synthetic" in done.stdout
+    assert "Traceback" not in done.stderr
+    for name in (
+        "config.json",
+        "privacy.json",
+        "metrics.jsonl",
+        "samples/samples/samples.npz",
+        "samples/samples/grid.png",
+        "samples/snapshots/step_0000002.png",
+        "evaluation/downstream.json",
+    ):
+        assert (workdir / name).is_file(), name
+    assert list((workdir / "tensorboard").glob("events.*"))
+    assert "epsilon" in done.stderr  # of the progress bar
+    assert "images/s" in done.stderr
+
+
+def test_main_job_again_finds_it_done(finished):
+    workdir, _ = finished
+    before = (workdir / "privacy.json").read_bytes()
+    done = dpdm(f"--workdir={workdir}", *_TINY)
+    assert done.returncode == 0, done.stderr
+    assert "has been trained" in done.stdout
+    assert (workdir / "privacy.json").read_bytes() == before
+
+
+def test_training_on_is_refused(finished):
+    workdir, _ = finished
+    done = dpdm(f"--workdir={workdir}", "--mode=train", *_TINY)
+    assert done.returncode == 2
+    assert "is spent" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_sample_mode(finished):
+    workdir, _ = finished
+    done = dpdm(
+        f"--workdir={workdir}",
+        "--mode=sample",
+        *_TINY,
+        "--config.sample.name=threes",
+        "--config.sample.labels=3",
+        "--config.sample.num_images=5",
+        "--config.sample.png=True",
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(workdir / "samples" / "threes" / "samples.npz") as archive:
+        assert archive["labels"].tolist() == [3] * 5
+
+
+def test_plan_mode_json_is_one_line():
+    done = dpdm("--config=configs/cifar10.py", "--mode=plan", "--json")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.strip().splitlines()
+    plan = json.loads(line)
+    for name in (
+        "noise_multiplier",
+        "sampling_probability",
+        "num_steps",
+        "expected_batch_size",
+        "max_batch_size",
+        "epsilon",
+        "delta",
+        "accountant",
+        "epsilon_rdp",
+        "epsilon_pld",
+        "num_parameters",
+        "noise_multiplicity",
+        "estimated_device_memory_bytes",
+        "estimated_seconds_per_step",
+    ):
+        assert name in plan
+    assert plan["num_steps"] == 12500
+
+
+def test_delta_of_one_over_n_is_a_warning():
+    done = dpdm("--mode=plan", "--config.privacy.delta=0.01")
+    assert done.returncode == 0
+    assert "warning: delta is 0.01" in done.stderr
+
+
+def test_import_module_starts():
+    done = dpdm("--workdir=x", module="dpdm_jax.interop.import_checkpoint")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: --checkpoint is missing; allowed: a path."
+
+
+# The table is about sentences: one process imports, and forks for each row.
+_MISTAKES = [
+    (["--config.train.batchsize=3"], "unknown field (did you mean batch_size?)"),
+    (["--config.nonsense=3"], "--config.nonsense is an unknown field"),
+    (["--config.train.batch_size.x=3"], "unknown field"),
+    (["--config.train.batch_size=many"], "many"),
+    (["--config=configs/mnist.py:eps=3"], "allowed: eps=0.2, eps=1, eps=10"),
+    (["--config=configs/digits.py:eps=3"], "'eps=3'"),
+    (["--config=configs/nothing.py"], "configs/cifar10.py"),
+    (["--config="], "no such file"),
+    (["--mode=fly"], "plan"),
+    (["--fly"], "fly"),
+    (["train"], "'train' is not a flag"),
+    (["--config.privacy.epsilon=0"], "epsilon is 0.0"),
+    (["--config.privacy.epsilon=-1"], "epsilon is -1.0"),
+    (["--config.privacy.epsilon=nan"], "epsilon is nan"),
+    (["--config.privacy.delta=0"], "delta is 0.0"),
+    (["--config.privacy.delta=1"], "delta is 1.0"),
+    (["--config.privacy.accountant=mine"], "allowed: pld, rdp"),
+    (["--config.privacy.l2_clip_norm=0"], "l2_clip_norm is 0.0"),
+    (["--config.train.batch_size=0"], "batch_size is 0"),
+    (["--config.train.batch_size=5000"], "batch_size is 5000"),
+    (["--config.train.num_steps=-1"], "num_steps is -1"),
+    (["--config.train.microbatch_size=0"], "microbatch_size is 0"),
+    (["--config.diffusion.noise_multiplicity=0"], "noise_multiplicity is 0"),
+    (["--config.diffusion.label_dropout=2"], "label_dropout is 2.0"),
+    (["--config.diffusion.parameterization=ddpm"], "allowed: edm, v, ve, vp"),
+    (["--config.diffusion.noise_levels=log"], "allowed: log_normal"),
+    (["--config.network.name=unet"], "allowed: mlp, ncsnpp"),
+    (["--config.network.name=ncsnpp", "--config.network.base_width=3"], "base_width"),
+    (["--config.data.num_classes=-2", "--config.data.num_examples=0"], "num_classes"),
+    (["--config.data.source=zip", "--config.data.num_examples=0"], "data.source"),
+    (
+        [
+            "--config.data.source=idx",
+            "--config.data.path=nowhere",
+            "--config.data.num_examples=0",
+        ],
+        "nowhere",
+    ),
+]
+
+_ALL_MISTAKES = """
+import json, os, sys, warnings
+from dpdm_jax import command_line, main, modes
+for mistake in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        warnings.simplefilter("ignore")
+        try:
+            main.main(command_line.parse(["main", "--mode=plan", *mistake]))
+        except command_line.InputError as e:
+            print(json.dumps(str(e)), flush=True)
+        else:
+            print(json.dumps(None), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_mistakes_get_one_sentence_each():
+    arguments = json.dumps([args for args, _ in _MISTAKES])
+    done = subprocess.run(
+        [sys.executable, "-c", _ALL_MISTAKES, arguments],
+        cwd=command_line.CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for (args, expected), answer in zip(_MISTAKES, answers, strict=True):
+        assert answer is not None, f"{args} was taken"
+        assert expected in answer, (args, answer)
+        assert "\n" not in answer, (args, answer)
+        assert answer.endswith("."), (args, answer)
+
+
+def test_a_mistake_exits_with_2_and_without_a_traceback(tmp_path):
+    done = dpdm("--config.train.batchsize=3", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --config.train.batchsize is an unknown")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
