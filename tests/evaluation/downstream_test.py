@@ -1,0 +1,322 @@
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from dpdm_jax.data import idx
+from dpdm_jax.errors import InputError
+from dpdm_jax.evaluation import classifiers, downstream
+
+
+def _accuracy_curve(*args, **settings):
+    """Runs the protocol; returns its result and each seed's selection accuracies."""
+    curves = {}
+
+    def on_epoch(seed, epoch, selection_accuracy):
+        curves.setdefault(seed, []).append(selection_accuracy)
+        assert len(curves[seed]) == epoch
+
+    result = downstream.downstream_accuracy(*args, **settings, on_epoch=on_epoch)
+    return result, curves
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold"),
+    # Seen: at least 0.947 and 0.969.
+    [("logreg", 0.92), ("mlp", 0.95)],
+)
+def test_learns_digits(digits, name, threshold):
+    result = downstream.downstream_accuracy(
+        name, *digits, 10, epochs=20, learning_rate=3e-3, shuffle=True
+    )
+    assert len(result.accuracies) == 3
+    assert min(result.accuracies) > threshold
+
+
+def test_cnn_learns(digits):
+    # The inner 6x6 pixels, enlarged to the smallest size that the CNN takes.
+    enlarged = [
+        (images[:, 1:7, 1:7].repeat(3, axis=1).repeat(3, axis=2), labels)
+        for images, labels in digits
+    ]
+    result = downstream.downstream_accuracy(
+        "cnn", *enlarged, 10, seeds=(0,), epochs=3, learning_rate=3e-3, batch_size=64
+    )
+    assert result.mean > 0.8
+
+
+def test_labels_carry_the_information(digits):
+    # With labels permuted the accuracy on 360 images is that of chance, 0.1: above 0.2
+    # with probability below 1e-6.
+    (images, labels), selection, test = digits
+    permuted = np.random.default_rng(0).permutation(labels)
+    result = downstream.downstream_accuracy(
+        "logreg", (images, permuted), selection, test, 10, seeds=(0,), epochs=3
+    )
+    assert result.mean < 0.2
+
+
+def test_selects_the_first_of_the_best_epochs(digits):
+    # Few images to select on make ties common.
+    train, (images, labels), test = digits
+    selection = (images[:12], labels[:12])
+    settings = {"learning_rate": 3e-3, "shuffle": True}
+    result, curves = _accuracy_curve(
+        "mlp", train, selection, test, 10, epochs=12, **settings
+    )
+    for run in result.runs:
+        curve = curves[run.seed]
+        assert run.selection_accuracy == max(curve)
+        assert run.epoch == curve.index(max(curve)) + 1
+        # Stopped there, the training reports the same.
+        stopped, _ = _accuracy_curve(
+            "mlp",
+            train,
+            selection,
+            test,
+            10,
+            seeds=(run.seed,),
+            epochs=run.epoch,
+            **settings,
+        )
+        assert stopped.runs == (run,)
+    assert any(c.count(max(c)) > 1 for c in curves.values())
+
+
+def test_test_set_plays_no_part_in_selection(digits):
+    train, selection, (images, labels) = digits
+    settings = {"epochs": 6, "learning_rate": 3e-3, "seeds": (0,)}
+    first, curves = _accuracy_curve(
+        "mlp", train, selection, (images, labels), 10, **settings
+    )
+    shifted, shifted_curves = _accuracy_curve(
+        "mlp", train, selection, (images, (labels + 1) % 10), 10, **settings
+    )
+    assert curves == shifted_curves
+    assert first.runs[0].epoch == shifted.runs[0].epoch
+    assert first.mean > 0.8
+    assert shifted.mean < 0.1
+
+
+def test_seeds_differ_and_repeat(digits):
+    settings = {"epochs": 2, "seeds": (0, 1, 2)}
+    a, curves = _accuracy_curve("mlp", *digits, 10, **settings)
+    b, curves_again = _accuracy_curve("mlp", *digits, 10, **settings)
+    assert a == b
+    assert curves == curves_again
+    assert len(set(map(tuple, curves.values()))) == 3
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_order_of_training(digits, monkeypatch, shuffle):
+    orders = []
+    train_epoch = downstream.train_epoch
+
+    def record(classifier, state, images, labels, batches, *rest):
+        orders.append(batches[batches >= 0])
+        return train_epoch(classifier, state, images, labels, batches, *rest)
+
+    monkeypatch.setattr(downstream, "train_epoch", record)
+    downstream.downstream_accuracy(
+        "logreg", *digits, 10, seeds=(0, 1), epochs=2, shuffle=shuffle
+    )
+    in_order = np.arange(1237)
+    assert len(orders) == 4
+    for i, order in enumerate(orders):
+        np.testing.assert_array_equal(np.sort(order), in_order)
+        assert np.array_equal(order, in_order) != shuffle
+        for other in orders[:i]:
+            assert np.array_equal(order, other) != shuffle
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(300, 128), (256, 128), (20, 128)])
+def test_batches_hold_every_example_once(size, batch_size):
+    order = np.random.default_rng(0).permutation(size)
+    batches = downstream.batch_indices(order, batch_size)
+    assert batches.shape == (-(-size // batch_size), batch_size)
+    np.testing.assert_array_equal(batches.ravel()[:size], order)
+    assert (batches.ravel()[size:] == -1).all()
+
+
+@pytest.mark.parametrize("name", ["logreg", "mlp"])
+def test_epoch_equals_pytorch(digits, name):
+    torch = pytest.importorskip("torch")
+    images, labels = (a[:300] for a in digits[0])
+    classifier = classifiers.build_classifier(name, (8, 8, 1), 10)
+    state = downstream.init_state(classifier, jax.random.key(0))
+
+    layers = []
+    for layer in state.params.values():
+        linear = torch.nn.Linear(*layer["kernel"].shape)
+        linear.weight.data = torch.tensor(np.asarray(layer["kernel"]).T.copy())
+        linear.bias.data = torch.tensor(np.asarray(layer["bias"]))
+        layers += [linear, torch.nn.ReLU()]
+    network = torch.nn.Sequential(torch.nn.Flatten(), *layers[:-1])
+    adam = torch.optim.Adam(network.parameters(), lr=3e-4)
+    x = torch.tensor(images / np.float32(255) * 2 - 1)
+    y = torch.tensor(labels).long()
+    # The last batch has 44 images.
+    for start in (0, 128, 256):
+        part = slice(start, start + 128)
+        adam.zero_grad()
+        torch.nn.functional.cross_entropy(network(x[part]), y[part]).backward()
+        adam.step()
+
+    state = downstream.train_epoch(
+        classifier,
+        state,
+        images,
+        labels,
+        downstream.batch_indices(np.arange(300), 128),
+        jax.random.key(1),
+        3e-4,
+    )
+    for layer, linear in zip(state.params.values(), layers[::2], strict=True):
+        # A step of Adam moves a parameter by up to 3e-4.
+        kernel, bias = linear.weight.detach().numpy().T, linear.bias.detach().numpy()
+        np.testing.assert_allclose(layer["kernel"], kernel, atol=2e-6)
+        np.testing.assert_allclose(layer["bias"], bias, atol=2e-6)
+
+
+def test_padding_has_no_influence(digits):
+    # Whatever image stands where the padding index points to, the last.
+    images, labels = (a[:50] for a in digits[0])
+    classifier = classifiers.build_classifier("mlp", (8, 8, 1), 10)
+    batches = downstream.batch_indices(np.arange(49), 20)
+
+    def train(last):
+        other = np.concatenate([images[:49], np.full_like(images[:1], last)])
+        state = downstream.init_state(classifier, jax.random.key(0))
+        key = jax.random.key(1)
+        return downstream.train_epoch(
+            classifier, state, other, labels, batches, key, 1e-3
+        )
+
+    jax.tree.map(np.testing.assert_array_equal, train(0), train(255))
+
+
+@pytest.mark.parametrize("size", [1, 499, 500, 501])
+def test_accuracy_counts_every_image(digits, size):
+    images = digits[0][0][:size]
+    classifier = classifiers.build_classifier("logreg", (8, 8, 1), 10)
+    params = jax.jit(classifier.init)(jax.random.key(0))
+    x = images.astype(np.float32) / 127.5 - 1
+    # The last image, which padding points to, counts as correct.
+    correct = np.random.default_rng(0).random(size) < 0.7
+    correct[-1] = True
+    found = np.argmax(classifier.apply(params, x), axis=1)
+    labels = np.where(correct, found, (found + 1) % 10)
+    expected = np.count_nonzero(correct) / size
+    assert downstream.accuracy(classifier, params, images, labels) == expected
+
+
+def test_result_as_json(digits):
+    result = downstream.downstream_accuracy(
+        "logreg", *digits, 10, seeds=(3, 5), epochs=2, batch_size=64
+    )
+    stored = json.loads(json.dumps(result.to_dict()))
+    assert stored["classifier"] == "logreg"
+    assert stored["accuracy"] == np.mean(result.accuracies)
+    assert stored["accuracy_std"] == pytest.approx(np.std(result.accuracies, ddof=1))
+    assert [run["seed"] for run in stored["runs"]] == [3, 5]
+    assert [run["test_accuracy"] for run in stored["runs"]] == stored["accuracies"]
+    assert stored["settings"] == {
+        "epochs": 2,
+        "batch_size": 64,
+        "optimizer": "adam",
+        "learning_rate": 3e-4,
+        "shuffle": False,
+        "seeds": [3, 5],
+        "num_train": 1237,
+        "num_selection": 200,
+        "num_test": 360,
+        "image_shape": [8, 8, 1],
+        "num_classes": 10,
+        "num_parameters": 650,
+    }
+
+
+def test_one_seed_has_no_spread():
+    run = downstream.SeedResult(0, 1, 0.5, 0.25)
+    result = downstream.DownstreamResult("mlp", (run,), {})
+    assert result.mean == 0.25
+    assert result.std is None
+
+
+def _sets(**replaced):
+    sets = {}
+    for name in ("train", "selection", "test"):
+        sets[name] = (np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 10)
+    return {**sets, **replaced}
+
+
+_IMAGES, _LABELS = _sets()["train"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ({"train": (_IMAGES, None)}, "training set has no labels"),
+        ({"test": (_IMAGES, None)}, "test set has no labels"),
+        ({"train": (_IMAGES, _LABELS % 8)}, "no image of class 8, 9; allowed"),
+        ({"train": (_IMAGES, _LABELS + 1)}, "label of the training set is 10; allowed"),
+        ({"selection": (_IMAGES, _LABELS - 1)}, "label of the selection set is -1"),
+        ({"train": (_IMAGES, _LABELS[:5])}, r"shape \(5,\); allowed: .* \(20,\)"),
+        ({"train": (_IMAGES, _LABELS / 1)}, "float64"),
+        ({"train": (_IMAGES / 255, _LABELS)}, "float64 .* allowed: uint8"),
+        ({"train": (_IMAGES[..., 0], _LABELS)}, r"\(20, 8, 8\)"),
+        ({"test": (_IMAGES[:0], _LABELS[:0])}, "not empty"),
+        ({"test": (_IMAGES[:, 1:], _LABELS)}, "7x8x1; allowed: 8x8x1"),
+    ],
+)
+def test_refuses_sets(sets, message):
+    with pytest.raises(InputError, match=message):
+        downstream.downstream_accuracy("mlp", **_sets(**sets), num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classifier_name": "cnn"}, "at least 18x18"),
+        ({"classifier_name": "svm"}, "'svm'; allowed: logreg, mlp, cnn"),
+        ({"num_classes": 0}, "num_classes is 0"),
+        ({"seeds": ()}, r"seeds are \[\]; allowed: one or more"),
+        ({"seeds": (1, 1)}, r"seeds are \[1, 1\]; allowed: .*different"),
+        ({"seeds": (-1,)}, "a seed is -1"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+    ],
+)
+def test_refuses_settings(settings, message):
+    settings = {"classifier_name": "mlp", "num_classes": 10, **settings}
+    with pytest.raises(InputError, match=message):
+        downstream.downstream_accuracy(**_sets(), **settings)
+
+
+@pytest.mark.slow
+def test_logistic_regression_on_mnist():
+    beside = pathlib.Path(__file__).parents[3] / "shared" / "data"
+    folder = pathlib.Path(os.environ.get("DPDM_JAX_DATA", beside)) / "mnist"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}; set DPDM_JAX_DATA to a folder with mnist/")
+
+    def read(prefix):
+        images = idx.read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", 3)
+        labels = idx.read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", 1)
+        return images[..., None], labels
+
+    images, labels = read("train")
+    # As two disjoint synthetic sets would be.
+    result = downstream.downstream_accuracy(
+        "logreg",
+        (images[:50000], labels[:50000]),
+        (images[50000:], labels[50000:]),
+        read("t10k"),
+        10,
+        shuffle=True,
+    )
+    assert 0.91 < min(result.accuracies) <= max(result.accuracies) < 0.935
