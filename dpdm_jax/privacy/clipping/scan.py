@@ -49,7 +49,10 @@ def scan_engine(microbatch_size: int) -> Engine:
             return jax.tree.map(jnp.add, total, result.total), result.aux
 
         split_batch = jax.tree.map(split, batch)
-        first = jax.tree.map(lambda x: x[0], (split_batch, masks))
+        # From shapes alone: an empty batch has no first micro-batch.
+        first = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (split_batch, masks)
+        )
         shapes = jax.eval_shape(run, *first).total
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, aux = jax.lax.scan(body, zeros, (split_batch, masks))
