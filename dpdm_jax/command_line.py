@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import ml_collections
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from dpdm_jax import xla_flags
@@ -146,18 +147,31 @@ def run(main: Callable[[list[str]], None]) -> None:
     # TensorFlow (TFDS, TensorBoard) announces itself on standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for library in ("absl", "jax", "orbax", "tensorflow", "matplotlib"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+    _say_what_this_package_logs()
     warnings.showwarning = _show_warning
+
+    def quiet_main(argv: list[str]) -> None:
+        # Orbax and TFDS narrate through absl, whose level app.run has just set.
+        absl_logging.set_verbosity(absl_logging.ERROR)
+        main(argv)
+
     try:
-        app.run(main, flags_parser=parse)
+        app.run(quiet_main, flags_parser=parse)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _say_what_this_package_logs() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours = logging.getLogger("dpdm_jax")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

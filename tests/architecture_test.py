@@ -1,0 +1,83 @@
+"""Data runs downward: no module imports from a later stage."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import dpdm_jax
+
+PACKAGE = pathlib.Path(dpdm_jax.__file__).parent
+# What each folder may import of the package, besides itself, errors and validate.
+ALLOWED = {
+    "data": set(),
+    "diffusion": set(),
+    "networks": set(),
+    "privacy": set(),
+    "training": {"data", "diffusion", "privacy", "model", "planning", "run_dir"},
+    "sampling": {"data", "diffusion", "training", "model", "run_dir"},
+    "evaluation": {"data", "sampling", "training", "run_dir"},
+    "interop": {"networks", "training", "model", "planning", "run_dir", "command_line"},
+    "model": {"diffusion", "networks"},
+    "planning": {"data", "model", "privacy"},
+}
+
+
+def imported_parts(path: pathlib.Path) -> set[str]:
+    """First components below dpdm_jax that a file imports."""
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if module == "dpdm_jax":
+                names = [f"dpdm_jax.{alias.name}" for alias in node.names]
+            else:
+                names = [module]
+        else:
+            continue
+        parts |= {n.split(".")[1] for n in names if n.startswith("dpdm_jax.")}
+    return parts
+
+
+@pytest.mark.parametrize("stage", ALLOWED)
+def test_no_import_of_a_later_stage(stage):
+    folder = PACKAGE / stage
+    files = list(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{stage}.py"]
+    assert files
+    for path in files:
+        extra = imported_parts(path) - ALLOWED[stage] - {stage, "errors", "validate"}
+        assert not extra, f"{path.relative_to(PACKAGE)} imports {extra}"
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        (
+            "dpdm_jax.privacy",
+            {
+                "tensorflow",
+                "tensorflow_datasets",
+                "sklearn",
+                "clu",
+                "orbax",
+                "PIL",
+                "flax",
+                "dp_accounting",
+            },
+        ),
+        ("dpdm_jax.data", {"tensorflow", "tensorflow_datasets", "sklearn"}),
+        ("dpdm_jax.main", {"tensorflow", "torch", "sklearn"}),
+        ("dpdm_jax.modes", {"tensorflow", "torch", "sklearn"}),
+    ],
+)
+def test_imports_stay_light(module, unwanted):
+    code = f"import {module}, sys; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert not loaded & unwanted

@@ -1,0 +1,73 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpdm_jax import command_line
+from dpdm_jax.errors import InputError
+from dpdm_jax.training.optimizer import build_optimizer
+
+
+def config_of(**fields):
+    config = command_line.load_config("configs/mnist.py").train
+    for name, value in fields.items():
+        config[name] = value
+    return config
+
+
+def steps_of(config, gradients, num_steps=100):
+    optimizer = build_optimizer(config, num_steps)
+    params = jnp.zeros(2)
+    state = optimizer.init(params)
+    moves = []
+    for gradient in gradients:
+        update, state = optimizer.update(jnp.asarray(gradient), state, params)
+        moves.append(np.asarray(update))
+    return np.array(moves)
+
+
+def test_the_papers_adam():
+    gradients = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    m, v, expected = np.zeros(2), np.zeros(2), []
+    for n, g in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        m_hat, v_hat = m / (1 - 0.9**n), v / (1 - 0.999**n)
+        expected.append(-3e-4 * m_hat / (np.sqrt(v_hat) + 1e-8))
+    np.testing.assert_allclose(steps_of(config_of(), gradients), expected, rtol=1e-4)
+
+
+def rates(num_steps, **fields):
+    config = config_of(optimizer="sgd", learning_rate=1.0, **fields)
+    return -steps_of(config, np.ones((num_steps, 2)), num_steps)[:, 0]
+
+
+def test_schedules():
+    np.testing.assert_allclose(rates(10), 1.0)
+    linear = rates(100, schedule="linear")
+    np.testing.assert_allclose(linear[[0, 50]], [1.0, 0.525], rtol=1e-5)
+    cosine = rates(100, schedule="cosine")
+    np.testing.assert_allclose(cosine[[0, 50]], [1.0, 0.525], rtol=1e-5)
+    assert (np.diff(cosine) < 0).all()
+    assert 0.05 <= cosine[-1] < 0.06
+
+
+def test_warm_up():
+    warm = rates(20, warmup_steps=4)
+    np.testing.assert_allclose(warm[:6], [0, 0.25, 0.5, 0.75, 1, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("optimizer", "lion"),
+        ("schedule", "step"),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("warmup_steps", -1),
+        ("b1", 1.0),
+        ("b2", -0.1),
+        ("adam_eps", 0.0),
+    ],
+)
+def test_bad_fields(field, value):
+    with pytest.raises(InputError, match=f"{field} is"):
+        build_optimizer(config_of(**{field: value}), 10)

@@ -1,0 +1,63 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from dpdm_jax.errors import InputError
+from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
+
+
+def test_fresh_secrets_are_long_enough_and_new():
+    one, other = fresh_secrets(), fresh_secrets()
+    assert one.noise_words.size * 32 >= 128
+    assert len(one.selection_seed) * 8 >= 128
+    assert (one.noise_words != other.noise_words).any()
+    assert one.selection_seed != other.selection_seed
+
+
+def test_they_do_not_come_from_seedable_generators():
+    made = []
+    for _ in range(2):
+        np.random.seed(0)
+        made.append(fresh_secrets().to_dict())
+    assert made[0] != made[1]
+
+
+def test_round_trip_through_json():
+    secrets = fresh_secrets()
+    restored = Secrets.from_dict(json.loads(json.dumps(secrets.to_dict())))
+    assert restored.selection_seed == secrets.selection_seed
+    np.testing.assert_array_equal(
+        jax.random.key_data(restored.noise_key), jax.random.key_data(secrets.noise_key)
+    )
+
+
+def test_fixed_secrets_repeat():
+    assert fixed_secrets(1).to_dict() == fixed_secrets(1).to_dict()
+    assert fixed_secrets(1).to_dict() != fixed_secrets(2).to_dict()
+
+
+def test_neither_repr_nor_errors_show_them():
+    secrets = fresh_secrets()
+    assert secrets.selection_seed.hex() not in repr(secrets)
+    fields = secrets.to_dict() | {"selection_seed": "zz" + secrets.selection_seed.hex()}
+    with pytest.raises(InputError) as e:
+        Secrets.from_dict(fields)
+    assert secrets.selection_seed.hex() not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"noise_key": [[1, 2]]},
+        {"noise_key": "x", "selection_seed": "00"},
+        {"noise_key": [[1, 2**33]], "selection_seed": "00"},
+        {"noise_key": [[1]], "selection_seed": "00"},
+        None,
+    ],
+)
+def test_damaged_secrets(fields):
+    with pytest.raises(InputError, match="private part"):
+        Secrets.from_dict(fields)
