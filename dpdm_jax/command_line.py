@@ -23,18 +23,27 @@ CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=.*)?")
 
 
-# The flag's own default does not survive parsing: it becomes the loaded config.
+# Not the flag's own default: config_flags would load it, and apply the overrides to it,
+# before anything can catch an error.
 _default_spec: str | None = None
 
 
 def define_config_flag(default: str | None) -> flags.FlagHolder:
-    """Defines ``--config=FILE.py[:VARIANT]`` and the overrides of its fields."""
+    """Defines ``--config=FILE.py[:VARIANT]`` and the overrides of its fields.
+
+    Args:
+        default: what stands for a missing ``--config``; None for nothing.
+
+    Returns:
+        The flag; its value is the config, or None.
+    """
     global _default_spec
     _default_spec = default
     return config_flags.DEFINE_config_file(
         "config",
-        default,
-        "A config file, with a published variant: configs/mnist.py:eps=1.",
+        None,
+        "A config file, with a published variant: configs/mnist.py:eps=1."
+        + (f" Default: {default}." if default else ""),
         lock_config=True,
     )
 
