@@ -1,0 +1,214 @@
+import ml_collections
+import numpy as np
+import pytest
+
+from dpdm_jax.diffusion import from_config
+from dpdm_jax.diffusion.discretizations import cosine_grid, edm_grid, log_uniform_grid
+from dpdm_jax.diffusion.noise_levels import CosineTime, LogNormal, LogUniform, VPTime
+from dpdm_jax.diffusion.parameterizations import EDM, VE, VP, V
+from dpdm_jax.diffusion.samplers import DDIM, Heun
+from dpdm_jax.errors import InputError
+
+
+def diffusion(**changes):
+    fields = {
+        "parameterization": "edm",
+        "noise_levels": "log_normal",
+        "sigma_data": 0.6,
+        "p_mean": -1.0,
+        "p_std": 1.5,
+        "min_log_snr": -8.0,
+        "max_log_snr": 12.0,
+        "sigma_min": 0.03,
+        "sigma_max": 50.0,
+        "beta_min": 0.2,
+        "beta_d": 18.0,
+        "eps_t": 1e-4,
+        "num_timesteps": 500.0,
+    }
+    return ml_collections.ConfigDict(fields | changes)
+
+
+def sampler(**changes):
+    fields = {
+        "preset": "",
+        "name": "ddim",
+        "stochastic": False,
+        "num_steps": 9,
+        "grid": "edm",
+        "sigma_min": 0.01,
+        "sigma_max": 60.0,
+        "rho": 5.0,
+        "s_churn": 2.0,
+        "s_min": 0.1,
+        "s_max": 40.0,
+        "s_noise": 1.01,
+        "churn_limit": 0.4,
+    }
+    return ml_collections.ConfigDict(fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("edm", EDM(0.6)), ("v", V()), ("ve", VE()), ("vp", VP(0.2, 18.0, 500.0))],
+)
+def test_parameterization_by_name(name, expected):
+    assert from_config.parameterization(diffusion(parameterization=name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("log_normal", LogNormal(-1.0, 1.5)),
+        ("cosine", CosineTime(-8.0, 12.0)),
+        ("log_uniform", LogUniform(0.03, 50.0)),
+        ("vp_time", VPTime(0.2, 18.0, 1e-4)),
+    ],
+)
+def test_noise_levels_by_name(name, expected):
+    assert from_config.noise_levels(diffusion(noise_levels=name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("edm", edm_grid(9, 0.01, 60.0, 5.0)),
+        ("log_uniform", log_uniform_grid(9, 0.01, 60.0)),
+        ("cosine", cosine_grid(9, 0.01, 60.0)),
+    ],
+)
+@pytest.mark.parametrize("sampler_name", ["ddim", "heun"])
+def test_grid_by_name(name, expected, sampler_name):
+    built = from_config.sampler(sampler(grid=name, name=sampler_name))
+    np.testing.assert_array_equal(built.grid, expected)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_ddim_by_name(stochastic):
+    built = from_config.sampler(sampler(stochastic=stochastic))
+    assert isinstance(built, DDIM)
+    assert built.stochastic is stochastic
+
+
+def test_heun_by_name():
+    built = from_config.sampler(sampler(name="heun"))
+    assert isinstance(built, Heun)
+    settings = (built.s_churn, built.s_min, built.s_max, built.s_noise)
+    assert settings == (2.0, 0.1, 40.0, 1.01)
+    assert built.churn_limit == 0.4
+
+
+def test_preset_overrides_the_sampler_and_leaves_the_config_alone():
+    config = ml_collections.ConfigDict(
+        {
+            "sampler": sampler(preset="fid").to_dict(),
+            "sampler_presets": {"fid": {"name": "heun", "s_churn": 100.0}},
+        }
+    )
+    resolved = from_config.with_preset(config)
+    assert (resolved.name, resolved.s_churn) == ("heun", 100.0)
+    assert resolved.num_steps == 9
+    assert resolved.preset == ""
+    assert config.sampler == sampler(preset="fid")
+
+
+def test_no_preset_keeps_the_sampler():
+    config = ml_collections.ConfigDict(
+        {"sampler": sampler().to_dict(), "sampler_presets": {"fid": {"name": "heun"}}}
+    )
+    assert from_config.with_preset(config) == config.sampler
+
+
+def test_unknown_preset_lists_the_known_ones():
+    config = ml_collections.ConfigDict(
+        {
+            "sampler": sampler(preset="best").to_dict(),
+            "sampler_presets": {"fid": {}, "acc": {}},
+        }
+    )
+    with pytest.raises(
+        InputError, match=r"preset is 'best'; allowed: (fid, acc|acc, fid)"
+    ):
+        from_config.with_preset(config)
+
+
+@pytest.mark.parametrize(
+    ("build", "changes", "message"),
+    [
+        ("parameterization", {"parameterization": "x"}, "'x'; allowed: edm, v, ve, vp"),
+        ("parameterization", {"sigma_data": 0.0}, "sigma_data is 0.0; allowed: .* > 0"),
+        (
+            "parameterization",
+            {"parameterization": "vp", "beta_min": 0.0},
+            "beta_min is 0.0; allowed: .* > 0",
+        ),
+        (
+            "parameterization",
+            {"parameterization": "vp", "beta_d": -1.0},
+            "beta_d is -1.0; allowed: .* > 0",
+        ),
+        (
+            "parameterization",
+            {"parameterization": "vp", "num_timesteps": 0.0},
+            "num_timesteps is 0.0; allowed: .* > 0",
+        ),
+        (
+            "noise_levels",
+            {"noise_levels": "x"},
+            "'x'; allowed: log_normal, cosine, log_uniform, vp_time",
+        ),
+        ("noise_levels", {"p_mean": float("nan")}, "p_mean is nan; allowed: a finite"),
+        ("noise_levels", {"p_std": 0.0}, "p_std is 0.0; allowed: .* > 0"),
+        (
+            "noise_levels",
+            {"noise_levels": "cosine", "min_log_snr": float("-inf")},
+            "min_log_snr is -inf; allowed: a finite",
+        ),
+        (
+            "noise_levels",
+            {"noise_levels": "cosine", "max_log_snr": -8.0},
+            "max_log_snr is -8.0; allowed: .* > -8",
+        ),
+        (
+            "noise_levels",
+            {"noise_levels": "log_uniform", "sigma_min": 0.0},
+            "sigma_min is 0.0; allowed: .* > 0",
+        ),
+        (
+            "noise_levels",
+            {"noise_levels": "log_uniform", "sigma_max": 0.03},
+            "sigma_max is 0.03; allowed: .* > 0.03",
+        ),
+        (
+            "noise_levels",
+            {"noise_levels": "vp_time", "eps_t": 1.0},
+            "eps_t is 1.0; allowed: .* > 0 and < 1",
+        ),
+        (
+            "noise_levels",
+            {"noise_levels": "vp_time", "beta_d": 0.0},
+            "beta_d is 0.0; allowed: .* > 0",
+        ),
+        ("sampler", {"name": "x"}, "name is 'x'; allowed: ddim, heun"),
+        ("sampler", {"grid": "x"}, "'x'; allowed: edm, log_uniform, cosine"),
+        ("sampler", {"num_steps": 1}, "num_steps is 1; allowed: an integer >= 2"),
+        ("sampler", {"sigma_min": 0.0}, "sigma_min is 0.0; allowed: .* > 0"),
+        ("sampler", {"sigma_max": 0.01}, "sigma_max is 0.01; allowed: .* > 0.01"),
+        ("sampler", {"rho": 0.0}, "rho is 0.0; allowed: .* > 0"),
+        ("sampler", {"name": "heun", "s_churn": -1.0}, "s_churn is -1.0; .* >= 0"),
+        ("sampler", {"name": "heun", "s_min": -0.1}, "s_min is -0.1; .* >= 0"),
+        ("sampler", {"name": "heun", "s_max": 0.05}, "s_max is 0.05; .* >= 0.1"),
+        ("sampler", {"name": "heun", "s_noise": -1.0}, "s_noise is -1.0; .* >= 0"),
+        ("sampler", {"name": "heun", "churn_limit": -1.0}, "churn_limit is -1.0; .*"),
+    ],
+)
+def test_bad_field_is_refused_with_what_is_allowed(build, changes, message):
+    make = sampler if build == "sampler" else diffusion
+    config = make(**changes)
+    with pytest.raises(InputError, match=message):
+        getattr(from_config, build)(config)
+
+
+def test_heun_may_churn_without_upper_end():
+    built = from_config.sampler(sampler(name="heun", s_max=float("inf")))
+    assert built.s_max == float("inf")

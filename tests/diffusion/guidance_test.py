@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpdm_jax.diffusion.guidance import guide
+
+NULL = 2
+X = jax.random.normal(jax.random.key(0), (3, 2, 2, 1))
+SIGMA = jnp.array([0.1, 1.0, 10.0])
+LABEL = jnp.array([0, 1, 0])
+
+
+def denoise(params, x, sigma, label):
+    scale = params[label] / (1.0 + sigma)
+    return scale[:, None, None, None] * jnp.cos(x)
+
+
+PARAMS = jnp.array([1.0, -3.0, 0.5])
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 7.0])
+def test_guidance_extrapolates_from_the_unconditional_prediction(scale):
+    guided = guide(denoise, scale, NULL)(PARAMS, X, SIGMA, LABEL)
+    conditional = denoise(PARAMS, X, SIGMA, LABEL)
+    unconditional = denoise(PARAMS, X, SIGMA, jnp.full((3,), NULL))
+    expected = (1 + scale) * conditional - scale * unconditional
+    np.testing.assert_allclose(guided, expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(guided, conditional)
+
+
+def test_guidance_of_the_null_label_changes_nothing():
+    null = jnp.full((3,), NULL)
+    guided = guide(denoise, 2.0, NULL)(PARAMS, X, SIGMA, null)
+    np.testing.assert_allclose(guided, denoise(PARAMS, X, SIGMA, null), rtol=1e-5)
+
+
+@pytest.mark.parametrize("null_label", [NULL, None])
+def test_no_guidance_is_the_denoiser_itself(null_label):
+    assert guide(denoise, 0.0, null_label) is denoise
+
+
+def test_guidance_calls_the_network_once():
+    calls = []
+
+    def spy(params, x, sigma, label):
+        calls.append((sigma, label))
+        return denoise(params, x, sigma, label)
+
+    guide(spy, 1.0, NULL)(PARAMS, X, SIGMA, LABEL)
+    ((sigma, label),) = calls
+    np.testing.assert_array_equal(sigma, jnp.tile(SIGMA, 2))
+    np.testing.assert_array_equal(label, [0, 1, 0, NULL, NULL, NULL])
+
+
+@pytest.mark.parametrize(
+    ("scale", "null_label", "message"),
+    [
+        (-0.1, NULL, "scale is -0.1; allowed: >= 0"),
+        (1.0, None, "scale is 1.0, but the model has no labels; allowed: 0"),
+    ],
+)
+def test_impossible_guidance_is_refused(scale, null_label, message):
+    with pytest.raises(ValueError, match=message):
+        guide(denoise, scale, null_label)

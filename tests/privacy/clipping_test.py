@@ -1,0 +1,480 @@
+import functools
+import math
+
+import dp_accounting
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy.clipping import clipped_grad
+
+BATCH = 5
+# Options of clipped_grad that must not change the result on a batch of 5.
+ENGINES = {
+    "vmap": {"engine": "vmap"},
+    "scan": {"engine": "scan"},
+    "scan of 2": {"engine": "scan", "microbatch_size": 2},
+    "scan of 3": {"engine": "scan", "microbatch_size": 3},
+    "scan of 16": {"engine": "scan", "microbatch_size": 16},
+}
+every_engine = pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES.keys())
+
+PARAMS = {
+    "hidden": {"w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.zeros(4)},
+    "out": jnp.array([0.5, -1.0, 2.0, 0.1]),
+}
+X = jax.random.normal(jax.random.key(0), (BATCH, 3)) * jnp.arange(1.0, 6.0)[:, None]
+Y = jnp.array([0.0, 1.0, -2.0, 5.0, 0.3])
+
+
+def loss(params, x, y):
+    hidden = jnp.tanh(x @ params["hidden"]["w"] + params["hidden"]["b"])
+    return (hidden @ params["out"] - y) ** 2
+
+
+def linear(params, x):
+    """A loss whose gradient is the example itself."""
+    products = jax.tree.map(lambda p, leaf: jnp.sum(p * leaf), params, x)
+    return sum(jax.tree.leaves(products))
+
+
+def norm_of(tree):
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+    return math.sqrt(sum((leaf**2).sum() for leaf in leaves))
+
+
+@functools.cache
+def grad_of(fun):
+    return jax.jit(jax.grad(fun))
+
+
+def slow_norms_and_sum(fun, params, clip, *batch, weights=None):
+    """Norms and clipped sum by a Python loop in float64."""
+    norms, total = [], jax.tree.map(lambda p: np.zeros(p.shape), params)
+    for i, example in enumerate(zip(*batch, strict=True)):
+        grads = grad_of(fun)(params, *example)
+        grads = jax.tree.map(lambda g: np.asarray(g, np.float64), grads)
+        norm = norm_of(grads)
+        factor = min(1.0, clip / (norm + 1e-6)) * (
+            1.0 if weights is None else weights[i]
+        )
+        total = jax.tree.map(lambda t, g, f=factor: t + f * g, total, grads)
+        norms.append(norm)
+    return np.array(norms), total
+
+
+def assert_trees_close(actual, expected, rtol=1e-5):
+    """Equal up to ``rtol`` of the largest entry of each array."""
+
+    def check(a, b):
+        scale = np.abs(b).max()
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale)
+
+    jax.tree.map(check, actual, expected)
+
+
+def assert_trees_equal(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@every_engine
+@pytest.mark.parametrize("clip", [1.0, 8.0, 1e3, math.inf])
+def test_clipped_sum_is_that_of_a_loop_over_examples(options, clip):
+    grad_fn = clipped_grad(loss, l2_clip_norm=clip, batch_argnums=(1, 2), **options)
+    norms, expected = slow_norms_and_sum(loss, PARAMS, clip, X, Y)
+    assert 1.0 < norms.min() < 8.0 < norms.max() < 1e3
+    assert_trees_close(jax.jit(grad_fn)(PARAMS, X, Y), expected)
+
+
+@pytest.mark.parametrize(
+    ("auto", "chosen"),
+    [({}, ENGINES["vmap"]), ({"microbatch_size": 2}, ENGINES["scan of 2"])],
+)
+def test_auto_chooses_an_engine_by_the_microbatch_size(auto, chosen):
+    settings = {"l2_clip_norm": 8.0, "batch_argnums": (1, 2)}
+    programs = [
+        str(jax.make_jaxpr(clipped_grad(loss, **settings, **options))(PARAMS, X, Y))
+        for options in (auto, chosen)
+    ]
+    assert programs[0] == programs[1]
+    assert ("scan" in programs[0]) == ("microbatch_size" in auto)
+
+
+@every_engine
+def test_padding_counts_for_nothing(options):
+    grad_fn = clipped_grad(loss, l2_clip_norm=2.0, batch_argnums=(1, 2), **options)
+    padding = jnp.array([False, True, False, False, True])
+    weights = 1.0 - np.asarray(padding)
+    _, expected = slow_norms_and_sum(loss, PARAMS, 2.0, X, Y, weights=weights)
+    total = grad_fn(PARAMS, X, Y, is_padding_example=padding)
+    assert_trees_close(total, expected)
+    rubbish = X.at[1].set(jnp.nan).at[4].set(1e30)
+    assert_trees_equal(grad_fn(PARAMS, rubbish, Y, is_padding_example=padding), total)
+
+
+@every_engine
+def test_norm_is_over_all_leaves_together(options):
+    params = {"a": jnp.zeros(2), "b": {"c": jnp.zeros(())}}
+    x = {"a": jnp.array([[3.0, 0.0]]), "b": {"c": jnp.array([4.0])}}
+    total = clipped_grad(linear, l2_clip_norm=1.0, **options)(params, x)
+    assert_trees_close(total, {"a": [0.6, 0.0], "b": {"c": 0.8}})
+
+
+def test_norm_of_many_equal_coordinates_is_complete():
+    # A running float32 sum of ones stops at 2^24, and the clipped norm would exceed C.
+    size = 2**25
+    total = clipped_grad(linear, l2_clip_norm=1.0)(
+        jnp.zeros(size), jnp.ones((1, size), jnp.float32)
+    )
+    assert np.linalg.norm(np.asarray(total)) <= 1.0 + 1e-5
+
+
+@every_engine
+def test_short_gradients_are_not_stretched(options):
+    x = jnp.array([[1e-3, 0.0], [0.0, 0.0], [0.0, -2e-5]])
+    total = clipped_grad(linear, l2_clip_norm=1.0, **options)(jnp.zeros(2), x)
+    np.testing.assert_allclose(total, [1e-3, -2e-5], rtol=1e-6)
+
+
+@every_engine
+def test_zero_gradients_give_zero(options):
+    zeros = jnp.zeros((BATCH, 2))
+    total = clipped_grad(linear, l2_clip_norm=1e-3, **options)(jnp.ones(2), zeros)
+    np.testing.assert_array_equal(total, [0.0, 0.0])
+
+
+@every_engine
+@pytest.mark.parametrize("clip", [1.0, math.inf])
+def test_gradient_without_finite_norm_counts_for_nothing(options, clip):
+    grad_fn = jax.jit(clipped_grad(linear, l2_clip_norm=clip, **options))
+    padding = jnp.array([False, True, False, True, False])
+    nothing = jnp.zeros(5, bool)
+    for bad in (math.nan, math.inf, -math.inf, 1e30):
+        x = jnp.array([[1.0, 0.0], [bad, 1.0], [0.0, 2.0], [3.0, bad], [0.0, 0.1]])
+        total = grad_fn(jnp.zeros(2), x, is_padding_example=nothing)
+        expected = [1.0, 2.1] if clip == math.inf else [1.0, 1.1]
+        np.testing.assert_allclose(total, expected, rtol=1e-5)
+        masked = grad_fn(jnp.zeros(2), x, is_padding_example=padding)
+        np.testing.assert_array_equal(total, masked)
+
+
+@every_engine
+def test_batch_of_padding_gives_zeros(options):
+    grad_fn = clipped_grad(loss, l2_clip_norm=1.0, batch_argnums=(1, 2), **options)
+    everything = jnp.ones(BATCH, bool)
+    total = grad_fn(PARAMS, X, Y, is_padding_example=everything)
+    assert_trees_equal(total, jax.tree.map(jnp.zeros_like, PARAMS))
+
+
+@every_engine
+def test_batch_of_no_examples_gives_zeros(options):
+    grad_fn = clipped_grad(
+        loss,
+        l2_clip_norm=1.0,
+        batch_argnums=(1, 2),
+        return_values=True,
+        return_grad_norms=True,
+        **options,
+    )
+    total, aux = grad_fn(PARAMS, X[:0], Y[:0])
+    assert_trees_equal(total, jax.tree.map(jnp.zeros_like, PARAMS))
+    assert aux.values.shape == (0,)
+    assert aux.grad_norms.shape == (0,)
+
+
+def loss_with_aux(params, x, y):
+    value = loss(params, x, y)
+    return value, {"error": jnp.sqrt(value), "x": x}
+
+
+@every_engine
+def test_by_products_are_those_of_each_example(options):
+    grad_fn = clipped_grad(
+        loss_with_aux,
+        has_aux=True,
+        l2_clip_norm=2.0,
+        batch_argnums=(1, 2),
+        return_values=True,
+        return_grad_norms=True,
+        **options,
+    )
+    total, aux = jax.jit(grad_fn)(PARAMS, X, Y)
+    norms, expected = slow_norms_and_sum(loss, PARAMS, 2.0, X, Y)
+    values = jnp.stack([loss(PARAMS, x, y) for x, y in zip(X, Y, strict=True)])
+    assert_trees_close(total, expected)
+    np.testing.assert_allclose(aux.grad_norms, norms, rtol=1e-5)
+    np.testing.assert_allclose(aux.values, values, rtol=1e-5)
+    np.testing.assert_allclose(aux.aux["error"], np.sqrt(values), rtol=1e-5)
+    np.testing.assert_array_equal(aux.aux["x"], X)
+
+
+@pytest.mark.parametrize("asked", ["return_values", "return_grad_norms", "has_aux"])
+def test_by_products_not_asked_for_are_none(asked):
+    fun = loss_with_aux if asked == "has_aux" else loss
+    grad_fn = clipped_grad(fun, l2_clip_norm=2.0, batch_argnums=(1, 2), **{asked: True})
+    total, aux = grad_fn(PARAMS, X, Y)
+    assert jax.tree.structure(total) == jax.tree.structure(PARAMS)
+    present = {
+        "return_values": aux.values,
+        "return_grad_norms": aux.grad_norms,
+        "has_aux": aux.aux,
+    }
+    assert present.pop(asked) is not None
+    assert list(present.values()) == [None, None]
+
+
+@every_engine
+def test_keep_batch_dim_gives_the_loss_batches_of_one(options):
+    shapes = []
+
+    def batch_loss(params, x, y, key):
+        shapes.append((x.shape, y.shape, key.shape))
+        return jnp.mean(jax.vmap(loss, (None, 0, 0))(params, x, y))
+
+    keys = jax.random.split(jax.random.key(0), BATCH)
+    settings = {"l2_clip_norm": 2.0, "batch_argnums": (1, 2), **options}
+    grad_fn = clipped_grad(batch_loss, prng_argnum=3, keep_batch_dim=True, **settings)
+    total = grad_fn(PARAMS, X, Y, keys)
+    assert_trees_close(total, clipped_grad(loss, **settings)(PARAMS, X, Y))
+    assert set(shapes) == {((1, 3), (1,), ())}
+
+
+@every_engine
+def test_several_differentiated_arguments_are_clipped_together(options):
+    def fun(a, x, b):
+        return a @ x[:2] + b @ x[2:]
+
+    x = jnp.array([[3.0, 0.0, 4.0], [0.1, 0.2, 0.3]])
+    grad_fn = clipped_grad(fun, argnums=(2, 0), l2_clip_norm=1.0, **options)
+    for_b, for_a = grad_fn(jnp.zeros(2), x, jnp.zeros(1))
+    np.testing.assert_allclose(for_b, [0.8 + 0.3], rtol=1e-5)
+    np.testing.assert_allclose(for_a, [0.6 + 0.1, 0.2], rtol=1e-5)
+
+
+@every_engine
+def test_batch_argument_may_be_a_pytree_and_stand_first(options):
+    def fun(batch, params):
+        return loss(params, batch["x"], batch["y"])
+
+    settings = {"l2_clip_norm": 2.0, **options}
+    grad_fn = clipped_grad(fun, argnums=1, batch_argnums=0, **settings)
+    expected = clipped_grad(loss, batch_argnums=(1, 2), **settings)(PARAMS, X, Y)
+    assert_trees_close(grad_fn({"x": X, "y": Y}, PARAMS), expected)
+
+
+def noisy_loss(params, x, y, key):
+    return loss(params, x + jax.random.normal(key, x.shape), y)
+
+
+@every_engine
+def test_single_key_is_folded_with_the_position(options):
+    grad_fn = clipped_grad(
+        noisy_loss,
+        l2_clip_norm=2.0,
+        batch_argnums=(1, 2),
+        prng_argnum=3,
+        return_values=True,
+        **options,
+    )
+    key = jax.random.key(7)
+    keys = jnp.stack([jax.random.fold_in(key, i) for i in range(BATCH)])
+    total, aux = grad_fn(PARAMS, X, Y, key)
+    _, expected = slow_norms_and_sum(noisy_loss, PARAMS, 2.0, X, Y, keys)
+    assert_trees_close(total, expected)
+    # Whatever the micro-batches; and the examples' own keys are taken as they are.
+    assert_trees_close((total, aux), grad_fn(PARAMS, X, Y, keys))
+
+
+@every_engine
+def test_equal_examples_get_different_draws(options):
+    grad_fn = clipped_grad(
+        lambda params, x, key: params * jax.random.normal(key),
+        l2_clip_norm=1.0,
+        prng_argnum=2,
+        return_values=True,
+        **options,
+    )
+    _, aux = grad_fn(jnp.float32(1.0), jnp.ones(BATCH), jax.random.key(0))
+    assert len(np.unique(aux.values)) == BATCH
+
+
+@every_engine
+@pytest.mark.parametrize("num_keys", [1, BATCH - 1, BATCH + 1])
+def test_wrong_number_of_keys_is_refused(options, num_keys):
+    grad_fn = clipped_grad(
+        noisy_loss, l2_clip_norm=2.0, batch_argnums=(1, 2), prng_argnum=3, **options
+    )
+    keys = jax.random.split(jax.random.key(0), num_keys)
+    with pytest.raises(ValueError):
+        grad_fn(PARAMS, X, Y, keys)
+
+
+@every_engine
+def test_low_precision_gradients_are_summed_in_float32(options):
+    # In bfloat16 the sum of 300 ones would stop at 256.
+    params = {"w": jnp.zeros(2, jnp.bfloat16), "b": jnp.zeros((), jnp.float32)}
+    x = {"w": jnp.full((300, 2), 0.25, jnp.bfloat16), "b": jnp.full(300, 0.5)}
+    total = clipped_grad(linear, l2_clip_norm=1.0, **options)(params, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(total)} == {jnp.dtype(jnp.float32)}
+    assert_trees_equal(total, {"w": [75.0, 75.0], "b": 150.0})
+
+
+@every_engine
+def test_infinite_clip_norm_is_the_plain_gradient_of_the_sum(options):
+    grad_fn = clipped_grad(loss, l2_clip_norm=math.inf, batch_argnums=(1, 2), **options)
+
+    def sum_of_losses(params):
+        return jnp.sum(jax.vmap(loss, (None, 0, 0))(params, X, Y))
+
+    assert_trees_close(grad_fn(PARAMS, X, Y), jax.grad(sum_of_losses)(PARAMS))
+    assert grad_fn.sensitivity() == math.inf
+
+
+any_float = st.floats(width=32) | st.floats(-10.0, 10.0, width=32)
+
+
+@functools.cache
+def clipped_examples(engine, clip):
+    """The gradient of ``linear`` is the example, so examples are any gradients."""
+    grad_fn = clipped_grad(linear, l2_clip_norm=clip, **ENGINES[engine])
+    return grad_fn, jax.jit(grad_fn)
+
+
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.given(
+    data=st.data(),
+    batch=st.sampled_from([1, 5]),
+    width=st.sampled_from([1, 3]),
+    clip=st.sampled_from([1e-7, 1.0, 1e8]),
+    engine=st.sampled_from(["vmap", "scan", "scan of 2"]),
+)
+def test_one_example_moves_the_sum_by_at_most_the_sensitivity(
+    data, batch, width, clip, engine
+):
+    def examples(*shape):
+        return data.draw(hnp.arrays(np.float32, shape, elements=any_float))
+
+    batch_tree = {"a": examples(batch, width), "b": examples(batch)}
+    other = {"a": examples(width), "b": examples()}
+    position = data.draw(st.integers(0, batch - 1))
+
+    def replace(x, value):
+        x = x.copy()
+        x[position] = value
+        return x
+
+    grad_fn, run = clipped_examples(engine, clip)
+    params = {"a": jnp.zeros(width), "b": jnp.zeros(())}
+    total = run(params, batch_tree)
+    mask = np.arange(batch) == position
+    masked = run(params, batch_tree, is_padding_example=mask)
+    without = jax.tree.map(lambda x: np.delete(x, position, 0), batch_tree)
+    removed = run(params, without)
+    replaced = run(params, jax.tree.map(replace, batch_tree, other))
+    rounding = 1e-6 * batch * clip  # of a float32 sum of vectors of norm C
+    for neighbour, relation in [
+        (masked, "replace_special"),
+        (removed, "add_or_remove_one"),
+        (replaced, "replace_one"),
+    ]:
+        moved = norm_of(jax.tree.map(np.subtract, total, neighbour))
+        assert moved <= grad_fn.sensitivity(relation) + rounding
+
+
+@pytest.mark.parametrize("clip", [0.5, math.inf])
+def test_sensitivity_under_each_relation(clip):
+    grad_fn = clipped_grad(loss, l2_clip_norm=clip, batch_argnums=(1, 2))
+    relations = dp_accounting.NeighboringRelation
+    assert grad_fn.l2_clip_norm == clip
+    assert grad_fn.sensitivity() == clip
+    assert grad_fn.sensitivity("add_or_remove_one") == clip
+    assert grad_fn.sensitivity("replace_special") == clip
+    assert grad_fn.sensitivity("replace_one") == 2 * clip
+    assert grad_fn.sensitivity(relations.ADD_OR_REMOVE_ONE) == clip
+    assert grad_fn.sensitivity(relations.REPLACE_SPECIAL) == clip
+    assert grad_fn.sensitivity(relations.REPLACE_ONE) == 2 * clip
+
+
+def test_unknown_relation_is_refused():
+    grad_fn = clipped_grad(loss, l2_clip_norm=1.0, batch_argnums=(1, 2))
+    with pytest.raises(
+        InputError,
+        match="is 'swap'; allowed: add_or_remove_one, replace_special, replace_one",
+    ):
+        grad_fn.sensitivity("swap")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"l2_clip_norm": 0.0}, "l2_clip_norm is 0.0; allowed: a number > 0"),
+        ({"l2_clip_norm": -1.0}, "l2_clip_norm is -1.0; allowed: a number > 0"),
+        ({"l2_clip_norm": math.nan}, "l2_clip_norm is nan; allowed: a number > 0"),
+        ({"l2_clip_norm": -math.inf}, "l2_clip_norm is -inf; allowed: a number > 0"),
+        ({"l2_clip_norm": "1"}, "l2_clip_norm is '1'; allowed: a number > 0"),
+        ({"l2_clip_norm": None}, "l2_clip_norm is None; allowed: a number > 0"),
+        ({"engine": "ghost"}, "engine is 'ghost'; allowed: auto, vmap, scan"),
+        ({"microbatch_size": 0}, "microbatch_size is 0; allowed: an integer >= 1"),
+        ({"microbatch_size": 1.5}, "microbatch_size is 1.5; allowed: an integer >= 1"),
+        ({"microbatch_size": True}, "microbatch_size is True; allowed: an integer"),
+        (
+            {"microbatch_size": 2, "engine": "vmap"},
+            "microbatch_size is 2 with engine 'vmap', .*; allowed: engine 'scan'",
+        ),
+        ({"batch_argnums": 0}, "overlap; allowed: distinct arguments"),
+        ({"batch_argnums": (1, 1)}, "overlap; allowed: distinct arguments"),
+        ({"prng_argnum": 1}, "overlap; allowed: distinct arguments"),
+        ({"prng_argnum": 0}, "overlap; allowed: distinct arguments"),
+        ({"argnums": (0, 2), "prng_argnum": 2}, "overlap; allowed: distinct"),
+    ],
+)
+def test_bad_option_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        clipped_grad(loss, **{"l2_clip_norm": 1.0, **options})
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "padding", "message"),
+    [
+        (X, Y[:4], None, r"leading lengths \['4', '5'\]; allowed: one common length"),
+        (X, Y[0], None, r"leading lengths .*'None'.*; allowed: one common length"),
+        (X, Y, jnp.zeros(4, bool), r"shape \(4,\); allowed: \(5,\)"),
+        (X, Y, jnp.zeros((5, 1), bool), r"shape \(5, 1\); allowed: \(5,\)"),
+        (X, Y, jnp.zeros((), bool), r"shape \(\); allowed: \(5,\)"),
+    ],
+)
+def test_bad_batch_is_refused(x, y, padding, message):
+    grad_fn = clipped_grad(loss, l2_clip_norm=1.0, batch_argnums=(1, 2))
+    with pytest.raises(InputError, match=message):
+        grad_fn(PARAMS, x, y, is_padding_example=padding)
+
+
+@pytest.mark.parametrize("clip", [1.0, 8.0, math.inf])
+@pytest.mark.parametrize("options", [ENGINES["vmap"], ENGINES["scan of 2"]])
+def test_jax_privacy_agrees(options, clip):
+    oracle = pytest.importorskip("jax_privacy", reason="the oracle is not installed")
+    settings = {
+        "l2_clip_norm": clip,
+        "batch_argnums": (1, 2),
+        "keep_batch_dim": False,
+        "return_values": True,
+        "return_grad_norms": True,
+    }
+    padding = jnp.array([False, False, True, False, False])
+    x = X.at[0].set(jnp.nan)
+    ours, our_aux = clipped_grad(loss, **settings, **options)(
+        PARAMS, x, Y, is_padding_example=padding
+    )
+    theirs, their_aux = oracle.clipped_grad(loss, **settings)(
+        PARAMS, x, Y, is_padding_example=padding
+    )
+    assert_trees_close(ours, theirs, rtol=2e-5)
+    real = np.array([1, 3, 4])
+    for name in ("values", "grad_norms"):
+        mine, other = getattr(our_aux, name), getattr(their_aux, name)
+        np.testing.assert_allclose(mine[real], other[real], rtol=1e-5)
