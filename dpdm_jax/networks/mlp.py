@@ -10,15 +10,19 @@ from jax.typing import DTypeLike
 
 from dpdm_jax import validate
 from dpdm_jax.networks import layers, network
-from dpdm_jax.networks.embeddings import NoiseAndLabelEmbedding
+from dpdm_jax.networks.embeddings import positional
 
 
 class ResidualMLPBlock(nnx.Module):
-    """Normalise, hidden layer shifted by the embedding, SiLU, back: a residual branch.
+    """Normalise, hidden layer shifted by noise level and label, SiLU, back; residual.
+
+    Noise level and label act on the hidden layer directly: under the noise of private
+    training a deeper embedding learns too slowly to tell the classes apart.
 
     Args:
         width: features of the input and of the hidden layer.
-        embedding_channels: features of the noise and label embedding.
+        base_width: channels of the positional embedding.
+        num_classes: 0 for a network without labels.
         dtype: of the computation.
         rngs: see ``layers.dense``.
     """
@@ -26,19 +30,25 @@ class ResidualMLPBlock(nnx.Module):
     def __init__(
         self,
         width: int,
-        embedding_channels: int,
+        base_width: int,
+        num_classes: int,
         *,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         make = {"dtype": dtype, "rngs": rngs}
         self.hidden = layers.dense(width, width, **make)
-        self.condition = layers.dense(embedding_channels, width, **make)
+        self.noise = layers.dense(base_width, width, **make)
+        if num_classes > 0:
+            self.label = layers.embed(num_classes + 1, width, **make)
         self.output = layers.dense(width, width, scale=0.01, **make)
+        self.num_classes = num_classes
 
-    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
-        """Applies the block: [n, width], [n, embedding_channels] -> [n, width]."""
-        h = self.hidden(_normalise(x)) + self.condition(embedding)
+    def __call__(self, x: jax.Array, noise: jax.Array, label: jax.Array) -> jax.Array:
+        """Applies the block: [n, width], [n, base_width], [n] -> [n, width]."""
+        h = self.hidden(_normalise(x)) + self.noise(noise)
+        if self.num_classes > 0:
+            h = h + self.label(label)
         return x + self.output(nnx.silu(h))
 
 
@@ -51,7 +61,7 @@ class MLP(nnx.Module):
     Args:
         image_shape: (h, w, c).
         num_classes: 0 for a network without labels.
-        base_width: channels of the positional embedding; a quarter of the embedding's.
+        base_width: channels of the positional embedding of the noise level.
         hidden_width: features of the blocks.
         num_blocks: how many blocks.
         dtype: of the computation; parameters are float32.
@@ -71,12 +81,12 @@ class MLP(nnx.Module):
     ):
         pixels = math.prod(image_shape)
         make = {"dtype": dtype, "rngs": rngs}
-        self.embedding = NoiseAndLabelEmbedding(base_width, num_classes, **make)
+        self.base_width = base_width
         self.input = layers.dense(pixels, hidden_width, **make)
         self.blocks = nnx.Dict(
             {
                 f"block_{i}": ResidualMLPBlock(
-                    hidden_width, self.embedding.channels, **make
+                    hidden_width, base_width, num_classes, **make
                 )
                 for i in range(num_blocks)
             }
@@ -87,10 +97,10 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array) -> jax.Array:
         """Applies the network: x [n, h, w, c], c_noise [n], label [n] -> like x."""
-        embedding = nnx.silu(self.embedding(c_noise, label))
+        noise = positional(c_noise, self.base_width)
         h = self.input(x.reshape(x.shape[0], -1))
         for block in self.blocks.values():
-            h = block(h, embedding)
+            h = block(h, noise, label)
         return self.output(_normalise(h)).reshape(x.shape).astype(jnp.float32)
 
 

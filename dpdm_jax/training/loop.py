@@ -110,6 +110,8 @@ def train(
             stop = min(stop, config.train.stop_after_steps)
         if int(state.step) >= stop:
             raise InputError(_finished_message(run, int(state.step)))
+        if int(state.step):
+            _log.info("Resuming %s after step %d.", workdir, int(state.step))
         return _run_steps(run, state, stop, snapshot)
     finally:
         run.checkpoints.close()
@@ -185,7 +187,6 @@ def _prepare(
         _check_unchanged(restored.config, run_dir.to_json_values(config))
         secrets = restored.secrets
         state = jax.device_put(restored.state, everywhere)
-        _log.info("Resuming %s from step %d.", workdir, int(state.step))
     elif ledger is not None and ledger.authorized_steps:
         raise InputError(
             f"The ledger of {workdir} counts {ledger.authorized_steps} steps but no "
