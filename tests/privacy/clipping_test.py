@@ -316,12 +316,15 @@ def test_wrong_number_of_keys_is_refused(options, num_keys):
 
 @every_engine
 def test_low_precision_gradients_are_summed_in_float32(options):
-    # In bfloat16 the sum of 300 ones would stop at 256.
-    params = {"w": jnp.zeros(2, jnp.bfloat16), "b": jnp.zeros((), jnp.float32)}
-    x = {"w": jnp.full((300, 2), 0.25, jnp.bfloat16), "b": jnp.full(300, 0.5)}
-    total = clipped_grad(linear, l2_clip_norm=1.0, **options)(params, x)
-    assert {leaf.dtype for leaf in jax.tree.leaves(total)} == {jnp.dtype(jnp.float32)}
-    assert_trees_equal(total, {"w": [75.0, 75.0], "b": 150.0})
+    # In bfloat16 neither the sum of 301 ones nor 1 / sqrt(2) exist.
+    params = {"w": jnp.zeros(2, jnp.bfloat16), "b": jnp.zeros((), jnp.bfloat16)}
+    ones = jnp.ones((301, 2), jnp.bfloat16)
+    x = {"w": ones, "b": jnp.zeros(301, jnp.bfloat16)}
+    for clip, entry in [(2.0, 301.0), (1.0, 301.0 / math.sqrt(2))]:
+        total = clipped_grad(linear, l2_clip_norm=clip, **options)(params, x)
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(total)}
+        assert dtypes == {jnp.dtype(jnp.float32)}
+        assert_trees_close(total, {"w": np.array([entry, entry]), "b": np.zeros(())})
 
 
 @every_engine
