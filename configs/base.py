@@ -17,8 +17,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Names the default run directory, runs/<name>.
     config.name = "base"
-    # Seeds what needs no secrecy: initial weights, the loss's draws, samples. The noise
-    # and the batches of a private run come from the operating system's entropy.
+    # Seeds what needs no secrecy: initial weights and samples. All that a private run
+    # draws for its steps comes from the operating system's entropy.
     config.seed = 0
 
     config.data = data = ml_collections.ConfigDict()

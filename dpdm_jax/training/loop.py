@@ -300,7 +300,7 @@ def _logical_step(
     indices = run.plan.sampling.indices(
         len(run.source), run.secrets.selection_seed, step
     )
-    key = rngs.stream(run.config.seed, "loss", step)
+    key = run.secrets.loss_key(step)
     partial = run.step_fns.start(state.params)
     for arrays in _microbatches(run, indices):
         partial = run.step_fns.accumulate(partial, state.params, *arrays, key)

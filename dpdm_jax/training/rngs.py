@@ -1,7 +1,7 @@
 """Named streams of public randomness, so that none depends on how much others drew.
 
-Initial weights, the loss's draws and sampling need no secrecy. The noise of a private
-run and its batches do, and never come from here.
+Initial weights and sampling need no secrecy. What a private run draws for its steps
+does (see ``secrets``), and never comes from here.
 """
 
 import zlib
@@ -14,8 +14,8 @@ def stream(seed: int, name: str, *indices: int | jax.Array) -> jax.Array:
 
     Args:
         seed: ``config.seed``.
-        name: what the stream is for, such as "loss".
-        *indices: position, for instance the step; folded in one after another.
+        name: what the stream is for, such as "init".
+        *indices: position in the stream; folded in one after another.
 
     Returns:
         A typed PRNG key.

@@ -1,4 +1,4 @@
-"""The private randomness of a run: its noise key and its batch-selection seed."""
+"""The private randomness of a run: noise, batches, and the draws of the loss."""
 
 import dataclasses
 import hashlib
@@ -20,10 +20,12 @@ class Secrets:
     Attributes:
         noise_words: uint32 [n, 2], what ``noise_key`` is made of.
         selection_seed: bytes, see ``privacy.PoissonSampling``.
+        loss_seed: bytes, see ``loss_key``.
     """
 
     noise_words: np.ndarray
     selection_seed: bytes
+    loss_seed: bytes
 
     @property
     def noise_key(self) -> jax.Array:
@@ -32,11 +34,29 @@ class Secrets:
             jnp.array(self.noise_words), impl="threefry2x32"
         )
 
+    def loss_key(self, step: int) -> jax.Array:
+        """Typed PRNG key of the loss's draws (noise levels, noise, label drop-out).
+
+        Secret, too: an example's draws depend on its place in the data, so that with
+        known draws, removing one example would change what others add to the sum. Drawn
+        anew from a secret, they are independent of the data, and neighbouring data
+        sets can be compared draw by draw.
+
+        Args:
+            step: steps taken before, >= 0.
+        """
+        digest = hashlib.blake2b(
+            step.to_bytes(8, "little"), key=self.loss_seed, digest_size=8
+        ).digest()
+        words = jnp.asarray(np.frombuffer(digest, np.uint32))
+        return jax.random.wrap_key_data(words, impl="threefry2x32")
+
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values; for the private part of a checkpoint only."""
         return {
             "noise_key": self.noise_words.tolist(),
             "selection_seed": self.selection_seed.hex(),
+            "loss_seed": self.loss_seed.hex(),
         }
 
     @classmethod
@@ -48,22 +68,27 @@ class Secrets:
         """
         try:
             words = np.array(fields["noise_key"], np.uint32).reshape(-1, 2)
-            return cls(words, bytes.fromhex(fields["selection_seed"]))
+            seeds = (fields["selection_seed"], fields["loss_seed"])
+            return cls(words, *(bytes.fromhex(seed) for seed in seeds))
         except (KeyError, OverflowError, TypeError, ValueError):
             # The values stay out of the message: they are secret.
             raise InputError(
-                "The private part of the checkpoint is damaged; allowed: the noise key "
-                "and the selection seed that the run was started with."
+                "The private part of the checkpoint is damaged; allowed: the keys and "
+                "seeds that the run was started with."
             ) from None
 
 
 def fresh_secrets() -> Secrets:
-    """Draws secrets from the operating system's entropy: 128 and 256 bits."""
+    """Draws secrets from the operating system's entropy: 128 bits, 256 and 256."""
     words = np.asarray(jax.random.key_data(new_noise_key()))
-    return Secrets(words, new_seed())
+    return Secrets(words, new_seed(), new_seed())
 
 
 def fixed_secrets(seed: int) -> Secrets:
     """Derives secrets from a public seed. For tests: such a run is NOT PRIVATE."""
-    digest = hashlib.sha256(f"dpdm_jax fixed secrets {seed}".encode()).digest()
-    return Secrets(np.frombuffer(digest[:16], np.uint32).reshape(2, 2), digest)
+    noise, selection, loss = (
+        hashlib.sha256(f"dpdm_jax fixed secrets {seed} {name}".encode()).digest()
+        for name in ("noise", "selection", "loss")
+    )
+    words = np.frombuffer(noise[:16], np.uint32).reshape(2, 2)
+    return Secrets(words, selection, loss)

@@ -17,6 +17,7 @@ from dpdm_jax.privacy import read_ledger
 from dpdm_jax.training import loop, rngs
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train
+from dpdm_jax.training.secrets import fixed_secrets
 
 
 def tiny_config(**overrides):
@@ -111,6 +112,20 @@ def test_noise_and_batches_differ_between_runs_of_one_config(tmp_path):
     assert sizes[0] != sizes[1]
 
 
+def test_draws_of_the_loss_are_secret(tmp_path):
+    """Known draws would tie an example's draws to its place among the others."""
+    finals = []
+    for name in ("a", "b"):
+        config = tiny_config(
+            privacy__epsilon=math.inf,
+            train__batch_size=1437,  # the batches are the same
+            train__num_steps=1,
+        )
+        with pytest.warns(UserWarning, match="NOT PRIVATE"):
+            finals.append(train(config, tmp_path / name).params)
+    assert differ(*finals)
+
+
 def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
     config = tiny_config(
         privacy__epsilon=math.inf,
@@ -118,6 +133,7 @@ def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
         train__num_steps=1,
         train__optimizer="sgd",
         train__learning_rate=0.5,
+        privacy__fixed_keys_seed=7,
     )
     with pytest.warns(UserWarning, match="NOT PRIVATE"):
         state = train(config, tmp_path)
@@ -126,7 +142,7 @@ def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
     model = build_model(config, source.image_shape, source.num_classes)
     loss = model.loss(config.diffusion)
     batch = data.load_batch(source, np.arange(len(source)))
-    key = rngs.stream(config.seed, "loss", 0)
+    key = fixed_secrets(7).loss_key(0)
 
     def mean_loss(params):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(source)))
@@ -308,8 +324,9 @@ def test_secrets_are_private_and_absent_from_all_other_files(tmp_path):
     private = json.loads((folder / "2" / "private" / "metadata").read_text())
     words = np.array(private["noise_key"], np.uint32)
     assert words.size * 32 >= 128
-    needles = [private["selection_seed"].encode(), words.tobytes()]
-    needles.append(bytes.fromhex(private["selection_seed"]))
+    needles = [words.tobytes()]
+    for name in ("selection_seed", "loss_seed"):
+        needles += [private[name].encode(), bytes.fromhex(private[name])]
     needles += [str(int(w)).encode() for w in words.ravel() if w > 10**6]
     for path in tmp_path.rglob("*"):
         if path.is_file() and path.parent.name != "private":

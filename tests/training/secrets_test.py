@@ -13,7 +13,20 @@ def test_fresh_secrets_are_long_enough_and_new():
     assert one.noise_words.size * 32 >= 128
     assert len(one.selection_seed) * 8 >= 128
     assert (one.noise_words != other.noise_words).any()
-    assert one.selection_seed != other.selection_seed
+    assert len(one.loss_seed) * 8 >= 128
+    seeds = [s for x in (one, other) for s in (x.selection_seed, x.loss_seed)]
+    assert len(set(seeds)) == 4
+
+
+def loss_words(secrets, step):
+    return tuple(np.asarray(jax.random.key_data(secrets.loss_key(step))).tolist())
+
+
+def test_loss_keys_depend_on_seed_and_step_and_repeat():
+    one, other = fresh_secrets(), fresh_secrets()
+    keys = [loss_words(s, step) for s in (one, other) for step in (0, 1, 256)]
+    assert len(set(keys)) == 6
+    assert loss_words(Secrets.from_dict(one.to_dict()), 1) == keys[1]
 
 
 def test_they_do_not_come_from_seedable_generators():
@@ -28,6 +41,7 @@ def test_round_trip_through_json():
     secrets = fresh_secrets()
     restored = Secrets.from_dict(json.loads(json.dumps(secrets.to_dict())))
     assert restored.selection_seed == secrets.selection_seed
+    assert restored.loss_seed == secrets.loss_seed
     np.testing.assert_array_equal(
         jax.random.key_data(restored.noise_key), jax.random.key_data(secrets.noise_key)
     )
@@ -52,9 +66,10 @@ def test_neither_repr_nor_errors_show_them():
     [
         {},
         {"noise_key": [[1, 2]]},
-        {"noise_key": "x", "selection_seed": "00"},
-        {"noise_key": [[1, 2**33]], "selection_seed": "00"},
-        {"noise_key": [[1]], "selection_seed": "00"},
+        {"noise_key": [[1, 2]], "selection_seed": "00"},
+        {"noise_key": "x", "selection_seed": "00", "loss_seed": "00"},
+        {"noise_key": [[1, 2**33]], "selection_seed": "00", "loss_seed": "00"},
+        {"noise_key": [[1]], "selection_seed": "00", "loss_seed": "00"},
         None,
     ],
 )

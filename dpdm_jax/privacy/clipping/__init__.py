@@ -47,6 +47,11 @@ def clipped_grad(
     float32 rounding, whatever ``fun`` does to one example, non-finite gradients
     included. The by-products in ``Aux`` are private and carry no bound.
 
+    A single PRNG key is folded with each example's position, which removing another
+    example may shift. The guarantee for adding or removing then rests on the key being
+    secret and fresh, so that the draws are independent of the data; with a published
+    key, give each example a key of its own.
+
     Args:
         fun: scalar loss of one example, ``fun(params, *example)``; ``(loss, aux)`` with
             ``has_aux``.
@@ -58,8 +63,8 @@ def clipped_grad(
         return_values: also return the losses.
         return_grad_norms: also return the gradient norms before clipping.
         microbatch_size: examples whose gradients are held at once; None for all.
-        prng_argnum: argument that is a typed PRNG key: one per example, or a single one
-            that is folded with the example's position.
+        prng_argnum: argument that is a typed PRNG key: one per example, or a single
+            secret one that is folded with the example's position.
         engine: "vmap" holds all per-example gradients; "scan" goes through
             micro-batches of ``microbatch_size`` (default 1); "auto" is "scan" where
             ``microbatch_size`` is given and "vmap" elsewhere.
