@@ -21,12 +21,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.channels = 1
     config.data.num_classes = 10
 
+    # 53,184 weights: fewer weights gather less noise.
     config.network.name = "mlp"
     config.network.base_width = 16
     config.network.hidden_width = 128
-    config.network.num_blocks = 2
+    config.network.num_blocks = 1
     config.diffusion.noise_multiplicity = 8
     config.diffusion.stratified = True
+    # The shape of a digit is decided at larger noise than a photograph's details.
+    config.diffusion.p_mean = -0.6
 
     config.privacy.delta = 1e-4
     config.train.batch_size = 719
@@ -37,11 +40,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.checkpoint.every_steps = 100
     config.log.snapshot_every_steps = 200
 
+    # Below noise 1 the weights' own noise would only roughen the images.
     config.sampler.name = "heun"
-    config.sampler.num_steps = 18
+    config.sampler.num_steps = 12
+    config.sampler.sigma_min = 1.0
+    config.sampler.sigma_max = 20.0
+    config.sampler.guidance = 0.5
     config.sample.num_images = 4000
     config.sample.batch_size = 500
     config.sample.labels = "balanced"
-    # A tenth of the images that the protocol's 3e-4 is made for.
+    # A fifteenth of the images that the protocol's 3e-4 is made for.
     config.evaluate.learning_rate = 1e-3
     return config

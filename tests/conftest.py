@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ TESTS = Path(__file__).parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(TESTS.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+sys.path.insert(0, str(TESTS.parent))  # for configs/, which is not installed
+
+from configs import base  # noqa: E402
 from dpdm_jax import xla_flags  # noqa: E402
 
 xla_flags.configure()
@@ -20,3 +24,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(TESTS / "golden"),
         help="folder of figures from the official code; see tests/golden/README.md",
     )
+
+
+@pytest.fixture
+def data_config():
+    """Makes a data config as load_source reads it, with overrides."""
+
+    def make(**overrides):
+        config = base.get_config().data
+        config.source = "digits"
+        config.update(overrides)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def real_data():
+    """The folder with real data sets in IDX form, or a skip that says how to set it."""
+    folder = Path(os.environ.get("DPDM_JAX_DATA", TESTS.parents[1] / "shared" / "data"))
+    if not (folder / "mnist").is_dir():
+        pytest.skip(f"no {folder / 'mnist'}; set DPDM_JAX_DATA to a folder with mnist/")
+    return folder

@@ -1,12 +1,10 @@
 import json
-import os
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
-from dpdm_jax.data import idx
+from dpdm_jax import data
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import classifiers, downstream
 
@@ -298,16 +296,12 @@ def test_refuses_settings(settings, message):
 
 
 @pytest.mark.slow
-def test_logistic_regression_on_mnist():
-    beside = pathlib.Path(__file__).parents[3] / "shared" / "data"
-    folder = pathlib.Path(os.environ.get("DPDM_JAX_DATA", beside)) / "mnist"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}; set DPDM_JAX_DATA to a folder with mnist/")
+def test_logistic_regression_on_mnist(data_config, real_data):
+    config = data_config(source="idx", path=str(real_data / "mnist"))
 
-    def read(prefix):
-        images = idx.read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", 3)
-        labels = idx.read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", 1)
-        return images[..., None], labels
+    def read(split):
+        source = data.load_source(config, split)
+        return source.examples(np.arange(len(source)))
 
     images, labels = read("train")
     # As two disjoint synthetic sets would be.
@@ -315,7 +309,7 @@ def test_logistic_regression_on_mnist():
         "logreg",
         (images[:50000], labels[:50000]),
         (images[50000:], labels[50000:]),
-        read("t10k"),
+        read("test"),
         10,
         shuffle=True,
     )

@@ -1,6 +1,5 @@
 import os
 
-import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -147,27 +146,14 @@ def test_png_refuses_two_channels(tmp_path):
 
 
 @pytest.mark.parametrize("num_classes", [4, 0])
-def test_npz_is_read_by_the_data_source(tmp_path, num_classes):
+def test_npz_is_read_by_the_data_source(tmp_path, data_config, num_classes):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (9, 6, 5, 3)).astype(np.uint8)
     labels = np.arange(9) % 4
     images.write_npz(tmp_path / "a.npz", pixels, labels if num_classes else None)
     with np.load(tmp_path / "a.npz") as archive:
         assert sorted(archive) == (["images", "labels"] if num_classes else ["images"])
-    config = ml_collections.ConfigDict(
-        {
-            "source": "npz",
-            "path": str(tmp_path / "a.npz"),
-            "train_split": "train",
-            "test_split": "test",
-            "image_size": 0,
-            "channels": 0,
-            "num_classes": -1,
-            "crop": "none",
-            "resize": "lanczos",
-            "num_examples": 0,
-        }
-    )
+    config = data_config(source="npz", path=str(tmp_path / "a.npz"))
     source = data.load_source(config, "train")
     assert source.num_classes == num_classes
     found, found_labels = source.examples(np.arange(9))
