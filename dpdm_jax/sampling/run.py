@@ -89,7 +89,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
         },
     )
     if _is_complete(folder, settings.num_images):
-        _log.info("%s already holds these images.", folder)
+        _log.debug("%s already holds these images.", folder)
     else:
         made = _make_parts(folder, generate, params, labels, settings)
         images.write_npz(folder / ARCHIVE, made, labels if num_classes else None)
