@@ -24,8 +24,8 @@ def convert(state_dict: Mapping[str, np.ndarray], network: Network) -> Params:
         Parameters of ``network``, float32.
 
     Raises:
-        InputError: names are missing or unexpected, or shapes differ; the message lists
-            all of them.
+        InputError: names are missing or unexpected, or shapes differ; the message
+            counts them and lists the first few.
     """
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     targets = name_maps.official_names(shapes)
@@ -37,7 +37,7 @@ def convert(state_dict: Mapping[str, np.ndarray], network: Network) -> Params:
         if name in state_dict and np.shape(state_dict[name]) != target.official_shape
     ]
     problems = [
-        f"{kind}: {', '.join(names)}"
+        f"{len(names)} {kind}: {_some(names)}"
         for kind, names in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -60,3 +60,7 @@ def convert(state_dict: Mapping[str, np.ndarray], network: Network) -> Params:
         tensor = np.transpose(np.asarray(state_dict[name]), target.axes)
         node[leaf] = jnp.asarray(tensor.reshape(target.shape), jnp.float32)
     return params
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
