@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import runpy
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -169,9 +170,10 @@ def run(main: Callable[[list[str]], None]) -> None:
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        # 128 plus the signal, as shells have it.
+        sys.exit(128 + getattr(e, "signal_number", signal.SIGINT))
 
 
 def _say_what_this_package_logs() -> None:

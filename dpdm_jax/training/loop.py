@@ -28,6 +28,7 @@ from dpdm_jax.privacy import (
 from dpdm_jax.privacy.batch_selection import pad_indices
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.interrupts import Interrupted, deferred_interrupts
 from dpdm_jax.training.metrics import PRIVATE, MetricsLog, private_diagnostics
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
@@ -260,28 +261,33 @@ def _run_steps(
     progress = _progress_bar(run, int(state.step), stop)
     examples_since, since = 0, time.perf_counter()
     try:
-        for step in range(int(state.step), stop):
-            # Up to the next checkpoint at once: a crash before it replays these steps.
-            run.ledger.authorize(min(stop, (step // every + 1) * every))
-            state, sums, examples = _logical_step(run, state, step)
-            examples_since += examples
-            done = step + 1
-            progress.update()
-            if done % config.log.every_steps == 0 or done == stop:
-                diagnostics = private_diagnostics(jax.device_get(sums))
-                rate = examples_since / (time.perf_counter() - since)
-                spent = plan.epsilon_spent(done)
-                diagnostics[f"{PRIVATE}images_per_second"] = rate
-                metrics.write(done, {"epsilon": spent} | diagnostics)
-                progress.set_postfix_str(
-                    f"{rate:.0f} images/s, epsilon {format_epsilon(spent)} of "
-                    f"{plan.target_epsilon:g}"
-                )
-                examples_since, since = 0, time.perf_counter()
-            if done % every == 0 or done == stop:
-                _save(run, state)
-            if snapshot is not None and _is_snapshot(config, done):
-                snapshot(run.model, state.ema_params, done)
+        with deferred_interrupts() as stop_if_asked:
+            for step in range(int(state.step), stop):
+                # Up to the next checkpoint at once: after a crash the run goes on from
+                # the one before it and takes these steps again.
+                run.ledger.authorize(min(stop, (step // every + 1) * every))
+                state, sums, examples = _logical_step(run, state, step, stop_if_asked)
+                examples_since += examples
+                done = step + 1
+                progress.update()
+                if done % config.log.every_steps == 0 or done == stop:
+                    diagnostics = private_diagnostics(jax.device_get(sums))
+                    rate = examples_since / (time.perf_counter() - since)
+                    spent = plan.epsilon_spent(done)
+                    diagnostics[f"{PRIVATE}images_per_second"] = rate
+                    metrics.write(done, {"epsilon": spent} | diagnostics)
+                    progress.set_postfix_str(
+                        f"{rate:.0f} images/s, epsilon {format_epsilon(spent)} of "
+                        f"{plan.target_epsilon:g}"
+                    )
+                    examples_since, since = 0, time.perf_counter()
+                if done % every == 0 or done == stop:
+                    _save(run, state)
+                if snapshot is not None and _is_snapshot(config, done):
+                    snapshot(run.model, state.ema_params, done)
+    except Interrupted:
+        _save(run, state)  # as it was after the last whole step
+        raise
     finally:
         progress.close()
         metrics.close()
@@ -294,7 +300,7 @@ def _is_snapshot(config: ml_collections.ConfigDict, done: int) -> bool:
 
 
 def _logical_step(
-    run: Run, state: TrainState, step: int
+    run: Run, state: TrainState, step: int, stop_if_asked: Callable[[], None]
 ) -> tuple[TrainState, Diagnostics, int]:
     """Runs one step; also returns its private sums and number of examples."""
     indices = run.plan.sampling.indices(
@@ -303,6 +309,7 @@ def _logical_step(
     key = run.secrets.loss_key(step)
     partial = run.step_fns.start(state.params)
     for arrays in _microbatches(run, indices):
+        stop_if_asked()
         partial = run.step_fns.accumulate(partial, state.params, *arrays, key)
     state, sums = run.step_fns.finish(state, partial)
     return state, sums, len(indices)
@@ -320,6 +327,8 @@ def _microbatches(run: Run, indices: np.ndarray) -> Iterator[tuple[jax.Array, ..
 
 
 def _save(run: Run, state: TrainState) -> None:
+    if int(state.step) in run.checkpoints.steps():
+        return
     run.checkpoints.save(
         run.model,
         state,

@@ -1,0 +1,112 @@
+"""A real process, killed without warning, ends where an undisturbed one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dpdm_jax import command_line
+from dpdm_jax.model import build_model
+from dpdm_jax.privacy import read_ledger
+from dpdm_jax.training.checkpoints import Checkpoints
+
+_STEPS = 40
+_FLAGS = (
+    "--mode=train",
+    "--config.network.base_width=4",
+    "--config.network.hidden_width=8",
+    "--config.diffusion.noise_multiplicity=2",
+    "--config.privacy.fixed_keys_seed=1",
+    "--config.train.batch_size=100",
+    f"--config.train.num_steps={_STEPS}",
+    "--config.train.microbatch_size=64",
+    "--config.checkpoint.every_steps=3",
+    "--config.log.every_steps=1",
+    "--config.log.snapshot_every_steps=0",
+    "--config.log.tensorboard=False",
+)
+
+
+def start(workdir):
+    return subprocess.Popen(
+        [sys.executable, "-m", "dpdm_jax.main", f"--workdir={workdir}", *_FLAGS],
+        cwd=command_line.CHECKOUT,
+        env=os.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_checkpoint(process, workdir, step):
+    """Waits until a checkpoint of the step is there, or begun, or the process ends."""
+    while process.poll() is None:
+        names = [p.name.split(".")[0] for p in (workdir / "checkpoints").glob("*")]
+        if any(name.isdecimal() and int(name) >= step for name in names):
+            return
+        time.sleep(0.005)
+
+
+def weights(workdir):
+    config = command_line.load_config("configs/digits.py")
+    config.network.base_width, config.network.hidden_width = 4, 8
+    model = build_model(config, (8, 8, 1), 10)
+    checkpoints = Checkpoints(workdir)
+    params, step = checkpoints.restore_weights(model, "ema")
+    checkpoints.close()
+    assert step == _STEPS
+    return params
+
+
+def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    process = start(undisturbed)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+
+    # Killed while saving its first checkpoint or soon after, then in mid-run: where
+    # exactly depends on the machine, the end must not.
+    for reached, delay in ((0, 0.0), (6, 0.05), (15, 0.3)):
+        process = start(killed)
+        wait_for_checkpoint(process, killed, reached)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if (killed / "privacy.json").exists():
+            record = read_ledger(killed / "privacy.json")
+            checkpoints = Checkpoints(killed)
+            newest = max(checkpoints.steps(), default=0)
+            checkpoints.close()
+            assert record.authorized_steps >= newest
+    process = start(killed)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+
+    jax.tree.map(np.testing.assert_array_equal, weights(killed), weights(undisturbed))
+    ledgers = [read_ledger(d / "privacy.json") for d in (killed, undisturbed)]
+    assert ledgers[0].authorized_steps == ledgers[1].authorized_steps == _STEPS
+    assert ledgers[0].epsilon_spent() == ledgers[1].epsilon_spent()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_saves_and_exits_with_one_line(tmp_path, number):
+    process = start(tmp_path)
+    wait_for_checkpoint(process, tmp_path, 3)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+    assert "the same command goes on" in errors
+    # Saved where it stopped, although checkpoints are due every third step only.
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    checkpoints = Checkpoints(tmp_path)
+    newest = checkpoints.steps()[-1]
+    checkpoints.close()
+    assert 3 <= newest < _STEPS
+    assert newest >= json.loads(lines[-1])["step"]
