@@ -1,0 +1,35 @@
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from dpdm_jax.training import metrics
+from dpdm_jax.training.step import Diagnostics
+
+
+def test_lines_are_appended_also_by_a_resumed_run(tmp_path):
+    for steps in ((1, 2), (3,)):
+        log = metrics.MetricsLog(tmp_path, tensorboard=False)
+        for step in steps:
+            log.write(step, {"a": jnp.float32(step / 2)})
+        log.close()
+    lines = (tmp_path / metrics.FILE_NAME).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": n, "a": n / 2} for n in (1, 2, 3)
+    ]
+
+
+def test_means_are_over_examples_with_finite_gradients():
+    sums = Diagnostics(loss=6.0, grad_norm=9.0, clipped=2.0, non_finite=1.0, examples=4)
+    assert metrics.private_diagnostics(sums) == {
+        "private/loss": pytest.approx(2.0),
+        "private/grad_norm": pytest.approx(3.0),
+        "private/clip_fraction": pytest.approx(2 / 3),
+        "private/non_finite": 1.0,
+        "private/batch_size": 4.0,
+    }
+
+
+def test_an_empty_batch_has_no_means():
+    sums = Diagnostics(*5 * [0.0])
+    assert set(metrics.private_diagnostics(sums).values()) == {0.0}
