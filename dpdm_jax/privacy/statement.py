@@ -29,8 +29,8 @@ _OUTSIDE = (
     "against the private images are not covered and must not be published.",
     "Public facts: the number of training images, their size, the classes and all "
     "settings are treated as public.",
-    "Secrets: whoever knows the batch-selection seed or the noise key is not bound by "
-    "the guarantee.",
+    "Secrets: whoever knows the noise key, or the seed of the batches or of the loss's "
+    "draws, is not bound by the guarantee.",
     "Arithmetic: the noise is floating-point noise from a pseudo-random generator; "
     "attacks on its rounding or on the generator are not protected against.",
     "People: the unit is one image; someone who appears in several is protected less.",
