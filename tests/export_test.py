@@ -1,0 +1,95 @@
+"""The programs that users run on accelerators lower for them, seen from a CPU."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from dpdm_jax import command_line
+from dpdm_jax.diffusion import from_config, samplers
+from dpdm_jax.model import build_model
+from dpdm_jax.privacy import gaussian_noise, new_noise_key, normalize_by
+from dpdm_jax.training.optimizer import build_optimizer
+from dpdm_jax.training.state import create_state
+from dpdm_jax.training.step import DATA_AXIS, make_train_step
+
+_PLATFORMS = ("cuda", "tpu")
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = command_line.load_config("configs/mnist.py")
+    config.network.base_width = 8
+    config.network.num_res_blocks = 1
+    config.diffusion.noise_multiplicity = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    return build_model(config, (28, 28, 1), 10)
+
+
+def lowered(function, *arguments):
+    exported = jax.export.export(function, platforms=_PLATFORMS)(*arguments)
+    assert exported.platforms == _PLATFORMS
+    return exported
+
+
+@pytest.mark.parametrize("engine", ["vmap", "scan"])
+def test_train_step(config, model, engine):
+    optimizer = build_optimizer(config.train, 10)
+    noise = gaussian_noise(1.0, new_noise_key())
+    step = make_train_step(
+        model.loss(config.diffusion),
+        optimizer,
+        noise,
+        normalize_by(4.0),
+        Mesh(np.array(jax.devices()[:1]), (DATA_AXIS,)),
+        l2_clip_norm=1.0,
+        ema_decay=0.999,
+        engine=engine,
+    )
+
+    def whole(state, images, labels, is_padding, positions, key):
+        partial = step.start(state.params)
+        partial = step.accumulate(
+            partial, state.params, images, labels, is_padding, positions, key
+        )
+        return step.finish(state, partial)
+
+    params = model.network.init(jax.random.key(0))
+    state = create_state(params, optimizer, noise)
+    batch = (
+        jnp.zeros((4, 28, 28, 1)),
+        jnp.zeros(4, jnp.int32),
+        jnp.zeros(4, bool),
+        jnp.arange(4),
+        jax.random.key(0),
+    )
+    exported = lowered(jax.jit(whole), state, *batch)
+    assert len(exported.out_avals) > len(jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("preset", ["ddim", "acc"])
+def test_sampling(config, model, preset):
+    config.sampler.preset = preset
+    sampler = from_config.sampler(from_config.with_preset(config))
+    params = jax.eval_shape(model.network.init, jax.random.key(0))
+
+    def sample(params, start, labels, key):
+        def draw_noise(step):
+            return jax.random.normal(jax.random.fold_in(key, step), start.shape)
+
+        return samplers.sample(
+            sampler,
+            lambda x, sigma: model.denoise(params, x, sigma, labels),
+            start,
+            draw_noise,
+        )
+
+    start = jnp.zeros((2, 28, 28, 1))
+    labels = jnp.zeros(2, jnp.int32)
+    exported = lowered(jax.jit(sample), params, start, labels, jax.random.key(0))
+    assert exported.out_avals[0].shape == (2, 28, 28, 1)
