@@ -1,13 +1,18 @@
 """Files of a run directory that more than one stage reads or writes."""
 
+import contextlib
+import fcntl
 import json
 import math
 import os
 import pathlib
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
+
+from dpdm_jax.errors import InputError
 
 CONFIG = "config.json"
 LEDGER = "privacy.json"
@@ -37,3 +42,26 @@ def write_json(path: pathlib.Path, value: Any) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from training in a run directory.
+
+    The lock is the operating system's, so that a killed process leaves none behind.
+
+    Args:
+        workdir: an existing directory.
+
+    Raises:
+        InputError: another process holds the lock.
+    """
+    with open(workdir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"{workdir} is in use by another process; allowed: one training "
+                "process in a run directory."
+            ) from None
+        yield

@@ -1,5 +1,6 @@
 """The training run: the only training code that reads data and writes files."""
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -104,8 +105,8 @@ def train(
         InputError: a field is out of range, the data does not fit, the directory holds
             a run under another mechanism or of another model, or the budget is spent.
     """
-    run, state = _prepare(config, workdir)
-    try:
+    with contextlib.ExitStack() as resources:
+        run, state = _prepare(config, workdir, resources)
         stop = run.plan.num_steps
         if config.train.stop_after_steps:
             stop = min(stop, config.train.stop_after_steps)
@@ -114,8 +115,6 @@ def train(
         if int(state.step):
             _log.info("Resuming %s after step %d.", workdir, int(state.step))
         return _run_steps(run, state, stop, snapshot)
-    finally:
-        run.checkpoints.close()
 
 
 def _finished_message(run: Run, done: int) -> str:
@@ -134,9 +133,14 @@ def _finished_message(run: Run, done: int) -> str:
 
 
 def _prepare(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    resources: contextlib.ExitStack,
 ) -> tuple[Run, TrainState]:
-    """Checks everything that can be checked before a file is written, then opens."""
+    """Checks everything that can be checked before a file is written, then opens.
+
+    What it opens is closed with ``resources``.
+    """
     _check(config)
     devices = jax.devices()
     planning.check_microbatch(config.train.microbatch_size, len(devices))
@@ -163,12 +167,14 @@ def _prepare(
     )
 
     workdir.mkdir(parents=True, exist_ok=True)
+    resources.enter_context(run_dir.locked(workdir))
     ledger_path = workdir / run_dir.LEDGER
     if ledger_path.exists():
         ledger = Ledger.open(ledger_path, plan, fixed_keys=fixed is not None)
     else:
         ledger = None
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    resources.callback(checkpoints.close)
 
     params = model.network.init(rngs.stream(config.seed, "init"))
     everywhere = NamedSharding(mesh, P())

@@ -4,6 +4,8 @@ import json
 import math
 import pathlib
 import stat
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -286,6 +288,24 @@ def test_lost_ledger_and_foreign_checkpoints_are_refused(tmp_path):
         train(tiny_config(), tmp_path / "a")
     ledger.write_bytes(kept)
     assert int(train(tiny_config(), tmp_path / "a").step) == 6
+
+
+def test_a_second_process_is_refused(tmp_path):
+    train(tiny_config(train__stop_after_steps=1), tmp_path)
+    code = (
+        "import pathlib, sys, time; from dpdm_jax import run_dir\n"
+        "with run_dir.locked(pathlib.Path(sys.argv[1])):\n"
+        "    print('locked', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(InputError, match="in use by another process"):
+        train(tiny_config(), tmp_path)
+    other.kill()
+    other.wait()
+    assert int(train(tiny_config(), tmp_path).step) == 6
 
 
 def test_lost_checkpoints_are_refused(tmp_path):
