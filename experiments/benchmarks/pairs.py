@@ -1,0 +1,46 @@
+"""Timing of alternatives side by side, for machines whose speed drifts."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def interleaved(
+    sides: dict[str, Callable[[], Any]], num_pairs: int
+) -> dict[str, list[float]]:
+    """Times each side once a round, in turn, after one untimed call of each.
+
+    Args:
+        sides: name -> function whose result is waited for.
+        num_pairs: rounds, >= 1.
+
+    Returns:
+        Name -> seconds of each round.
+    """
+    for run in sides.values():
+        jax.block_until_ready(run())
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(num_pairs):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
+    """Median and range of the rounds' ratios; a round's two sides met like conditions.
+
+    Args:
+        numerator: seconds of one side by round.
+        denominator: seconds of the other.
+    """
+    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
+    return {
+        "median": statistics.median(ratios),
+        "min": min(ratios),
+        "max": max(ratios),
+    }
