@@ -33,15 +33,23 @@ def to_json_values(value: Any) -> Any:
     return value
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON in one step: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Yields a file beside ``path`` to write, which then takes its place."""
+    path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        temporary.write_text(json.dumps(to_json_values(value), indent=2) + "\n")
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON in one step: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(to_json_values(value), indent=2) + "\n")
 
 
 @contextlib.contextmanager

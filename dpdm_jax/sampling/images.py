@@ -1,16 +1,13 @@
 """Generated images as uint8, as pictures for people, and as files."""
 
-import contextlib
 import os
-import pathlib
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from dpdm_jax import validate
+from dpdm_jax import run_dir, validate
 from dpdm_jax.errors import InputError
 
 ROUNDINGS = ("truncate", "nearest")
@@ -135,7 +132,7 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     if image.shape[-1] not in (1, 3):
         raise InputError(f"an image has {image.shape[-1]} channels; allowed: 1 or 3.")
     pixels = image[..., 0] if image.shape[-1] == 1 else image
-    with _replacing(path) as temporary:
+    with run_dir.replacing(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
@@ -161,7 +158,7 @@ def write_npz(
                 f"allowed: integers, one per image, ({len(images)},)."
             )
         arrays["labels"] = labels.astype(np.int32)
-    with _replacing(path) as temporary, open(temporary, "wb") as file:
+    with run_dir.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
@@ -202,15 +199,3 @@ def _lay_out(
         left = _GUTTER + column * (width + _GUTTER)
         canvas[top : top + height, left : left + width] = enlarge(image, scale)
     return canvas
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a file beside ``path`` to write, which then takes its place."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
