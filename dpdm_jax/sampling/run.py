@@ -5,18 +5,17 @@ import json
 import logging
 import pathlib
 import shutil
-import sys
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-import tqdm
 
 from dpdm_jax import run_dir, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.model import build_model
+from dpdm_jax.progress import progress_bar
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling.generate import make_generator
 from dpdm_jax.sampling.labels import choose_labels
@@ -157,13 +156,7 @@ def _make_parts(
     parts = folder / _PARTS
     parts.mkdir(parents=True, exist_ok=True)
     made = []
-    with tqdm.tqdm(
-        total=len(labels),
-        desc="sampling",
-        unit="image",
-        mininterval=0.5 if sys.stderr.isatty() else 15.0,
-        dynamic_ncols=True,
-    ) as progress:
+    with progress_bar("sampling", len(labels)) as progress:
         for start in range(0, len(labels), _PART_SIZE):
             indices = np.arange(start, min(start + _PART_SIZE, len(labels)))
             path = parts / f"{indices[0]:07d}_{indices[-1]:07d}.npz"

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import tqdm
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,6 +25,7 @@ from dpdm_jax.privacy import (
     normalize_by,
 )
 from dpdm_jax.privacy.batch_selection import pad_indices
+from dpdm_jax.progress import progress_bar
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.interrupts import Interrupted, deferred_interrupts
@@ -264,7 +263,7 @@ def _run_steps(
     config, plan = run.config, run.plan
     every = config.checkpoint.every_steps
     metrics = MetricsLog(run.workdir, tensorboard=config.log.tensorboard)
-    progress = _progress_bar(run, int(state.step), stop)
+    progress = progress_bar("training", stop, done=int(state.step))
     examples_since, since = 0, time.perf_counter()
     try:
         with deferred_interrupts() as stop_if_asked:
@@ -342,16 +341,4 @@ def _save(run: Run, state: TrainState) -> None:
         run_id=run.ledger.run_id,
         config=run_dir.to_json_values(run.config),
         ledger=run.ledger.record.to_dict(),
-    )
-
-
-def _progress_bar(run: Run, start: int, stop: int) -> tqdm.tqdm:
-    return tqdm.tqdm(
-        total=stop,
-        initial=start,
-        desc="training",
-        unit="step",
-        # A bar that redraws would fill the log of a batch job.
-        mininterval=0.5 if sys.stderr.isatty() else 15.0,
-        dynamic_ncols=True,
     )

@@ -1,0 +1,30 @@
+import shutil
+import sys
+
+import tqdm
+
+# Short enough for 80 columns; tqdm puts a comma before the postfix.
+_FORMAT = "{desc} {percentage:3.0f}% |{bar}| {n}/{total}, {remaining} left{postfix}"
+
+
+def progress_bar(what: str, total: int, *, done: int = 0) -> tqdm.tqdm:
+    """Starts a progress bar on standard error.
+
+    Args:
+        what: one word for the work.
+        total: units of work in all.
+        done: units done before, which don't count for the time left.
+
+    Returns:
+        The bar; ``update`` and ``set_postfix_str`` move it.
+    """
+    return tqdm.tqdm(
+        total=total,
+        initial=done,
+        desc=what,
+        bar_format=_FORMAT,
+        # A bar that redraws would fill the log of a batch job.
+        mininterval=0.5 if sys.stderr.isatty() else 15.0,
+        # tqdm hides the bar where the terminal states a width of 0.
+        ncols=shutil.get_terminal_size().columns,
+    )
