@@ -48,18 +48,62 @@ def make_generator(
     Raises:
         InputError: guidance of an unlabelled model, or w < 0.
     """
+    devices = jax.devices()
+    batch_size = -(-batch_size // len(devices)) * len(devices)
+    mesh = Mesh(np.array(devices), (_AXIS,))
+    run = sampling_program(model, sampler, key, mesh, guidance_scale=guidance_scale)
+    shape = model.network.image_shape
+
+    def generate(params: Any, indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        batches = []
+        for start in range(0, len(indices), batch_size):
+            part = slice(start, start + batch_size)
+            count = len(indices[part])
+            # The last batch is filled up, so that one shape is compiled.
+            filling = (0, batch_size - count)
+            images = run(
+                params,
+                np.pad(indices[part], filling).astype(np.int32),
+                np.pad(labels[part], filling).astype(np.int32),
+            )
+            batches.append(np.asarray(images)[:count])
+        return np.concatenate(batches) if batches else np.zeros((0, *shape), np.float32)
+
+    return generate
+
+
+def sampling_program(
+    model: Model,
+    sampler: samplers.Sampler,
+    key: jax.Array,
+    mesh: Mesh,
+    *,
+    guidance_scale: float,
+) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+    """Builds the jitted function that makes one batch of images.
+
+    Args:
+        model: the model.
+        sampler: the numerical scheme.
+        key: typed PRNG key.
+        mesh: devices with one axis, over which the images divide.
+        guidance_scale: w >= 0 of classifier-free guidance.
+
+    Returns:
+        ``run(params, indices int32 [n], labels int32 [n]) -> float32 [n, h, w, c]``.
+
+    Raises:
+        InputError: guidance of an unlabelled model, or w < 0.
+    """
     try:
         denoise = guidance.guide(model.denoise, guidance_scale, model.null_label)
     except ValueError as e:
         raise InputError(f"sampler.guidance: {e}") from None
-    devices = jax.devices()
-    batch_size = -(-batch_size // len(devices)) * len(devices)
-    mesh = Mesh(np.array(devices), (_AXIS,))
     shape = model.network.image_shape
+    per_device = NamedSharding(mesh, P(mesh.axis_names))
 
     @functools.partial(
-        jax.jit,
-        in_shardings=(NamedSharding(mesh, P()), *2 * [NamedSharding(mesh, P(_AXIS))]),
+        jax.jit, in_shardings=(NamedSharding(mesh, P()), per_device, per_device)
     )
     def run(params: Any, indices: jax.Array, labels: jax.Array) -> jax.Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
@@ -78,19 +122,4 @@ def make_generator(
             lambda step: draw_noise(step + 1),
         )
 
-    def generate(params: Any, indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        batches = []
-        for start in range(0, len(indices), batch_size):
-            part = slice(start, start + batch_size)
-            count = len(indices[part])
-            # The last batch is filled up, so that one shape is compiled.
-            filling = (0, batch_size - count)
-            images = run(
-                params,
-                np.pad(indices[part], filling).astype(np.int32),
-                np.pad(labels[part], filling).astype(np.int32),
-            )
-            batches.append(np.asarray(images)[:count])
-        return np.concatenate(batches) if batches else np.zeros((0, *shape), np.float32)
-
-    return generate
+    return run

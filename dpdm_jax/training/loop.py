@@ -17,23 +17,17 @@ from jax.sharding import PartitionSpec as P
 from dpdm_jax import data, planning, run_dir, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.model import Model, build_model
-from dpdm_jax.privacy import (
-    Ledger,
-    PrivacyPlan,
-    format_epsilon,
-    gaussian_noise,
-    normalize_by,
-)
+from dpdm_jax.privacy import Ledger, PrivacyPlan, format_epsilon
 from dpdm_jax.privacy.batch_selection import pad_indices
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.interrupts import Interrupted, deferred_interrupts
 from dpdm_jax.training.metrics import PRIVATE, MetricsLog, private_diagnostics
-from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
 from dpdm_jax.training.state import TrainState, create_state
-from dpdm_jax.training.step import DATA_AXIS, Diagnostics, TrainStep, make_train_step
+from dpdm_jax.training.step import DATA_AXIS, Diagnostics, TrainStep
 
 _log = logging.getLogger(__name__)
 
@@ -148,22 +142,9 @@ def _prepare(
     problem = planning.problem_of(source)
     plan = planning.privacy_plan(config, problem.num_examples)
     model = build_model(config, problem.image_shape, problem.num_classes)
-    optimizer = build_optimizer(config.train, plan.num_steps)
-    loss = model.loss(config.diffusion)
     fixed = config.privacy.fixed_keys_seed
     secrets = fresh_secrets() if fixed is None else fixed_secrets(fixed)
-    noise = gaussian_noise(plan.noise_stddev, secrets.noise_key)
-    step_fns = make_train_step(
-        loss,
-        optimizer,
-        noise,
-        normalize_by(plan.expected_batch_size),
-        mesh,
-        l2_clip_norm=plan.l2_clip_norm,
-        ema_decay=config.train.ema_decay,
-        engine=config.train.engine,
-        engine_microbatch_size=config.train.engine_microbatch_size or None,
-    )
+    training = build_training(config, plan, model, secrets.noise_key, mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
     resources.enter_context(run_dir.locked(workdir))
@@ -177,7 +158,9 @@ def _prepare(
 
     params = model.network.init(rngs.stream(config.seed, "init"))
     everywhere = NamedSharding(mesh, P())
-    state = jax.device_put(create_state(params, optimizer, noise), everywhere)
+    state = jax.device_put(
+        create_state(params, training.optimizer, training.noise), everywhere
+    )
     if checkpoints.steps():
         if ledger is None:
             raise InputError(
@@ -208,7 +191,7 @@ def _prepare(
         plan=plan,
         source=source,
         model=model,
-        step_fns=step_fns,
+        step_fns=training.step_fns,
         mesh=mesh,
         secrets=secrets,
         ledger=ledger,

@@ -18,7 +18,7 @@ xla_flags.configure()
 import jax
 import numpy as np
 from dpdm_jax.sampling import run
-from dpdm_jax.training import loop
+from dpdm_jax.training import from_config, loop
 
 config = command_line.load_config("configs/digits.py")
 with config.unlocked():
@@ -26,7 +26,7 @@ with config.unlocked():
         group, field = name.split(".")
         config[group][field] = value
 workdir = pathlib.Path(sys.argv[1])
-make, texts = loop.make_train_step, {}
+make, texts = from_config.make_train_step, {}
 
 def spy(*args, **kwargs):
     fns = make(*args, **kwargs)
@@ -39,7 +39,7 @@ def spy(*args, **kwargs):
         return call
     return type(fns)(fns.start, lowered("accumulate"), lowered("finish"))
 
-loop.make_train_step = spy
+from_config.make_train_step = spy
 state = loop.train(config, workdir)
 folder = run.sample(config, workdir)
 params = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.params)])

@@ -1,0 +1,63 @@
+"""The training step that a config and its privacy plan describe."""
+
+import dataclasses
+
+import jax
+import ml_collections
+import optax
+from jax.sharding import Mesh
+
+from dpdm_jax.model import Model
+from dpdm_jax.privacy import PrivacyPlan, gaussian_noise, normalize_by
+from dpdm_jax.training.optimizer import build_optimizer
+from dpdm_jax.training.step import TrainStep, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What turns a state into the next one.
+
+    Attributes:
+        optimizer: sees the noised mean gradient.
+        noise: adds the noise; its state holds the key.
+        step_fns: the functions of a logical step.
+    """
+
+    optimizer: optax.GradientTransformation
+    noise: optax.GradientTransformation
+    step_fns: TrainStep
+
+
+def build_training(
+    config: ml_collections.ConfigDict,
+    plan: PrivacyPlan,
+    model: Model,
+    noise_key: jax.Array,
+    mesh: Mesh,
+) -> Training:
+    """Builds optimizer, noise and step.
+
+    Args:
+        config: the whole config; reads ``train`` and ``diffusion``.
+        plan: the privacy plan.
+        model: what is trained.
+        noise_key: see ``gaussian_noise``.
+        mesh: see ``make_train_step``.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    optimizer = build_optimizer(config.train, plan.num_steps)
+    noise = gaussian_noise(plan.noise_stddev, noise_key)
+    step_fns = make_train_step(
+        model.loss(config.diffusion),
+        optimizer,
+        noise,
+        normalize_by(plan.expected_batch_size),
+        mesh,
+        l2_clip_norm=plan.l2_clip_norm,
+        ema_decay=config.train.ema_decay,
+        engine=config.train.engine,
+        engine_microbatch_size=config.train.engine_microbatch_size or None,
+    )
+    return Training(optimizer, noise, step_fns)
