@@ -1,9 +1,9 @@
-"""Reader of checkpoint files that the official DPDM code wrote (PyTorch, ``.pth``)."""
+"""Reader of PyTorch's files (``.pth``), those of the official DPDM code above all."""
 
 import dataclasses
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,22 +43,7 @@ def read_official_checkpoint(path: str | os.PathLike) -> OfficialCheckpoint:
         InputError: PyTorch is not installed, or the file is missing, damaged or of
             another kind.
     """
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            "Reading a PyTorch checkpoint needs PyTorch, which is not installed; "
-            "install it with: pip install dpdm_jax[torch]."
-        ) from None
-    if not os.path.isfile(path):
-        raise InputError(f"The checkpoint is {path}; allowed: an existing file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, ValueError, RuntimeError, KeyError) as error:
-        raise _foreign(path, "PyTorch can't read it") from error
-    except pickle.UnpicklingError as error:
-        raise _foreign(path, "it holds more than tensors and plain values") from error
-
+    content = load(path, lambda reason: _foreign(path, reason))
     for keys in (("model",), ("ema", "shadow_params"), ("step",)):
         node = content
         for key in keys:
@@ -74,6 +59,7 @@ def read_official_checkpoint(path: str | os.PathLike) -> OfficialCheckpoint:
         raise _foreign(path, "its step is not an integer")
     if not isinstance(averages, Sequence):
         raise _foreign(path, "its averaged weights are not tensors in a list")
+    torch = import_torch()
     tensors = [*model.values(), *averages]
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
         raise _foreign(path, "some of its weights are not tensors")
@@ -87,6 +73,46 @@ def read_official_checkpoint(path: str | os.PathLike) -> OfficialCheckpoint:
         ema=dict(zip(names, arrays[len(names) :], strict=True)),
         step=content["step"],
     )
+
+
+def import_torch() -> Any:
+    """Returns the module ``torch``.
+
+    Raises:
+        InputError: PyTorch is not installed.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            "Reading a PyTorch checkpoint needs PyTorch, which is not installed; "
+            "install it with: pip install dpdm_jax[torch]."
+        ) from None
+    return torch
+
+
+def load(path: str | os.PathLike, foreign: Callable[[str], InputError]) -> Any:
+    """Reads the tensors and plain values of a file, on the CPU; no code in it is run.
+
+    Args:
+        path: the ``.pth`` file.
+        foreign: makes the error of a file that is no such thing, from the reason.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        InputError: PyTorch is not installed, the file is missing, or it can't be read.
+    """
+    torch = import_torch()
+    if not os.path.isfile(path):
+        raise InputError(f"The checkpoint is {path}; allowed: an existing file.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, ValueError, RuntimeError, KeyError) as error:
+        raise foreign("PyTorch can't read it") from error
+    except pickle.UnpicklingError as error:
+        raise foreign("it holds more than tensors and plain values") from error
 
 
 def _foreign(path: Any, reason: str) -> InputError:

@@ -1,0 +1,65 @@
+"""Precision, recall, density and coverage of one set of features by another.
+
+Precision and recall: Kynkaanniemi et al., 2019 (arXiv 1904.06991). Density and
+coverage: Naeem et al., 2020 (arXiv 2002.09797). All compare samples with balls around
+points, each as large as the distance to the point's k-th neighbour in its own set.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dpdm_jax.evaluation import neighbours
+
+PRECISION_RECALL_K = 3
+DENSITY_COVERAGE_K = 5
+#: Each set needs a point and its neighbours.
+MIN_IMAGES = DENSITY_COVERAGE_K + 1
+
+
+class PrecisionRecall(NamedTuple):
+    """How two sets cover each other.
+
+    Attributes:
+        precision: fraction of the samples inside a ball of the reference.
+        recall: fraction of the reference inside a ball of the samples.
+        density: balls of the reference that a sample lies in, on average, over k; it
+            may exceed 1.
+        coverage: fraction of the balls of the reference with a sample inside.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def precision_recall(reference: np.ndarray, samples: np.ndarray) -> PrecisionRecall:
+    """Computes the four, with the papers' k: 3 for the first two, else 5.
+
+    Args:
+        reference: float [n, d], n >= ``MIN_IMAGES``.
+        samples: float [m, d], m >= ``MIN_IMAGES``.
+
+    Returns:
+        The four figures.
+    """
+    ks = (PRECISION_RECALL_K, DENSITY_COVERAGE_K)
+    reference_radii = neighbours.radii(reference, ks)
+    sample_radii = neighbours.radii(samples, (PRECISION_RECALL_K,))[0]
+    precise = np.empty(len(samples), bool)
+    recalled = np.zeros(len(reference), bool)
+    covered = np.zeros(len(reference), bool)
+    inside = 0
+    for part, squares in neighbours.squared_distances(samples, reference):
+        precise[part] = (squares <= reference_radii[0]).any(axis=1)
+        recalled |= (squares <= sample_radii[part, None]).any(axis=0)
+        in_ball = squares <= reference_radii[1]
+        inside += int(np.count_nonzero(in_ball))
+        covered |= in_ball.any(axis=0)
+    return PrecisionRecall(
+        precision=float(precise.mean()),
+        recall=float(recalled.mean()),
+        density=inside / (DENSITY_COVERAGE_K * len(samples)),
+        coverage=float(covered.mean()),
+    )
