@@ -8,6 +8,7 @@ import pathlib
 from absl import flags
 
 from dpdm_jax import command_line
+from dpdm_jax.errors import InputError
 
 MODES = ("run", "plan", "train", "sample", "evaluate")
 
@@ -23,6 +24,13 @@ _MODE = flags.DEFINE_enum(
     "the three in turn.",
 )
 _JSON = flags.DEFINE_bool("json", False, "With --mode=plan: print one JSON line.")
+_COMPILE_FOR = flags.DEFINE_string(
+    "compile_for",
+    None,
+    "With --mode=plan: compile the programs of the run for cpu or a TPU slice such as "
+    "v5e:2x4 and say what they need.",
+)
+flags.DEFINE_alias("compile-for", "compile_for")
 
 
 def main(argv: list[str]) -> None:
@@ -34,8 +42,13 @@ def main(argv: list[str]) -> None:
     config = _CONFIG.value
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.name)
     if _MODE.value == "plan":
-        modes.plan(config, as_json=_JSON.value)
+        modes.plan(config, as_json=_JSON.value, compile_for=_COMPILE_FOR.value)
         return
+    if _COMPILE_FOR.value is not None:
+        raise InputError(
+            f"--compile-for is {_COMPILE_FOR.value!r} with --mode={_MODE.value}; "
+            "allowed: with --mode=plan."
+        )
     getattr(modes, _MODE.value)(config, workdir)
 
 

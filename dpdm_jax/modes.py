@@ -5,7 +5,7 @@ import pathlib
 
 import ml_collections
 
-from dpdm_jax import planning, run_dir
+from dpdm_jax import compilation, planning, run_dir
 from dpdm_jax.evaluation import run as evaluation_run
 from dpdm_jax.privacy import read_ledger, statement
 from dpdm_jax.sampling import run as sampling_run
@@ -14,15 +14,31 @@ from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train as train_model
 
 
-def plan(config: ml_collections.ConfigDict, *, as_json: bool) -> None:
-    """Prints what a run would do; reads no data beyond its size."""
-    report = planning.plan_report(config)
+def plan(
+    config: ml_collections.ConfigDict, *, as_json: bool, compile_for: str | None
+) -> None:
+    """Prints what a run would do; reads no data beyond its size.
+
+    Args:
+        config: the whole config.
+        as_json: print one JSON line.
+        compile_for: a target whose compiler says what the programs need, in place of an
+            estimate for this machine; see ``compilation.compile_report``.
+    """
+    # Before a word is printed: mistakes get one sentence.
+    target = compilation.find_target(compile_for) if compile_for is not None else None
+    report = planning.plan_report(config, estimate_cost=target is None)
+    if not as_json:
+        width = max(map(len, report))
+        for name, value in report.items():
+            print(f"{name:<{width}}  {value}", flush=True)
+    if target is not None:
+        compiled = compilation.compile_report(config, target)
+        report["compiled"] = compiled
+        if not as_json:
+            print(f"\n{compilation.describe(compiled)}")
     if as_json:
         print(json.dumps(report))
-        return
-    width = max(map(len, report))
-    for name, value in report.items():
-        print(f"{name:<{width}}  {value}")
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -99,11 +99,14 @@ def check_microbatch(microbatch_size: int, num_devices: int) -> None:
         )
 
 
-def plan_report(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def plan_report(
+    config: ml_collections.ConfigDict, *, estimate_cost: bool = True
+) -> dict[str, Any]:
     """Describes a run: its privacy, size and estimated cost.
 
     Args:
         config: the whole config.
+        estimate_cost: whether to estimate memory and time on this machine.
 
     Returns:
         JSON values, infinity as "inf".
@@ -127,8 +130,29 @@ def plan_report(config: ml_collections.ConfigDict) -> dict[str, Any]:
             "image_shape": list(problem.image_shape),
             "num_classes": problem.num_classes,
         }
-        | _cost(config, model, plan)
+        | (_cost(config, model, plan) if estimate_cost else {})
     )
+
+
+def forward_cost(
+    config: ml_collections.ConfigDict, model: Model
+) -> tuple[float, float]:
+    """Flops and bytes of the network on one noisy image, as XLA counts them in float32.
+
+    Convolutions and matrix products are nearly all of the flops. The bytes are those of
+    every operation by itself, before any are fused.
+    """
+    if config.network.dtype != "float32":  # else casts would count as work
+        config = config.copy_and_resolve_references()
+        config.network.dtype = "float32"
+        model = build_model(config, model.network.image_shape, model.num_classes)
+    params = jax.eval_shape(model.network.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((1, *model.network.image_shape), jnp.float32)
+    sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
+    lowered = jax.jit(model.network.apply).lower(params, x, sigma, label)
+    cost = lowered.cost_analysis() or {}
+    return cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
 
 
 def _cost(
@@ -141,21 +165,14 @@ def _cost(
     if config.train.engine_microbatch_size:
         held = min(held, config.train.engine_microbatch_size)
     multiplicity = config.diffusion.noise_multiplicity
-    h, w, c = model.network.image_shape
-    params = jax.eval_shape(model.network.init, jax.random.key(0))
-    x = jax.ShapeDtypeStruct((1, h, w, c), jnp.float32)
-    sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32)
-    lowered = jax.jit(model.network.apply).lower(params, x, sigma, label)
-    cost = lowered.cost_analysis() or {}
-    forward = float(cost.get("flops", 0.0))
+    forward_flops, forward_bytes = forward_cost(config, model)
     # A backward pass costs two forward passes.
-    flops = 3.0 * forward * multiplicity * plan.expected_batch_size
+    flops = 3.0 * forward_flops * multiplicity * plan.expected_batch_size
     size = 4 * model.network.num_parameters
     # Weights, average, two Adam moments, sum, noise; then what a micro-batch holds:
     # its gradients, and the activations that the backward pass reads, which the bytes
     # that a forward pass moves bound from above.
-    activations = float(cost.get("bytes accessed", 0.0)) * multiplicity
+    activations = forward_bytes * multiplicity
     memory = 6 * size + held * (size + activations)
     rate = _matrix_product_rate()
     return {

@@ -1,6 +1,7 @@
-"""Compiler settings that the CPU wants, made before JAX starts its backends."""
+"""Settings that compilers read from the environment, made before JAX starts them."""
 
 import functools
+import glob
 import importlib.util
 import mmap
 import os
@@ -10,13 +11,29 @@ import pathlib
 # the weight gradients of these networks several times slower.
 _CPU_FLAGS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
+# libtpu also compiles on machines without a TPU. JAX loads it there at every start, and
+# it would ask a cloud for its place in a slice, and complain on standard error.
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_LOG_DIR": "disabled",
+    # Its lock is there to share chips.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
 
 def configure() -> None:
-    """Adds the flags to XLA_FLAGS; call it before the first use of a device.
+    """Sets what is unset in the environment; call it before the first use of a device.
 
-    A flag that the user has set stays as it is. One that the installed jaxlib does not
-    know is left out, since XLA aborts the process over an unknown flag.
+    What the user has set stays as it is. A flag that the installed jaxlib does not know
+    is left out, since XLA aborts the process over an unknown flag.
     """
+    tpu_is_attached = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    if importlib.util.find_spec("libtpu") is not None and not tpu_is_attached:
+        for variable, value in _NO_TPU.items():
+            os.environ.setdefault(variable, value)
     flags = os.environ.get("XLA_FLAGS", "")
     for name, value in _CPU_FLAGS.items():
         if name not in flags and _is_known(name):

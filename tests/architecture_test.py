@@ -39,6 +39,15 @@ ALLOWED = {
     "interop": {"networks", "training", "model", "planning", "run_dir", "command_line"},
     "model": {"diffusion", "networks"},
     "planning": {"data", "model", "privacy"},
+    "compilation": {
+        "diffusion",
+        "model",
+        "planning",
+        "privacy",
+        "sampling",
+        "training",
+        "xla_flags",
+    },
 }
 
 

@@ -1,3 +1,5 @@
+import importlib.util
+import os
 import subprocess
 import sys
 
@@ -14,8 +16,6 @@ def test_known_and_unknown_flags():
 def configured(monkeypatch, before: str) -> str:
     monkeypatch.setenv("XLA_FLAGS", before)
     xla_flags.configure()
-    import os
-
     return os.environ["XLA_FLAGS"]
 
 
@@ -29,6 +29,29 @@ def test_a_users_flags_are_kept(monkeypatch):
 def test_a_flag_that_jaxlib_does_not_know_is_left_out(monkeypatch):
     monkeypatch.setattr(xla_flags, "_CPU_FLAGS", {"xla_no_such_flag": "1"})
     assert configured(monkeypatch, "--a=b") == "--a=b"
+
+
+def libtpu_configured(monkeypatch, *, device_files: list[str]) -> str | None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: name == "libtpu" or find(name)
+    )
+    monkeypatch.setattr(xla_flags.glob, "glob", lambda pattern: device_files)
+    for variable in xla_flags._NO_TPU:
+        monkeypatch.setenv(variable, "")  # so that it is restored
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "mine")
+    xla_flags.configure()
+    assert os.environ["TPU_WORKER_HOSTNAMES"] == "mine"
+    return os.environ.get("TPU_SKIP_MDS_QUERY")
+
+
+def test_libtpu_is_told_where_there_is_no_tpu(monkeypatch):
+    assert libtpu_configured(monkeypatch, device_files=[]) == "1"
+
+
+def test_libtpu_is_left_alone_where_there_is_a_tpu(monkeypatch):
+    assert libtpu_configured(monkeypatch, device_files=["/dev/accel0"]) is None
 
 
 def test_jax_starts_with_the_flags():

@@ -65,6 +65,28 @@ def _placeholder(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> ja
     return jnp.zeros(shape, dtype)
 
 
+def _promote_all_but_bias(
+    arrays: tuple[jax.Array, ...], *, dtype: DTypeLike
+) -> tuple[jax.Array, ...]:
+    """Leaves the bias in float32, which the layer's output then is, too.
+
+    A bias's gradient is a sum over pixels and noise draws. In bfloat16 it would be
+    rounded at every addition and end up wrong by half.
+    """
+    *operands, bias = arrays
+    return (*(x.astype(dtype) for x in operands), bias)
+
+
+class _Conv(nnx.Conv):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x).astype(self.dtype)
+
+
+class _Linear(nnx.Linear):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x).astype(self.dtype)
+
+
 def conv3x3(
     in_channels: int,
     out_channels: int,
@@ -85,12 +107,13 @@ def conv3x3(
     Returns:
         The layer.
     """
-    return nnx.Conv(
+    return _Conv(
         in_channels,
         out_channels,
         kernel_size=(3, 3),
         padding=1,
         dtype=dtype,
+        promote_dtype=_promote_all_but_bias,
         kernel_init=_placeholder,
         bias_init=_placeholder,
         kernel_metadata={LAW: fan_average_uniform(scale)},
@@ -119,10 +142,11 @@ def dense(
     Returns:
         The layer.
     """
-    return nnx.Linear(
+    return _Linear(
         in_channels,
         out_channels,
         dtype=dtype,
+        promote_dtype=_promote_all_but_bias,
         kernel_init=_placeholder,
         bias_init=_placeholder,
         kernel_metadata={LAW: fan_average_uniform(scale)},
@@ -256,7 +280,9 @@ class ResidualBlock(nnx.Module):
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = self.conv_a(h)
-        h = h + self.embedding(nnx.silu(embedding))[:, None, None, :]
+        shift = self.embedding(nnx.silu(embedding))[:, None, None, :]
+        # In float32, as a bias is.
+        h = (h.astype(jnp.float32) + shift).astype(h.dtype)
         h = self.conv_b(nnx.silu(self.norm_b(h)))
         if self.has_shortcut:
             x = self.shortcut(x)

@@ -105,10 +105,11 @@ class MLP(nnx.Module):
 
 
 def _normalise(x: jax.Array) -> jax.Array:
-    """Zero mean and unit variance over the features of one image."""
-    mean = jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.var(x, axis=-1, keepdims=True)
-    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+    """Zero mean and unit variance over the features of one image, in float32."""
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.var(wide, axis=-1, keepdims=True)
+    return ((wide - mean) * jax.lax.rsqrt(variance + 1e-6)).astype(x.dtype)
 
 
 def build(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from dpdm_jax.diffusion import guidance, samplers
@@ -100,10 +100,17 @@ def sampling_program(
     except ValueError as e:
         raise InputError(f"sampler.guidance: {e}") from None
     shape = model.network.image_shape
-    per_device = NamedSharding(mesh, P(mesh.axis_names))
+    per_device = P(mesh.axis_names)
 
+    @jax.jit
     @functools.partial(
-        jax.jit, in_shardings=(NamedSharding(mesh, P()), per_device, per_device)
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(), per_device, per_device),
+        out_specs=per_device,
+        # Every device makes its own images. Left to partition the program by itself,
+        # XLA moves halves of the batch about where guidance doubles it.
+        check_vma=False,
     )
     def run(params: Any, indices: jax.Array, labels: jax.Array) -> jax.Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)

@@ -1,0 +1,352 @@
+"""Compiles the programs of a run for a target and says what they need."""
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import PartitionSpec as P
+
+from dpdm_jax import planning, validate
+from dpdm_jax.compilation import hlo
+from dpdm_jax.compilation.targets import CHIP_SOURCE, Target
+from dpdm_jax.diffusion import from_config as diffusion_from_config
+from dpdm_jax.model import Model, build_model
+from dpdm_jax.privacy import PrivacyPlan, new_noise_key
+from dpdm_jax.sampling.generate import sampling_program
+from dpdm_jax.training.from_config import build_training
+from dpdm_jax.training.state import create_state
+from dpdm_jax.training.step import DATA_AXIS
+
+_log = logging.getLogger(__name__)
+
+_OUT_OF_MEMORY = re.compile(r"\(([0-9.]+)([KMGT])\) exceeds available HBM")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[str, Any]:
+    """Compiles the training step and the sampler of a config for a target.
+
+    ``accumulate`` and ``finish`` are those of ``make_train_step``, ``sample`` makes
+    ``sample.batch_size`` images. All bytes are those of one device.
+
+    Args:
+        config: the whole config.
+        target: see ``find_target``.
+
+    Returns:
+        JSON values; the README of experiments/benchmarks explains them. A program that
+        the compiler can't fit into the memory has an "error" in place of its figures.
+
+    Raises:
+        InputError: a field is out of range, or the micro-batch does not divide over the
+            devices.
+    """
+    problem = planning.public_problem(config)
+    plan = planning.privacy_plan(config, problem.num_examples)
+    model = build_model(config, problem.image_shape, problem.num_classes)
+    num_devices = len(target.devices)
+    planning.check_microbatch(config.train.microbatch_size, num_devices)
+    validate.integer("sample.batch_size", config.sample.batch_size, minimum=1)
+    num_microbatches = planning.num_microbatches(
+        plan.expected_batch_size, config.train.microbatch_size
+    )
+    programs = {}
+    for name, lower in _programs(config, target, model, plan).items():
+        _log.info("compiling %s for %s ...", name, target.name)
+        programs[name] = _compile(lower)
+        _log.info("  took %.0f s", programs[name]["compile_seconds"])
+
+    # The work that the method asks of a call of accumulate, on one device: a forward
+    # and a backward pass of K noisy copies of each example. A backward pass costs two
+    # forward passes.
+    examples = config.train.microbatch_size // num_devices
+    multiplicity = config.diffusion.noise_multiplicity
+    forward_flops, _ = planning.forward_cost(config, model)
+    expected_flops = 3 * forward_flops * multiplicity * examples
+    report = {
+        "target": target.name,
+        "devices": num_devices,
+        "chips": target.num_chips,
+        "device_kind": target.devices[0].device_kind,
+        "network_dtype": config.network.dtype,
+        "engine": config.train.engine,
+        "microbatch_size": config.train.microbatch_size,
+        "microbatches_per_step": num_microbatches,
+        "num_steps": plan.num_steps,
+        "expected_flops_of_accumulate": expected_flops,
+        "flops_per_step": expected_flops * num_devices * num_microbatches,
+        "programs": programs,
+        "training_bytes": _training_bytes(programs),
+        "sampling_bytes": programs["sample"].get("memory", {}).get("peak"),
+    }
+    compiled_flops = programs["accumulate"].get("flops")
+    if compiled_flops:
+        report["compiled_over_expected_flops"] = compiled_flops / expected_flops
+    if target.device_limits is not None:
+        report |= _against_limits(report, target, expected_flops, examples)
+    return report
+
+
+def describe(report: dict[str, Any]) -> str:
+    """Puts what ``compile_report`` returns into lines of text."""
+    lines = [
+        f"Compiled for {report['target']}: {report['devices']} x "
+        f"{report['device_kind']} ({report['chips']} chips); figures of one device.",
+        "",
+        f"{'':14}{'accumulate':>14}{'finish':>14}{'sample':>14}",
+    ]
+    rows: dict[str, Callable[[dict[str, Any]], str]] = {
+        "compiled in": lambda p: f"{p['compile_seconds']:.0f} s",
+        "arguments": lambda p: _bytes(p["memory"]["arguments"]),
+        "outputs": lambda p: _bytes(p["memory"]["outputs"]),
+        "temporaries": lambda p: _bytes(p["memory"]["temporaries"]),
+        "code": lambda p: _bytes(p["memory"]["code"]),
+        "all at once": lambda p: _bytes(p["memory"]["peak"]),
+        "flop": lambda p: f"{p['flops']:.3g}",
+        "accessed": lambda p: _bytes(p["bytes_accessed"]),
+        "main memory": lambda p: _bytes(p["main_memory_bytes"]),
+        "loops": lambda p: str(p["loops"]),
+        "exchanged": lambda p: _bytes(_exchanged(p)),
+    }
+    programs = [report["programs"][n] for n in ("accumulate", "finish", "sample")]
+    for name, cell in rows.items():
+        cells = "".join(
+            f"{cell(p) if name == 'compiled in' or 'error' not in p else '-':>14}"
+            for p in programs
+        )
+        lines.append(f"{name:14}{cells}")
+    lines.append("")
+    for name, program in report["programs"].items():
+        if "error" in program:
+            lines.append(f"{name} does not compile: {program['error']}")
+        for kind, found in program.get("collectives", {}).items():
+            lines.append(
+                f"{name} exchanges {_bytes(found['bytes'])} by {found['count']} {kind}"
+            )
+    lines.append(
+        f"a logical step: {report['microbatches_per_step']} micro-batches of "
+        f"{report['microbatch_size']}, {report['flops_per_step']:.3g} flop over all "
+        "devices"
+    )
+    if "compiled_over_expected_flops" in report:
+        lines.append(
+            "accumulate's flop over three forward passes' of the network: "
+            f"{report['compiled_over_expected_flops']:.2f}"
+        )
+    if report["training_bytes"] is not None:
+        lines.append(f"memory while training: {_bytes(report['training_bytes'])}")
+    if "fits" in report:
+        answer = {True: "yes", False: "no", None: "unknown"}
+        lines.append(
+            f"fits into {_bytes(report['hbm_bytes'])}: training "
+            f"{answer[report['fits']['training']]}, sampling "
+            f"{answer[report['fits']['sampling']]}; largest micro-batch, roughly: "
+            f"{report['largest_microbatch_estimate']}"
+        )
+    if "lower_bound_seconds_per_step" in report:
+        lines.append(
+            "a logical step takes at least "
+            f"{report['compute_seconds_per_step']:.3g} s of computing and "
+            f"{report['memory_seconds_per_step']:.3g} s of memory traffic; all steps "
+            f"{report['lower_bound_hours']:.3g} hours ({report['limits_source']})"
+        )
+    return "\n".join(lines)
+
+
+def _programs(
+    config: ml_collections.ConfigDict, target: Target, model: Model, plan: PrivacyPlan
+) -> dict[str, Callable[[], jax.stages.Lowered]]:
+    """The programs that a run calls, as functions that lower them.
+
+    No array is made: the devices need not exist.
+    """
+    mesh = Mesh(np.array(target.devices), (DATA_AXIS,))
+    everywhere = NamedSharding(mesh, P())
+    per_device = NamedSharding(mesh, P(DATA_AXIS))
+    training = build_training(config, plan, model, new_noise_key(), mesh)
+    step = training.step_fns
+    sampler_config = diffusion_from_config.with_preset(config)
+    sample = sampling_program(
+        model,
+        diffusion_from_config.sampler(sampler_config),
+        jax.random.key(0),
+        mesh,
+        guidance_scale=sampler_config.guidance,
+    )
+
+    params = jax.eval_shape(model.network.init, jax.random.key(0))
+    state = _placed(
+        jax.eval_shape(
+            lambda params: create_state(params, training.optimizer, training.noise),
+            params,
+        ),
+        everywhere,
+    )
+    partial = _placed(jax.eval_shape(step.start, params), per_device)
+    size = config.train.microbatch_size
+    batch = _placed(
+        (
+            jax.ShapeDtypeStruct((size, *model.network.image_shape), jnp.float32),
+            jax.ShapeDtypeStruct((size,), jnp.int32),  # labels
+            jax.ShapeDtypeStruct((size,), jnp.bool),  # is_padding
+            jax.ShapeDtypeStruct((size,), jnp.int32),  # positions
+        ),
+        per_device,
+    )
+    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+    count = -(-config.sample.batch_size // mesh.size) * mesh.size
+    numbers = _placed(jax.ShapeDtypeStruct((count,), jnp.int32), per_device)
+    return {
+        "finish": lambda: step.finish.lower(state, partial),
+        "sample": lambda: sample.lower(state.params, numbers, numbers),
+        "accumulate": lambda: step.accumulate.lower(partial, state.params, *batch, key),
+    }
+
+
+def _placed(tree: Any, sharding: Sharding) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
+
+
+def _compile(lower: Callable[[], jax.stages.Lowered]) -> dict[str, Any]:
+    lowered = lower()
+    start, cpu_start = time.perf_counter(), time.process_time()
+
+    def taken() -> dict[str, float]:
+        return {
+            "compile_seconds": time.perf_counter() - start,
+            "compile_cpu_seconds": time.process_time() - cpu_start,
+        }
+
+    with _no_compilation_cache():
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            return taken() | {"error": str(e).splitlines()[0]}
+    report = taken()
+    cost = compiled.cost_analysis() or {}
+    program = hlo.Program(compiled.as_text())
+    return report | {
+        "memory": _memory(compiled),
+        "flops": cost.get("flops"),
+        "bytes_accessed": cost.get("bytes accessed"),
+        "main_memory_bytes": program.main_memory_bytes(),
+        "loops": program.num_loops(),
+        "collectives": program.collectives(),
+    }
+
+
+def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    stats = compiled.memory_analysis()
+    new_outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    parts = {
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes,
+        "outputs_in_arguments": stats.alias_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+    }
+    # All at once: the compilers' own peaks leave out temporaries (CPU) or gaps (TPU).
+    working = stats.temp_size_in_bytes + new_outputs
+    return parts | {"peak": parts["arguments"] + parts["code"] + working}
+
+
+@contextlib.contextmanager
+def _no_compilation_cache() -> Iterator[None]:
+    """Compiles anew: a cached TPU program can't be loaded without a TPU."""
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+
+
+def _working_bytes(program: dict[str, Any]) -> int:
+    """What a program takes while it runs, besides its arguments and its code."""
+    memory = program["memory"]
+    return memory["peak"] - memory["arguments"] - memory["code"]
+
+
+def _training_bytes(programs: dict[str, Any]) -> int | None:
+    """Memory of a device in training; None if a program does not compile.
+
+    The training state and the sum, which are finish's arguments, stay in the memory
+    while accumulate runs, which sees a part of them and the batch.
+    """
+    accumulate, finish = programs["accumulate"], programs["finish"]
+    if "error" in accumulate or "error" in finish:
+        return None
+    code = accumulate["memory"]["code"] + finish["memory"]["code"]
+    working = max(_working_bytes(accumulate), _working_bytes(finish))
+    return finish["memory"]["arguments"] + code + working
+
+
+def _against_limits(
+    report: dict[str, Any], target: Target, expected_flops: float, examples: int
+) -> dict[str, Any]:
+    """Compares a report with what the hardware can do."""
+    limits, programs = target.device_limits, report["programs"]
+    accumulate, finish = programs["accumulate"], programs["finish"]
+    training, sampling = report["training_bytes"], report["sampling_bytes"]
+    compared = {
+        "limits_source": CHIP_SOURCE,
+        "hbm_bytes": limits.hbm_bytes,
+        "fits": {
+            "training": training is not None and training <= limits.hbm_bytes,
+            "sampling": sampling is not None and sampling <= limits.hbm_bytes,
+        },
+        "largest_microbatch_estimate": None,
+    }
+    # What an example adds is proportional to the micro-batch; the rest is not.
+    if training is not None:
+        free = limits.hbm_bytes - training + _working_bytes(accumulate)
+        per_example = _working_bytes(accumulate) / examples
+    else:
+        needed = _OUT_OF_MEMORY.search(accumulate.get("error", ""))
+        if needed is None:
+            return compared
+        number, unit = needed.groups()
+        free = limits.hbm_bytes
+        per_example = float(number) * _UNITS[unit] / examples
+    compared["largest_microbatch_estimate"] = (
+        int(free / per_example) * report["devices"]
+    )
+    if training is None:
+        return compared
+    calls = report["microbatches_per_step"]
+    compute = calls * expected_flops / limits.flops_per_second
+    moved = calls * accumulate["main_memory_bytes"] + finish["main_memory_bytes"]
+    memory = moved / limits.hbm_bytes_per_second
+    seconds = max(compute, memory)
+    return compared | {
+        "compute_seconds_per_step": compute,
+        "memory_seconds_per_step": memory,
+        "lower_bound_seconds_per_step": seconds,
+        "lower_bound_hours": seconds * report["num_steps"] / 3600,
+    }
+
+
+def _exchanged(program: dict[str, Any]) -> int:
+    return sum(found["bytes"] for found in program["collectives"].values())
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"

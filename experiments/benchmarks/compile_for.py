@@ -1,0 +1,118 @@
+"""What every published config needs on a TPU slice, by libtpu's compiler.
+
+python -m experiments.benchmarks.compile_for --topology=v5e:2x4 --json
+
+Compiling takes minutes a config. Each finished one is written to --out at once, and
+what is in there is not compiled again.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+_CONFIGS = ("mnist", "celeba_32", "cifar10", "imagenet_32", "celeba_64")
+_DTYPES = ("float32", "bfloat16")
+_HERE = pathlib.Path(__file__).parent
+
+
+def compile_config(config: str, dtype: str, topology: str, minutes: float) -> dict:
+    """Runs the plan mode of one config in a process of its own.
+
+    Args:
+        config: name of a file in configs/.
+        dtype: of the network.
+        topology: of the TPU slice.
+        minutes: after which it is given up.
+
+    Returns:
+        What --mode=plan --compile-for says under "compiled", or an "error".
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "dpdm_jax.main",
+        f"--config=configs/{config}.py",
+        "--mode=plan",
+        f"--compile-for={topology}",
+        "--json",
+        f"--config.network.dtype={dtype}",
+    ]
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, timeout=60 * minutes, check=True
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not compiled within {minutes:g} minutes"}
+    return json.loads(done.stdout)["compiled"]
+
+
+def table(results: dict[str, dict]) -> str:
+    """The rows of a Markdown table."""
+    lines = []
+    for key, r in results.items():
+        config, _, dtype = key.partition(",")
+        if "error" in r or "lower_bound_hours" not in r:
+            problem = r.get("error") or r["programs"]["accumulate"]["error"]
+            lines.append(f"| {config} | {dtype} | {problem} |" + " |" * 7)
+            continue
+        accumulate, finish = r["programs"]["accumulate"], r["programs"]["finish"]
+        exchanged = sum(c["bytes"] for c in finish["collectives"].values())
+        lines.append(
+            f"| {config} | {dtype} "
+            f"| {r['microbatches_per_step']} x {r['microbatch_size']} "
+            f"| {accumulate['compile_cpu_seconds']:.0f} "
+            f"| {r['training_bytes'] / 1e9:.2f} "
+            f"| {r['largest_microbatch_estimate']} "
+            f"| {r['flops_per_step'] / 1e15:.2f} "
+            f"| {r['compiled_over_expected_flops']:.2f} "
+            f"| {exchanged / 1e6:.2f} "
+            f"| {r['compute_seconds_per_step']:.2f} / "
+            f"{r['memory_seconds_per_step']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Compiles what is missing and prints a table, or one JSON line with --json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--topology", default="v5e:2x4")
+    parser.add_argument("--configs", nargs="+", default=_CONFIGS, choices=_CONFIGS)
+    parser.add_argument("--dtypes", nargs="+", default=_DTYPES, choices=_DTYPES)
+    parser.add_argument("--minutes", type=float, default=60, help="limit for a config")
+    parser.add_argument("--out", type=pathlib.Path, default=_HERE / "compile_for.json")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    stored = json.loads(options.out.read_text()) if options.out.exists() else {}
+    results = stored.setdefault(options.topology, {})
+    for dtype in options.dtypes:
+        for config in options.configs:
+            key = f"{config},{dtype}"
+            if key in results and "error" not in results[key]:
+                continue
+            print(f"{key}:", file=sys.stderr, flush=True)
+            results[key] = compile_config(
+                config, dtype, options.topology, options.minutes
+            )
+            options.out.write_text(json.dumps(stored, indent=1) + "\n")
+    if options.json:
+        summary = {
+            key: {n: v for n, v in result.items() if n != "programs"}
+            for key, result in results.items()
+        }
+        print(
+            json.dumps(
+                {
+                    "benchmark": "compile_for",
+                    "topology": options.topology,
+                    "configs": summary,
+                }
+            )
+        )
+    else:
+        print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from dpdm_jax import command_line, compilation
+from dpdm_jax.compilation import report as report_lib
+from dpdm_jax.errors import InputError
+from dpdm_jax.model import build_model
+
+
+def small_config(**overrides):
+    config = command_line.load_config("configs/digits.py")
+    config.network.hidden_width = 16
+    config.network.base_width = 4
+    config.diffusion.noise_multiplicity = 2
+    config.train.microbatch_size = 64
+    config.sampler.num_steps = 4
+    config.sample.batch_size = 6
+    for name, value in overrides.items():
+        config.train[name] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def on_cpu():
+    return compilation.compile_report(small_config(), compilation.find_target("cpu"))
+
+
+@pytest.fixture(scope="module")
+def on_tpu():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip('libtpu is not installed (pip install -e ".[tpu]")')
+    return compilation.compile_report(
+        small_config(), compilation.find_target("v5e:2x2")
+    )
+
+
+def num_parameters():
+    return build_model(small_config(), (8, 8, 1), 10).network.num_parameters
+
+
+def check_work(report):
+    examples = 64 // report["devices"]
+    # A forward pass is two flop a weight and little else; backward costs two of them.
+    weights = num_parameters()
+    work = 3 * 2 * weights * 2 * examples
+    assert report["expected_flops_of_accumulate"] == pytest.approx(work, rel=0.5)
+    # 718 examples in micro-batches of 64.
+    assert report["microbatches_per_step"] == 12
+    whole = 12 * report["devices"] * report["expected_flops_of_accumulate"]
+    assert report["flops_per_step"] == pytest.approx(whole)
+    assert 0.5 < report["compiled_over_expected_flops"] < 3
+
+
+def test_cpu(on_cpu):
+    check_work(on_cpu)
+    for program in on_cpu["programs"].values():
+        memory = program["memory"]
+        assert memory["peak"] >= memory["arguments"] + memory["temporaries"]
+        assert program["flops"] > 0
+        assert program["bytes_accessed"] > 0
+    # Weights, average, two moments of Adam, and the sum.
+    state = on_cpu["programs"]["finish"]["memory"]["arguments"]
+    assert state == pytest.approx(5 * 4 * num_parameters(), rel=0.01)
+    assert on_cpu["training_bytes"] >= state
+    assert "fits" not in on_cpu
+
+
+def test_memory_grows_with_the_microbatch(on_cpu):
+    double = compilation.compile_report(
+        small_config(microbatch_size=128), compilation.find_target("cpu")
+    )
+    more, less = (
+        r["programs"]["accumulate"]["memory"]["temporaries"] for r in (double, on_cpu)
+    )
+    assert 1.5 < more / less < 2.5
+
+
+def test_tpu(on_tpu):
+    check_work(on_tpu)
+    programs = on_tpu["programs"]
+    # Devices speak once a logical step, of a gradient and five sums.
+    assert programs["accumulate"]["collectives"] == {}
+    assert programs["sample"]["collectives"] == {}
+    (exchange,) = programs["finish"]["collectives"].items()
+    assert exchange == (
+        "all-reduce",
+        {"count": 1, "bytes": 4 * (num_parameters() + 5)},
+    )
+    assert on_tpu["fits"] == {"training": True, "sampling": True}
+    assert on_tpu["largest_microbatch_estimate"] > 64
+    compute = on_tpu["expected_flops_of_accumulate"] * 12 / 197e12
+    assert on_tpu["compute_seconds_per_step"] == pytest.approx(compute)
+    assert on_tpu["lower_bound_seconds_per_step"] >= compute
+
+
+@pytest.mark.parametrize("where", ["on_cpu", "on_tpu"])
+def test_json_and_text(where, request):
+    report = request.getfixturevalue(where)
+    assert json.loads(json.dumps(report)) == report
+    text = compilation.describe(report)
+    assert "accumulate" in text
+    assert "12 micro-batches of 64" in text
+    assert ("at least" in text) == (where == "on_tpu")
+
+
+def test_microbatches_divide_over_the_slice(on_tpu):
+    del on_tpu  # for its skip
+    with pytest.raises(InputError, match=r"size is 66; .* multiples of 4"):
+        compilation.compile_report(
+            small_config(microbatch_size=66), compilation.find_target("v5e:2x2")
+        )
+
+
+def test_a_program_too_large_for_the_memory(on_tpu, monkeypatch):
+    """What the compiler says then is reported, with a micro-batch that should do."""
+    said = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the "
+        "total memory required for HLO temporaries (32.00G) exceeds available HBM "
+        "(15.75G). HLO module: jit_accumulate_on_device.\nSee a page."
+    )
+    whole = jax.stages.Lowered.compile
+
+    def compile_(lowered, *args, **kwargs):
+        if "accumulate" in lowered.as_text()[:200]:
+            raise jax.errors.JaxRuntimeError(said)
+        return whole(lowered, *args, **kwargs)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_)
+    report = compilation.compile_report(
+        small_config(), compilation.find_target("v5e:2x2")
+    )
+    assert report["fits"] == {"training": False, "sampling": True}
+    assert report["programs"]["accumulate"]["error"] == said.splitlines()[0]
+    assert report["largest_microbatch_estimate"] == int(16e9 / (2**35 / 16)) * 4
+    text = compilation.describe(report)
+    assert "accumulate does not compile: RESOURCE_EXHAUSTED" in text
+    assert "training no, sampling yes" in text
+
+
+def test_the_compilation_cache_is_left_as_it_was():
+    before = jax.config.jax_enable_compilation_cache
+    with report_lib._no_compilation_cache():
+        assert not jax.config.jax_enable_compilation_cache
+    assert jax.config.jax_enable_compilation_cache == before
