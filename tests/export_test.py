@@ -26,8 +26,8 @@ def config():
     return config
 
 
-@pytest.fixture(scope="module")
-def model(config):
+def model_of(config, dtype):
+    config.network.dtype = dtype
     return build_model(config, (28, 28, 1), 10)
 
 
@@ -37,8 +37,12 @@ def lowered(function, *arguments):
     return exported
 
 
-@pytest.mark.parametrize("engine", ["vmap", "scan"])
-def test_train_step(config, model, engine):
+@pytest.mark.parametrize(
+    ("engine", "dtype"),
+    [("vmap", "float32"), ("scan", "float32"), ("vmap", "bfloat16")],
+)
+def test_train_step(config, engine, dtype):
+    model = model_of(config, dtype)
     optimizer = build_optimizer(config.train, 10)
     noise = gaussian_noise(1.0, new_noise_key())
     step = make_train_step(
@@ -69,11 +73,16 @@ def test_train_step(config, model, engine):
         jax.random.key(0),
     )
     exported = lowered(jax.jit(whole), state, *batch)
+    assert ("bf16" in exported.mlir_module()) == (dtype == "bfloat16")
     assert len(exported.out_avals) > len(jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("preset", ["ddim", "acc"])
-def test_sampling(config, model, preset):
+@pytest.mark.parametrize(
+    ("preset", "dtype"),
+    [("ddim", "float32"), ("acc", "float32"), ("ddim", "bfloat16")],
+)
+def test_sampling(config, preset, dtype):
+    model = model_of(config, dtype)
     config.sampler.preset = preset
     sampler = from_config.sampler(from_config.with_preset(config))
     params = jax.eval_shape(model.network.init, jax.random.key(0))
@@ -92,4 +101,5 @@ def test_sampling(config, model, preset):
     start = jnp.zeros((2, 28, 28, 1))
     labels = jnp.zeros(2, jnp.int32)
     exported = lowered(jax.jit(sample), params, start, labels, jax.random.key(0))
+    assert ("bf16" in exported.mlir_module()) == (dtype == "bfloat16")
     assert exported.out_avals[0].shape == (2, 28, 28, 1)

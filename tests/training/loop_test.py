@@ -185,6 +185,31 @@ def test_microbatches_and_engine_do_not_change_the_result(tmp_path):
         )
 
 
+def test_bfloat16_trains_nearly_like_float32(tmp_path):
+    trained = {}
+    for dtype in ("float32", "bfloat16"):
+        config = tiny_config(
+            network__dtype=dtype, privacy__fixed_keys_seed=3, train__learning_rate=1e-2
+        )
+        train(config, tmp_path / dtype)
+        trained[dtype] = weights(tmp_path / dtype, config)
+    start = jax.tree.leaves(
+        build_model(tiny_config(), (8, 8, 1), 10).network.init(
+            rngs.stream(tiny_config().seed, "init")
+        )
+    )
+    for exact, rounded in zip(*trained.values(), strict=True):  # average, weights
+        leaves = [jax.tree.leaves(tree) for tree in (exact, rounded)]
+        assert {leaf.dtype for leaf in leaves[1]} == {np.dtype("float32")}
+        moved, apart = (
+            np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(x, y, strict=True)))
+            for x, y in ((leaves[0], start), leaves)
+        )
+        assert 0 < apart < 0.2 * moved
+    metrics = (tmp_path / "bfloat16" / "metrics.jsonl").read_text().splitlines()
+    assert all(math.isfinite(json.loads(m)["private/loss"]) for m in metrics)
+
+
 def test_one_compilation_whatever_the_batch(tmp_path, monkeypatch):
     compiled, per_step = [], []
     jax.monitoring.register_event_duration_secs_listener(
