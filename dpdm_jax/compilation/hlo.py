@@ -132,18 +132,13 @@ class Program:
         if known := _TRIPS.search(loop.rest):
             return int(known.group(1))
         # JAX's scans count from 0 by ones up to a constant.
-        *_, condition = self._computations[_called(loop, "condition")].values()
-        if condition.kind == "compare" and "direction=LT" in condition.rest:
-            constants = [
-                instruction
-                for instruction in self._computations[
-                    _called(loop, "condition")
-                ].values()
-                if instruction.name in condition.operands
-                and instruction.kind == "constant"
-            ]
-            if len(constants) == 1:
-                return int(constants[0].rest.partition(")")[0])
+        condition = self._computations[_called(loop, "condition")]
+        *_, test = condition.values()
+        if test.kind == "compare" and "direction=LT" in test.rest:
+            operands = [condition[name] for name in test.operands]
+            limits = [i.rest for i in operands if i.kind == "constant"]
+            if len(limits) == 1:
+                return int(limits[0].partition(")")[0])
         return 1
 
     def main_memory_bytes(self) -> int:

@@ -81,14 +81,15 @@ def test_memory_grows_with_the_microbatch(on_cpu):
 def test_tpu(on_tpu):
     check_work(on_tpu)
     programs = on_tpu["programs"]
-    # Devices speak once a logical step, of a gradient and five sums.
     assert programs["accumulate"]["collectives"] == {}
     assert programs["sample"]["collectives"] == {}
-    (exchange,) = programs["finish"]["collectives"].items()
-    assert exchange == (
-        "all-reduce",
-        {"count": 1, "bytes": 4 * (num_parameters() + 5)},
-    )
+    # Devices speak once a logical step, of a gradient and five sums: by an all-reduce,
+    # or by its halves, of which the second takes in a device's share of the gradient.
+    exchanged = programs["finish"]["collectives"]
+    assert set(exchanged) <= {"all-reduce", "reduce-scatter", "all-gather"}
+    gradient = 4 * num_parameters()
+    put_in = sum(kind["bytes"] for kind in exchanged.values())
+    assert gradient + 20 <= put_in < gradient * (1 + 1 / on_tpu["devices"]) + 100
     assert on_tpu["fits"] == {"training": True, "sampling": True}
     assert on_tpu["largest_microbatch_estimate"] > 64
     compute = on_tpu["expected_flops_of_accumulate"] * 12 / 197e12
