@@ -87,6 +87,15 @@ def load(config: Any, split: str) -> ArraySource:
     return ArraySource(images, labels, num_classes, name=str(folder))
 
 
+def class_names(folder: Path) -> list[str] | None:
+    """Returns the names of a split's class folders, sorted; None if images lie flat.
+
+    Raises:
+        InputError: the folder has no images, or some in itself and some in sub-folders.
+    """
+    return _list_images(folder).classes
+
+
 def decode_image(path: Path) -> np.ndarray:
     """Decodes one PNG or JPEG file.
 

@@ -40,7 +40,7 @@ def load(config: Any, split: str) -> ArraySource:
             "test split; allowed: a folder with train.npz and test.npz."
         )
     labelled = config.num_classes != 0
-    arrays = _read(path, ("images", "labels") if labelled else ("images",))
+    arrays = read_arrays(path, ("images", "labels") if labelled else ("images",))
     images = arrays["images"]
     if images.ndim == 3:
         images = images[..., None]
@@ -48,8 +48,19 @@ def load(config: Any, split: str) -> ArraySource:
     return ArraySource(images, labels, config.num_classes, name=str(path))
 
 
-def _read(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Reads those of the named arrays that the archive holds, images at least."""
+def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Reads those of the named arrays that an archive holds, images at least.
+
+    Args:
+        path: the file.
+        names: arrays to read.
+
+    Returns:
+        The arrays by name, as stored.
+
+    Raises:
+        InputError: the file can't be read, or holds no ``images``.
+    """
     try:
         # Pickles are refused: they run code.
         with np.load(path, allow_pickle=False) as archive:

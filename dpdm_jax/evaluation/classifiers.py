@@ -20,8 +20,11 @@ Params = dict[str, dict[str, jax.Array]]
 
 _MLP_WIDTH = 100
 _CNN_CHANNELS = (32, 64, 128)
-_CNN_WIDTH = 128
 _KERNEL = 3
+#: Width of the CNN's last hidden layer.
+CNN_FEATURES = 128
+#: Rows and columns that leave one of each before the CNN's linear layers.
+CNN_MIN_SIZE = 2 * (2 * (1 + _KERNEL - 1) + _KERNEL - 1) + _KERNEL - 1
 
 
 class Classifier(Protocol):
@@ -104,12 +107,11 @@ class CNN:
     num_classes: int
 
     def __post_init__(self):
-        smallest = _cnn_input_size(1)
-        if min(self.image_shape[:2]) < smallest:
+        if min(self.image_shape[:2]) < CNN_MIN_SIZE:
             raise InputError(
                 "the cnn classifier is asked for on images of "
                 f"{transforms.format_shape(self.image_shape)}; allowed: at least "
-                f"{smallest}x{smallest} pixels (logreg and mlp take any size)."
+                f"{CNN_MIN_SIZE}x{CNN_MIN_SIZE} pixels (logreg and mlp take any size)."
             )
 
     def init(self, key: jax.Array) -> Params:
@@ -121,14 +123,26 @@ class CNN:
             "conv_1": (*conv, channels, first),
             "conv_2": (*conv, first, second),
             "conv_3": (*conv, second, third),
-            "linear_1": (features * third, _CNN_WIDTH),
-            "linear_2": (_CNN_WIDTH, self.num_classes),
+            "linear_1": (features * third, CNN_FEATURES),
+            "linear_2": (CNN_FEATURES, self.num_classes),
         }
         return _init(key, shapes)
 
     def apply(
         self, params: Params, x: jax.Array, dropout_key: jax.Array | None = None
     ) -> jax.Array:
+        x = self.features(params, x, dropout_key)
+        return _linear(params["linear_2"], x)
+
+    def features(
+        self, params: Params, x: jax.Array, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        """Computes what the last layer sees; arguments as in ``apply``.
+
+        Returns:
+            float32 [n, ``CNN_FEATURES``].
+        """
+
         def dropout(x: jax.Array, layer: int) -> jax.Array:
             if dropout_key is None:
                 return x
@@ -137,8 +151,7 @@ class CNN:
         x = dropout(jax.nn.relu(_max_pool(_conv(params["conv_1"], x))), 1)
         x = dropout(jax.nn.relu(_max_pool(_conv(params["conv_2"], x))), 2)
         x = _flatten(jax.nn.relu(_conv(params["conv_3"], x)))
-        x = dropout(jax.nn.relu(_linear(params["linear_1"], x)), 3)
-        return _linear(params["linear_2"], x)
+        return dropout(jax.nn.relu(_linear(params["linear_1"], x)), 3)
 
 
 CLASSIFIERS: dict[str, type[LogReg] | type[MLP] | type[CNN]] = {
@@ -240,9 +253,3 @@ def _cnn_output_size(size: int) -> int:
     """Rows (or columns) before the linear layers, of an image with ``size``."""
     margin = _KERNEL - 1
     return ((size - margin) // 2 - margin) // 2 - margin
-
-
-def _cnn_input_size(size: int) -> int:
-    """Smallest image with ``size`` rows before the linear layers."""
-    margin = _KERNEL - 1
-    return 2 * (2 * (size + margin) + margin) + margin

@@ -30,6 +30,8 @@ from dpdm_jax.training import rngs
 LabelledImages = tuple[np.ndarray, np.ndarray]
 
 _TEST_BATCH_SIZE = 500
+# One image in this many selects the epoch and is not trained on.
+_SELECTION = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +192,23 @@ def downstream_accuracy(
         "num_parameters": classifiers.num_parameters(classifier),
     }
     return DownstreamResult(classifier_name, tuple(runs), settings)
+
+
+def set_apart(labelled: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+    """Sets every fifth image of each class apart, to select the epoch with.
+
+    Args:
+        labelled: images and labels.
+
+    Returns:
+        The images to train on, and those set apart; both in the order given.
+    """
+    images, labels = labelled
+    # By class, every so-many-th: a plain stride could miss classes that come in turn.
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        chosen[np.flatnonzero(labels == label)[_SELECTION - 1 :: _SELECTION]] = True
+    return (images[~chosen], labels[~chosen]), (images[chosen], labels[chosen])
 
 
 def batch_indices(order: np.ndarray, batch_size: int) -> np.ndarray:

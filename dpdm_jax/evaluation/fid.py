@@ -18,6 +18,9 @@ class Moments:
         mean: float64 [d].
     """
 
+    #: Names of what ``to_arrays`` returns and ``from_arrays`` takes.
+    FIELDS = ("count", "mean", "scatter")
+
     def __init__(self, num_features: int):
         """Starts with no vector.
 
@@ -51,11 +54,8 @@ class Moments:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns what ``from_arrays`` takes."""
-        return {
-            "count": np.array(self.count),
-            "mean": self.mean,
-            "scatter": self._scatter,
-        }
+        values = np.array(self.count), self.mean, self._scatter
+        return dict(zip(self.FIELDS, values, strict=True))
 
     @classmethod
     def from_arrays(
@@ -89,8 +89,8 @@ def moments_of(batches: Iterable[np.ndarray], num_features: int) -> Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Computes ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``.
 
-    The trace of the root is the sum of the roots of the eigenvalues of the symmetric
-    ``S1^(1/2) S2 S1^(1/2)``, which stays accurate where S1 or S2 has no full rank.
+    With S1 = R R^T, the trace of the root is the sum of the roots of the eigenvalues of
+    the symmetric R^T S2 R, which stays accurate where S1 or S2 has no full rank.
 
     Args:
         a: moments of at least two vectors.
@@ -100,12 +100,24 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         The distance, in squared units of the features.
     """
     first, second = a.covariance, b.covariance
-    values, vectors = linalg.eigh(first)
+    root = _root(first)
+    # Symmetric, and with the eigenvalues of S1 S2 that are not 0.
+    product = linalg.eigvalsh(root.T @ second @ root) if root.size else np.zeros(1)
     # Directions without variance add nothing but rounding errors.
-    kept = values > len(values) * np.finfo(float).eps * values[-1]
-    root = vectors[:, kept] * np.sqrt(values[kept])
-    product = linalg.eigvalsh(root.T @ second @ root) if kept.any() else np.zeros(1)
-    floor = len(values) * np.finfo(float).eps * max(product[-1], 0.0)
+    floor = len(first) * np.finfo(float).eps * max(product[-1], 0.0)
     trace_of_root = np.sum(np.sqrt(product[product > floor]))
     between = np.sum((a.mean - b.mean) ** 2)
     return float(between + np.trace(first) + np.trace(second) - 2 * trace_of_root)
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """Returns R [d, rank] with R R^T the covariance [d, d], which may be singular.
+
+    By Cholesky's decomposition with pivots: several times faster than eigenvectors.
+    """
+    factor, pivots, rank, _ = linalg.lapack.dpstrf(covariance, lower=1)
+    if not covariance.any():
+        rank = 0
+    root = np.empty((len(covariance), rank))
+    root[pivots - 1] = np.tril(factor)[:, :rank]
+    return root

@@ -32,18 +32,18 @@ def kernel_distance(
     """Averages the unbiased estimate over random subsets.
 
     Args:
-        a: float32 [n, d], n >= 2.
-        b: float32 [m, d], m >= 2.
+        a: float32 [n, d], n >= 4.
+        b: float32 [m, d], m >= 4.
         seed: of the subsets.
         num_subsets: >= 1.
-        subset_size: vectors of either set in a subset, drawn without replacement; the
-            smaller set's size if that is less.
+        subset_size: vectors of either set in a subset, drawn without replacement; half
+            the smaller set if that is less, so that subsets differ.
 
     Returns:
         The distance. For two samples of one distribution its expectation is 0, and it
         may be negative.
     """
-    size = min(subset_size, len(a), len(b))
+    size = min(subset_size, len(a) // 2, len(b) // 2)
     rng = np.random.default_rng(seed)
     estimates = [
         squared_mmd(

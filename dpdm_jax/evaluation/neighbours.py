@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-_BLOCK = 1024
+_BLOCK = 1024  # queries at a time
+_POINTS = 16_384  # points at a time, where they are many
 
 
 class Nearest(NamedTuple):
@@ -68,18 +69,28 @@ def nearest(queries: np.ndarray, points: np.ndarray) -> Nearest:
     """Finds the nearest point of each query.
 
     Args:
-        queries: float [n, d].
-        points: float [m, d], m >= 1.
+        queries: [n, d], float, or uint8 such as pixels.
+        points: [m, d] likewise, m >= 1. They are converted a block at a time.
 
     Returns:
-        The points and their distances.
+        The points and their distances; of points equally near, the first.
     """
+    squares = np.full(len(queries), np.inf, np.float32)
+    indices = np.zeros(len(queries), np.int64)
+    for start in range(0, len(points), _POINTS):
+        block = points[start : start + _POINTS]
+        for part, found in squared_distances(queries, block):
+            best = found.argmin(axis=1)
+            least = found[np.arange(len(found)), best]
+            closer = least < squares[part]
+            squares[part] = np.where(closer, least, squares[part])
+            indices[part] = np.where(closer, best + start, indices[part])
+    # Once more for the winners, without the rounding of the products.
     distances = np.empty(len(queries), np.float32)
-    indices = np.empty(len(queries), np.int64)
-    for part, squares in squared_distances(queries, points):
-        found = squares.argmin(axis=1)
-        indices[part] = found
-        # Once more for the winners, without the rounding of the products.
-        gap = queries[part].astype(np.float32) - points[found].astype(np.float32)
+    for start in range(0, len(queries), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        gap = queries[part].astype(np.float32) - points[indices[part]].astype(
+            np.float32
+        )
         distances[part] = np.sqrt(np.einsum("nd,nd->n", gap, gap))
     return Nearest(distances, indices)

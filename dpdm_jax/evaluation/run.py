@@ -9,12 +9,14 @@ import numpy as np
 from dpdm_jax import data, run_dir, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import classifiers
-from dpdm_jax.evaluation.downstream import LabelledImages, downstream_accuracy
+from dpdm_jax.evaluation.downstream import (
+    LabelledImages,
+    downstream_accuracy,
+    set_apart,
+)
 from dpdm_jax.sampling import run as sampling_run
 
 RESULTS = "downstream.json"
-# One image in this many selects the epoch and is not trained on.
-_SELECTION = 5
 
 
 def evaluate(
@@ -59,7 +61,7 @@ def evaluate(
     for classifier in settings.classifiers:
         # Real data comes in any order; generated images in that of their labels.
         for name, labelled in (("synthetic", synthetic), ("real", real)):
-            train, selection = _split(labelled)
+            train, selection = set_apart(labelled)
             result = downstream_accuracy(
                 classifier,
                 train,
@@ -100,13 +102,3 @@ def describe(results: dict[str, Any]) -> str:
 
 def _all_of(source: data.Source) -> LabelledImages:
     return source.examples(np.arange(len(source)))
-
-
-def _split(labelled: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
-    """Sets images apart to select the epoch with, in rounds that all classes pass."""
-    images, labels = labelled
-    # By class, every so-many-th: a plain stride could miss classes that come in turn.
-    chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        chosen[np.flatnonzero(labels == label)[_SELECTION - 1 :: _SELECTION]] = True
-    return (images[~chosen], labels[~chosen]), (images[chosen], labels[chosen])

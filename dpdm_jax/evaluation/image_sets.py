@@ -1,0 +1,261 @@
+"""Sets of images from anywhere, in memory, and the checks that make two comparable."""
+
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from dpdm_jax import data, validate
+from dpdm_jax.data import image_folder, npz, transforms
+from dpdm_jax.errors import InputError
+from dpdm_jax.sampling import images as sampled
+
+#: Ranges that float images may be in, by what states them.
+FLOAT_RANGES = {"0,1": (0.0, 1.0), "-1,1": (-1.0, 1.0), "0,255": (0.0, 255.0)}
+_IDX_IMAGES = re.compile(r"(.+)-images-idx3-ubyte(\.gz)?")
+_WANTED = (
+    "an .npz file, a folder with PNG, JPEG, .npz or IDX files, each also as "
+    "PATH:SPLIT, or tfds:NAME:SPLIT"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Images, and labels if there are any.
+
+    Attributes:
+        name: what messages call the set.
+        images: uint8 [n, h, w, c], c = 1 or 3, n >= 1.
+        labels: int32 [n] in [0, num_classes), or None.
+        num_classes: 0 without labels.
+        class_names: names of the classes' folders, in order of their labels, where the
+            set came with such names; else None.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    num_classes: int = 0
+    class_names: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def from_source(source: data.Source, name: str) -> ImageSet:
+    """Reads all of a source into memory."""
+    images, labels = source.examples(np.arange(len(source)))
+    if source.num_classes == 0:
+        return ImageSet(name, images)
+    return ImageSet(name, images, labels, source.num_classes)
+
+
+def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> ImageSet:
+    """Reads a set of images.
+
+    Args:
+        spec: ``tfds:NAME`` or ``tfds:NAME:SPLIT``; or a path, or ``PATH:SPLIT``, of an
+            .npz file with ``images`` (uint8 NHWC) and perhaps ``labels``; a folder of
+            such files by split; a folder of IDX files; or a folder of images, flat or
+            with one sub-folder per class, or with such folders by split. Without a
+            SPLIT it is "train" where there are several.
+        float_range: range that float images of an .npz file are in, one of
+            ``FLOAT_RANGES``; "" refuses them.
+        rounding: of such images to uint8, "truncate" (as the papers) or "nearest".
+
+    Returns:
+        The set. Class folders are numbered by sorted name, as in training.
+
+    Raises:
+        InputError: nothing is there, it is damaged, or not as described.
+    """
+    if float_range and float_range not in FLOAT_RANGES:
+        raise InputError(
+            f"float_range is {float_range!r}; allowed: {' or '.join(FLOAT_RANGES)}."
+        )
+    validate.one_of("rounding", rounding, sampled.ROUNDINGS)
+    if spec.startswith("tfds:"):
+        _, name, *split = spec.split(":", 2)
+        source = _source("tfds", split[0] if split else "train", name=name)
+        return from_source(source, spec)
+    path, split = _path_and_split(spec)
+    if path.is_file():
+        return _from_npz(path, spec, float_range, rounding)
+    if archives := sorted(file.stem for file in path.glob("*.npz")):
+        file = path / f"{_chosen(spec, split, archives)}.npz"
+        return _from_npz(file, spec, float_range, rounding)
+    found = (_IDX_IMAGES.fullmatch(file.name) for file in path.iterdir())
+    if prefixes := sorted({match[1] for match in found if match}):
+        split = "t10k" if split == "test" and "test" not in prefixes else split
+        return _from_idx(path, spec, _chosen(spec, split, prefixes))
+    return _from_image_folder(path, spec, split)
+
+
+def check_comparable(reference: ImageSet, other: ImageSet) -> None:
+    """Refuses two sets whose comparison would say nothing.
+
+    Raises:
+        InputError: their shapes or ranges of values differ.
+    """
+    if other.images.shape[1:] != reference.images.shape[1:]:
+        raise InputError(
+            f"the images of {other.name} are "
+            f"{transforms.format_shape(other.images.shape[1:])} and those of "
+            f"{reference.name} {transforms.format_shape(reference.images.shape[1:])}; "
+            "allowed: one shape."
+        )
+    highest = {s.name: int(s.images.max()) for s in (reference, other)}
+    for name, value in highest.items():
+        # 0 and 1 alone are no picture, but what [0, 1] becomes as whole numbers.
+        if value <= 1 < max(highest.values()):
+            raise InputError(
+                f"the images of {name} go up to {value} and the others up to "
+                f"{max(highest.values())}; allowed: 0 to 255 in both (were images in "
+                "[0, 1] turned into integers?)."
+            )
+
+
+def check_labels(reference: ImageSet, other: ImageSet, needed_by: str) -> None:
+    """Refuses sets that no classifier can be trained on and tested with.
+
+    Args:
+        reference: the real images.
+        other: those to train on; every class must occur.
+        needed_by: the metric, for messages.
+
+    Raises:
+        InputError: labels are missing or mean different things.
+    """
+    for labelled in (reference, other):
+        if labelled.labels is None:
+            raise InputError(
+                f"{needed_by} needs labels and {labelled.name} has none; allowed: "
+                "labelled images, or other metrics."
+            )
+    names = [", ".join(s.class_names or ()) for s in (reference, other)]
+    if all(names) and names[0] != names[1]:
+        raise InputError(
+            f"the classes of {other.name} are {names[1]}; allowed: those of "
+            f"{reference.name}, {names[0]}."
+        )
+    if any(names) and reference.num_classes != other.num_classes:
+        raise InputError(
+            f"{other.name} has {other.num_classes} classes and {reference.name} "
+            f"{reference.num_classes}; allowed: the same ones, for class folders are "
+            "numbered by sorted name."
+        )
+    if other.num_classes > reference.num_classes:
+        raise InputError(
+            f"the labels of {other.name} go up to {other.num_classes - 1}; allowed: 0 "
+            f"to {reference.num_classes - 1}, as in {reference.name}."
+        )
+    missing = np.setdiff1d(np.arange(reference.num_classes), other.labels)
+    if missing.size:
+        raise InputError(
+            f"{other.name} has no image of class {', '.join(map(str, missing))}; "
+            f"allowed: at least one of each of the {reference.num_classes} classes of "
+            f"{reference.name}."
+        )
+
+
+def _path_and_split(spec: str) -> tuple[pathlib.Path, str | None]:
+    path = pathlib.Path(spec).expanduser()
+    if spec and path.exists():
+        return path, None
+    parent, colon, split = spec.rpartition(":")
+    path = pathlib.Path(parent).expanduser()
+    if colon and split and path.is_dir():
+        return path, split
+    raise InputError(f"{spec!r} is no file or folder; allowed: {_WANTED}.")
+
+
+def _chosen(spec: str, split: str | None, found: list[str]) -> str:
+    """Decides which of the splits in a folder is meant."""
+    if split is None and len(found) == 1:
+        return found[0]
+    wanted = split or "train"
+    if wanted not in found:
+        raise InputError(
+            f"{spec!r} has no split {wanted}; allowed: PATH:SPLIT with one of "
+            f"{', '.join(found)}."
+        )
+    return wanted
+
+
+def _source(kind: str, split: str, **fields: Any) -> data.Source:
+    """Loads a source that takes images as they are stored."""
+    config = ml_collections.ConfigDict(
+        {
+            "source": kind,
+            "path": "",
+            "name": "",
+            "train_split": split,
+            "test_split": split,
+            "image_size": 0,
+            "channels": 0,
+            "num_classes": -1,
+            "crop": "none",
+            "resize": "lanczos",
+            "num_examples": 0,
+        }
+        | fields
+    )
+    return data.load_source(config, "train")
+
+
+def _from_npz(
+    path: pathlib.Path, name: str, float_range: str, rounding: str
+) -> ImageSet:
+    arrays = npz.read_arrays(path, ("images", "labels"))
+    images = arrays["images"]
+    if images.dtype.kind == "f":
+        if not float_range:
+            raise InputError(
+                f"the images of {name} are {images.dtype} values; allowed: uint8 in "
+                f"0..255, or floats whose range float_range states "
+                f"({' or '.join(FLOAT_RANGES)})."
+            )
+        images = _quantised(images, name, float_range, rounding)
+    if images.ndim == 3:
+        images = images[..., None]
+    return from_source(data.ArraySource(images, arrays.get("labels"), name=name), name)
+
+
+def _quantised(
+    images: np.ndarray, name: str, float_range: str, rounding: str
+) -> np.ndarray:
+    low, high = FLOAT_RANGES[float_range]
+    inside = (images >= low) & (images <= high)
+    if not inside.all():
+        raise InputError(
+            f"a pixel of {name} is {images[~inside][0]:g}; allowed: {low:g} to "
+            f"{high:g}, as float_range states."
+        )
+    levels = (images - images.dtype.type(low)) * images.dtype.type(255 / (high - low))
+    return (np.rint(levels) if rounding == "nearest" else levels).astype(np.uint8)
+
+
+def _from_idx(folder: pathlib.Path, name: str, prefix: str) -> ImageSet:
+    labels = f"{prefix}-labels-idx1-ubyte"
+    labelled = any((folder / (labels + end)).is_file() for end in ("", ".gz"))
+    fields = {"path": str(folder), "num_classes": -1 if labelled else 0}
+    return from_source(_source("idx", prefix, **fields), name)
+
+
+def _from_image_folder(folder: pathlib.Path, name: str, split: str | None) -> ImageSet:
+    splits = sorted(f.name for f in folder.iterdir() if f.name in ("train", "test"))
+    if split is not None:
+        if not (folder / split).is_dir():
+            raise InputError(
+                f"{name!r} has no split {split}; allowed: PATH:SPLIT with a folder in "
+                f"{folder}."
+            )
+        folder = folder / split
+    elif splits:
+        folder = folder / _chosen(name, None, splits)
+    result = from_source(_source("image_folder", ".", path=str(folder)), name)
+    names = image_folder.class_names(folder)
+    return dataclasses.replace(result, class_names=names and tuple(names))

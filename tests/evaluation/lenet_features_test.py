@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from dpdm_jax.errors import InputError
+from dpdm_jax.evaluation import cache, lenet_features
+
+
+def train(images, labels, **settings):
+    return lenet_features.train(images, labels, 10, num_steps=60, **settings)
+
+
+def test_learns_the_digits_the_same_way_each_time(digits):
+    images, labels = digits[0]
+    first = train(images, labels)
+    assert first.settings["accuracy"] > 0.6  # chance: 0.1
+    assert first.settings["task"] == "labels"
+    again = train(images, labels)
+    assert first.fingerprint == again.fingerprint
+    found = np.asarray(first(images[:8]))
+    assert found.shape == (8, 128)
+    np.testing.assert_array_equal(found, again(images[:8]))
+    assert np.ptp(found, axis=0).max() > 0.1
+    assert train(images, labels, seed=1).fingerprint != first.fingerprint
+
+
+def test_learns_rotations_without_labels(digits):
+    network = lenet_features.train(digits[0][0], None, 0, num_steps=60)
+    assert network.settings["task"] == "rotations"
+    assert network.settings["accuracy"] > 0.5  # chance: 0.25
+
+
+def test_is_kept_for_next_time(digits, tmp_path, monkeypatch):
+    images, labels = digits[0]
+    trained = train(images, labels, cache_folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    monkeypatch.setattr(lenet_features, "_train", None)
+    read = train(images, labels, cache_folder=tmp_path)
+    assert read.fingerprint == trained.fingerprint
+    assert read.settings == trained.settings
+    with pytest.raises(TypeError):  # other data: nothing is kept of it
+        train(images, labels[::-1].copy(), cache_folder=tmp_path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(TypeError):  # damaged: trains anew
+        train(images, labels, cache_folder=tmp_path)
+    assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "prepared"), [(8, 24), (17, 34), (18, 18), (63, 63), (64, 32), (130, 32)]
+)
+def test_sizes(size, prepared):
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    small = lenet_features.prepare(images)
+    assert small.shape == (2, prepared, prepared, 3)
+    assert small.dtype == np.uint8
+    factor = size // prepared
+    if factor > 1:
+        block = images[1, factor : 2 * factor, :factor].mean(axis=(0, 1))
+        np.testing.assert_array_equal(small[1, 1, 0], np.rint(block))
+    if size < prepared:
+        np.testing.assert_array_equal(
+            small[:, :: prepared // size, 1 :: prepared // size], images
+        )
+
+
+def test_colour_of_an_odd_size():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 20, 20, 3), np.uint8)
+    network = lenet_features.train(images, np.arange(40) % 2, 2, num_steps=2)
+    assert network(images).shape == (40, 128)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels"), [((7, 7, 1), np.arange(4) % 2), ((8, 9, 1), None)]
+)
+def test_refuses_shapes(shape, labels):
+    with pytest.raises(InputError, match="allowed for the metrics whose names end in"):
+        lenet_features.train(np.zeros((4, *shape), np.uint8), labels, 2)
+
+
+def test_checksums_tell_arrays_apart():
+    sums = {
+        cache.checksum(np.zeros(4, np.uint8)),
+        cache.checksum(np.zeros((2, 2), np.uint8)),
+        cache.checksum(np.zeros(1, np.float32)),
+        cache.checksum("a", "b"),
+        cache.checksum("ab"),
+    }
+    assert len(sums) == 5

@@ -1,0 +1,110 @@
+"""The command ``python -m dpdm_jax.evaluation``."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from dpdm_jax import command_line
+
+
+def run(*args):
+    return subprocess.run(
+        [sys.executable, "-m", "dpdm_jax.evaluation", *args],
+        cwd=command_line.CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def archives(digits, tmp_path):
+    """real.npz, synthetic.npz and test.npz with digits."""
+    (images, labels), _, (test_images, test_labels) = digits
+    np.savez(tmp_path / "real.npz", images=images[:500], labels=labels[:500])
+    np.savez(tmp_path / "synthetic.npz", images=images[500:], labels=labels[500:])
+    np.savez(tmp_path / "test.npz", images=test_images, labels=test_labels)
+    return tmp_path
+
+
+def test_prints_one_json_line(archives):
+    done = run(
+        f"--real={archives / 'real.npz'}",
+        f"--synthetic={archives / 'synthetic.npz'}",
+        f"--real_test={archives / 'test.npz'}",
+        "--metrics=fid_lenet,coverage_lenet,mlp,memorisation",
+        "--lenet_steps=20",
+        "--epochs=2",
+        "--classifier_seeds=1",
+        f"--cache={archives / 'cache'}",
+        f"--pictures={archives / 'pictures'}",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    result = json.loads(line)
+    for name in ("fid_lenet", "coverage_lenet", "mlp", "memorisation"):
+        assert isinstance(result[name], float)
+    assert (result["num_real"], result["num_synthetic"]) == (500, 737)
+    assert result["image_shape"] == [8, 8, 1]
+    assert result["mlp_std"] is None
+    assert result["settings"]["lenet"]["num_steps"] == 20
+    assert len(list((archives / "cache").iterdir())) == 3  # network, real, test
+    assert len(list((archives / "pictures").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--metrics=fidd",), "a metric is 'fidd'; allowed: fid, kid"),
+        ((), "--synthetic is missing; allowed: an .npz file"),
+        (
+            ("--synthetic=REAL", "--inception_weights=no.pth"),
+            "inception_weights is no.pth, no file; allowed: the file pt_inception",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence(archives, args, message):
+    path = archives / "real.npz"
+    done = run(f"--real={path}", *(arg.replace("REAL", str(path)) for arg in args))
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: {message}")
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+def test_fid_of_png_folders_is_that_of_pytorch_fid(
+    pytorch_fid, inception_state, tmp_path, monkeypatch
+):
+    import torch
+
+    rng = np.random.default_rng(0)
+    for name, low in (("real", 0), ("synthetic", 60)):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            waves = np.sin(rng.normal(0, 0.3, (20, 24, 3)).cumsum(axis=0))
+            pixels = np.clip(low + 128 + 127 * waves, 0, 255).astype(np.uint8)
+            PIL.Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    state = {name: torch.from_numpy(a.copy()) for name, a in inception_state.items()}
+    torch.save(state, tmp_path / "weights.pth")
+    monkeypatch.setattr(
+        pytorch_fid.inception, "load_state_dict_from_url", lambda *a, **k: state
+    )
+    folders = [str(tmp_path / name) for name in ("real", "synthetic")]
+    expected = pytorch_fid.fid_score.calculate_fid_given_paths(
+        folders, batch_size=8, device="cpu", dims=2048, num_workers=0
+    )
+    done = run(
+        f"--real={folders[0]}",
+        f"--synthetic={folders[1]}",
+        "--metrics=fid",
+        f"--inception_weights={tmp_path / 'weights.pth'}",
+        "--cache=",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["fid"] == pytest.approx(expected, rel=1e-3)
