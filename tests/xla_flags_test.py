@@ -20,15 +20,30 @@ def configured(monkeypatch, before: str) -> str:
 
 
 def test_a_users_flags_are_kept(monkeypatch):
-    mine = f"--{_FLAG}=dot --xla_cpu_enable_fast_math=false"
+    mine = f"--{_FLAG}=dot --xla_disable_hlo_passes=none"
     assert configured(monkeypatch, mine) == mine
     other = "--xla_cpu_enable_fast_math=false"
     assert configured(monkeypatch, other).startswith(other)
 
 
 def test_a_flag_that_jaxlib_does_not_know_is_left_out(monkeypatch):
-    monkeypatch.setattr(xla_flags, "_CPU_FLAGS", {"xla_no_such_flag": "1"})
+    for flags in ("_CPU_FLAGS", "_ONLY_CPU_FLAGS"):
+        monkeypatch.setattr(xla_flags, flags, {"xla_no_such_flag": "1"})
     assert configured(monkeypatch, "--a=b") == "--a=b"
+
+
+def test_barriers_are_kept_only_where_there_is_nothing_but_the_cpu(monkeypatch):
+    keeps = "xla_disable_hlo_passes=cse_barrier_expander"
+    monkeypatch.setattr(xla_flags.glob, "glob", lambda pattern: [])
+    monkeypatch.setattr(xla_flags, "_has_plugins", lambda: True)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert keeps in configured(monkeypatch, "")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    assert keeps not in configured(monkeypatch, "")
+    monkeypatch.setattr(xla_flags, "_has_plugins", lambda: False)
+    assert keeps in configured(monkeypatch, "")
+    monkeypatch.setattr(xla_flags.glob, "glob", lambda pattern: ["/dev/accel0"])
+    assert keeps not in configured(monkeypatch, "")
 
 
 def libtpu_configured(monkeypatch, *, device_files: list[str]) -> str | None:

@@ -16,6 +16,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dpdm_jax.errors import InputError
+from dpdm_jax.networks import convolution
+from dpdm_jax.networks.fusion import materialize
 
 Law = Callable[[jax.Array], jax.typing.ArrayLike]
 
@@ -79,7 +81,10 @@ def _promote_all_but_bias(
 
 class _Conv(nnx.Conv):
     def __call__(self, x: jax.Array) -> jax.Array:
-        return super().__call__(x).astype(self.dtype)
+        x, kernel, bias = self.promote_dtype(
+            (x, self.kernel[...], self.bias[...]), dtype=self.dtype
+        )
+        return (convolution.conv3x3(x, kernel) + bias).astype(self.dtype)
 
 
 class _Linear(nnx.Linear):
@@ -276,17 +281,19 @@ class ResidualBlock(nnx.Module):
         Returns:
             [n, h', w', out_channels], of the resampled height and width.
         """
+        x = materialize(x)
         h = nnx.silu(self.norm_a(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = self.conv_a(h)
+        h = materialize(self.conv_a(materialize(h)))
         shift = self.embedding(nnx.silu(embedding))[:, None, None, :]
         # In float32, as a bias is.
-        h = (h.astype(jnp.float32) + shift).astype(h.dtype)
-        h = self.conv_b(nnx.silu(self.norm_b(h)))
+        h = materialize((h.astype(jnp.float32) + shift).astype(h.dtype))
+        h = materialize(nnx.silu(self.norm_b(h)))
+        h = materialize(self.conv_b(h))
         if self.has_shortcut:
             x = self.shortcut(x)
-        return (x + h) / math.sqrt(2)
+        return materialize((x + h) / math.sqrt(2))
 
 
 class AttentionBlock(nnx.Module):
@@ -309,9 +316,10 @@ class AttentionBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [n, h, w, channels] to the same shape."""
         n, height, width, channels = x.shape
+        x = materialize(x)
         h = self.norm(x).reshape(n, height * width, channels)
         logits = jnp.einsum("nqc,nkc->nqk", self.query(h), self.key(h))
         logits = logits.astype(jnp.float32) / math.sqrt(channels)
         weights = jax.nn.softmax(logits, axis=-1).astype(h.dtype)
         h = self.output(jnp.einsum("nqk,nkc->nqc", weights, self.value(h)))
-        return (x + h.reshape(x.shape)) / math.sqrt(2)
+        return materialize((x + h.reshape(x.shape)) / math.sqrt(2))

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import embeddings, layers, network
+from dpdm_jax.networks.fusion import materialize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,8 @@ class NCSNpp(nnx.Module):
             if "upsample" in level:
                 h = level["upsample"](h, embedding)
 
-        h = self.head["conv"](nnx.silu(self.head["norm"](h)))
+        h = materialize(nnx.silu(self.head["norm"](h)))
+        h = self.head["conv"](h)
         return h.astype(jnp.float32)
 
 

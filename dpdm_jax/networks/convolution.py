@@ -1,0 +1,103 @@
+"""3x3 convolution whose weight gradients of single examples are fast on CPU.
+
+Mapped over examples, the weight gradient of ``lax.conv`` becomes a convolution with a
+group for each example, for which the CPU has no fast program. There each example's is
+computed as matrix products instead, image after image so that the operands stay in the
+cache. Everything else is ``lax.conv``, and so is everything on accelerators.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@jax.custom_vjp
+def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution with stride 1 and zero padding.
+
+    Args:
+        x: [n, h, w, in].
+        kernel: [3, 3, in, out], of the same dtype.
+
+    Returns:
+        [n, h, w, out].
+    """
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple:
+    return conv3x3(x, kernel), (x, kernel)
+
+
+def _backward(residuals: tuple, dy: jax.Array) -> tuple:
+    x, kernel = residuals
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    return conv3x3(dy, flipped), _weight_gradient(x, dy)
+
+
+conv3x3.defvjp(_forward, _backward)
+
+
+@jax.custom_batching.custom_vmap
+def _weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """[n, h, w, in], [n, h, w, out] -> [3, 3, in, out], summed over n."""
+    # The images' batch is the contracted axis, so it takes the features' place.
+    return lax.conv_general_dilated(
+        x, dy, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("CHWN", "IHWO", "HWNC")
+    )
+
+
+@_weight_gradient.def_vmap
+def _weight_gradients(
+    axis_size: int, is_batched: list[bool], x: jax.Array, dy: jax.Array
+) -> tuple[jax.Array, bool]:
+    x, dy = (
+        a if batched else jnp.broadcast_to(a, (axis_size, *a.shape))
+        for a, batched in zip((x, dy), is_batched, strict=True)
+    )
+    gradients = lax.platform_dependent(
+        x, dy, cpu=_by_products, default=jax.vmap(_weight_gradient.fun)
+    )
+    return gradients, True
+
+
+def _by_products(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """[b, n, h, w, in], [b, n, h, w, out] -> [b, 3, 3, in, out]."""
+
+    def of_example(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
+        def add_image(total: jax.Array, image: tuple) -> tuple[jax.Array, None]:
+            return total + _of_image(*image), None
+
+        zeros = jnp.zeros((3, 3, x.shape[-1], dy.shape[-1]), jnp.float32)
+        return lax.scan(add_image, zeros, arrays)[0].astype(x.dtype)
+
+    return lax.map(of_example, (x, dy))
+
+
+def _of_image(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """[h, w, in], [h, w, out] -> float32 [3, 3, in, out]: one product over the pixels.
+
+    The side with fewer channels is gathered nine times, once for each offset.
+    """
+    c, o = x.shape[-1], dy.shape[-1]
+    if c < o:
+        products = _product(dy.reshape(-1, o), _shifted(x, (0, 1, 2)))
+        return products.reshape(o, 3, 3, c).transpose(1, 2, 3, 0)
+    # Shifting dy forwards is shifting x backwards.
+    products = _product(x.reshape(-1, c), _shifted(dy, (2, 1, 0)))
+    return products.reshape(c, 3, 3, o).transpose(1, 2, 0, 3)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[t, i], [t, j] -> float32 [i, j]."""
+    return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
+
+
+def _shifted(image: jax.Array, offsets: tuple[int, ...]) -> jax.Array:
+    """[h, w, c] -> [h w, 9 c]: each pixel's neighbours, zero outside the image."""
+    h, w, c = image.shape
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
+    windows = [padded[i : i + h, j : j + w] for i in offsets for j in offsets]
+    return jnp.concatenate(windows, axis=-1).reshape(h * w, 9 * c)

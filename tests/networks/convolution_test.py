@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from dpdm_jax.networks import convolution
+
+
+def plain(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def arrays(shape, out_channels, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], shape, dtype)
+    kernel = jax.random.normal(keys[1], (3, 3, shape[-1], out_channels), dtype)
+    dy = jax.random.normal(keys[2], (*shape[:-1], out_channels), dtype)
+    return x, kernel, dy
+
+
+@pytest.mark.parametrize("channels", [(3, 5), (5, 3), (4, 4)])
+def test_values_and_gradients_are_those_of_lax(channels):
+    x, kernel, dy = arrays((2, 5, 7, channels[0]), channels[1])
+    for conv in (convolution.conv3x3, jax.jit(convolution.conv3x3)):
+        value, pullback = jax.vjp(conv, x, kernel)
+        expected, expected_pullback = jax.vjp(plain, x, kernel)
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+        for ours, theirs in zip(pullback(dy), expected_pullback(dy), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [(3, 5), (5, 3), (4, 4)])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_gradients_of_examples_are_those_of_lax(channels, draws):
+    x, kernel, dy = arrays((4, draws, 5, 7, channels[0]), channels[1])
+
+    def gradients(conv):
+        one = lambda x, dy: jax.vjp(conv, x, kernel)[1](dy)  # noqa: E731
+        return jax.jit(jax.vmap(one))(x, dy)
+
+    ours, theirs = gradients(convolution.conv3x3), gradients(plain)
+    assert ours[1].shape == (4, *kernel.shape)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_where_only_one_side_is_mapped():
+    x, kernel, dy = arrays((2, 4, 4, 3), 3)
+    many = jnp.stack([dy, 2 * dy])
+    ours = jax.vmap(lambda dy: jax.vjp(convolution.conv3x3, x, kernel)[1](dy)[1])(many)
+    single = jax.vjp(plain, x, kernel)[1](dy)[1]
+    np.testing.assert_allclose(ours[1], 2 * single, rtol=1e-5, atol=1e-4)
+
+
+def test_two_nested_maps():
+    x, kernel, dy = arrays((2, 3, 2, 4, 4, 3), 3)
+    one = lambda x, dy: jax.vjp(convolution.conv3x3, x, kernel)[1](dy)[1]  # noqa: E731
+    expected = lambda x, dy: jax.vjp(plain, x, kernel)[1](dy)[1]  # noqa: E731
+    np.testing.assert_allclose(
+        jax.vmap(jax.vmap(one))(x, dy),
+        jax.vmap(jax.vmap(expected))(x, dy),
+        rtol=1e-5,
+        atol=1e-4,
+    )
+
+
+def test_bfloat16_sums_pixels_and_draws_in_float32():
+    # 4,096 ones: a sum in bfloat16 would stop at 256.
+    x = jnp.ones((1, 4, 32, 32, 2), jnp.bfloat16)
+    kernel = jnp.zeros((3, 3, 2, 2), jnp.bfloat16)
+    pull = lambda x, dy: jax.vjp(convolution.conv3x3, x, kernel)[1](dy)[1]  # noqa: E731
+    gradient = jax.vmap(pull)(x, x)
+    assert gradient.dtype == jnp.bfloat16
+    assert float(gradient[0, 1, 1, 0, 0]) == 4096
+
+
+def test_accelerators_keep_the_plain_convolution():
+    x, kernel, dy = arrays((2, 1, 4, 4, 3), 3)
+    one = lambda x, dy: jax.vjp(convolution.conv3x3, x, kernel)[1](dy)[1]  # noqa: E731
+    programs = {
+        platform: jax.export.export(jax.jit(jax.vmap(one)), platforms=[platform])(
+            x, dy
+        ).mlir_module()
+        for platform in ("cpu", "tpu", "cuda")
+    }
+    assert "stablehlo.while" in programs["cpu"]
+    for platform in ("tpu", "cuda"):
+        assert "stablehlo.while" not in programs[platform]
+        assert "stablehlo.convolution" in programs[platform]
