@@ -1,6 +1,11 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from dpdm_jax import command_line
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import cache, lenet_features
 
@@ -43,6 +48,38 @@ def test_is_kept_for_next_time(digits, tmp_path, monkeypatch):
     with pytest.raises(TypeError):  # damaged: trains anew
         train(images, labels, cache_folder=tmp_path)
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_two_devices_compute_the_same(digits, tmp_path):
+    # In a process of its own, since the number of devices is fixed at start.
+    program = """
+import sys, jax, numpy as np
+from dpdm_jax.evaluation import features, lenet_features
+network = lenet_features.train(
+    *(np.load(f)["a"] for f in sys.argv[1:3]), 10, num_steps=2, cache_folder=None
+)
+network.batch_size = 7  # becomes 8 on two devices
+images = np.load(sys.argv[1])["a"][:20]
+found = np.concatenate(list(features.compute(network, images, np.arange(20))))
+np.savez(sys.argv[3], devices=jax.local_device_count(), a=found)
+"""
+    files = [tmp_path / name for name in ("images.npz", "labels.npz")]
+    for file, array in zip(files, digits[0], strict=True):
+        np.savez(file, a=array)
+    results = []
+    for number in (1, 2):
+        flags = f"--xla_force_host_platform_device_count={number}"
+        result = tmp_path / f"{number}.npz"
+        subprocess.run(
+            [sys.executable, "-c", program, *files, result],
+            cwd=command_line.CHECKOUT,
+            env=os.environ | {"XLA_FLAGS": flags},
+            check=True,
+        )
+        results.append(np.load(result))
+    assert [r["devices"] for r in results] == [1, 2]
+    assert results[0]["a"].shape == (20, 128)
+    np.testing.assert_allclose(results[0]["a"], results[1]["a"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
