@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from dpdm_jax.training.step import Diagnostics
 
@@ -20,25 +21,22 @@ class MetricsLog:
 
         Args:
             workdir: the run directory.
-            tensorboard: whether to write TensorBoard events (imports TensorFlow).
+            tensorboard: whether to write TensorBoard events.
         """
         path = workdir / FILE_NAME
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._lines = os.fdopen(handle, "a")
         self._events = None
-        if tensorboard:
-            from clu import metric_writers  # takes seconds, so only where used
-
-            folder = workdir / "tensorboard"
-            folder.mkdir(mode=0o700, exist_ok=True)
-            self._events = metric_writers.SummaryWriter(str(folder))
+        self._events_folder = workdir / "tensorboard" if tensorboard else None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds the scalars of one step."""
         line = {"step": step} | {k: float(v) for k, v in scalars.items()}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
-        if self._events is not None:
+        if self._events_folder is not None:
+            if self._events is None:
+                self._events = _open_events(self._events_folder)
             self._events.write_scalars(step, scalars)
 
     def close(self) -> None:
@@ -46,6 +44,15 @@ class MetricsLog:
         self._lines.close()
         if self._events is not None:
             self._events.close()
+
+
+def _open_events(folder: pathlib.Path) -> Any:
+    # Brings TensorFlow, which takes seconds: not before there is something to write, so
+    # that the first step need not wait for it.
+    from clu import metric_writers
+
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return metric_writers.SummaryWriter(str(folder))
 
 
 def private_diagnostics(sums: Diagnostics) -> dict[str, float]:

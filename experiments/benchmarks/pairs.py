@@ -31,6 +31,15 @@ def interleaved(
     return seconds
 
 
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and range."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+    }
+
+
 def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
     """Median and range of the rounds' ratios; a round's two sides met like conditions.
 
@@ -38,9 +47,9 @@ def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
         numerator: seconds of one side by round.
         denominator: seconds of the other.
     """
-    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
-    return {
-        "median": statistics.median(ratios),
-        "min": min(ratios),
-        "max": max(ratios),
-    }
+    return spread([a / b for a, b in zip(numerator, denominator, strict=True)])
+
+
+def in_words(values: dict[str, float]) -> str:
+    """A ``spread`` as "1.04 (0.96 to 1.12)"."""
+    return f"{values['median']:.2f} ({values['min']:.2f} to {values['max']:.2f})"

@@ -1,86 +1,165 @@
-"""What privacy costs: clipped gradients against ordinary ones of the same loss.
+"""What privacy costs: clipped gradients beside ordinary ones and other libraries'.
 
 python -m experiments.benchmarks.step_time --json
 """
 
 import argparse
+import contextlib
+import importlib.util
 import json
-import statistics
+from collections.abc import Sequence
 
-from dpdm_jax import command_line, xla_flags
-from experiments.benchmarks import pairs
+from experiments.benchmarks import machine, pairs, problem, worker
 
+# The packages that a side needs.
+_SIDES = {
+    "private": (),
+    "nonprivate": (),
+    "jax_privacy": ("jax_privacy",),
+    "torch_nonprivate": ("torch",),
+    "opacus": ("torch", "opacus"),
+    "opacus_ghost": ("torch", "opacus"),
+}
+# Key -> the two sides and which of the sizes' medians is the worst one.
+_RATIOS = {
+    "private_over_nonprivate": ("private", "nonprivate", max),
+    "jax_privacy_over_ours": ("jax_privacy", "private", min),
+    "opacus_over_ours": ("opacus", "private", min),
+    "opacus_ghost_over_ours": ("opacus_ghost", "private", min),
+    "ours_private_over_torch_nonprivate": ("private", "torch_nonprivate", max),
+}
 _SIZES = ((8, 8), (2, 32), (32, 1))
 
 
-def measure(batch_size: int, multiplicity: int, num_pairs: int) -> dict:
-    """Times the MNIST network's gradients, with K draws an example."""
-    import jax
-    import jax.numpy as jnp
+def measure(
+    sides: Sequence[str],
+    network: str,
+    batch_size: int,
+    noise_multiplicity: int,
+    num_pairs: int,
+    layout: str,
+) -> dict:
+    """Times the sides at one size.
 
-    from dpdm_jax import privacy
-    from dpdm_jax.model import build_model
+    Args:
+        sides: names in ``_SIDES``; Opacus's ghost clipping takes part at K = 1 only.
+        network: a name in ``problem.NETWORKS``.
+        batch_size: B.
+        noise_multiplicity: K.
+        num_pairs: rounds.
+        layout: PyTorch's, "nchw" or "nhwc".
 
-    config = command_line.load_config("configs/mnist.py:eps=10")
-    config.diffusion.noise_multiplicity = multiplicity
-    model = build_model(config, (28, 28, 1), 10)
-    loss = model.loss(config.diffusion)
-    params = model.network.init(jax.random.key(0))
-    images = jax.random.uniform(jax.random.key(1), (batch_size, 28, 28, 1), minval=-1)
-    labels = jnp.arange(batch_size, dtype=jnp.int32) % 10
-    keys = jax.random.split(jax.random.key(2), batch_size)
-
-    def mean_loss(params, images, labels, keys):
-        return jax.vmap(loss, (None, 0, 0, 0))(params, images, labels, keys).mean()
-
-    ordinary = jax.jit(jax.grad(mean_loss))
-    clipped = jax.jit(
-        privacy.clipped_grad(
-            loss, l2_clip_norm=1.0, batch_argnums=(1, 2), prng_argnum=3
-        ).fun
-    )
-    arguments = (params, images, labels, keys)
-    seconds = pairs.interleaved(
-        {
-            "private": lambda: clipped(*arguments),
-            "nonprivate": lambda: ordinary(*arguments),
-        },
-        num_pairs,
-    )
-    return {
+    Returns:
+        Ratios and seconds.
+    """
+    if noise_multiplicity > 1:
+        sides = [name for name in sides if name != "opacus_ghost"]
+    torch_sides = [name for name in sides if "torch" in _SIDES[name]]
+    size = {
+        "network": network,
         "batch_size": batch_size,
-        "noise_multiplicity": multiplicity,
-        "private_over_nonprivate": pairs.ratio(
-            seconds["private"], seconds["nonprivate"]
-        ),
-        "seconds": {name: statistics.median(s) for name, s in seconds.items()},
-        "pairs": num_pairs,
+        "noise_multiplicity": noise_multiplicity,
     }
+    with contextlib.ExitStack() as processes:
+        functions = {}
+        for module, names, extra in (
+            ("jax_steps", [n for n in sides if n not in torch_sides], {}),
+            ("torch_steps", torch_sides, {"layout": layout}),
+        ):
+            if names:
+                builder = f"{__package__}.{module}:step_sides"
+                process = worker.Worker(builder, sides=names, **size, **extra)
+                functions |= processes.enter_context(process).sides
+        seconds = pairs.interleaved(functions, num_pairs)
+    ratios = {
+        key: pairs.ratio(seconds[a], seconds[b])
+        for key, (a, b, _) in _RATIOS.items()
+        if a in seconds and b in seconds
+    }
+    return (
+        size
+        | ratios
+        | {
+            "seconds": {name: pairs.spread(values) for name, values in seconds.items()},
+            "pairs": num_pairs,
+        }
+    )
 
 
-def main() -> None:
-    """Prints a line for each size, and with --json one JSON line for all."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints readable lines, or with --json one JSON line."""
+    options = _parse(argv)
+    rate_before = machine.matrix_product_rate()
+    results = [
+        measure(options.sides, options.network, b, k, options.pairs, options.layout)
+        for b, k in options.sizes
+    ]
+    rates = {"before": rate_before, "after": machine.matrix_product_rate()}
+    if not options.json:
+        for result in results:
+            _print(result)
+        return
+    worst = {
+        key: choose(r[key]["median"] for r in results if key in r)
+        for key, (_, _, choose) in _RATIOS.items()
+        if any(key in r for r in results)
+    }
+    sizes = {f"B={r['batch_size']},K={r['noise_multiplicity']}": r for r in results}
+    print(
+        json.dumps(
+            {"benchmark": "step_time"}
+            | worst
+            | {
+                "sizes": sizes,
+                "torch_layout": options.layout,
+                "matrix_product_gflops": rates,
+                "machine": machine.describe(),
+            }
+        )
+    )
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--pairs", type=int, default=9)
-    options = parser.parse_args()
-    xla_flags.configure()
-    results = [measure(b, k, options.pairs) for b, k in _SIZES]
-    if options.json:
-        key = "private_over_nonprivate"
-        summary = {
-            f"B={r['batch_size']},K={r['noise_multiplicity']}": r for r in results
-        }
-        worst = max(r[key]["median"] for r in results)
-        print(json.dumps({"benchmark": "step_time", key: worst, "sizes": summary}))
-        return
-    for r in results:
-        q = r["private_over_nonprivate"]
-        print(
-            f"B={r['batch_size']} K={r['noise_multiplicity']}: private takes "
-            f"{q['median']:.2f} ({q['min']:.2f} to {q['max']:.2f}) of non-private's "
-            f"{r['seconds']['nonprivate']:.2f} s"
-        )
+    parser.add_argument("--pairs", type=int, default=9, help="rounds")
+    parser.add_argument(
+        "--sizes",
+        type=problem.size,
+        nargs="+",
+        default=_SIZES,
+        metavar="B,K",
+        help="examples and noise draws an example",
+    )
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        choices=_SIDES,
+        default=[
+            name
+            for name, packages in _SIDES.items()
+            if all(map(importlib.util.find_spec, packages))
+        ],
+        help="default: all whose packages are installed",
+    )
+    parser.add_argument("--network", choices=problem.CONVOLUTIONAL, default="mnist")
+    parser.add_argument(
+        "--layout", choices=("nchw", "nhwc"), default="nhwc", help="PyTorch's"
+    )
+    parser.add_argument("--quick", action="store_true", help="a tiny network, one pair")
+    options = parser.parse_args(argv)
+    if options.quick:
+        options.network, options.pairs, options.sizes = "tiny", 1, ((2, 2), (2, 1))
+    return options
+
+
+def _print(result: dict) -> None:
+    print(f"B={result['batch_size']} K={result['noise_multiplicity']}")
+    for name, seconds in result["seconds"].items():
+        print(f"  {name:<36} {seconds['median']:.3f} s")
+    for key in _RATIOS:
+        if key in result:
+            print(f"  {key:<36} {pairs.in_words(result[key])}")
 
 
 if __name__ == "__main__":

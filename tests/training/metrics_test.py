@@ -33,3 +33,25 @@ def test_means_are_over_examples_with_finite_gradients():
 def test_an_empty_batch_has_no_means():
     sums = Diagnostics(*5 * [0.0])
     assert set(metrics.private_diagnostics(sums).values()) == {0.0}
+
+
+def test_tensorboard_is_loaded_when_there_is_something_to_write(tmp_path, monkeypatch):
+    calls = []
+
+    class Events:
+        def __init__(self, folder):
+            calls.append("opened")
+
+        def write_scalars(self, step, scalars):
+            calls.append((step, dict(scalars)))
+
+        def close(self):
+            calls.append("closed")
+
+    monkeypatch.setattr(metrics, "_open_events", Events)
+    log = metrics.MetricsLog(tmp_path, tensorboard=True)
+    assert not calls
+    log.write(1, {"a": 0.5})
+    log.write(2, {"a": 0.25})
+    log.close()
+    assert calls == ["opened", (1, {"a": 0.5}), (2, {"a": 0.25}), "closed"]

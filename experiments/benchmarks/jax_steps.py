@@ -1,0 +1,122 @@
+"""JAX's sides of the step benchmarks; runs in a ``worker.Worker``."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpdm_jax import privacy, xla_flags
+from dpdm_jax.diffusion import from_config
+from dpdm_jax.diffusion.losses import ExampleLoss
+from dpdm_jax.model import Model, build_model
+from dpdm_jax.sampling.generate import make_generator
+from experiments.benchmarks import problem
+
+#: ``gradient(params, images, labels, keys) -> pytree``
+Gradient = Callable[..., Any]
+
+
+def build(network: str, noise_multiplicity: int) -> tuple[Model, ExampleLoss]:
+    """The model and the loss of one example."""
+    config = problem.load_config(network, noise_multiplicity)
+    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    return model, model.loss(config.diffusion)
+
+
+def private(loss: ExampleLoss, **options: Any) -> Gradient:
+    """The sum of clipped gradients, C = 1; options as in ``privacy.clipped_grad``."""
+    return privacy.clipped_grad(
+        loss, l2_clip_norm=1.0, batch_argnums=(1, 2), prng_argnum=3, **options
+    ).fun
+
+
+def nonprivate(loss: ExampleLoss) -> Gradient:
+    """The gradient of the mean loss, as ordinary training takes it."""
+
+    def mean_loss(
+        params: Any, images: jax.Array, labels: jax.Array, keys: jax.Array
+    ) -> jax.Array:
+        return jax.vmap(loss, (None, 0, 0, 0))(params, images, labels, keys).mean()
+
+    return jax.grad(mean_loss)
+
+
+def jax_privacy_default(loss: ExampleLoss) -> Gradient:
+    """The same sum by jax_privacy, its defaults but for a loss of one example."""
+    import jax_privacy
+
+    # The keys are part of the batch: its prng_argnum takes a single key.
+    return jax_privacy.clipped_grad(
+        loss, l2_clip_norm=1.0, batch_argnums=(1, 2, 3), keep_batch_dim=False
+    )
+
+
+def batch(batch_size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Images in [-1, 1], labels and one key an example."""
+    images = jax.random.uniform(
+        jax.random.key(1), (batch_size, *problem.IMAGE_SHAPE), minval=-1
+    )
+    labels = jnp.arange(batch_size, dtype=jnp.int32) % problem.NUM_CLASSES
+    return images, labels, jax.random.split(jax.random.key(2), batch_size)
+
+
+def step_sides(
+    sides: Sequence[str], network: str, batch_size: int, noise_multiplicity: int
+) -> dict[str, Callable[[], None]]:
+    """The gradients of one batch.
+
+    Args:
+        sides: of "private", "nonprivate", "jax_privacy".
+        network: a name in ``problem.NETWORKS``.
+        batch_size: B.
+        noise_multiplicity: K.
+
+    Returns:
+        Name -> function that computes the gradients once.
+    """
+    xla_flags.configure()
+    makers = {
+        "private": private,
+        "nonprivate": nonprivate,
+        "jax_privacy": jax_privacy_default,
+    }
+    model, loss = build(network, noise_multiplicity)
+    params = model.network.init(jax.random.key(0))
+    arguments = (params, *batch(batch_size))
+
+    def side(make: Callable[[ExampleLoss], Gradient]) -> Callable[[], None]:
+        gradient = jax.jit(make(loss))
+        return lambda: jax.block_until_ready(gradient(*arguments))
+
+    return {name: side(makers[name]) for name in sides}
+
+
+def sampling_sides(
+    network: str, batch_size: int, num_steps: int
+) -> dict[str, Callable[[], None]]:
+    """Images by DDIM, as ``--mode=sample`` makes them.
+
+    Args:
+        network: a name in ``problem.NETWORKS``.
+        batch_size: images.
+        num_steps: network calls an image.
+
+    Returns:
+        The one side "ours".
+    """
+    xla_flags.configure()
+    config = problem.load_config(network, noise_multiplicity=1)
+    config.sampler.num_steps = num_steps
+    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    params = model.network.init(jax.random.key(0))
+    generate = make_generator(
+        model,
+        from_config.sampler(config.sampler),
+        jax.random.key(1),
+        guidance_scale=0.0,
+        batch_size=batch_size,
+    )
+    indices = np.arange(batch_size)
+    return {"ours": lambda: generate(params, indices, indices % problem.NUM_CLASSES)}

@@ -1,0 +1,52 @@
+"""What a figure depends on beside the code: machine, its speed just now, versions."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import time
+
+import numpy as np
+
+_PACKAGES = ("jax", "jaxlib", "flax", "jax-privacy", "torch", "opacus", "numpy")
+
+
+def matrix_product_rate(size: int = 1024, repeats: int = 5) -> float:
+    """Billions of operations a second in NumPy's float32 matrix product, best of some.
+
+    Shared machines drift: a figure is comparable with another one only as far as this
+    rate is.
+    """
+    x = np.ones((size, size), np.float32)
+    x @ x
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        x @ x
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def describe() -> dict:
+    """Processor, usable cores and versions of what is installed."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _cpu_model() -> str:
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

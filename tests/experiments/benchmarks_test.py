@@ -1,0 +1,49 @@
+"""Every benchmark runs and prints the keys that its documentation names."""
+
+import importlib
+import importlib.util
+import json
+import sys
+
+import pytest
+
+STEP_KEYS = {"private_over_nonprivate": None, "jax_privacy_over_ours": "jax_privacy"}
+STEP_KEYS |= {"ours_private_over_torch_nonprivate": "torch"}
+STEP_KEYS |= {"opacus_over_ours": "opacus", "opacus_ghost_over_ours": "opacus"}
+KEYS = {
+    "step_time": STEP_KEYS,
+    "memory": {
+        "private_over_nonprivate_memory": None,
+        "private_over_nonprivate_resident": None,
+    },
+    "sampling": {"ours_over_torch": "torch"},
+    "first_step": {
+        "cold_seconds": None,
+        "warm_seconds": None,
+        "plain_port_seconds": None,
+        "cold_over_plain_port": None,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "memory",
+        "sampling",
+        # Compile several programs anew.
+        pytest.param("step_time", marks=pytest.mark.slow),
+        pytest.param("first_step", marks=pytest.mark.slow),
+    ],
+)
+def test_prints_the_documented_keys(name, capfd):
+    if name == "memory" and sys.platform != "linux":
+        pytest.skip("reads /proc")
+    benchmark = importlib.import_module(f"experiments.benchmarks.{name}")
+    benchmark.main(["--quick", "--json"])
+    (line,) = capfd.readouterr().out.strip().splitlines()
+    result = json.loads(line)
+    assert result["benchmark"] == name
+    for key, package in KEYS[name].items():
+        if package is None or importlib.util.find_spec(package):
+            assert result[key] > 0
