@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import lax
 
 
-@jax.custom_vjp
 def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution with stride 1 and zero padding.
 
@@ -22,22 +21,31 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
         [n, h, w, out].
     """
+    return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=_plain)
+
+
+def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
+@jax.custom_vjp
+def _on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _plain(x, kernel)
+
+
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple:
-    return conv3x3(x, kernel), (x, kernel)
+    return _plain(x, kernel), (x, kernel)
 
 
 def _backward(residuals: tuple, dy: jax.Array) -> tuple:
     x, kernel = residuals
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    return conv3x3(dy, flipped), _weight_gradient(x, dy)
+    return _plain(dy, flipped), _weight_gradient(x, dy)
 
 
-conv3x3.defvjp(_forward, _backward)
+_on_cpu.defvjp(_forward, _backward)
 
 
 @jax.custom_batching.custom_vmap
@@ -57,14 +65,6 @@ def _weight_gradients(
         a if batched else jnp.broadcast_to(a, (axis_size, *a.shape))
         for a, batched in zip((x, dy), is_batched, strict=True)
     )
-    gradients = lax.platform_dependent(
-        x, dy, cpu=_by_products, default=jax.vmap(_weight_gradient.fun)
-    )
-    return gradients, True
-
-
-def _by_products(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """[b, n, h, w, in], [b, n, h, w, out] -> [b, 3, 3, in, out]."""
 
     def of_example(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
         def add_image(total: jax.Array, image: tuple) -> tuple[jax.Array, None]:
@@ -73,7 +73,7 @@ def _by_products(x: jax.Array, dy: jax.Array) -> jax.Array:
         zeros = jnp.zeros((3, 3, x.shape[-1], dy.shape[-1]), jnp.float32)
         return lax.scan(add_image, zeros, arrays)[0].astype(x.dtype)
 
-    return lax.map(of_example, (x, dy))
+    return lax.map(of_example, (x, dy)), True
 
 
 def _of_image(x: jax.Array, dy: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dpdm_jax.errors import InputError
-from dpdm_jax.networks import convolution
+from dpdm_jax.networks import convolution, normalization
 from dpdm_jax.networks.fusion import materialize
 
 Law = Callable[[jax.Array], jax.typing.ArrayLike]
@@ -77,6 +77,18 @@ def _promote_all_but_bias(
     """
     *operands, bias = arrays
     return (*(x.astype(dtype) for x in operands), bias)
+
+
+class _GroupNorm(nnx.GroupNorm):
+    def then_silu(self, x: jax.Array) -> jax.Array:
+        """SiLU of the normalised x, of the layer's dtype."""
+        return normalization.group_norm_silu(
+            x.astype(self.dtype),
+            self.scale[...],
+            self.bias[...],
+            self.num_groups,
+            self.epsilon,
+        )
 
 
 class _Conv(nnx.Conv):
@@ -184,7 +196,7 @@ def embed(
     )
 
 
-def group_norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.GroupNorm:
+def group_norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> _GroupNorm:
     """Group normalisation with min(channels // 4, 32) groups and a learned affine map.
 
     It normalises each image by itself, so that no example sees another one: batch
@@ -208,7 +220,7 @@ def group_norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.GroupN
             "least 4 that min(width // 4, 32) groups divide, as a base_width that is "
             "a multiple of 32 does."
         )
-    return nnx.GroupNorm(
+    return _GroupNorm(
         channels,
         groups,
         epsilon=1e-6,
@@ -282,15 +294,15 @@ class ResidualBlock(nnx.Module):
             [n, h', w', out_channels], of the resampled height and width.
         """
         x = materialize(x)
-        h = nnx.silu(self.norm_a(x))
+        h = self.norm_a.then_silu(x)
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = materialize(self.conv_a(materialize(h)))
+        h = self.conv_a(materialize(h))
         shift = self.embedding(nnx.silu(embedding))[:, None, None, :]
         # In float32, as a bias is.
         h = materialize((h.astype(jnp.float32) + shift).astype(h.dtype))
-        h = materialize(nnx.silu(self.norm_b(h)))
-        h = materialize(self.conv_b(h))
+        h = materialize(self.norm_b.then_silu(h))
+        h = self.conv_b(h)
         if self.has_shortcut:
             x = self.shortcut(x)
         return materialize((x + h) / math.sqrt(2))

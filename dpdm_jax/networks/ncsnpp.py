@@ -168,7 +168,7 @@ class NCSNpp(nnx.Module):
             if "upsample" in level:
                 h = level["upsample"](h, embedding)
 
-        h = materialize(nnx.silu(self.head["norm"](h)))
+        h = materialize(self.head["norm"].then_silu(h))
         h = self.head["conv"](h)
         return h.astype(jnp.float32)
 
