@@ -81,8 +81,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Examples in one call of the gradient over all devices; logical batches are cut
     # into these. Speed and memory only.
     train.microbatch_size = 64
-    train.engine = "auto"  # per-example gradients: auto | vmap | scan
-    # Examples whose gradients are held at once on one device; 0 for all of a call.
+    train.engine = "auto"  # per-example gradients: auto | vmap | scan | book_keeping
+    # Examples that the engine works on at once on one device; 0 for all of a call,
+    # or for what "auto" chooses.
     train.engine_microbatch_size = 0
     train.optimizer = "adam"
     train.learning_rate = 3e-4

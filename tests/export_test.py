@@ -39,7 +39,12 @@ def lowered(function, *arguments):
 
 @pytest.mark.parametrize(
     ("engine", "dtype"),
-    [("vmap", "float32"), ("scan", "float32"), ("vmap", "bfloat16")],
+    [
+        ("vmap", "float32"),
+        ("scan", "float32"),
+        ("book_keeping", "float32"),
+        ("vmap", "bfloat16"),
+    ],
 )
 def test_train_step(config, engine, dtype):
     model = model_of(config, dtype)

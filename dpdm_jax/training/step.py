@@ -98,7 +98,7 @@ def make_train_step(
         l2_clip_norm: C.
         ema_decay: nominal decay of the average.
         engine: see ``clipped_grad``.
-        engine_microbatch_size: examples whose gradients a device holds at once.
+        engine_microbatch_size: examples that a device's engine works on at once.
 
     Returns:
         The functions.

@@ -1,6 +1,6 @@
 """What one example can do to the clipped sum, with the real loss of a diffusion model.
 
-One battery for both engines, with and without micro-batches, with one and with several
+One battery for every engine, with and without micro-batches, with one and with several
 noise draws: on a small perceptron, and on a small convolutional network with attention,
 where a bad image could spoil its neighbours inside a grouped convolution.
 """
@@ -32,6 +32,8 @@ ENGINES = {
     "scan of 2": {"engine": "scan", "microbatch_size": 2},
     "scan of 3": {"engine": "scan", "microbatch_size": 3},
     "scan of 8": {"engine": "scan", "microbatch_size": 8},
+    "book-keeping": {"engine": "book_keeping"},
+    "book-keeping of 3": {"engine": "book_keeping", "microbatch_size": 3},
 }
 # The convolutional network takes long to compile.
 CASES = [
@@ -41,7 +43,7 @@ CASES = [
 ] + [
     ("ncsnpp", multiplicity, engine)
     for multiplicity in (1, 4)
-    for engine in ("vmap", "scan of 3")
+    for engine in ("vmap", "scan of 3", "book-keeping")
 ]
 every_case = pytest.mark.parametrize(("network", "multiplicity", "engine"), CASES)
 every_perceptron = pytest.mark.parametrize(

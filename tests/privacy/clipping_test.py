@@ -21,6 +21,8 @@ ENGINES = {
     "scan of 2": {"engine": "scan", "microbatch_size": 2},
     "scan of 3": {"engine": "scan", "microbatch_size": 3},
     "scan of 16": {"engine": "scan", "microbatch_size": 16},
+    "book-keeping": {"engine": "book_keeping"},
+    "book-keeping of 2": {"engine": "book_keeping", "microbatch_size": 2},
 }
 every_engine = pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES.keys())
 
@@ -354,7 +356,7 @@ def clipped_examples(engine, clip):
     batch=st.sampled_from([1, 5]),
     width=st.sampled_from([1, 3]),
     clip=st.sampled_from([1e-7, 1.0, 1e8]),
-    engine=st.sampled_from(["vmap", "scan", "scan of 2"]),
+    engine=st.sampled_from(["vmap", "scan", "scan of 2", "book-keeping"]),
 )
 def test_one_example_moves_the_sum_by_at_most_the_sensitivity(
     data, batch, width, clip, engine
@@ -421,7 +423,7 @@ def test_unknown_relation_is_refused():
         ({"l2_clip_norm": -math.inf}, "l2_clip_norm is -inf; allowed: a number > 0"),
         ({"l2_clip_norm": "1"}, "l2_clip_norm is '1'; allowed: a number > 0"),
         ({"l2_clip_norm": None}, "l2_clip_norm is None; allowed: a number > 0"),
-        ({"engine": "ghost"}, "engine is 'ghost'; allowed: auto, vmap, scan"),
+        ({"engine": "ghost"}, "engine is 'ghost'; allowed: auto, vmap, scan, book"),
         ({"microbatch_size": 0}, "microbatch_size is 0; allowed: an integer >= 1"),
         ({"microbatch_size": 1.5}, "microbatch_size is 1.5; allowed: an integer >= 1"),
         ({"microbatch_size": True}, "microbatch_size is True; allowed: an integer"),
@@ -442,6 +444,19 @@ def test_bad_option_is_refused(options, message):
 
 
 @pytest.mark.parametrize(
+    ("leaf", "named"),
+    [(3, "int"), (jnp.arange(3), "int32"), (jnp.ones(3, complex), "complex64")],
+)
+@pytest.mark.parametrize("engine", ["vmap", "book_keeping"])
+def test_parameter_that_has_no_real_gradient_is_refused(engine, leaf, named):
+    grad_fn = clipped_grad(
+        lambda params, x: params["w"] * x, l2_clip_norm=1.0, engine=engine
+    )
+    with pytest.raises(InputError, match=f"type .*{named}.*; allowed: real floating"):
+        grad_fn({"w": 1.0, "other": leaf}, X[:, 0])
+
+
+@pytest.mark.parametrize(
     ("x", "y", "padding", "message"),
     [
         (X, Y[:4], None, r"leading lengths \['4', '5'\]; allowed: one common length"),
@@ -458,7 +473,9 @@ def test_bad_batch_is_refused(x, y, padding, message):
 
 
 @pytest.mark.parametrize("clip", [1.0, 8.0, math.inf])
-@pytest.mark.parametrize("options", [ENGINES["vmap"], ENGINES["scan of 2"]])
+@pytest.mark.parametrize(
+    "options", [ENGINES["vmap"], ENGINES["scan of 2"], ENGINES["book-keeping"]]
+)
 def test_jax_privacy_agrees(options, clip):
     oracle = pytest.importorskip("jax_privacy", reason="the oracle is not installed")
     settings = {

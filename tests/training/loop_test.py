@@ -167,7 +167,13 @@ def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
 def test_microbatches_and_engine_do_not_change_the_result(tmp_path):
     finals = []
     for i, (size, engine, held) in enumerate(
-        [(64, "vmap", 0), (160, "auto", 0), (32, "scan", 8), (48, "auto", 5)]
+        [
+            (64, "vmap", 0),
+            (160, "auto", 0),
+            (32, "scan", 8),
+            (48, "auto", 5),
+            (64, "book_keeping", 0),
+        ]
     ):
         config = tiny_config(
             privacy__fixed_keys_seed=1,

@@ -8,13 +8,23 @@ import jax.numpy as jnp
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy.clipping.base import Aux, ClippedGrad, Engine, PyTree, batch_size
+from dpdm_jax.privacy.clipping.auto import choose_engine
+from dpdm_jax.privacy.clipping.base import (
+    Aux,
+    ClippedGrad,
+    Engine,
+    PyTree,
+    batch_size,
+    manual_axes,
+    vary,
+)
+from dpdm_jax.privacy.clipping.book_keeping import book_keeping_engine
 from dpdm_jax.privacy.clipping.scan import scan_engine
 from dpdm_jax.privacy.clipping.vmap import vmap_engine
 
-ENGINES = ("auto", "vmap", "scan")
+ENGINES = ("auto", "vmap", "scan", "book_keeping")
 
-__all__ = ["ENGINES", "Aux", "ClippedGrad", "clipped_grad"]
+__all__ = ["ENGINES", "Aux", "ClippedGrad", "choose_engine", "clipped_grad"]
 
 
 def clipped_grad(
@@ -62,12 +72,14 @@ def clipped_grad(
         keep_batch_dim: give ``fun`` a leading axis of length 1.
         return_values: also return the losses.
         return_grad_norms: also return the gradient norms before clipping.
-        microbatch_size: examples whose gradients are held at once; None for all.
+        microbatch_size: examples that are worked on at once; None for all, except
+            under "scan" and "auto".
         prng_argnum: argument that is a typed PRNG key: one per example, or a single
             secret one that is folded with the example's position.
         engine: "vmap" holds all per-example gradients; "scan" goes through
-            micro-batches of ``microbatch_size`` (default 1); "auto" is "scan" where
-            ``microbatch_size`` is given and "vmap" elsewhere.
+            micro-batches of ``microbatch_size`` (default 1); "book_keeping" holds those
+            of a few layers or examples at a time, for twice the weight-gradient work;
+            "auto" chooses by ``choose_engine``.
 
     Returns:
         ``grad_fn(*args, is_padding_example=None)`` giving the sum as a pytree like the
@@ -94,8 +106,7 @@ def clipped_grad(
             f"argnums {argnums}, batch_argnums {batch_argnums} and prng_argnum "
             f"{prng_argnum} overlap; allowed: distinct arguments."
         )
-    run = _choose_engine(engine, microbatch_size)
-    value_and_grad = jax.value_and_grad(_with_aux(fun, has_aux), argnums, has_aux=True)
+    with_aux = fun if has_aux else lambda *args: (fun(*args), None)
 
     def grad_fn(*args: Any, is_padding_example: jax.Array | None = None) -> Any:
         size = batch_size([args[i] for i in batch_argnums])
@@ -103,14 +114,25 @@ def clipped_grad(
         if prng_argnum is not None:
             examples.append(_key_per_example(args[prng_argnum], size))
 
-        def example_grad(*example: Any) -> Any:
+        def loss(params: PyTree, *example: Any) -> tuple[jax.Array, PyTree]:
             full = list(args)
+            differentiated = (params,) if isinstance(argnums, int) else params
+            for position, value in zip(_as_tuple(argnums), differentiated, strict=True):
+                full[position] = value
             for position, value in zip(mapped, example, strict=True):
                 expand = keep_batch_dim and position != prng_argnum
                 add_axis = lambda x: x[None]  # noqa: E731
                 full[position] = jax.tree.map(add_axis, value) if expand else value
-            return value_and_grad(*full)
+            return with_aux(*full)
 
+        if isinstance(argnums, int):
+            params = args[argnums]
+        else:
+            params = tuple(args[i] for i in argnums)
+        _check_differentiable(params)
+        # Inside shard_map JAX would otherwise add up, over the devices, gradients by
+        # parameters that are the same on all: several examples' before clipping.
+        params = vary(jax.tree.map(jnp.asarray, params), manual_axes(examples))
         if is_padding_example is None:
             is_padding_example = jnp.zeros((size,), bool)
         elif is_padding_example.shape != (size,):
@@ -118,8 +140,9 @@ def clipped_grad(
                 f"is_padding_example has shape {is_padding_example.shape}; allowed: "
                 f"({size},), one entry per example."
             )
+        run = _make_engine(engine, microbatch_size, size, params)
         total, by_products = run(
-            example_grad, tuple(examples), is_padding_example, l2_clip_norm
+            loss, params, tuple(examples), is_padding_example, l2_clip_norm
         )
         if not (return_values or return_grad_norms or has_aux):
             return total
@@ -136,16 +159,30 @@ def _as_tuple(argnums: int | Sequence[int]) -> tuple[int, ...]:
     return (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
 
-def _with_aux(fun: Callable[..., Any], has_aux: bool) -> Callable[..., Any]:
-    if has_aux:
-        return fun
-    return lambda *args: (fun(*args), None)
+def _check_differentiable(params: PyTree) -> None:
+    for leaf in jax.tree.leaves(params):
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else type(leaf)
+        if dtype is not float and not jnp.issubdtype(dtype, jnp.floating):
+            raise InputError(
+                f"A differentiated argument has a leaf of type {dtype}; allowed: real "
+                "floating-point numbers."
+            )
 
 
-def _choose_engine(engine: str, microbatch_size: int | None) -> Engine:
-    if engine == "scan" or (engine == "auto" and microbatch_size is not None):
-        return scan_engine(microbatch_size or 1)
-    return vmap_engine
+def _make_engine(
+    engine: str, microbatch_size: int | None, size: int, params: PyTree
+) -> Engine:
+    if engine == "auto":
+        engine, microbatch_size = choose_engine(
+            jax.default_backend(),
+            size,
+            sum(jnp.size(leaf) for leaf in jax.tree.leaves(params)),
+            microbatch_size,
+        )
+    if engine == "scan":
+        return scan_engine(microbatch_size or 1, vmap_engine)
+    run = book_keeping_engine if engine == "book_keeping" else vmap_engine
+    return run if microbatch_size is None else scan_engine(microbatch_size, run)
 
 
 def _key_per_example(key: PyTree, size: int) -> jax.Array:

@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 
 PyTree = Any
-#: ``value_and_grad(*batched args of one example) -> ((value, aux), grads)``
-ExampleGrad = Callable[..., tuple[tuple[jax.Array, PyTree], PyTree]]
+#: ``loss(params, *arguments of one example) -> (value, aux)``
+ExampleLoss = Callable[..., tuple[jax.Array, PyTree]]
 
 
 class Aux(NamedTuple):
@@ -41,8 +43,9 @@ class ClippedSum(NamedTuple):
     aux: Aux
 
 
-#: ``engine(example_grad, batch, is_padding [b], l2_clip_norm) -> ClippedSum``
-Engine = Callable[[ExampleGrad, PyTree, jax.Array, float], ClippedSum]
+#: ``engine(loss, params, batch, is_padding [b], l2_clip_norm) -> ClippedSum``, where
+#: ``batch`` is a tuple of arguments with leading axis b.
+Engine = Callable[[ExampleLoss, PyTree, PyTree, jax.Array, float], ClippedSum]
 
 # How far one clipped vector can move the sum, in units of the clip norm.
 _CLIP_NORMS_MOVED = {
@@ -82,37 +85,89 @@ class ClippedGrad:
         return _CLIP_NORMS_MOVED[name] * self.l2_clip_norm
 
 
-def clip_and_sum(
-    grads: PyTree, is_padding: jax.Array, l2_clip_norm: float
-) -> tuple[PyTree, jax.Array]:
-    """Clips per-example gradients to the clip norm and sums them.
-
-    Each gradient is scaled by ``min(1, C / (norm + 1e-6))``, the norm taken over all
-    leaves together (Abadi et al. 2016, algorithm 1). A padding example and one with a
-    non-finite gradient add exactly zero.
+def squared_norms(grads: PyTree) -> jax.Array:
+    """Squared L2 norms over all leaves together.
 
     Args:
         grads: pytree of [b, ...] arrays.
+
+    Returns:
+        float32 [b].
+    """
+    leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(grads)]
+    return sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in leaves)
+
+
+def clip_factors(
+    norms: jax.Array, is_padding: jax.Array, l2_clip_norm: float
+) -> jax.Array:
+    """By what each gradient is multiplied before the sum (Abadi et al. 2016, alg. 1).
+
+    Args:
+        norms: float32 [b], norms of the gradients.
         is_padding: bool [b].
         l2_clip_norm: C > 0, may be infinite.
 
     Returns:
-        The sum, float32 and without the axis b; the norms before clipping, float32 [b].
+        float32 [b], ``min(1, C / (norm + 1e-6))``; 0 for padding and where the norm is
+        not finite.
     """
-    leaves, treedef = jax.tree.flatten(grads)
-    leaves = [leaf.astype(jnp.float32) for leaf in leaves]
-    squares = [jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
-    norms = jnp.sqrt(sum(squares))
     counts = jnp.isfinite(norms) & ~is_padding
-    factors = jnp.minimum(1.0, l2_clip_norm / (norms + 1e-6))
+    return jnp.where(counts, jnp.minimum(1.0, l2_clip_norm / (norms + 1e-6)), 0.0)
 
-    def weighted_sum(leaf: jax.Array) -> jax.Array:
-        shape = (-1,) + (1,) * (leaf.ndim - 1)
-        # where, not a product: 0 * nan is nan.
-        kept = jnp.where(counts.reshape(shape), factors.reshape(shape) * leaf, 0.0)
-        return jnp.sum(kept, axis=0)
 
-    return treedef.unflatten([weighted_sum(leaf) for leaf in leaves]), norms
+def weighted_sum(factors: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Sums examples times factors; an example of factor 0 may hold anything.
+
+    Args:
+        factors: float32 [b], >= 0.
+        leaf: [b, ...].
+
+    Returns:
+        float32 [...].
+    """
+    factors = factors.reshape((-1,) + (1,) * (leaf.ndim - 1))
+    # where, not a product: 0 * nan is nan.
+    kept = jnp.where(factors > 0, factors * leaf.astype(jnp.float32), 0.0)
+    return jnp.sum(kept, axis=0)
+
+
+def manual_axes(tree: PyTree) -> frozenset[str]:
+    """Mesh axes of an enclosing ``shard_map`` along which any of the arrays differs."""
+    types = [jax.typeof(x).manual_axis_type for x in jax.tree.leaves(tree)]
+    return frozenset().union(*(kind.varying for kind in types))
+
+
+def vary(tree: PyTree, axes: frozenset[str]) -> PyTree:
+    """Declares arrays to differ along mesh axes, as each device's own copy.
+
+    Args:
+        tree: arrays.
+        axes: see ``manual_axes``.
+
+    Returns:
+        The same values.
+    """
+
+    def declare(x: jax.Array) -> jax.Array:
+        missing = tuple(sorted(axes - manual_axes(x)))
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(declare, tree)
+
+
+def shape_of_one(batch: PyTree) -> PyTree:
+    """The shape of one example, or of one of anything with a leading axis."""
+
+    def shape(x: jax.Array) -> jax.ShapeDtypeStruct:
+        aval, placement = jax.typeof(x), {}
+        if manual_axes(x):
+            sharding = jax.NamedSharding(aval.sharding.mesh, P())
+            kind = aval.manual_axis_type
+            placement = {"sharding": sharding, "manual_axis_type": kind}
+        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, **placement)
+
+    return jax.tree.map(shape, batch)
 
 
 def batch_size(batch: PyTree) -> int:

@@ -1,16 +1,22 @@
+import functools
+
 import jax
+import jax.numpy as jnp
 
 from dpdm_jax.privacy.clipping.base import (
     Aux,
     ClippedSum,
-    ExampleGrad,
+    ExampleLoss,
     PyTree,
-    clip_and_sum,
+    clip_factors,
+    squared_norms,
+    weighted_sum,
 )
 
 
 def vmap_engine(
-    example_grad: ExampleGrad,
+    loss: ExampleLoss,
+    params: PyTree,
     batch: PyTree,
     is_padding: jax.Array,
     l2_clip_norm: float,
@@ -20,7 +26,8 @@ def vmap_engine(
     Memory grows with b times the number of parameters.
 
     Args:
-        example_grad: see ``ExampleGrad``.
+        loss: see ``ExampleLoss``.
+        params: what to differentiate by.
         batch: tuple of arguments, each with leading axis b.
         is_padding: bool [b].
         l2_clip_norm: C > 0.
@@ -28,6 +35,9 @@ def vmap_engine(
     Returns:
         The clipped sum and the per-example by-products.
     """
+    example_grad = functools.partial(jax.value_and_grad(loss, has_aux=True), params)
     (values, aux), grads = jax.vmap(example_grad)(*batch)
-    total, norms = clip_and_sum(grads, is_padding, l2_clip_norm)
+    norms = jnp.sqrt(squared_norms(grads))
+    factors = clip_factors(norms, is_padding, l2_clip_norm)
+    total = jax.tree.map(functools.partial(weighted_sum, factors), grads)
     return ClippedSum(total, Aux(values, norms, aux))
