@@ -8,6 +8,7 @@ import re
 import runpy
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -169,11 +170,32 @@ def run(main: Callable[[list[str]], None]) -> None:
         app.run(quiet_main, flags_parser=parse)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+        _exit(2, e)
     except KeyboardInterrupt as e:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         # 128 plus the signal, as shells have it.
-        sys.exit(128 + getattr(e, "signal_number", signal.SIGINT))
+        _exit(128 + getattr(e, "signal_number", signal.SIGINT), e)
+    except Exception as e:
+        traceback.print_exc()
+        _exit(1, e)
+
+
+def speak_only_of_errors() -> None:
+    """Keeps a process from saying what another one says."""
+    logging.getLogger("dpdm_jax").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+
+def _exit(status: int, reason: BaseException) -> None:
+    """Exits; as one of several processes, so that none is left waiting."""
+    processes = sys.modules.get("dpdm_jax.processes")  # if not there, JAX is not, too
+    if processes is not None and not processes.is_shared(reason):
+        # An orderly exit would wait for the others, which wait for this one's part of
+        # the work. A broken connection ends them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _say_what_this_package_logs() -> None:

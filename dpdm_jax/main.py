@@ -1,6 +1,8 @@
 """Command line: plan, train, sample from and evaluate a private diffusion model.
 
 python -m dpdm_jax.main [--config=FILE.py:VARIANT] [--workdir=DIR] [--mode=MODE]
+
+On several hosts: the same on each, and --distributed or --coordinator_address.
 """
 
 import pathlib
@@ -23,6 +25,24 @@ _MODE = flags.DEFINE_enum(
     "plan prints what a run will do; train, sample and evaluate are its stages; run is "
     "the three in turn.",
 )
+_ADDRESS = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT of process 0, for one process a host, all with the same flags but for "
+    "--process_id.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "With --coordinator_address: how many processes."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "With --coordinator_address: which this is, from 0."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the processes that the cluster has started: TPU pods, Slurm, Open MPI, "
+    "Kubernetes.",
+)
 _JSON = flags.DEFINE_bool("json", False, "With --mode=plan: print one JSON line.")
 _COMPILE_FOR = flags.DEFINE_string(
     "compile_for",
@@ -37,9 +57,16 @@ def main(argv: list[str]) -> None:
     """Dispatches to the modes."""
     del argv
     # Imported late: JAX must find the flags set, and errors in flags come at once.
-    from dpdm_jax import modes
+    from dpdm_jax import modes, processes, run_dir
 
     config = _CONFIG.value
+    where = (_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if _DISTRIBUTED.value or where != (None, None, None):
+        processes.connect(*where)
+        if not processes.is_first():
+            command_line.speak_only_of_errors()
+        job = [_MODE.value, _WORKDIR.value, run_dir.to_json_values(config)]
+        processes.check_same("The command line", lambda: job)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.name)
     if _MODE.value == "plan":
         modes.plan(config, as_json=_JSON.value, compile_for=_COMPILE_FOR.value)

@@ -5,7 +5,7 @@ import pathlib
 
 import ml_collections
 
-from dpdm_jax import compilation, planning, run_dir
+from dpdm_jax import compilation, planning, processes, run_dir
 from dpdm_jax.evaluation import run as evaluation_run
 from dpdm_jax.privacy import read_ledger, statement
 from dpdm_jax.sampling import run as sampling_run
@@ -26,24 +26,29 @@ def plan(
             estimate for this machine; see ``compilation.compile_report``.
     """
     # Before a word is printed: mistakes get one sentence.
-    target = compilation.find_target(compile_for) if compile_for is not None else None
-    report = planning.plan_report(config, estimate_cost=target is None)
+    with processes.together():
+        target = None if compile_for is None else compilation.find_target(compile_for)
+    report = processes.from_first(
+        lambda: planning.plan_report(config, estimate_cost=target is None)
+    )
     if not as_json:
         width = max(map(len, report))
         for name, value in report.items():
-            print(f"{name:<{width}}  {value}", flush=True)
+            _say(f"{name:<{width}}  {value}")
     if target is not None:
-        compiled = compilation.compile_report(config, target)
+        compiled = processes.from_first(
+            lambda: compilation.compile_report(config, target)
+        )
         report["compiled"] = compiled
         if not as_json:
-            print(f"\n{compilation.describe(compiled)}")
+            _say(f"\n{compilation.describe(compiled)}")
     if as_json:
-        print(json.dumps(report))
+        _say(json.dumps(report))
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains a model, or goes on with it."""
-    print(f"Training in {workdir}.")
+    _say(f"Training in {workdir}.")
     train_model(config, workdir, snapshot=SnapshotWriter(config, workdir))
     _print_statement(workdir)
 
@@ -51,27 +56,27 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Makes images from a checkpoint."""
     folder = sampling_run.sample(config, workdir)
-    print(f"Samples: {folder / sampling_run.ARCHIVE}")
-    print(f"Picture: {folder / sampling_run.GRID}")
+    _say(f"Samples: {folder / sampling_run.ARCHIVE}")
+    _say(f"Picture: {folder / sampling_run.GRID}")
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Measures a run's samples."""
-    print(evaluation_run.describe(evaluation_run.evaluate(config, workdir)))
+    _say(evaluation_run.describe(evaluation_run.evaluate(config, workdir)))
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains (or goes on, or finds it done), samples, evaluates and reports."""
     if _is_trained(workdir):
-        print(f"{workdir} has been trained; sampling from it.")
+        _say(f"{workdir} has been trained; sampling from it.")
     else:
-        print(f"Training in {workdir}.")
+        _say(f"Training in {workdir}.")
         train_model(config, workdir, snapshot=SnapshotWriter(config, workdir))
         if not _is_trained(workdir):
             _print_statement(workdir)
             return
     sample(config, workdir)
-    if planning.public_problem(config).num_classes:
+    if processes.from_first(lambda: planning.public_problem(config).num_classes):
         evaluate(config, workdir)
     _print_statement(workdir)
 
@@ -83,16 +88,26 @@ def _is_trained(workdir: pathlib.Path) -> bool:
         steps = checkpoints.steps()
     finally:
         checkpoints.close()
-    ledger = workdir / run_dir.LEDGER
-    return bool(steps) and steps[-1] == read_ledger(ledger).plan.num_steps
+
+    def planned() -> int:
+        return read_ledger(workdir / run_dir.LEDGER).plan.num_steps
+
+    return bool(steps) and steps[-1] == processes.from_first(planned)
+
+
+def _say(text: str, *, end: str = "\n") -> None:
+    if processes.is_first():
+        print(text, end=end, flush=True)
 
 
 def _print_statement(workdir: pathlib.Path) -> None:
-    record = read_ledger(workdir / run_dir.LEDGER)
-    text = statement(
-        record.plan,
-        record.authorized_steps,
-        not_private=record.not_private,
-        spent=record.epsilon_spent(),
-    )
-    print(f"\n{text}", end="")
+    def text() -> str:
+        record = read_ledger(workdir / run_dir.LEDGER)
+        return statement(
+            record.plan,
+            record.authorized_steps,
+            not_private=record.not_private,
+            spent=record.epsilon_spent(),
+        )
+
+    _say(f"\n{processes.from_first(text)}", end="")

@@ -7,13 +7,16 @@ import tqdm
 _FORMAT = "{desc} {percentage:3.0f}% |{bar}| {n}/{total}, {remaining} left{postfix}"
 
 
-def progress_bar(what: str, total: int, *, done: int = 0) -> tqdm.tqdm:
+def progress_bar(
+    what: str, total: int, *, done: int = 0, shown: bool = True
+) -> tqdm.tqdm:
     """Starts a progress bar on standard error.
 
     Args:
         what: one word for the work.
         total: units of work in all.
         done: units done before, which don't count for the time left.
+        shown: False draws nothing.
 
     Returns:
         The bar; ``update`` and ``set_postfix_str`` move it.
@@ -23,6 +26,7 @@ def progress_bar(what: str, total: int, *, done: int = 0) -> tqdm.tqdm:
         initial=done,
         desc=what,
         bar_format=_FORMAT,
+        disable=not shown,
         # A bar that redraws would fill the log of a batch job.
         mininterval=0.5 if sys.stderr.isatty() else 15.0,
         # tqdm hides the bar where the terminal states a width of 0.

@@ -152,6 +152,17 @@ _MISTAKES = [
     (["--compile-for=cpu", "--mode=train"], "allowed: with --mode=plan"),
     (["--fly"], "fly"),
     (["train"], "'train' is not a flag"),
+    (["--process_id=1"], "without --coordinator_address"),
+    (["--coordinator_address=here"], "allowed: HOST:PORT"),
+    (["--coordinator_address=here:1", "--process_id=0"], "without --num_processes"),
+    (
+        ["--coordinator_address=here:1", "--num_processes=2", "--process_id=2"],
+        "--process_id is 2; allowed: 0 to 1",
+    ),
+    (
+        ["--coordinator_address=here:1", "--num_processes=0", "--process_id=0"],
+        "--num_processes is 0",
+    ),
     (["--config.privacy.epsilon=0"], "epsilon is 0.0"),
     (["--config.privacy.epsilon=-1"], "epsilon is -1.0"),
     (["--config.privacy.epsilon=nan"], "epsilon is nan"),

@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, run_dir, validate
+from dpdm_jax import data, processes, run_dir, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import classifiers
 from dpdm_jax.evaluation.downstream import (
@@ -24,6 +24,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Trains classifiers on a run's samples and tests them on real images.
 
+    Several processes make the samples that are missing; process 0 does the rest.
+
     Beside them stand the same classifiers trained on the real training images. Both
     read private data outside the mechanism: the results are for the owner of the data,
     and publishing one is a disclosure of its own.
@@ -39,20 +41,31 @@ def evaluate(
     Raises:
         InputError: a field is out of range, or there are no labels or no checkpoint.
     """
+    processes.from_first(lambda: _check(config))
+    folder = sampling_run.sample(config, workdir)
+    return processes.from_first(lambda: _evaluate(config, workdir, folder))
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
     settings = config.evaluate
     validate.integer("evaluate.seeds", settings.seeds, minimum=1)
     if not settings.classifiers:
         raise InputError("evaluate.classifiers is empty; allowed: at least one.")
     for name in settings.classifiers:
         validate.one_of("evaluate.classifiers", name, classifiers.CLASSIFIERS)
-    test_source = data.load_source(config.data, "test")
-    num_classes = test_source.num_classes
-    if num_classes == 0:
+    if data.load_source(config.data, "test").num_classes == 0:
         raise InputError(
             "The data has no labels, so no classifier can be trained; allowed: data "
             "with labels."
         )
-    folder = sampling_run.sample(config, workdir)
+
+
+def _evaluate(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, folder: pathlib.Path
+) -> dict[str, Any]:
+    settings = config.evaluate
+    test_source = data.load_source(config.data, "test")
+    num_classes = test_source.num_classes
     with np.load(folder / sampling_run.ARCHIVE) as archive:
         synthetic = archive["images"], archive["labels"]
     real = _all_of(data.load_source(config.data, "train"))

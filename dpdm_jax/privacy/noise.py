@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -34,7 +36,9 @@ def new_noise_key() -> jax.Array:
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
-def gaussian_noise(stddev: float, key: jax.Array) -> optax.GradientTransformation:
+def gaussian_noise(
+    stddev: float, key: jax.Array, *, sharding: NamedSharding | None = None
+) -> optax.GradientTransformation:
     """Adds fresh independent Gaussian noise to every coordinate of every update.
 
     The n-th update's noise depends on the key and n alone, so a run that is restored
@@ -46,6 +50,8 @@ def gaussian_noise(stddev: float, key: jax.Array) -> optax.GradientTransformatio
         key: typed PRNG key, [] or [n]. JAX's threefry keys have 64 bits; streams of
             several keys are combined by exclusive-or, so that n keys have 64 n. Take it
             from ``new_noise_key()``, and never from a published seed.
+        sharding: of a vector: under ``jit`` each device draws its part, and the parts
+            are gathered. None draws all noise on every device. It is the same noise.
 
     Returns:
         The transform; its state holds the key.
@@ -77,7 +83,11 @@ def gaussian_noise(stddev: float, key: jax.Array) -> optax.GradientTransformatio
         leaves, treedef = jax.tree.flatten(updates)
         # One draw for all leaves: every separate draw is compiled apart, which takes
         # XLA tens of seconds for a network of a few hundred leaves.
-        flat = stddev * _standard_normal(step_keys, sum(leaf.size for leaf in leaves))
+        flat = stddev * _standard_normal(
+            step_keys, sum(leaf.size for leaf in leaves), sharding
+        )
+        # XLA would otherwise draw anew for every leaf, and compile twice as long.
+        flat = jax.lax.optimization_barrier(flat)
         noisy, offset = [], 0
         for leaf in leaves:
             noise = flat[offset : offset + leaf.size].reshape(leaf.shape)
@@ -103,13 +113,28 @@ def normalize_by(constant: float) -> optax.GradientTransformation:
     return optax.scale(1.0 / constant)
 
 
-def _standard_normal(keys: jax.Array, size: int) -> jax.Array:
+def _standard_normal(
+    keys: jax.Array, size: int, sharding: NamedSharding | None
+) -> jax.Array:
     """Standard normal float32 [size] from the exclusive-or of the keys' bit streams."""
-    bits = functools.reduce(
-        jnp.bitwise_xor, [jax.random.bits(k, (size,), jnp.uint32) for k in keys]
-    )
+    # Filled up to divide evenly; a stream does not depend on where it is cut.
+    parts = 1 if sharding is None else sharding.num_devices
+    count = -(-size // parts) * parts
+
+    def bits_of(key: jax.Array) -> jax.Array:
+        bits = jax.random.bits(key, (count,), jnp.uint32)
+        if sharding is None:
+            return bits
+        return jax.lax.with_sharding_constraint(bits, sharding)
+
+    bits = functools.reduce(jnp.bitwise_xor, [bits_of(k) for k in keys])
     # One bit for the sign and 31 for the tail probability: small probabilities keep
     # their precision in float32, so the tails reach 6.3 standard deviations.
     tail = ((bits >> 1).astype(jnp.float32) + 0.5) * 2.0**-32
     magnitude = -jax.scipy.special.ndtri(tail)
-    return jnp.where(bits & 1, magnitude, -magnitude)
+    normal = jnp.where(bits & 1, magnitude, -magnitude)
+    if sharding is not None:
+        normal = jax.lax.with_sharding_constraint(normal, sharding)
+        everywhere = NamedSharding(sharding.mesh, P())
+        normal = jax.lax.with_sharding_constraint(normal, everywhere)
+    return normal[:size]

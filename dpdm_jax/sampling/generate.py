@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from dpdm_jax import devices
 from dpdm_jax.diffusion import guidance, samplers
 from dpdm_jax.errors import InputError
 from dpdm_jax.model import Model
-
-_AXIS = "images"
 
 #: ``generate(params, indices int [n], labels int [n]) -> float32 [n, h, w, c]``
 Generate = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
@@ -48,9 +48,8 @@ def make_generator(
     Raises:
         InputError: guidance of an unlabelled model, or w < 0.
     """
-    devices = jax.devices()
-    batch_size = -(-batch_size // len(devices)) * len(devices)
-    mesh = Mesh(np.array(devices), (_AXIS,))
+    mesh = devices.data_mesh()
+    batch_size = -(-batch_size // mesh.size) * mesh.size
     run = sampling_program(model, sampler, key, mesh, guidance_scale=guidance_scale)
     shape = model.network.image_shape
 
@@ -61,12 +60,14 @@ def make_generator(
             count = len(indices[part])
             # The last batch is filled up, so that one shape is compiled.
             filling = (0, batch_size - count)
-            images = run(
-                params,
-                np.pad(indices[part], filling).astype(np.int32),
-                np.pad(labels[part], filling).astype(np.int32),
+            drawn = [
+                np.pad(x[part], filling).astype(np.int32) for x in (indices, labels)
+            ]
+            images = run(params, *devices.place(drawn, devices.divided(mesh)))
+            # Each process made its share, and receives the others'.
+            batches.append(
+                multihost_utils.process_allgather(images, tiled=True)[:count]
             )
-            batches.append(np.asarray(images)[:count])
         return np.concatenate(batches) if batches else np.zeros((0, *shape), np.float32)
 
     return generate

@@ -1,4 +1,7 @@
-"""Sampling from a run's checkpoint into files, resumable."""
+"""Sampling from a run's checkpoint into files, resumable.
+
+With several processes each makes its share of every batch, and process 0 writes.
+"""
 
 import hashlib
 import json
@@ -11,13 +14,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import run_dir, validate
+from dpdm_jax import processes, run_dir, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.model import build_model
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.sampling import images
-from dpdm_jax.sampling.generate import make_generator
+from dpdm_jax.sampling.generate import Generate, make_generator
 from dpdm_jax.sampling.labels import choose_labels
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -52,51 +55,50 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
             folder holds images of other settings.
     """
     settings = config.sample
-    _check(settings)
+    folder = workdir / run_dir.SAMPLES / settings.name
+    with processes.together():
+        _check(settings)
     checkpoints = Checkpoints(workdir)
     try:
-        shape, num_classes = checkpoints.stored_problem(settings.step)
-        model = build_model(config, shape, num_classes)
-        params, step = checkpoints.restore_weights(
-            model, settings.weights, settings.step
-        )
+        with processes.together():  # what Orbax reads, all read alike
+            shape, num_classes = checkpoints.stored_problem(settings.step)
+            model = build_model(config, shape, num_classes)
+            params, step = checkpoints.restore_weights(
+                model, settings.weights, settings.step
+            )
     finally:
         checkpoints.close()
-    labels = choose_labels(
-        settings.labels, settings.num_images, num_classes, settings.seed
-    )
-    sampler_config = from_config.with_preset(config)
-    generate = make_generator(
-        model,
-        from_config.sampler(sampler_config),
-        rngs.stream(settings.seed, "sample"),
-        guidance_scale=sampler_config.guidance,
-        batch_size=settings.batch_size,
-    )
-    folder = workdir / run_dir.SAMPLES / settings.name
-    _claim(
-        folder,
-        {
-            "step": step,
-            "weights": settings.weights,
-            "weights_sha256": _digest(params),
-            "sampler": sampler_config.to_dict(),
-            "labels": settings.labels,
-            "labels_sha256": _digest(labels) if settings.labels[-4:] == ".npy" else "",
-            "seed": settings.seed,
-            "rounding": settings.rounding,
-        },
-    )
-    if _is_complete(folder, settings.num_images):
+    with processes.together():
+        labels = choose_labels(
+            settings.labels, settings.num_images, num_classes, settings.seed
+        )
+        sampler_config = from_config.with_preset(config)
+        generate = make_generator(
+            model,
+            from_config.sampler(sampler_config),
+            rngs.stream(settings.seed, "sample"),
+            guidance_scale=sampler_config.guidance,
+            batch_size=settings.batch_size,
+        )
+    described = {
+        "step": step,
+        "weights": settings.weights,
+        "weights_sha256": _digest(params),
+        "sampler": sampler_config.to_dict(),
+        "labels": settings.labels,
+        "labels_sha256": _digest(labels) if settings.labels[-4:] == ".npy" else "",
+        "seed": settings.seed,
+        "rounding": settings.rounding,
+    }
+
+    processes.from_first(lambda: _claim(folder, described))
+    if _is_there(folder / ARCHIVE, settings.num_images):
         _log.debug("%s already holds these images.", folder)
     else:
-        made = _make_parts(folder, generate, params, labels, settings)
-        images.write_npz(folder / ARCHIVE, made, labels if num_classes else None)
-        picture = _picture(made, labels, num_classes)
-        images.write_png(folder / GRID, picture)
-        shutil.rmtree(folder / _PARTS)
+        paths = _make_parts(folder, generate, params, labels, settings)
+        processes.from_first(lambda: _join_parts(folder, paths, labels, num_classes))
     if settings.png:
-        _write_png_files(folder)
+        processes.from_first(lambda: _write_png_files(folder))
     return folder
 
 
@@ -141,42 +143,62 @@ def _claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
         run_dir.write_json(path, settings)
 
 
-def _is_complete(folder: pathlib.Path, num_images: int) -> bool:
-    return _read_images(folder / ARCHIVE, num_images) is not None
-
-
 def _make_parts(
     folder: pathlib.Path,
-    generate: Any,
+    generate: Generate,
     params: Any,
     labels: np.ndarray,
     settings: ml_collections.ConfigDict,
-) -> np.ndarray:
-    """Makes the images in parts that survive an interruption; returns them all."""
-    parts = folder / _PARTS
-    parts.mkdir(parents=True, exist_ok=True)
-    made = []
-    with progress_bar("sampling", len(labels)) as progress:
+) -> list[pathlib.Path]:
+    """Makes the images in parts that survive an interruption; returns their files."""
+    paths = []
+    with progress_bar("sampling", len(labels), shown=processes.is_first()) as progress:
         for start in range(0, len(labels), _PART_SIZE):
             indices = np.arange(start, min(start + _PART_SIZE, len(labels)))
-            path = parts / f"{indices[0]:07d}_{indices[-1]:07d}.npz"
-            part = _read_images(path, len(indices))
-            if part is None:
-                batches = []
-                for at in range(0, len(indices), settings.batch_size):
-                    chosen = indices[at : at + settings.batch_size]
-                    batches.append(
-                        images.to_uint8(
-                            generate(params, chosen, labels[chosen]), settings.rounding
-                        )
-                    )
-                    progress.update(len(chosen))
-                part = np.concatenate(batches)
-                images.write_npz(path, part, labels[indices])
-            else:
+            path = folder / _PARTS / f"{indices[0]:07d}_{indices[-1]:07d}.npz"
+            paths.append(path)
+            if _is_there(path, len(indices)):
                 progress.update(len(indices))
-            made.append(part)
-    return np.concatenate(made)
+                continue
+            batches = []
+            for at in range(0, len(indices), settings.batch_size):
+                chosen = indices[at : at + settings.batch_size]
+                batches.append(
+                    images.to_uint8(
+                        generate(params, chosen, labels[chosen]), settings.rounding
+                    )
+                )
+                progress.update(len(chosen))
+            _write_part(path, np.concatenate(batches), labels[indices])
+    return paths
+
+
+def _is_there(path: pathlib.Path, count: int) -> bool:
+    return processes.from_first(lambda: _read_images(path, count) is not None)
+
+
+def _write_part(path: pathlib.Path, made: np.ndarray, labels: np.ndarray) -> None:
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.write_npz(path, made, labels)
+
+    processes.from_first(write)
+
+
+def _join_parts(
+    folder: pathlib.Path,
+    paths: list[pathlib.Path],
+    labels: np.ndarray,
+    num_classes: int,
+) -> None:
+    parts = []
+    for path in paths:
+        with np.load(path) as archive:
+            parts.append(archive["images"])
+    made = np.concatenate(parts)
+    images.write_npz(folder / ARCHIVE, made, labels if num_classes else None)
+    images.write_png(folder / GRID, _picture(made, labels, num_classes))
+    shutil.rmtree(folder / _PARTS)
 
 
 def _read_images(path: pathlib.Path, count: int) -> np.ndarray | None:

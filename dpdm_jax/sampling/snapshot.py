@@ -4,7 +4,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import run_dir
+from dpdm_jax import processes, run_dir
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.model import Model
 from dpdm_jax.sampling import images
@@ -43,6 +43,8 @@ class SnapshotWriter:
             )
         labels = np.arange(count) % rows
         made = images.to_uint8(self._generate(params, np.arange(count), labels))
+        if not processes.is_first():
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         per_class = self._config.log.snapshot_per_class
         picture = images.class_grid(made, labels, rows, per_class)

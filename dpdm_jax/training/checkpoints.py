@@ -3,6 +3,9 @@
 One checkpoint has the items ``params``, ``ema_params``, ``opt_state`` (arrays),
 ``meta`` (JSON: model, config, ledger) and ``private`` (JSON: the secrets). Sampling
 reads only the weights and ``meta``. The folder is readable by its owner alone.
+
+With several processes all of them call every method together; process 0 writes, and all
+read the same storage.
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 import dpdm_jax
+from dpdm_jax import devices, processes
 from dpdm_jax.errors import InputError
 from dpdm_jax.model import Model
 from dpdm_jax.privacy.noise import GaussianNoiseState
@@ -51,12 +55,16 @@ class Checkpoints:
         Args:
             workdir: the run directory.
             keep: how many checkpoints to keep, >= 1; None opens them to read only.
+
+        Raises:
+            InputError: processes see different storage.
         """
         self._folder = workdir / FOLDER
         if keep is not None:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            processes.first_goes_first(self._find_folder)
         self._manager = None
-        if self._folder.is_dir():
+        # Network storage would remember for others that they looked in vain.
+        if processes.from_first(self._folder.is_dir):
             self._manager = ocp.CheckpointManager(
                 self._folder.absolute(),
                 options=ocp.CheckpointManagerOptions(
@@ -189,13 +197,27 @@ class Checkpoints:
         step = self._pick(step)
         self._read_meta(step, model)
         name = "ema_params" if weights == "ema" else "params"
-        template = jax.eval_shape(model.network.init, jax.random.key(0))
+        # On all devices, whatever the devices of the run were.
+        everywhere = devices.replicated(devices.data_mesh())
+        template = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            jax.eval_shape(model.network.init, jax.random.key(0)),
+        )
         return self._read_arrays(step, {name: template})[name], step
 
     def _save(self, step: int, arrays: dict[str, Any], texts: dict[str, Any]) -> None:
         items = {name: ocp.args.StandardSave(value) for name, value in arrays.items()}
         items |= {name: ocp.args.JsonSave(value) for name, value in texts.items()}
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def _find_folder(self) -> None:
+        if processes.is_first():
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        elif not self._folder.is_dir():
+            raise InputError(
+                f"{self._folder} is on process 0 and not on process "
+                f"{jax.process_index()}; allowed: a --workdir that all processes share."
+            )
 
     def _path(self, step: int) -> pathlib.Path:
         return self._folder / str(step)

@@ -7,10 +7,11 @@ import ml_collections
 import optax
 from jax.sharding import Mesh
 
+from dpdm_jax import devices
 from dpdm_jax.model import Model
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
-from dpdm_jax.training.step import TrainStep, make_train_step
+from dpdm_jax.training.step import TrainStep, draws_in_parts, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,11 @@ def build_training(
         InputError: a field is out of range.
     """
     optimizer = build_optimizer(config.train, plan.num_steps)
-    noise = gaussian_noise(plan.noise_stddev, noise_key)
+    noise = gaussian_noise(
+        plan.noise_stddev,
+        noise_key,
+        sharding=devices.divided(mesh) if draws_in_parts(mesh) else None,
+    )
     step_fns = make_train_step(
         model.loss(config.diffusion),
         optimizer,

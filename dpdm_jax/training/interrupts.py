@@ -5,17 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-
-class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop and has saved its state.
-
-    Attributes:
-        signal_number: which signal asked.
-    """
-
-    def __init__(self, signal_number: int):
-        super().__init__()
-        self.signal_number = signal_number
+from dpdm_jax.errors import Interrupted
 
 
 @contextlib.contextmanager

@@ -1,33 +1,38 @@
-"""The training run: the only training code that reads data and writes files."""
+"""The training run: the only training code that reads data and writes files.
+
+With several processes each runs this program: all take the same decisions, each reads
+the examples of its own devices, and process 0 alone draws secrets and writes.
+"""
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
-from dpdm_jax import data, planning, run_dir, validate
-from dpdm_jax.errors import InputError
+from dpdm_jax import data, devices, planning, processes, run_dir, validate
+from dpdm_jax.errors import InputError, Interrupted
 from dpdm_jax.model import Model, build_model
 from dpdm_jax.privacy import Ledger, PrivacyPlan, format_epsilon
-from dpdm_jax.privacy.batch_selection import pad_indices
+from dpdm_jax.privacy.batch_selection import PADDING, pad_indices
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.training import rngs
-from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.checkpoints import Checkpoints, Restored
 from dpdm_jax.training.from_config import build_training
-from dpdm_jax.training.interrupts import Interrupted, deferred_interrupts
+from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.metrics import PRIVATE, MetricsLog, private_diagnostics
 from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
+from dpdm_jax.training.shared_ledger import SharedLedger
 from dpdm_jax.training.state import TrainState, create_state
-from dpdm_jax.training.step import DATA_AXIS, Diagnostics, TrainStep
+from dpdm_jax.training.step import Diagnostics, TrainStep
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +76,7 @@ class Run:
     step_fns: TrainStep
     mesh: Mesh
     secrets: Secrets
-    ledger: Ledger
+    ledger: SharedLedger
     checkpoints: Checkpoints
 
 
@@ -103,8 +108,9 @@ def train(
         stop = run.plan.num_steps
         if config.train.stop_after_steps:
             stop = min(stop, config.train.stop_after_steps)
-        if int(state.step) >= stop:
-            raise InputError(_finished_message(run, int(state.step)))
+        with processes.together():
+            if int(state.step) >= stop:
+                raise InputError(_finished_message(run, int(state.step)))
         if int(state.step):
             _log.info("Resuming %s after step %d.", workdir, int(state.step))
         return _run_steps(run, state, stop, snapshot)
@@ -117,7 +123,7 @@ def _finished_message(run: Run, done: int) -> str:
             f"run has taken {done} steps; allowed: more than that, or 0 for all "
             f"{run.plan.num_steps}."
         )
-    spent = format_epsilon(run.ledger.epsilon_spent())
+    spent = format_epsilon(run.ledger.record.epsilon_spent())
     return (
         f"The privacy budget of {run.workdir} is spent: all {done} planned steps were "
         f"taken (epsilon {spent}); allowed: sampling from it, or training anew on data "
@@ -134,57 +140,62 @@ def _prepare(
 
     What it opens is closed with ``resources``.
     """
-    _check(config)
-    devices = jax.devices()
-    planning.check_microbatch(config.train.microbatch_size, len(devices))
-    mesh = Mesh(np.array(devices), (DATA_AXIS,))
-    source = data.load_source(config.data, "train")
+    with processes.together():
+        _check(config)
+        planning.check_microbatch(config.train.microbatch_size, jax.device_count())
+    source = processes.first_goes_first(lambda: data.load_source(config.data, "train"))
+    processes.check_same("The training data", lambda: _fingerprint(source))
     problem = planning.problem_of(source)
-    plan = planning.privacy_plan(config, problem.num_examples)
-    model = build_model(config, problem.image_shape, problem.num_classes)
+    plan = PrivacyPlan.from_dict(
+        processes.from_first(
+            lambda: planning.privacy_plan(config, problem.num_examples).to_dict()
+        )
+    )
     fixed = config.privacy.fixed_keys_seed
-    secrets = fresh_secrets() if fixed is None else fixed_secrets(fixed)
-    training = build_training(config, plan, model, secrets.noise_key, mesh)
+    secrets = Secrets.from_dict(
+        processes.from_first(
+            lambda: (
+                fresh_secrets() if fixed is None else fixed_secrets(fixed)
+            ).to_dict()
+        )
+    )
+    mesh = devices.data_mesh()
+    with processes.together():
+        model = build_model(config, problem.image_shape, problem.num_classes)
+        training = build_training(config, plan, model, secrets.noise_key, mesh)
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    resources.enter_context(run_dir.locked(workdir))
     ledger_path = workdir / run_dir.LEDGER
-    if ledger_path.exists():
-        ledger = Ledger.open(ledger_path, plan, fixed_keys=fixed is not None)
-    else:
-        ledger = None
+    begun = processes.from_first(lambda: _claim(workdir, resources))
+    ledger = None
+    if begun:
+        ledger = SharedLedger(
+            lambda: Ledger.open(ledger_path, plan, fixed_keys=fixed is not None)
+        )
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     resources.callback(checkpoints.close)
 
-    params = model.network.init(rngs.stream(config.seed, "init"))
-    everywhere = NamedSharding(mesh, P())
-    state = jax.device_put(
+    params = processes.same_arrays(model.network.init(rngs.stream(config.seed, "init")))
+    everywhere = devices.replicated(mesh)
+    state = devices.place(
         create_state(params, training.optimizer, training.noise), everywhere
     )
-    if checkpoints.steps():
-        if ledger is None:
+    with processes.together():  # what Orbax reads, all read alike
+        if checkpoints.steps():
+            restored = _restore(workdir, checkpoints, ledger, model, state, config)
+            secrets = restored.secrets
+            state = restored.state
+        elif ledger is not None and ledger.record.authorized_steps:
             raise InputError(
-                f"{workdir} has checkpoints but no {run_dir.LEDGER}, so what was spent "
-                "is unknown; allowed: a run directory with its ledger, or a new one."
+                f"The ledger of {workdir} counts {ledger.record.authorized_steps} "
+                "steps but no checkpoint is left to go on from; allowed: a new run "
+                "directory, whose budget adds to this one's."
             )
-        restored = checkpoints.restore_latest(model, state)
-        if restored.run_id != ledger.run_id:
-            raise InputError(
-                f"The checkpoints of {workdir} are of run {restored.run_id} and its "
-                f"ledger of run {ledger.run_id}; allowed: one run in a directory."
-            )
-        _check_unchanged(restored.config, run_dir.to_json_values(config))
-        secrets = restored.secrets
-        state = jax.device_put(restored.state, everywhere)
-    elif ledger is not None and ledger.authorized_steps:
-        raise InputError(
-            f"The ledger of {workdir} counts {ledger.authorized_steps} steps but no "
-            "checkpoint is left to go on from; allowed: a new run directory, whose "
-            "budget adds to this one's."
-        )
+    state = devices.place(state, everywhere)
 
     if ledger is None:
-        ledger = Ledger.create(ledger_path, plan, fixed_keys=fixed is not None)
+        ledger = SharedLedger(
+            lambda: Ledger.create(ledger_path, plan, fixed_keys=fixed is not None)
+        )
     run = Run(
         config=config,
         workdir=workdir,
@@ -197,12 +208,52 @@ def _prepare(
         ledger=ledger,
         checkpoints=checkpoints,
     )
-    run_dir.write_json(workdir / run_dir.CONFIG, config)
+    processes.from_first(lambda: run_dir.write_json(workdir / run_dir.CONFIG, config))
     if not checkpoints.steps():
         # The secrets must be on disk before the first step uses them: a run killed in
         # its first steps then repeats their noise instead of drawing it anew.
         _save(run, state)
     return run, state
+
+
+def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> bool:
+    """Locks the run directory; says whether a run has begun in it."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    resources.enter_context(run_dir.locked(workdir))
+    return (workdir / run_dir.LEDGER).exists()
+
+
+def _fingerprint(source: data.Source) -> list[Any]:
+    """What tells two data sets apart that were meant to be the same. Private."""
+    # Evenly spread; a change of order or of files shows in some of them.
+    some = np.unique(np.linspace(0, len(source) - 1, num=16).astype(np.int64))
+    images, labels = source.examples(some)
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    return [len(source), list(source.image_shape), source.num_classes, digest]
+
+
+def _restore(
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    ledger: SharedLedger | None,
+    model: Model,
+    template: TrainState,
+    config: ml_collections.ConfigDict,
+) -> Restored:
+    """Reads the newest checkpoint, if it is one of this run."""
+    if ledger is None:
+        raise InputError(
+            f"{workdir} has checkpoints but no {run_dir.LEDGER}, so what was spent is "
+            "unknown; allowed: a run directory with its ledger, or a new one."
+        )
+    restored = checkpoints.restore_latest(model, template)
+    if restored.run_id != ledger.record.run_id:
+        raise InputError(
+            f"The checkpoints of {workdir} are of run {restored.run_id} and its ledger "
+            f"of run {ledger.record.run_id}; allowed: one run in a directory."
+        )
+    _check_unchanged(restored.config, run_dir.to_json_values(config))
+    return restored
 
 
 def _check_unchanged(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -243,11 +294,9 @@ def _check(config: ml_collections.ConfigDict) -> None:
 def _run_steps(
     run: Run, state: TrainState, stop: int, snapshot: Snapshot | None
 ) -> TrainState:
-    config, plan = run.config, run.plan
+    config = run.config
     every = config.checkpoint.every_steps
-    metrics = MetricsLog(run.workdir, tensorboard=config.log.tensorboard)
-    progress = progress_bar("training", stop, done=int(state.step))
-    examples_since, since = 0, time.perf_counter()
+    reporter = _Reporter(run, stop, int(state.step)) if processes.is_first() else None
     try:
         with deferred_interrupts() as stop_if_asked:
             for step in range(int(state.step), stop):
@@ -255,20 +304,9 @@ def _run_steps(
                 # the one before it and takes these steps again.
                 run.ledger.authorize(min(stop, (step // every + 1) * every))
                 state, sums, examples = _logical_step(run, state, step, stop_if_asked)
-                examples_since += examples
                 done = step + 1
-                progress.update()
-                if done % config.log.every_steps == 0 or done == stop:
-                    diagnostics = private_diagnostics(jax.device_get(sums))
-                    rate = examples_since / (time.perf_counter() - since)
-                    spent = plan.epsilon_spent(done)
-                    diagnostics[f"{PRIVATE}images_per_second"] = rate
-                    metrics.write(done, {"epsilon": spent} | diagnostics)
-                    progress.set_postfix_str(
-                        f"{rate:.0f} images/s, epsilon {format_epsilon(spent)} of "
-                        f"{plan.target_epsilon:g}"
-                    )
-                    examples_since, since = 0, time.perf_counter()
+                if reporter is not None:
+                    reporter.took_step(done, sums, examples)
                 if done % every == 0 or done == stop:
                     _save(run, state)
                 if snapshot is not None and _is_snapshot(config, done):
@@ -277,9 +315,40 @@ def _run_steps(
         _save(run, state)  # as it was after the last whole step
         raise
     finally:
-        progress.close()
-        metrics.close()
+        if reporter is not None:
+            reporter.close()
     return state
+
+
+class _Reporter:
+    """Tells of the steps: on the screen and in the metrics of the run."""
+
+    def __init__(self, run: Run, stop: int, done: int):
+        self._run = run
+        self._stop = stop
+        self._metrics = MetricsLog(run.workdir, tensorboard=run.config.log.tensorboard)
+        self._progress = progress_bar("training", stop, done=done)
+        self._examples, self._since = 0, time.perf_counter()
+
+    def took_step(self, done: int, sums: Diagnostics, examples: int) -> None:
+        self._examples += examples
+        self._progress.update()
+        if done % self._run.config.log.every_steps != 0 and done != self._stop:
+            return
+        diagnostics = private_diagnostics(jax.device_get(sums))
+        rate = self._examples / (time.perf_counter() - self._since)
+        spent = self._run.plan.epsilon_spent(done)
+        diagnostics[f"{PRIVATE}images_per_second"] = rate
+        self._metrics.write(done, {"epsilon": spent} | diagnostics)
+        self._progress.set_postfix_str(
+            f"{rate:.0f} images/s, epsilon {format_epsilon(spent)} of "
+            f"{self._run.plan.target_epsilon:g}"
+        )
+        self._examples, self._since = 0, time.perf_counter()
+
+    def close(self) -> None:
+        self._progress.close()
+        self._metrics.close()
 
 
 def _is_snapshot(config: ml_collections.ConfigDict, done: int) -> bool:
@@ -295,23 +364,28 @@ def _logical_step(
         len(run.source), run.secrets.selection_seed, step
     )
     key = run.secrets.loss_key(step)
+    size = run.config.train.microbatch_size
+    padded = pad_indices(indices, size)
     partial = run.step_fns.start(state.params)
-    for arrays in _microbatches(run, indices):
-        stop_if_asked()
+    for start in range(0, len(padded), size):
+        with processes.together():
+            stop_if_asked()
+            arrays = _microbatch(run, padded, start)
         partial = run.step_fns.accumulate(partial, state.params, *arrays, key)
     state, sums = run.step_fns.finish(state, partial)
     return state, sums, len(indices)
 
 
-def _microbatches(run: Run, indices: np.ndarray) -> Iterator[tuple[jax.Array, ...]]:
-    """Cuts a logical batch into padded device arrays of one shape."""
+def _microbatch(run: Run, padded: np.ndarray, start: int) -> tuple[jax.Array, ...]:
+    """Loads a part of a logical batch; of it, the rows of this process's devices."""
     size = run.config.train.microbatch_size
-    padded = pad_indices(indices, size)
-    sharding = NamedSharding(run.mesh, P(DATA_AXIS))
-    for start in range(0, len(padded), size):
-        batch = data.load_batch(run.source, padded[start : start + size])
-        positions = np.arange(start, start + size, dtype=np.int32)
-        yield jax.device_put((*batch, positions), sharding)
+    sharding = devices.divided(run.mesh)
+    mine = devices.rows_of_this_process(size, sharding)
+    batch = data.load_batch(
+        run.source, np.where(mine, padded[start : start + size], PADDING)
+    )
+    positions = np.arange(start, start + size, dtype=np.int32)
+    return devices.place((*batch, positions), sharding)
 
 
 def _save(run: Run, state: TrainState) -> None:
@@ -321,7 +395,7 @@ def _save(run: Run, state: TrainState) -> None:
         run.model,
         state,
         run.secrets,
-        run_id=run.ledger.run_id,
+        run_id=run.ledger.record.run_id,
         config=run_dir.to_json_values(run.config),
         ledger=run.ledger.record.to_dict(),
     )

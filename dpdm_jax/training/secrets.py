@@ -52,7 +52,10 @@ class Secrets:
         return jax.random.wrap_key_data(words, impl="threefry2x32")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns JSON values; for the private part of a checkpoint only."""
+        """Returns JSON values.
+
+        For the private part of a checkpoint, and the other processes of the run, only.
+        """
         return {
             "noise_key": self.noise_words.tolist(),
             "selection_seed": self.selection_seed.hex(),

@@ -1,0 +1,169 @@
+"""Trains and samples as one of several processes; what ``devices_test`` starts.
+
+The number of devices is fixed when a process starts, hence a process for each case.
+"""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import sys
+
+from dpdm_jax import command_line, xla_flags
+
+xla_flags.configure()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from dpdm_jax import data, devices, processes  # noqa: E402
+from dpdm_jax.errors import InputError, Interrupted  # noqa: E402
+from dpdm_jax.privacy import PoissonSampling, gaussian_noise  # noqa: E402
+from dpdm_jax.sampling import run  # noqa: E402
+from dpdm_jax.training import from_config, loop  # noqa: E402
+from dpdm_jax.training.secrets import fixed_secrets  # noqa: E402
+
+_EXCHANGE = re.compile(
+    r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-\w+)(?:-start)?\("
+)
+
+
+class Spy:
+    """Watches a run from inside, and can disturb it."""
+
+    def __init__(self):
+        self.drawn_secrets = 0
+        self.selected: dict[int, list[int]] = {}
+        self.loaded: dict[int, list[int]] = {}
+        self.exchanges: dict[str, list[str]] = {}
+        self.step = -1
+        self.on_load = lambda step: None
+        self._watch_secrets()
+        self._watch_examples()
+        self._watch_compilation()
+
+    def _watch_secrets(self):
+        def drawing(seed):
+            self.drawn_secrets += 1
+            return fixed_secrets(seed)
+
+        loop.fixed_secrets = drawing
+
+    def _watch_examples(self):
+        select, load = PoissonSampling.indices, data.load_batch
+
+        def selecting(sampling, num_examples, seed, step):
+            self.step = step
+            found = select(sampling, num_examples, seed, step)
+            self.selected[step] = found.tolist()
+            self.loaded[step] = []
+            return found
+
+        def loading(source, indices):
+            self.on_load(self.step)
+            self.loaded[self.step] += indices[indices >= 0].tolist()
+            return load(source, indices)
+
+        PoissonSampling.indices, data.load_batch = selecting, loading
+
+    def _watch_compilation(self):
+        make = from_config.make_train_step
+
+        def making(*args, **kwargs):
+            fns = make(*args, **kwargs)
+
+            def watched(name):
+                function = getattr(fns, name)
+
+                def call(*arguments):
+                    if name not in self.exchanges:
+                        text = function.lower(*arguments).compile().as_text()
+                        self.exchanges[name] = sorted(_EXCHANGE.findall(text))
+                    return function(*arguments)
+
+                return call
+
+            return type(fns)(fns.start, watched("accumulate"), watched("finish"))
+
+        from_config.make_train_step = making
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]).tolist()
+
+
+def noise_of_two_steps(seed):
+    """The first values of the step's noise, laid out over the devices as in a step."""
+    mesh = devices.data_mesh()
+    noise = gaussian_noise(
+        1.0, fixed_secrets(seed).noise_key, sharding=devices.divided(mesh)
+    )
+    update = jax.jit(noise.update, out_shardings=devices.replicated(mesh))
+    zeros, state = (
+        jnp.zeros(10_007),
+        devices.place(noise.init(None), devices.replicated(mesh)),
+    )
+    drawn = []
+    for _ in range(2):
+        values, state = update(zeros, state)
+        drawn.append(np.asarray(values).tolist())
+    return drawn
+
+
+def main(job):
+    if job["num_processes"] > 1:
+        processes.connect(job["address"], job["num_processes"], job["process_id"])
+    config = command_line.load_config("configs/digits.py")
+    with config.unlocked():
+        for name, value in job["overrides"].items():
+            group, field = name.split(".")
+            config[group][field] = value
+    spy = Spy()
+    told = {"devices": jax.device_count(), "local_devices": jax.local_device_count()}
+
+    def refusal(workdir):
+        try:
+            loop.train(config, pathlib.Path(workdir))
+        except InputError as e:
+            return str(e)
+
+    if "locked" in job:
+        told["locked"] = refusal(job["locked"])
+
+    if "unreadable_on" in job:
+
+        def fail(step):
+            if step == 1 and jax.process_index() == job["unreadable_on"]:
+                raise InputError(f"step {step} is unreadable; allowed: other data.")
+
+        spy.on_load = fail
+        told["unreadable"] = refusal(job["workdir"] + "_unreadable")
+        told["unreadable_step"] = spy.step
+
+    def interrupt(step):
+        if step == job.get("interrupt_at") and (
+            jax.process_index() == job["num_processes"] - 1
+        ):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    spy.on_load = interrupt
+    spy.drawn_secrets, spy.selected, spy.loaded = 0, {}, {}
+    try:
+        state = loop.train(config, pathlib.Path(job["workdir"]))
+        told["params"], told["ema"] = flat(state.params), flat(state.ema_params)
+    except Interrupted as e:
+        told["signal"] = e.signal_number
+    told["last_step"] = spy.step
+    told["drawn_secrets"] = spy.drawn_secrets
+    told["selected"], told["loaded"] = spy.selected, spy.loaded
+    told["exchanges"] = spy.exchanges
+    told["noise"] = noise_of_two_steps(5)
+    if job.get("sample"):
+        run.sample(config, pathlib.Path(job["workdir"]))
+    pathlib.Path(job["answer"]).write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
