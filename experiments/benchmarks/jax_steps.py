@@ -1,5 +1,6 @@
 """JAX's sides of the step benchmarks; runs in a ``worker.Worker``."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpdm_jax import privacy, xla_flags
-from dpdm_jax.diffusion import from_config
+from dpdm_jax.diffusion import from_config, losses
 from dpdm_jax.diffusion.losses import ExampleLoss
 from dpdm_jax.model import Model, build_model
 from dpdm_jax.sampling.generate import make_generator
-from experiments.benchmarks import problem
+from experiments.benchmarks import plain_port, problem
 
 #: ``gradient(params, images, labels, keys) -> pytree``
 Gradient = Callable[..., Any]
@@ -32,13 +33,39 @@ def private(loss: ExampleLoss, **options: Any) -> Gradient:
     ).fun
 
 
-def nonprivate(loss: ExampleLoss) -> Gradient:
-    """The gradient of the mean loss, as ordinary training takes it."""
+def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
+    """The gradient of the mean loss as ordinary training takes it.
+
+    All draws of all examples go through the network as one batch, so that no gradient
+    of a single example is ever asked for.
+    """
+    config = problem.load_config(network, noise_multiplicity).diffusion
 
     def mean_loss(
         params: Any, images: jax.Array, labels: jax.Array, keys: jax.Array
     ) -> jax.Array:
-        return jax.vmap(loss, (None, 0, 0, 0))(params, images, labels, keys).mean()
+        draws = jax.vmap(
+            lambda key: losses.draw(
+                key,
+                images.shape[1:],
+                model.noise_levels,
+                noise_multiplicity=noise_multiplicity,
+                label_dropout=config.label_dropout,
+                stratified=config.stratified,
+            )
+        )(keys)
+        labels = jnp.where(draws.drop_label, model.null_label, labels)
+        images = jnp.repeat(images, noise_multiplicity, axis=0)
+        sigma = draws.sigma.reshape(-1)
+        noise = draws.noise.reshape(images.shape)
+        denoised = model.denoise(
+            params,
+            images + sigma[:, None, None, None] * noise,
+            sigma,
+            jnp.repeat(labels, noise_multiplicity),
+        )
+        errors = jnp.mean((denoised - images) ** 2, axis=(1, 2, 3))
+        return jnp.mean(model.parameterization.loss_weight(sigma) * errors)
 
     return jax.grad(mean_loss)
 
@@ -77,20 +104,42 @@ def step_sides(
         Name -> function that computes the gradients once.
     """
     xla_flags.configure()
-    makers = {
-        "private": private,
-        "nonprivate": nonprivate,
-        "jax_privacy": jax_privacy_default,
-    }
     model, loss = build(network, noise_multiplicity)
+    gradients = {
+        "private": private(loss),
+        "nonprivate": nonprivate(model, network, noise_multiplicity),
+    }
+    if "jax_privacy" in sides:
+        gradients["jax_privacy"] = jax_privacy_default(loss)
     params = model.network.init(jax.random.key(0))
     arguments = (params, *batch(batch_size))
+    return {name: _side(gradients[name], arguments) for name in sides}
 
-    def side(make: Callable[[ExampleLoss], Gradient]) -> Callable[[], None]:
-        gradient = jax.jit(make(loss))
-        return lambda: jax.block_until_ready(gradient(*arguments))
 
-    return {name: side(makers[name]) for name in sides}
+def plain_step_sides(
+    network: str, batch_size: int, noise_multiplicity: int
+) -> dict[str, Callable[[], None]]:
+    """jax_privacy as its users meet it: Flax's own layers, no compiler flags.
+
+    Args:
+        network: a name in ``problem.CONVOLUTIONAL``.
+        batch_size: B.
+        noise_multiplicity: K.
+
+    Returns:
+        The one side "jax_privacy_plain".
+    """
+    os.environ.pop("XLA_FLAGS", None)
+    # An installed libtpu would look for its TPU first, which takes long in vain.
+    jax.config.update("jax_platforms", "cpu")
+    plain, loss = plain_port.build(network, noise_multiplicity)
+    arguments = (plain.init(jax.random.key(0)), *batch(batch_size))
+    return {"jax_privacy_plain": _side(jax_privacy_default(loss), arguments)}
+
+
+def _side(gradient: Gradient, arguments: tuple) -> Callable[[], None]:
+    compiled = jax.jit(gradient)
+    return lambda: jax.block_until_ready(compiled(*arguments))
 
 
 def sampling_sides(

@@ -61,12 +61,14 @@ def _compile(network, side, batch_size, noise_multiplicity, **options):
 
     xla_flags.configure()
     model, loss = jax_steps.build(network, noise_multiplicity)
-    make = {"private": jax_steps.private, "nonprivate": jax_steps.nonprivate}[side]
-    gradient = jax.jit(make(loss, **options))
+    if side == "private":
+        gradient = jax_steps.private(loss, **options)
+    else:
+        gradient = jax_steps.nonprivate(model, network, noise_multiplicity)
     shapes = jax.eval_shape(
         lambda: (model.network.init(jax.random.key(0)), *jax_steps.batch(batch_size))
     )
-    return gradient.lower(*shapes).compile(), model
+    return jax.jit(gradient).lower(*shapes).compile(), model
 
 
 def _child(network: str, side: str, batch_size: str, noise_multiplicity: str) -> None:

@@ -16,6 +16,7 @@ _SIDES = {
     "private": (),
     "nonprivate": (),
     "jax_privacy": ("jax_privacy",),
+    "jax_privacy_plain": ("jax_privacy",),
     "torch_nonprivate": ("torch",),
     "opacus": ("torch", "opacus"),
     "opacus_ghost": ("torch", "opacus"),
@@ -24,6 +25,7 @@ _SIDES = {
 _RATIOS = {
     "private_over_nonprivate": ("private", "nonprivate", max),
     "jax_privacy_over_ours": ("jax_privacy", "private", min),
+    "jax_privacy_plain_over_ours": ("jax_privacy_plain", "private", min),
     "opacus_over_ours": ("opacus", "private", min),
     "opacus_ghost_over_ours": ("opacus_ghost", "private", min),
     "ours_private_over_torch_nonprivate": ("private", "torch_nonprivate", max),
@@ -55,21 +57,26 @@ def measure(
     if noise_multiplicity > 1:
         sides = [name for name in sides if name != "opacus_ghost"]
     torch_sides = [name for name in sides if "torch" in _SIDES[name]]
+    plain_sides = [name for name in sides if name == "jax_privacy_plain"]
+    jax_sides = [name for name in sides if name not in torch_sides + plain_sides]
     size = {
         "network": network,
         "batch_size": batch_size,
         "noise_multiplicity": noise_multiplicity,
     }
+    builders = []
+    if jax_sides:
+        builders.append(("jax_steps:step_sides", {"sides": jax_sides}))
+    if plain_sides:
+        builders.append(("jax_steps:plain_step_sides", {}))
+    if torch_sides:
+        extra = {"sides": torch_sides, "layout": layout}
+        builders.append(("torch_steps:step_sides", extra))
     with contextlib.ExitStack() as processes:
         functions = {}
-        for module, names, extra in (
-            ("jax_steps", [n for n in sides if n not in torch_sides], {}),
-            ("torch_steps", torch_sides, {"layout": layout}),
-        ):
-            if names:
-                builder = f"{__package__}.{module}:step_sides"
-                process = worker.Worker(builder, sides=names, **size, **extra)
-                functions |= processes.enter_context(process).sides
+        for builder, extra in builders:
+            process = worker.Worker(f"{__package__}.{builder}", **size, **extra)
+            functions |= processes.enter_context(process).sides
         seconds = pairs.interleaved(functions, num_pairs)
     ratios = {
         key: pairs.ratio(seconds[a], seconds[b])

@@ -7,9 +7,15 @@ import sys
 
 import pytest
 
-STEP_KEYS = {"private_over_nonprivate": None, "jax_privacy_over_ours": "jax_privacy"}
-STEP_KEYS |= {"ours_private_over_torch_nonprivate": "torch"}
-STEP_KEYS |= {"opacus_over_ours": "opacus", "opacus_ghost_over_ours": "opacus"}
+# Key -> the package without which it is not printed.
+STEP_KEYS = {
+    "private_over_nonprivate": None,
+    "jax_privacy_over_ours": "jax_privacy",
+    "jax_privacy_plain_over_ours": "jax_privacy",
+    "ours_private_over_torch_nonprivate": "torch",
+    "opacus_over_ours": "opacus",
+    "opacus_ghost_over_ours": "opacus",
+}
 KEYS = {
     "step_time": STEP_KEYS,
     "memory": {
