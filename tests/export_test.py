@@ -44,6 +44,7 @@ def lowered(function, *arguments):
         ("scan", "float32"),
         ("book_keeping", "float32"),
         ("vmap", "bfloat16"),
+        ("book_keeping", "bfloat16"),
     ],
 )
 def test_train_step(config, engine, dtype):

@@ -21,6 +21,7 @@ from dpdm_jax.compilation.targets import CHIP_SOURCE, Target
 from dpdm_jax.diffusion import from_config as diffusion_from_config
 from dpdm_jax.model import Model, build_model
 from dpdm_jax.privacy import PrivacyPlan, new_noise_key
+from dpdm_jax.privacy.clipping import choose_engine
 from dpdm_jax.sampling.generate import sampling_program
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.state import create_state
@@ -55,6 +56,7 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
     model = build_model(config, problem.image_shape, problem.num_classes)
     num_devices = len(target.devices)
     planning.check_microbatch(config.train.microbatch_size, num_devices)
+    config = _with_engine_of(config, target, model)
     validate.integer("sample.batch_size", config.sample.batch_size, minimum=1)
     num_microbatches = planning.num_microbatches(
         plan.expected_batch_size, config.train.microbatch_size
@@ -79,6 +81,7 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
         "device_kind": target.devices[0].device_kind,
         "network_dtype": config.network.dtype,
         "engine": config.train.engine,
+        "engine_microbatch_size": config.train.engine_microbatch_size,
         "microbatch_size": config.train.microbatch_size,
         "microbatches_per_step": num_microbatches,
         "num_steps": plan.num_steps,
@@ -134,8 +137,8 @@ def describe(report: dict[str, Any]) -> str:
             )
     lines.append(
         f"a logical step: {report['microbatches_per_step']} micro-batches of "
-        f"{report['microbatch_size']}, {report['flops_per_step']:.3g} flop over all "
-        "devices"
+        f"{report['microbatch_size']} (engine {report['engine']}), "
+        f"{report['flops_per_step']:.3g} flop over all devices"
     )
     if "compiled_over_expected_flops" in report:
         lines.append(
@@ -160,6 +163,23 @@ def describe(report: dict[str, Any]) -> str:
             f"{report['lower_bound_hours']:.3g} hours ({report['limits_source']})"
         )
     return "\n".join(lines)
+
+
+def _with_engine_of(
+    config: ml_collections.ConfigDict, target: Target, model: Model
+) -> ml_collections.ConfigDict:
+    """Names the engine that "auto" stands for on the target, not on this machine."""
+    if config.train.engine != "auto":
+        return config
+    config = config.copy_and_resolve_references()
+    config.train.engine, size = choose_engine(
+        target.devices[0].platform,
+        config.train.microbatch_size // len(target.devices),
+        model.network.num_parameters,
+        config.train.engine_microbatch_size or None,
+    )
+    config.train.engine_microbatch_size = size or 0
+    return config
 
 
 def _programs(

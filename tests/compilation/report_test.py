@@ -1,5 +1,7 @@
+import dataclasses
 import importlib.util
 import json
+import types
 
 import jax
 import pytest
@@ -8,6 +10,7 @@ from dpdm_jax import command_line, compilation
 from dpdm_jax.compilation import report as report_lib
 from dpdm_jax.errors import InputError
 from dpdm_jax.model import build_model
+from dpdm_jax.privacy.clipping import auto
 
 
 def small_config(**overrides):
@@ -66,6 +69,20 @@ def test_cpu(on_cpu):
     assert state == pytest.approx(5 * 4 * num_parameters(), rel=0.01)
     assert on_cpu["training_bytes"] >= state
     assert "fits" not in on_cpu
+
+
+def test_auto_is_the_engine_of_the_target(on_cpu, monkeypatch):
+    assert on_cpu["engine"] == "vmap"
+    monkeypatch.setattr(auto, "HELD_BYTES", 4 * 4 * num_parameters())
+    model = build_model(small_config(), (8, 8, 1), 10)
+    cpu = compilation.find_target("cpu")
+    config = report_lib._with_engine_of(small_config(), cpu, model)
+    assert (config.train.engine, config.train.engine_microbatch_size) == ("scan", 4)
+    tpu = dataclasses.replace(cpu, devices=(types.SimpleNamespace(platform="tpu"),))
+    config = report_lib._with_engine_of(small_config(), tpu, model)
+    assert config.train.engine == "book_keeping"
+    config = report_lib._with_engine_of(small_config(engine="vmap"), tpu, model)
+    assert config.train.engine == "vmap"
 
 
 def test_memory_grows_with_the_microbatch(on_cpu):

@@ -104,7 +104,12 @@ def test_gradients_agree_with_float32(name):
 
 
 @pytest.mark.parametrize(
-    "engine", [{"engine": "vmap"}, {"engine": "scan", "microbatch_size": 2}]
+    "engine",
+    [
+        {"engine": "vmap"},
+        {"engine": "scan", "microbatch_size": 2},
+        {"engine": "book_keeping"},
+    ],
 )
 def test_clipping_is_float32(engine):
     """The sum is that of the examples' gradients, clipped and added up exactly."""
