@@ -12,9 +12,9 @@ import pathlib
 # the weight gradients of these networks several times slower.
 _CPU_FLAGS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
-# Keeps the barriers of ``networks.fusion`` until fusions are made. GPU compilers need
-# the pass that drops them.
-_ONLY_CPU_FLAGS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+#: Keeps the barriers of ``networks.fusion`` until fusions are made. The compilers for
+#: GPU and TPU need the pass that drops them.
+ONLY_CPU_FLAGS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 # libtpu also compiles on machines without a TPU. JAX loads it there at every start, and
 # it would ask a cloud for its place in a slice, and complain on standard error.
@@ -43,7 +43,7 @@ def configure() -> None:
     if os.environ.get("JAX_PLATFORMS") == "cpu" or not (
         tpu_is_attached or _has_plugins()
     ):
-        wanted |= _ONLY_CPU_FLAGS
+        wanted |= ONLY_CPU_FLAGS
     flags = os.environ.get("XLA_FLAGS", "")
     for name, value in wanted.items():
         if name not in flags and _is_known(name):
