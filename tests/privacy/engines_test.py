@@ -19,8 +19,7 @@ from dpdm_jax.diffusion.losses import make_loss
 from dpdm_jax.diffusion.noise_levels import LogNormal
 from dpdm_jax.diffusion.parameterizations import EDM, make_denoiser
 from dpdm_jax.privacy import clipped_grad
-from dpdm_jax.privacy.clipping import book_keeping, choose_engine
-from dpdm_jax.privacy.clipping.auto import HELD_BYTES
+from dpdm_jax.privacy.clipping import auto, book_keeping, choose_engine
 
 ENGINES = {
     "vmap": {"engine": "vmap"},
@@ -496,9 +495,10 @@ MEBI = 2**18  # float32 parameters in a MiB
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("cpu", 64, 7 * MEBI), ("vmap", None)),
+        (("cpu", 4, 7 * MEBI), ("vmap", None)),
+        (("cpu", 32, 7 * MEBI), ("scan", 4)),
+        (("cpu", 9, 7 * MEBI), ("scan", 3)),
         (("gpu", 64, 7 * MEBI), ("vmap", None)),
-        (("cpu", 256, 7 * MEBI), ("scan", 128)),
         (("tpu", 256, 7 * MEBI), ("book_keeping", None)),
         (("cpu", 256, 7 * MEBI, 64), ("scan", 64)),
         (("gpu", 256, 7 * MEBI, 64), ("scan", 64)),
@@ -509,8 +509,36 @@ MEBI = 2**18  # float32 parameters in a MiB
     ],
 )
 def test_auto_follows_its_rule(arguments, expected):
-    assert HELD_BYTES == 2**30
+    assert (auto.CPU_BYTES, auto.BYTES) == (2**25, 2**30)
     assert choose_engine(*arguments) == expected
+
+
+def test_auto_avoids_loops_where_they_are_slow():
+    arguments = ("cpu", 64, 7 * MEBI)
+    assert choose_engine(*arguments) == ("scan", 4)
+    assert choose_engine(*arguments, slow_in_loops=True) == ("vmap", None)
+    slow = {
+        model: auto.is_slow_in_loops(
+            lambda params, *batch, loss=loss: (loss(params, *batch), None),
+            params,
+            batch,
+        )
+        for model in ("mlp", "linen", "ncsnpp")
+        for loss, params, batch in [problem(model, 1)]
+    }
+    assert slow == {"mlp": False, "linen": True, "ncsnpp": False}
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_auto_runs_what_it_chose(conv, monkeypatch):
+    monkeypatch.setattr(auto, "CPU_BYTES", 2 * 4 * 9)  # two examples
+    fun, params = LOSSES["convolution" if conv else "matrix and transpose"]
+    chosen = {} if conv else {"engine": "scan", "microbatch_size": 2}
+    programs = [
+        str(jax.make_jaxpr(clipped_grad(fun, l2_clip_norm=1.0, **o))(params, NORMAL))
+        for o in ({}, {"engine": "vmap"} | chosen)
+    ]
+    assert programs[0] == programs[1]
 
 
 # In a process of its own, since the number of devices is fixed at start.

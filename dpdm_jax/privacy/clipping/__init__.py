@@ -8,11 +8,13 @@ import jax.numpy as jnp
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy.clipping.auto import choose_engine
+from dpdm_jax.privacy.clipping.auto import choose_engine, is_slow_in_loops
 from dpdm_jax.privacy.clipping.base import (
     Aux,
     ClippedGrad,
+    ClippedSum,
     Engine,
+    ExampleLoss,
     PyTree,
     batch_size,
     manual_axes,
@@ -106,6 +108,10 @@ def clipped_grad(
             f"argnums {argnums}, batch_argnums {batch_argnums} and prng_argnum "
             f"{prng_argnum} overlap; allowed: distinct arguments."
         )
+    if engine == "auto":
+        run = _auto_engine(microbatch_size)
+    else:
+        run = _make_engine(engine, microbatch_size)
     with_aux = fun if has_aux else lambda *args: (fun(*args), None)
 
     def grad_fn(*args: Any, is_padding_example: jax.Array | None = None) -> Any:
@@ -140,7 +146,6 @@ def clipped_grad(
                 f"is_padding_example has shape {is_padding_example.shape}; allowed: "
                 f"({size},), one entry per example."
             )
-        run = _make_engine(engine, microbatch_size, size, params)
         total, by_products = run(
             loss, params, tuple(examples), is_padding_example, l2_clip_norm
         )
@@ -169,20 +174,35 @@ def _check_differentiable(params: PyTree) -> None:
             )
 
 
-def _make_engine(
-    engine: str, microbatch_size: int | None, size: int, params: PyTree
-) -> Engine:
-    if engine == "auto":
-        engine, microbatch_size = choose_engine(
-            jax.default_backend(),
-            size,
-            sum(jnp.size(leaf) for leaf in jax.tree.leaves(params)),
-            microbatch_size,
-        )
+def _make_engine(engine: str, microbatch_size: int | None) -> Engine:
     if engine == "scan":
         return scan_engine(microbatch_size or 1, vmap_engine)
     run = book_keeping_engine if engine == "book_keeping" else vmap_engine
     return run if microbatch_size is None else scan_engine(microbatch_size, run)
+
+
+def _auto_engine(microbatch_size: int | None) -> Engine:
+    def run(
+        loss: ExampleLoss,
+        params: PyTree,
+        batch: PyTree,
+        is_padding: jax.Array,
+        l2_clip_norm: float,
+    ) -> ClippedSum:
+        platform = jax.default_backend()
+        num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+        facts = (platform, len(is_padding), num_parameters, microbatch_size)
+        chosen = choose_engine(*facts)
+        if (
+            platform == "cpu"
+            and microbatch_size is None
+            and chosen[0] == "scan"
+            and is_slow_in_loops(loss, params, batch)
+        ):
+            chosen = choose_engine(*facts, slow_in_loops=True)
+        return _make_engine(*chosen)(loss, params, batch, is_padding, l2_clip_norm)
+
+    return run
 
 
 def _key_per_example(key: PyTree, size: int) -> jax.Array:
