@@ -72,7 +72,16 @@ def _convolves(jaxpr: core.Jaxpr) -> bool:
         if equation.primitive is primitives.conv_general_dilated_p:
             return True
         if equation.primitive is not primitives.custom_vjp_call_p and any(
-            map(_convolves, core.jaxprs_in_params(equation.params))
+            map(_convolves, _parts_on_cpu(equation))
         ):
             return True
     return False
+
+
+def _parts_on_cpu(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+    # lax.platform_dependent is a choice that knows its platforms; None is the default.
+    platforms = equation.params.get("branches_platforms")
+    if platforms is None:
+        return core.jaxprs_in_params(equation.params)
+    runs = [names is None or "cpu" in names for names in platforms]
+    return [equation.params["branches"][runs.index(True)].jaxpr]
