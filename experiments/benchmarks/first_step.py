@@ -149,9 +149,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.quick:
         options.network, options.pairs = "tiny", 1
 
-    rate_before = machine.matrix_product_rate()
+    before = machine.state()
     result = measure(options.network, options.data, options.pairs)
-    rates = {"before": rate_before, "after": machine.matrix_product_rate()}
+    conditions = {"before": before, "after": machine.state()}
     ratio = result["cold_over_plain_port"]
     if not options.json:
         for name, seconds in result["seconds"].items():
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     "padded": _MICROBATCH,
                     "noise_multiplicity": _MULTIPLICITY,
                 },
-                "matrix_product_gflops": rates,
+                "conditions": conditions,
                 "machine": machine.describe(),
             }
         )

@@ -27,6 +27,18 @@ def matrix_product_rate(size: int = 1024, repeats: int = 5) -> float:
     return 2 * size**3 / min(seconds) / 1e9
 
 
+def state() -> dict[str, float]:
+    """How fast and how busy the machine is just now.
+
+    PyTorch's threads wait for one another by spinning, so that a second busy process
+    slows it down out of proportion: figures want a load near 0 at the start.
+    """
+    return {
+        "load_average": os.getloadavg()[0],
+        "matrix_product_gflops": matrix_product_rate(),
+    }
+
+
 def describe() -> dict:
     """Processor, usable cores and versions of what is installed."""
     versions = {}

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.network, options.pairs = "tiny", 1
         options.batch_size, options.num_steps = 2, 3
 
-    rate_before = machine.matrix_product_rate()
+    before = machine.state()
     result = measure(
         options.network,
         options.batch_size,
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.pairs,
         options.layout,
     )
-    rates = {"before": rate_before, "after": machine.matrix_product_rate()}
+    conditions = {"before": before, "after": machine.state()}
     if not options.json:
         for name, rate in result["images_per_second"].items():
             print(f"{name:<16} {pairs.in_words(rate)} images/s")
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary |= {
         "measured": result,
         "torch_layout": options.layout,
-        "matrix_product_gflops": rates,
+        "conditions": conditions,
         "machine": machine.describe(),
     }
     print(json.dumps(summary))

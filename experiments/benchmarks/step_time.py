@@ -96,12 +96,12 @@ def measure(
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints readable lines, or with --json one JSON line."""
     options = _parse(argv)
-    rate_before = machine.matrix_product_rate()
+    before = machine.state()
     results = [
         measure(options.sides, options.network, b, k, options.pairs, options.layout)
         for b, k in options.sizes
     ]
-    rates = {"before": rate_before, "after": machine.matrix_product_rate()}
+    conditions = {"before": before, "after": machine.state()}
     if not options.json:
         for result in results:
             _print(result)
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             | {
                 "sizes": sizes,
                 "torch_layout": options.layout,
-                "matrix_product_gflops": rates,
+                "conditions": conditions,
                 "machine": machine.describe(),
             }
         )
