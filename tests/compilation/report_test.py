@@ -73,7 +73,8 @@ def test_cpu(on_cpu):
 
 def test_auto_is_the_engine_of_the_target(on_cpu, monkeypatch):
     assert on_cpu["engine"] == "vmap"
-    monkeypatch.setattr(auto, "HELD_BYTES", 4 * 4 * num_parameters())
+    for name in ("CPU_BYTES", "BYTES"):
+        monkeypatch.setattr(auto, name, 4 * 4 * num_parameters())
     model = build_model(small_config(), (8, 8, 1), 10)
     cpu = compilation.find_target("cpu")
     config = report_lib._with_engine_of(small_config(), cpu, model)

@@ -53,3 +53,16 @@ def test_prints_the_documented_keys(name, capfd):
     for key, package in KEYS[name].items():
         if package is None or importlib.util.find_spec(package):
             assert result[key] > 0
+
+
+@pytest.mark.slow
+def test_devices_and_processes_end_alike(capfd):
+    from experiments.benchmarks import scaling
+
+    scaling.main(["--quick", "--json"])
+    result = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert list(result["layouts"]) == ["1 x 1", "1 x 2", "2 x 1"]
+    assert result["same_indices"] is True
+    assert result["same_noise"] is True
+    assert result["max_abs_deviation"] < 1e-4
+    assert all(size["seconds"]["median"] > 0 for size in result["sizes"]["batch_size"])

@@ -1,0 +1,175 @@
+"""Steps on some number of devices; runs in a ``worker.Worker``.
+
+The number of devices is fixed when JAX starts them, hence a process for each.
+"""
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpdm_jax import command_line, devices, planning, processes, xla_flags
+from dpdm_jax.model import Model, build_model
+from dpdm_jax.privacy import PoissonSampling
+from dpdm_jax.training import loop
+from dpdm_jax.training.from_config import Training, build_training
+from dpdm_jax.training.secrets import fixed_secrets
+from dpdm_jax.training.state import create_state
+from experiments.benchmarks import problem
+
+#: Of the keys and of the initial weights.
+SEED = 0
+
+
+def sized_steps(sizes: Sequence[Sequence[Any]]) -> dict[str, Callable[[], None]]:
+    """Logical steps of one micro-batch on one device.
+
+    Args:
+        sizes: (network, B, K) each; see ``problem.NETWORKS``.
+
+    Returns:
+        "network,B,K" -> function that takes a step.
+    """
+    xla_flags.configure()
+    return {",".join(map(str, size)): _step(*size)[0] for size in sizes}
+
+
+def num_parameters(network: str) -> int:
+    """Weights of a network of ``problem.NETWORKS``."""
+    config = problem.load_config(network, 1)
+    return build_model(
+        config, problem.IMAGE_SHAPE, problem.NUM_CLASSES
+    ).network.num_parameters
+
+
+def run_and_step(
+    num_devices: int,
+    num_processes: int,
+    process_id: int,
+    address: str,
+    num_steps: int,
+    network: str,
+    batch_size: int,
+    noise_multiplicity: int,
+    answer: str,
+) -> dict[str, Callable[[], None]]:
+    """Trains on the digits as configs/digits.py does; then holds a step to be timed.
+
+    Args:
+        num_devices: virtual devices of this process.
+        num_processes: how many processes take part.
+        process_id: which this is.
+        address: where they meet.
+        num_steps: steps of the training run.
+        network: of the timed step, a name in ``problem.NETWORKS``.
+        batch_size: B of the timed step, over all devices.
+        noise_multiplicity: K of the timed step.
+        answer: .npz file that process 0 writes: the indices of each step in turn, noise
+            of two steps, and the final weights and average.
+
+    Returns:
+        "step" -> function that takes a step together with the other processes.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = (
+        f"{flags} --xla_force_host_platform_device_count={num_devices}".strip()
+    )
+    xla_flags.configure()
+    if num_processes > 1:
+        processes.connect(address, num_processes, process_id)
+    config = command_line.load_config("configs/digits.py")
+    config.privacy.fixed_keys_seed = SEED
+    config.train.num_steps = num_steps
+    config.train.microbatch_size = 208  # four of them in most steps
+    config.log.snapshot_every_steps = 0
+    config.log.tensorboard = False
+    selected = []
+    select = PoissonSampling.indices
+
+    def selecting(*args: Any) -> np.ndarray:
+        selected.append(select(*args))
+        return selected[-1]
+
+    PoissonSampling.indices = selecting
+    try:
+        workdir = pathlib.Path(answer).parent / f"run_{num_processes}x{num_devices}"
+        state = loop.train(config, workdir)
+    finally:
+        PoissonSampling.indices = select
+    step, training, params = _step(network, batch_size, noise_multiplicity)
+    drawn = _noise(training, params)
+    if processes.is_first():
+        np.savez(
+            answer,
+            indices=np.concatenate(selected),
+            sizes=[len(indices) for indices in selected],
+            noise=drawn,
+            params=_flat(state.params),
+            ema=_flat(state.ema_params),
+        )
+    return {"step": step}
+
+
+def _step(
+    network: str, batch_size: int, noise_multiplicity: int
+) -> tuple[Callable[[], None], Training, Any]:
+    config = problem.load_config(network, noise_multiplicity)
+    config.train.batch_size = batch_size
+    # A plan that is quickly made: the figures do not depend on it.
+    config.train.num_steps = 1
+    config.privacy.noise_multiplier = 1.0
+    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    plan = planning.privacy_plan(config, config.data.num_examples)
+    mesh = devices.data_mesh()
+    secrets = fixed_secrets(SEED)
+    training = build_training(config, plan, model, secrets.noise_key, mesh)
+    params = model.network.init(jax.random.key(SEED))
+    holder = [
+        devices.place(
+            create_state(params, training.optimizer, training.noise),
+            devices.replicated(mesh),
+        )
+    ]
+    batch = devices.place(_batch(model, batch_size), devices.divided(mesh))
+    key = secrets.loss_key(0)
+    functions = training.step_fns
+
+    def step() -> None:
+        partial = functions.start(holder[0].params)
+        partial = functions.accumulate(partial, holder[0].params, *batch, key)
+        holder[0], _ = functions.finish(holder[0], partial)
+        jax.block_until_ready(holder[0].params)
+
+    return step, training, params
+
+
+def _batch(model: Model, batch_size: int) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(SEED)
+    shape = (batch_size, *model.network.image_shape)
+    return (
+        rng.uniform(-1, 1, shape).astype(np.float32),
+        np.arange(batch_size, dtype=np.int32) % problem.NUM_CLASSES,
+        np.zeros(batch_size, bool),
+        np.arange(batch_size, dtype=np.int32),
+    )
+
+
+def _noise(training: Training, params: Any) -> np.ndarray:
+    """The noise of the first two steps, by the transform that the steps use."""
+    everywhere = devices.replicated(devices.data_mesh())
+    update = jax.jit(training.noise.update, out_shardings=everywhere)
+    zeros = devices.place(jax.tree.map(jnp.zeros_like, params), everywhere)
+    state = devices.place(training.noise.init(params), everywhere)
+    drawn = []
+    for _ in range(2):
+        noise, state = update(zeros, state)
+        drawn.append(_flat(noise))
+    return np.stack(drawn)
+
+
+def _flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
