@@ -21,7 +21,7 @@ from dpdm_jax.compilation.targets import CHIP_SOURCE, Target
 from dpdm_jax.diffusion import from_config as diffusion_from_config
 from dpdm_jax.model import Model, build_model
 from dpdm_jax.privacy import PrivacyPlan, new_noise_key
-from dpdm_jax.privacy.clipping import choose_engine
+from dpdm_jax.privacy.clipping import LossTraits, choose_engine, loss_traits
 from dpdm_jax.sampling.generate import sampling_program
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.state import create_state
@@ -177,9 +177,21 @@ def _with_engine_of(
         config.train.microbatch_size // len(target.devices),
         model.network.num_parameters,
         config.train.engine_microbatch_size or None,
+        traits=_loss_traits(config, model),
     )
     config.train.engine_microbatch_size = size or 0
     return config
+
+
+def _loss_traits(config: ml_collections.ConfigDict, model: Model) -> LossTraits:
+    key = jax.random.key(0)
+    one_example = (
+        jnp.zeros((1, *model.network.image_shape)),
+        jnp.zeros(1, jnp.int32),
+        key[None],
+    )
+    params = jax.eval_shape(model.network.init, key)
+    return loss_traits(model.loss(config.diffusion), params, one_example)
 
 
 def _programs(

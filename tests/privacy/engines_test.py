@@ -19,7 +19,7 @@ from dpdm_jax.diffusion.losses import make_loss
 from dpdm_jax.diffusion.noise_levels import LogNormal
 from dpdm_jax.diffusion.parameterizations import EDM, make_denoiser
 from dpdm_jax.privacy import clipped_grad
-from dpdm_jax.privacy.clipping import auto, book_keeping, choose_engine
+from dpdm_jax.privacy.clipping import LossTraits, auto, book_keeping, choose_engine
 
 ENGINES = {
     "vmap": {"engine": "vmap"},
@@ -513,20 +513,39 @@ def test_auto_follows_its_rule(arguments, expected):
     assert choose_engine(*arguments) == expected
 
 
+def traits_of(model):
+    loss, params, batch = problem(model, 1)
+    return auto.loss_traits(
+        lambda params, *batch: (loss(params, *batch), None), params, batch
+    )
+
+
 def test_auto_avoids_loops_where_they_are_slow():
     arguments = ("cpu", 64, 7 * MEBI)
-    assert choose_engine(*arguments) == ("scan", 4)
-    assert choose_engine(*arguments, slow_in_loops=True) == ("vmap", None)
-    slow = {
-        model: auto.is_slow_in_loops(
-            lambda params, *batch, loss=loss: (loss(params, *batch), None),
-            params,
-            batch,
-        )
-        for model in ("mlp", "linen", "ncsnpp")
-        for loss, params, batch in [problem(model, 1)]
-    }
-    assert slow == {"mlp": False, "linen": True, "ncsnpp": False}
+    fast, slow = (LossTraits(slow, largest_array=1) for slow in (False, True))
+    assert choose_engine(*arguments, traits=fast) == ("scan", 4)
+    assert choose_engine(*arguments, traits=slow) == ("vmap", None)
+    models = ("mlp", "linen", "ncsnpp")
+    assert [traits_of(m).slow_in_loops for m in models] == [False, True, False]
+
+
+def test_auto_takes_fewer_examples_of_large_arrays():
+    assert auto.CPU_ARRAY_BYTES == 2**22
+    for mebi, expected in ((0.5, 4), (1, 4), (2, 2), (3, 1), (100, 1)):
+        traits = LossTraits(False, int(mebi * 2**20))
+        assert choose_engine("cpu", 64, 7 * MEBI, traits=traits) == ("scan", expected)
+        assert choose_engine("gpu", 64, 7 * MEBI, traits=traits) == ("vmap", None)
+    assert choose_engine("cpu", 1, 7 * MEBI, traits=traits) == ("vmap", None)
+
+
+def test_largest_array_of_a_loss():
+    def loss(w, x):
+        wide = jnp.tanh(x[:, None] * w)  # 50 x 30, inside of everything below
+        return jax.lax.scan(lambda c, row: (c + row.sum(), None), 0.0, wide)[0], None
+
+    nested = jax.jit(jax.checkpoint(loss))
+    traits = auto.loss_traits(nested, jnp.ones(30), (jnp.ones((7, 50)),))
+    assert traits == LossTraits(False, 4 * 50 * 30)
 
 
 @pytest.mark.parametrize("conv", [False, True])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy.clipping.auto import choose_engine, is_slow_in_loops
+from dpdm_jax.privacy.clipping.auto import LossTraits, choose_engine, loss_traits
 from dpdm_jax.privacy.clipping.base import (
     Aux,
     ClippedGrad,
@@ -26,7 +26,15 @@ from dpdm_jax.privacy.clipping.vmap import vmap_engine
 
 ENGINES = ("auto", "vmap", "scan", "book_keeping")
 
-__all__ = ["ENGINES", "Aux", "ClippedGrad", "choose_engine", "clipped_grad"]
+__all__ = [
+    "ENGINES",
+    "Aux",
+    "ClippedGrad",
+    "LossTraits",
+    "choose_engine",
+    "clipped_grad",
+    "loss_traits",
+]
 
 
 def clipped_grad(
@@ -191,15 +199,13 @@ def _auto_engine(microbatch_size: int | None) -> Engine:
     ) -> ClippedSum:
         platform = jax.default_backend()
         num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-        facts = (platform, len(is_padding), num_parameters, microbatch_size)
-        chosen = choose_engine(*facts)
-        if (
-            platform == "cpu"
-            and microbatch_size is None
-            and chosen[0] == "scan"
-            and is_slow_in_loops(loss, params, batch)
-        ):
-            chosen = choose_engine(*facts, slow_in_loops=True)
+        chosen = choose_engine(
+            platform,
+            len(is_padding),
+            num_parameters,
+            microbatch_size,
+            traits=loss_traits(loss, params, batch) if platform == "cpu" else None,
+        )
         return _make_engine(*chosen)(loss, params, batch, is_padding, l2_clip_norm)
 
     return run

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import jax
 from jax.extend import core
 from jax.extend.core import primitives
@@ -9,6 +12,24 @@ from dpdm_jax.privacy.clipping.base import ExampleLoss, PyTree, shape_of_one
 #: closer to its caches; an accelerator needs wide batches.
 CPU_BYTES = 2**25
 BYTES = 2**30
+#: Bytes that the largest array of a micro-batch's loss may have on a CPU, for the same
+#: reason: with many noise draws a single example is work enough.
+CPU_ARRAY_BYTES = 2**22
+
+
+class LossTraits(NamedTuple):
+    """What tells how a CPU likes a loss' gradient.
+
+    Attributes:
+        slow_in_loops: whether it is several times slower inside a loop. XLA:CPU has no
+            fast program for the weight gradient that JAX derives of ``lax.conv`` except
+            outside of loops. Convolutions with a gradient rule of their own, as those
+            of ``dpdm_jax.networks``, are taken to be fast.
+        largest_array: bytes of the largest array that one example's loss computes.
+    """
+
+    slow_in_loops: bool
+    largest_array: int
 
 
 def choose_engine(
@@ -17,29 +38,34 @@ def choose_engine(
     num_parameters: int,
     microbatch_size: int | None = None,
     *,
-    slow_in_loops: bool = False,
+    traits: LossTraits | None = None,
 ) -> tuple[str, int | None]:
     """What engine "auto" stands for.
 
-    "vmap" while the batch's gradients fit into ``CPU_BYTES`` on a CPU, into ``BYTES``
-    elsewhere or where loops are slow. Beyond that, CPUs take micro-batches of equal
-    size that fit, or single examples; accelerators keep the batch and take
-    "book_keeping". A given ``microbatch_size`` is kept, and accelerators apply the
-    rule to a micro-batch.
+    "vmap" while the batch's gradients fit into ``CPU_BYTES`` on a CPU, and the largest
+    array of its loss into ``CPU_ARRAY_BYTES``; into ``BYTES`` elsewhere or where loops
+    are slow. Beyond that, CPUs take micro-batches of equal size that fit, or single
+    examples; accelerators keep the batch and take "book_keeping". A given
+    ``microbatch_size`` is kept, and accelerators apply the rule to a micro-batch.
 
     Args:
         platform: as ``jax.default_backend()`` names it.
         batch_size: examples in a call, on one device, >= 0.
         num_parameters: scalars that are differentiated by.
         microbatch_size: see ``clipped_grad``.
-        slow_in_loops: see ``is_slow_in_loops``.
+        traits: of the loss; only CPUs look at them. None for a loss of small arrays
+            that is fast in loops.
 
     Returns:
         The engine and its ``microbatch_size``.
     """
     on_cpu = platform == "cpu"
-    budget = CPU_BYTES if on_cpu and not slow_in_loops else BYTES
-    fitting = max(1, budget // max(1, 4 * num_parameters))
+    traits = traits or LossTraits(slow_in_loops=False, largest_array=1)
+    in_small_parts = on_cpu and not traits.slow_in_loops
+    fitting = (CPU_BYTES if in_small_parts else BYTES) // max(1, 4 * num_parameters)
+    if in_small_parts:
+        fitting = min(fitting, CPU_ARRAY_BYTES // max(1, traits.largest_array))
+    fitting = max(1, fitting)
     examples = batch_size if microbatch_size is None else microbatch_size
     if examples > fitting and not on_cpu:
         return "book_keeping", microbatch_size
@@ -51,31 +77,41 @@ def choose_engine(
     return "vmap", None
 
 
-def is_slow_in_loops(loss: ExampleLoss, params: PyTree, batch: PyTree) -> bool:
-    """Whether a CPU is several times slower at this loss' gradient inside a loop.
-
-    XLA:CPU has no fast program for the weight gradient that JAX derives of ``lax.conv``
-    except outside of loops. Convolutions with a gradient rule of their own, as those
-    of ``dpdm_jax.networks``, are taken to be fast.
+def loss_traits(loss: ExampleLoss, params: PyTree, batch: PyTree) -> LossTraits:
+    """Looks at a loss by tracing it.
 
     Args:
         loss: see ``ExampleLoss``.
-        params: its first argument.
+        params: its first argument, arrays or their shapes.
         batch: its other arguments, each with a leading axis of examples.
     """
-    closed = jax.make_jaxpr(loss)(params, *shape_of_one(batch))
-    return _convolves(closed.jaxpr)
+    jaxpr = jax.make_jaxpr(loss)(params, *shape_of_one(batch)).jaxpr
+    derived = _equations(jaxpr, with_own_gradient=False)
+    return LossTraits(
+        slow_in_loops=any(
+            equation.primitive is primitives.conv_general_dilated_p
+            for equation in derived
+        ),
+        largest_array=max(
+            (
+                variable.aval.size * variable.aval.dtype.itemsize
+                for equation in _equations(jaxpr, with_own_gradient=True)
+                for variable in equation.outvars
+            ),
+            default=0,
+        ),
+    )
 
 
-def _convolves(jaxpr: core.Jaxpr) -> bool:
+def _equations(
+    jaxpr: core.Jaxpr, *, with_own_gradient: bool
+) -> Iterator[core.JaxprEqn]:
+    """All equations, or those that JAX derives the gradient of."""
     for equation in jaxpr.eqns:
-        if equation.primitive is primitives.conv_general_dilated_p:
-            return True
-        if equation.primitive is not primitives.custom_vjp_call_p and any(
-            map(_convolves, _parts_on_cpu(equation))
-        ):
-            return True
-    return False
+        yield equation
+        if with_own_gradient or equation.primitive is not primitives.custom_vjp_call_p:
+            for part in _parts_on_cpu(equation):
+                yield from _equations(part, with_own_gradient=with_own_gradient)
 
 
 def _parts_on_cpu(equation: core.JaxprEqn) -> list[core.Jaxpr]:
