@@ -1,0 +1,1 @@
+"""Training: state, step, optimizer, average, checkpoints and the loop."""
