@@ -19,10 +19,17 @@ from dpdm_jax.privacy.noise import (
     normalize_by,
 )
 from dpdm_jax.privacy.plan import PrivacyConfig, PrivacyPlan, make_plan
-from dpdm_jax.privacy.statement import format_epsilon, statement
+from dpdm_jax.privacy.statement import (
+    format_epsilon,
+    statement,
+    statement_fields,
+    statement_of,
+)
+from dpdm_jax.privacy.tuning import NO_TUNING, Selection, Tuning
 
 __all__ = [
     "ENGINES",
+    "NO_TUNING",
     "Aux",
     "ClippedGrad",
     "GaussianNoiseState",
@@ -31,6 +38,8 @@ __all__ = [
     "PoissonSampling",
     "PrivacyConfig",
     "PrivacyPlan",
+    "Selection",
+    "Tuning",
     "accounting",
     "clipped_grad",
     "format_epsilon",
@@ -41,4 +50,6 @@ __all__ = [
     "normalize_by",
     "read_ledger",
     "statement",
+    "statement_fields",
+    "statement_of",
 ]

@@ -141,21 +141,55 @@ def epsilon_of_events(
     """
     validate.real("delta", delta, above=0, below=1)
     validate.one_of("accountant", accountant, ACCOUNTANTS)
-    checked = tuple(_event(*event) for event in events)
-    active = tuple(event for event in checked if event.num_steps > 0)
+    active = _active(events)
     if not active:
         return 0.0
-    if any(event.noise_multiplier < _NO_NOISE for event in active):
+    if _is_boundless(active):
         return math.inf
-    active = tuple(
-        event._replace(
-            noise_multiplier=min(event.noise_multiplier, _max_noise(event.sampling))
-        )
-        for event in active
-    )
+    active = _within_range(active)
     if accountant == "rdp":
         return _rdp_epsilon(active, delta)
     return _pld_epsilon(active, delta)
+
+
+def epsilon_of_selection(
+    candidate: Iterable[Event],
+    mean: float,
+    shape: float,
+    delta: float,
+    others: Iterable[Event] = (),
+) -> float:
+    """Returns an upper bound on the epsilon of the best of a random number of runs.
+
+    Each run is a fresh execution of one mechanism, whose output includes the score that
+    it is chosen by; only the best run is published. What that asks of the user is in
+    ``tuning.Selection``.
+
+    Args:
+        candidate: the private queries of one run.
+        mean: expected number of runs, >= 1.
+        shape: of their number's distribution: infinity is Poisson, 1 geometric, 0
+            logarithmic, else truncated negative binomial.
+        delta: in (0, 1), of everything.
+        others: private queries beside the selection, which compose with it.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Source: Papernot, Steinke 2022 (arXiv 2110.03620), theorems 2 and 6, as
+    dp-accounting has them. They are about Renyi divergences; there is no "pld" figure.
+    """
+    validate.real("delta", delta, above=0, below=1)
+    validate.real("mean", mean, minimum=1)
+    validate.real("shape", shape, minimum=0, allow_inf=True)
+    once, beside = _active(candidate), _active(others)
+    if not once:
+        return epsilon_of_events(beside, delta, "rdp")
+    if _is_boundless(once + beside):
+        return math.inf
+    return _selection_epsilon(
+        _within_range(once), float(mean), float(shape), _within_range(beside), delta
+    )
 
 
 def calibrate_noise_multiplier(
@@ -223,6 +257,25 @@ def _event(
     return Event(sampling, float(noise_multiplier), num_steps)
 
 
+def _active(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Returns the queries that take place, checked."""
+    checked = [_event(*event) for event in events]
+    return tuple(event for event in checked if event.num_steps > 0)
+
+
+def _is_boundless(events: tuple[Event, ...]) -> bool:
+    return any(event.noise_multiplier < _NO_NOISE for event in events)
+
+
+def _within_range(events: tuple[Event, ...]) -> tuple[Event, ...]:
+    return tuple(
+        event._replace(
+            noise_multiplier=min(event.noise_multiplier, _max_noise(event.sampling))
+        )
+        for event in events
+    )
+
+
 @functools.lru_cache(maxsize=4096)
 def _rdp_epsilon(events: tuple[Event, ...], delta: float) -> float:
     from dp_accounting import rdp
@@ -230,6 +283,29 @@ def _rdp_epsilon(events: tuple[Event, ...], delta: float) -> float:
     accountant = rdp.RdpAccountant(_RDP_ORDERS, _relation())
     with _quiet():
         for event in events:
+            accountant.compose(dp_event(*event))
+        return float(accountant.get_epsilon(delta))
+
+
+@functools.lru_cache(maxsize=4096)
+def _selection_epsilon(
+    candidate: tuple[Event, ...],
+    mean: float,
+    shape: float,
+    others: tuple[Event, ...],
+    delta: float,
+) -> float:
+    import dp_accounting
+    from dp_accounting import rdp
+
+    run = dp_accounting.ComposedDpEvent([dp_event(*event) for event in candidate])
+    accountant = rdp.RdpAccountant(_RDP_ORDERS, _relation())
+    with _quiet():
+        accountant.compose(
+            # Not among the names that the package itself exports.
+            dp_accounting.dp_event.RepeatAndSelectDpEvent(run, mean, shape)
+        )
+        for event in others:
             accountant.compose(dp_event(*event))
         return float(accountant.get_epsilon(delta))
 

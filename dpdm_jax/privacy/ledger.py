@@ -118,16 +118,20 @@ class LedgerRecord:
             reasons.append("the keys are fixed (for tests only)")
         return tuple(reasons)
 
+    def accounted_events(self) -> list[accounting.Event]:
+        """Returns the queries as the accountant takes them: all authorised steps."""
+        return [
+            accounting.Event(e.sampling, e.noise_multiplier, e.authorized_steps)
+            for e in self.events
+        ]
+
     def epsilon_spent(self, accountant: str | None = None) -> float:
         """Returns the epsilon, at the plan's delta, of all authorised steps composed.
 
         Args:
             accountant: "pld" or "rdp"; None means the plan's.
         """
-        events = [
-            accounting.Event(e.sampling, e.noise_multiplier, e.authorized_steps)
-            for e in self.events
-        ]
+        events = self.accounted_events()
         if self.fixed_keys and any(event.num_steps for event in events):
             return math.inf
         return accounting.epsilon_of_events(

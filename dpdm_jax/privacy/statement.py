@@ -4,11 +4,14 @@ import decimal
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy.ledger import LedgerRecord
 from dpdm_jax.privacy.plan import PrivacyPlan
+from dpdm_jax.privacy.tuning import NO_TUNING, Tuning
 
 _DECIMALS = decimal.Decimal("0.0001")
 
@@ -22,9 +25,15 @@ _PROTECTED = (
     "them, for example generated images. The smaller epsilon and delta, the better."
 )
 
-_OUTSIDE = (
+_TUNING_OUTSIDE = (
     "Tuning: choosing settings, or the best of several runs, by results on the private "
-    "images is not counted.",
+    "images is not counted."
+)
+_MORE_TUNING_OUTSIDE = (
+    "More tuning: any choice of settings or runs by results on the private images, "
+    "beside what is counted above."
+)
+_OUTSIDE = (
     "Diagnostics: training loss, gradient norms, batch sizes and every metric computed "
     "against the private images are not covered and must not be published.",
     "Public facts: the number of training images, their size, the classes and all "
@@ -59,6 +68,7 @@ def statement(
     *,
     not_private: Sequence[str] = (),
     spent: float | None = None,
+    tuning: Tuning = NO_TUNING,
 ) -> str:
     """Returns the privacy statement of a run after ``steps`` steps, as plain text.
 
@@ -69,6 +79,7 @@ def statement(
             example fixed keys; see ``LedgerRecord.not_private``.
         spent: epsilon of everything composed, when there is more than the plan's steps;
             None means that of ``steps`` steps of the plan.
+        tuning: how the run's settings were chosen; ``spent`` includes it.
 
     Raises:
         InputError: if ``steps`` is out of range.
@@ -94,18 +105,113 @@ def statement(
             f"This holds after {steps} of {plan.num_steps} planned steps. All planned "
             f"steps together spend epsilon = {format_epsilon(plan.epsilon)}; the "
             f"budget is {format_epsilon(plan.target_epsilon)}.",
+            *([tuning.describe()] if tuning.is_counted else []),
             *(f"Caution: {caution}" for caution in plan.cautions()),
             _PROTECTED,
         ]
     lines = [textwrap.fill(paragraph, _WIDTH) + "\n" for paragraph in paragraphs]
     lines += ["How the model was trained:"]
-    lines += _bullets(_mechanism(plan, steps))
+    accountant = plan.accountant if tuning.selection is None else "rdp"
+    lines += _bullets(_mechanism(plan, steps, accountant))
     if not reasons:
-        lines += ["\nOutside this guarantee:", *_bullets(_OUTSIDE)]
+        lines += ["\nOutside this guarantee:", *_bullets(outside(tuning))]
     return "\n".join(lines) + "\n"
 
 
-def _mechanism(plan: PrivacyPlan, steps: int) -> list[str]:
+def outside(tuning: Tuning = NO_TUNING) -> tuple[str, ...]:
+    """Returns sentences on what the guarantee does not cover."""
+    return (
+        _MORE_TUNING_OUTSIDE if tuning.is_counted else _TUNING_OUTSIDE,
+        *_OUTSIDE,
+    )
+
+
+def statement_of(record: LedgerRecord, tuning: Tuning = NO_TUNING) -> str:
+    """Returns the privacy statement of a ledger, as plain text.
+
+    Args:
+        record: the ledger; all that it authorised counts.
+        tuning: how the run's settings were chosen.
+    """
+    return statement(
+        record.plan,
+        record.authorized_steps,
+        not_private=tuning.not_private(record),
+        spent=tuning.epsilon(record),
+        tuning=tuning,
+    )
+
+
+def statement_fields(
+    record: LedgerRecord, tuning: Tuning = NO_TUNING
+) -> dict[str, Any]:
+    """Returns the facts of the privacy statement of a ledger, for machines.
+
+    Every number follows from the arguments, so that whoever has them can make the
+    fields again and compare.
+
+    Args:
+        record: the ledger; all that it authorised counts.
+        tuning: how the run's settings were chosen.
+
+    Returns:
+        JSON values. An epsilon is a string, as ``format_epsilon`` writes it; None where
+        an accountant has no figure. Infinity is "inf" elsewhere.
+    """
+    plan = record.plan
+    not_private = tuning.not_private(record)
+
+    def figure(accountant: str) -> str | None:
+        if tuning.selection is not None and accountant != "rdp":
+            return None
+        return format_epsilon(tuning.epsilon(record, accountant))
+
+    return {
+        "private": not not_private,
+        "not_private": list(not_private),
+        "epsilon": format_epsilon(tuning.epsilon(record)),
+        "delta": plan.delta,
+        "accountant": tuning.accountant(record),
+        "epsilon_pld": figure("pld"),
+        "epsilon_rdp": figure("rdp"),
+        "epsilon_without_tuning": format_epsilon(record.epsilon_spent()),
+        "epsilon_planned": format_epsilon(plan.epsilon),
+        "epsilon_budget": format_epsilon(plan.target_epsilon),
+        "neighbouring_relation": plan.relation,
+        "unit_of_privacy": "one training image",
+        "mechanism": {
+            "noise": "none" if plan.noise_multiplier == 0 else "gaussian",
+            "noise_multiplier": plan.noise_multiplier,
+            "noise_stddev": plan.noise_stddev,
+            "l2_clip_norm": _finite(plan.l2_clip_norm),
+            "sampling": "poisson",
+            "sampling_probability": plan.sampling.sampling_probability,
+            "truncation": "none",
+            "steps_authorized": record.authorized_steps,
+            "steps_planned": plan.num_steps,
+            "expected_batch_size": plan.expected_batch_size,
+            "num_examples": plan.num_examples,
+            "noise_multiplicity": plan.noise_multiplicity,
+        },
+        "queries": [
+            {"run_id": run.run_id} | event.to_dict() | {"sampling": "poisson"}
+            for run in (record, *tuning.runs)
+            for event in run.events
+        ],
+        "tuning": {
+            "counted": tuning.is_counted,
+            "other_runs": [run.run_id for run in tuning.runs],
+            "selection": tuning.selection and tuning.selection.to_dict(),
+        },
+        "cautions": list(plan.cautions()),
+    }
+
+
+def _finite(value: float) -> float | str:
+    return "inf" if math.isinf(value) else value
+
+
+def _mechanism(plan: PrivacyPlan, steps: int, accountant: str) -> list[str]:
     if math.isinf(plan.l2_clip_norm):
         clipping = "Clipping: none."
     else:
@@ -130,7 +236,7 @@ def _mechanism(plan: PrivacyPlan, steps: int) -> list[str]:
         clipping,
         noise,
         f"Divisor: the sum is divided by the constant {plan.expected_batch_size}.",
-        f"Accountant: {plan.accountant.upper()}, {accounting.accountant_version()}.",
+        f"Accountant: {accountant.upper()}, {accounting.accountant_version()}.",
     ]
 
 

@@ -1,12 +1,20 @@
 import dataclasses
+import json
 import math
 import warnings
 
 import pytest
 
 from dpdm_jax.errors import InputError
+from dpdm_jax.privacy.ledger import Ledger
 from dpdm_jax.privacy.plan import PrivacyConfig, make_plan
-from dpdm_jax.privacy.statement import format_epsilon, statement
+from dpdm_jax.privacy.statement import (
+    format_epsilon,
+    statement,
+    statement_fields,
+    statement_of,
+)
+from dpdm_jax.privacy.tuning import Selection, Tuning
 
 CONFIG = PrivacyConfig(
     num_examples=1500,
@@ -111,3 +119,39 @@ def test_composed_epsilon_replaces_the_plans():
 def test_bad_steps(steps):
     with pytest.raises(InputError, match="steps is"):
         statement(make_quietly(), steps)
+
+
+def test_statement_of_a_ledger_counts_what_it_authorised(tmp_path):
+    plan = make_quietly()
+    ledger = Ledger.create(tmp_path / "privacy.json", plan)
+    ledger.authorize(30)
+    assert statement_of(ledger.record) == statement(plan, 30)
+    fields = statement_fields(ledger.record)
+    assert fields["epsilon"] == format_epsilon(plan.epsilon_spent(30))
+    assert fields["epsilon_rdp"] == format_epsilon(plan.epsilon_spent(30, "rdp"))
+    assert fields["mechanism"]["steps_authorized"] == 30
+    assert fields["mechanism"]["steps_planned"] == 60
+    json.dumps(fields, allow_nan=False)
+
+
+def test_fields_without_guarantee_are_json_too(tmp_path):
+    plan = make_quietly(epsilon=math.inf)
+    ledger = Ledger.create(tmp_path / "privacy.json", plan)
+    fields = statement_fields(ledger.record)
+    assert fields["private"] is False
+    assert fields["not_private"] == ["epsilon is infinite"]
+    assert fields["epsilon"] == fields["epsilon_pld"] == "infinity"
+    assert fields["mechanism"]["l2_clip_norm"] == "inf"
+    assert fields["mechanism"]["noise"] == "none"
+    json.dumps(fields, allow_nan=False)
+
+
+def test_tuning_is_stated():
+    plan = make_quietly()
+    tuning = Tuning(selection=Selection(20.0, 1.0))
+    text = " ".join(statement(plan, 60, spent=12.5, tuning=tuning).split())
+    assert "Tuning is counted: this run as the best of a random number" in text
+    assert "(geometric, 20 expected)" in text
+    assert "Accountant: RDP" in text
+    assert "More tuning:" in text
+    assert "is not counted" not in text
