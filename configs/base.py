@@ -143,6 +143,26 @@ def get_config() -> ml_collections.ConfigDict:
     sample.name = "samples"  # sub-folder of <workdir>/samples
     sample.seed = 0
 
+    # --mode=release: what of a run is published, in <workdir>/release.
+    config.release = release = ml_collections.ConfigDict()
+    release.step = -1  # which checkpoint; -1 the newest. Its averaged weights
+    release.dtype = (
+        "float32"  # of the stored weights: float32 | float16 (half the size)
+    )
+    release.samples = ""  # sub-folder of samples/ to publish too, made with the weights
+    # Publish evaluation/*.json too: measured on private images, outside the guarantee.
+    release.metrics = False
+    release.allow_not_private = False  # release a run that gives no guarantee
+    # Tuning: run directories, comma-separated, of all other runs that were looked at on
+    # the same data; they are composed.
+    release.tuning_runs = ""
+    # Tuning: the run is the best of a random, secret number of runs, so many expected
+    # (dpdm_jax/privacy/tuning.py says what that asks for); 0 if not.
+    release.selection_mean = 0.0
+    release.selection_shape = 1.0  # of that number: inf Poisson, 1 geometric, >= 0
+    # A release to sample from; configs/released.py sets it.
+    release.bundle = ""
+
     config.evaluate = evaluate = ml_collections.ConfigDict()
     evaluate.classifiers = ("mlp",)  # logreg | mlp | cnn (28x28 and larger)
     evaluate.seeds = 3  # trainings of each classifier

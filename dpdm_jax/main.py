@@ -1,4 +1,4 @@
-"""Command line: plan, train, sample from and evaluate a private diffusion model.
+"""Command line: plan, train, sample from, evaluate and release a private model.
 
 python -m dpdm_jax.main [--config=FILE.py:VARIANT] [--workdir=DIR] [--mode=MODE]
 
@@ -12,7 +12,7 @@ from absl import flags
 from dpdm_jax import command_line
 from dpdm_jax.errors import InputError
 
-MODES = ("run", "plan", "train", "sample", "evaluate")
+MODES = ("run", "plan", "train", "sample", "evaluate", "release")
 
 _CONFIG = command_line.define_config_flag("configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
@@ -23,7 +23,7 @@ _MODE = flags.DEFINE_enum(
     "run",
     MODES,
     "plan prints what a run will do; train, sample and evaluate are its stages; run is "
-    "the three in turn.",
+    "the three in turn; release writes what of it may be published.",
 )
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",

@@ -1,7 +1,9 @@
 """A denoiser from a config: the one place that joins a network to the diffusion."""
 
 import dataclasses
+from typing import Any
 
+import jax
 import ml_collections
 
 from dpdm_jax import validate
@@ -84,3 +86,25 @@ def build_model(
         noise_levels=from_config.noise_levels(config.diffusion),
         denoise=parameterizations.make_denoiser(network.apply, parameterization),
     )
+
+
+def named_leaves(params: Any) -> dict[str, Any]:
+    """Returns the leaves of a pytree by their path, such as "block_0/weight"."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in flat
+    }
+
+
+def signature(model: Model) -> dict[str, Any]:
+    """What must agree for weights to fit a model, as JSON values."""
+    shapes = jax.eval_shape(model.network.init, jax.random.key(0))
+    return {
+        "image_shape": list(model.network.image_shape),
+        "num_classes": model.num_classes,
+        "parameterization": repr(model.parameterization),
+        "parameters": {
+            name: list(leaf.shape) for name, leaf in named_leaves(shapes).items()
+        },
+    }

@@ -6,8 +6,12 @@ import pathlib
 import ml_collections
 
 from dpdm_jax import compilation, planning, processes, run_dir
+from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import run as evaluation_run
-from dpdm_jax.privacy import read_ledger, statement
+from dpdm_jax.privacy import format_epsilon, read_ledger, statement_of
+from dpdm_jax.release.build import release as write_release
+from dpdm_jax.release.bundle import PRIVACY_TEXT
+from dpdm_jax.release.model import open_as_run
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.sampling.snapshot import SnapshotWriter
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -34,6 +38,8 @@ def plan(
     if not as_json:
         width = max(map(len, report))
         for name, value in report.items():
+            if "epsilon" in name:
+                value = format_epsilon(float(value))
             _say(f"{name:<{width}}  {value}")
     if target is not None:
         compiled = processes.from_first(
@@ -48,25 +54,37 @@ def plan(
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains a model, or goes on with it."""
+    _refuse_release(config, "train")
     _say(f"Training in {workdir}.")
     train_model(config, workdir, snapshot=SnapshotWriter(config, workdir))
     _print_statement(workdir)
 
 
 def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Makes images from a checkpoint."""
+    """Makes images from a checkpoint, or a release."""
+    _open_release(config, workdir)
     folder = sampling_run.sample(config, workdir)
     _say(f"Samples: {folder / sampling_run.ARCHIVE}")
     _say(f"Picture: {folder / sampling_run.GRID}")
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Measures a run's samples."""
+    """Measures the samples of a run, or of a release."""
+    _open_release(config, workdir)
     _say(evaluation_run.describe(evaluation_run.evaluate(config, workdir)))
+
+
+def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes what of a run may be published."""
+    _refuse_release(config, "release")
+    folder = write_release(config, workdir)
+    _say((folder / PRIVACY_TEXT).read_text())
+    _say(f"Release: {folder}")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains (or goes on, or finds it done), samples, evaluates and reports."""
+    _refuse_release(config, "run")
     if _is_trained(workdir):
         _say(f"{workdir} has been trained; sampling from it.")
     else:
@@ -79,6 +97,19 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if processes.from_first(lambda: planning.public_problem(config).num_classes):
         evaluate(config, workdir)
     _print_statement(workdir)
+
+
+def _open_release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    if config.release.bundle:
+        open_as_run(pathlib.Path(config.release.bundle), config, workdir)
+
+
+def _refuse_release(config: ml_collections.ConfigDict, mode: str) -> None:
+    if config.release.bundle:
+        raise InputError(
+            f"--mode is {mode} with a config of the release {config.release.bundle}; "
+            "allowed: --mode=sample or --mode=evaluate."
+        )
 
 
 def _is_trained(workdir: pathlib.Path) -> bool:
@@ -102,12 +133,6 @@ def _say(text: str, *, end: str = "\n") -> None:
 
 def _print_statement(workdir: pathlib.Path) -> None:
     def text() -> str:
-        record = read_ledger(workdir / run_dir.LEDGER)
-        return statement(
-            record.plan,
-            record.authorized_steps,
-            not_private=record.not_private,
-            spent=record.epsilon_spent(),
-        )
+        return statement_of(read_ledger(workdir / run_dir.LEDGER))
 
     _say(f"\n{processes.from_first(text)}", end="")

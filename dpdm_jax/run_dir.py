@@ -18,6 +18,7 @@ CONFIG = "config.json"
 LEDGER = "privacy.json"
 SAMPLES = "samples"
 EVALUATION = "evaluation"
+RELEASE = "release"
 
 
 def to_json_values(value: Any) -> Any:
@@ -30,6 +31,17 @@ def to_json_values(value: Any) -> Any:
         return [to_json_values(v) for v in value]
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
+    return value
+
+
+def from_json_values(value: Any) -> Any:
+    """Undoes ``to_json_values``, as far as a config goes: tuples, and infinity."""
+    if isinstance(value, dict):
+        return {k: from_json_values(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return tuple(from_json_values(v) for v in value)
+    if value in ("inf", "-inf"):
+        return float(value)
     return value
 
 

@@ -99,6 +99,27 @@ def test_sample_mode(finished):
         assert archive["labels"].tolist() == [3] * 5
 
 
+def test_release_mode_and_its_verification(finished):
+    workdir, _ = finished
+    done = dpdm(
+        f"--workdir={workdir}",
+        "--mode=release",
+        *_TINY,
+        "--config.release.samples=samples",
+        "--config.release.dtype=float16",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Differentially private: epsilon = " in done.stdout
+    folder = workdir / "release"
+    done = dpdm("verify", str(folder), module="dpdm_jax.release")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "samples.npz").unlink()
+    done = dpdm("verify", str(folder), module="dpdm_jax.release")
+    assert done.returncode == 1
+    (sentence,) = done.stdout.splitlines()
+    assert sentence.startswith("samples.npz is missing")
+
+
 def test_plan_mode_json_is_one_line():
     done = dpdm("--config=configs/cifar10.py", "--mode=plan", "--json")
     assert done.returncode == 0, done.stderr
@@ -146,6 +167,7 @@ _MISTAKES = [
     (["--config=configs/digits.py:eps=3"], "'eps=3'"),
     (["--config=configs/nothing.py"], "configs/cifar10.py"),
     (["--config="], "no such file"),
+    (["--config=configs/released.py:nowhere"], "with the folder of a release"),
     (["--mode=fly"], "plan"),
     (["--compile-for=v5e"], "--compile-for is 'v5e'"),
     (["--compile_for=gpu"], "allowed: cpu, or a TPU slice"),

@@ -15,6 +15,7 @@ def test_json_values():
     values = run_dir.to_json_values(config)
     assert values == {"a": [1, 2], "b": {"c": "inf", "d": "-inf"}, "e": None, "f": 0.5}
     json.dumps(values, allow_nan=False)
+    assert run_dir.from_json_values(values) == config.to_dict()
 
 
 def test_write_replaces_in_one_step(tmp_path, monkeypatch):

@@ -3,18 +3,20 @@
 import pathlib
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dpdm_jax.errors import InputError
 
 
 def choose_labels(
-    spec: str, num_images: int, num_classes: int, seed: int
+    spec: str | ArrayLike, num_images: int, num_classes: int, seed: int
 ) -> np.ndarray:
     """Returns the labels of images 0 to num_images - 1.
 
     Args:
         spec: "uniform" (random classes), "balanced" (0, 1, 2, ... in turn), one class
-            such as "3", or the path of a .npy file with one integer per image.
+            such as "3", the path of a .npy file with one integer per image, or such
+            integers themselves.
         num_images: how many.
         num_classes: 0 for unlabelled models, whose labels are all 0.
         seed: of the random classes.
@@ -31,18 +33,15 @@ def choose_labels(
         f"uniform, balanced, a class 0 to {num_classes - 1}, or a .npy file of "
         f"{num_images} such integers"
     )
-    if spec == "uniform":
+    if not isinstance(spec, str):
+        labels = _checked("The list", np.asarray(spec), num_images, allowed)
+    elif spec == "uniform":
         rng = np.random.default_rng(seed)
         return rng.integers(num_classes, size=num_images, dtype=np.int32)
-    if spec == "balanced":
+    elif spec == "balanced":
         return np.arange(num_images, dtype=np.int32) % num_classes
-    if spec.endswith(".npy"):
-        labels = _read(spec, allowed)
-        if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
-            raise InputError(
-                f"{spec} holds {labels.dtype} of shape {labels.shape}; "
-                f"allowed for sample.labels: {allowed}."
-            )
+    elif spec.endswith(".npy"):
+        labels = _checked(spec, _read(spec, allowed), num_images, allowed)
     elif spec.isdecimal():
         labels = np.full(num_images, int(spec))
     else:
@@ -53,6 +52,17 @@ def choose_labels(
             f"sample.labels asks for class {labels[outside][0]}; allowed: {allowed}."
         )
     return labels.astype(np.int32)
+
+
+def _checked(
+    name: str, labels: np.ndarray, num_images: int, allowed: str
+) -> np.ndarray:
+    if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{name} holds {labels.dtype} of shape {labels.shape}; "
+            f"allowed for sample.labels: {allowed}."
+        )
+    return labels
 
 
 def _read(path: str, allowed: str) -> np.ndarray:

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 ARCHIVE = "samples.npz"
 GRID = "grid.png"
-_SETTINGS = "settings.json"
+SETTINGS = "settings.json"
 _PARTS = "parts"
 # Images in one part file: what an interruption can cost.
 _PART_SIZE = 1000
@@ -83,10 +83,10 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     described = {
         "step": step,
         "weights": settings.weights,
-        "weights_sha256": _digest(params),
+        "weights_sha256": digest(params),
         "sampler": sampler_config.to_dict(),
         "labels": settings.labels,
-        "labels_sha256": _digest(labels) if settings.labels[-4:] == ".npy" else "",
+        "labels_sha256": digest(labels) if settings.labels[-4:] == ".npy" else "",
         "seed": settings.seed,
         "rounding": settings.rounding,
     }
@@ -114,17 +114,18 @@ def _check(settings: ml_collections.ConfigDict) -> None:
         )
 
 
-def _digest(tree: Any) -> str:
-    digest = hashlib.sha256()
+def digest(tree: Any) -> str:
+    """Returns a checksum of arrays, such as the weights that images were made with."""
+    checksum = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+        checksum.update(np.ascontiguousarray(leaf).tobytes())
+    return checksum.hexdigest()
 
 
 def _claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     """Writes the settings of the images, or checks that those there are the same."""
     settings = run_dir.to_json_values(settings)
-    path = folder / _SETTINGS
+    path = folder / SETTINGS
     if path.exists():
         try:
             stored = json.loads(path.read_text())

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 import dpdm_jax
 from dpdm_jax import devices, processes
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import Model
+from dpdm_jax.model import Model, signature
 from dpdm_jax.privacy.noise import GaussianNoiseState
 from dpdm_jax.training.secrets import Secrets
 from dpdm_jax.training.state import TrainState
@@ -175,8 +175,25 @@ class Checkpoints:
         Raises:
             InputError: there is no such checkpoint, or it is damaged or foreign.
         """
-        stored = self._read_meta(self._pick(step))["model"]
+        stored = self.description(step)["model"]
         return tuple(stored["image_shape"]), stored["num_classes"]
+
+    def description(self, step: int = -1) -> dict[str, Any]:
+        """Reads what a checkpoint says of itself, its secrets excepted.
+
+        Args:
+            step: which checkpoint; -1 the newest.
+
+        Returns:
+            ``step``, ``kind`` ("training" or "imported"), ``model`` (see
+            ``model.signature``) and ``config`` as JSON values; of a training
+            checkpoint ``run_id`` and ``ledger``, of an imported one ``origin``.
+
+        Raises:
+            InputError: there is no such checkpoint, or it is damaged or foreign.
+        """
+        step = self._pick(step)
+        return {"step": step} | self._read_meta(step)
 
     def restore_weights(
         self, model: Model, weights: str = "ema", step: int = -1
@@ -247,7 +264,7 @@ class Checkpoints:
                 f"checkpoints of format {_FORMAT}."
             )
         stored = meta["model"]
-        expected = {} if model is None else model_signature(model)
+        expected = {} if model is None else signature(model)
         for field, wanted in expected.items():
             if stored.get(field) != wanted:
                 was, now = _first_difference(stored.get(field), wanted)
@@ -293,23 +310,8 @@ def _meta(model: Model, kind: str, config: dict[str, Any]) -> dict[str, Any]:
         "format": _FORMAT,
         "kind": kind,
         "software": dpdm_jax.__version__,
-        "model": model_signature(model),
+        "model": signature(model),
         "config": config,
-    }
-
-
-def model_signature(model: Model) -> dict[str, Any]:
-    """What must agree for weights to fit a model, as JSON values."""
-    shapes = jax.eval_shape(model.network.init, jax.random.key(0))
-    flat, _ = jax.tree_util.tree_flatten_with_path(shapes)
-    return {
-        "image_shape": list(model.network.image_shape),
-        "num_classes": model.num_classes,
-        "parameterization": repr(model.parameterization),
-        "parameters": {
-            jax.tree_util.keystr(path, simple=True, separator="/"): list(leaf.shape)
-            for path, leaf in flat
-        },
     }
 
 

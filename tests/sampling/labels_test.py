@@ -43,6 +43,21 @@ def test_bad_label_files(tmp_path, labels, message):
         choose_labels(str(path), 2, 3, 0)
 
 
+def test_labels_themselves():
+    labels = choose_labels([2, 0, 1], 3, 3, 0)
+    assert labels.tolist() == [2, 0, 1]
+    assert labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([0, 3], "class 3"), ([0], r"shape \(1,\)"), ([0.0, 1.0], "float64")],
+)
+def test_bad_labels_themselves(labels, message):
+    with pytest.raises(InputError, match=message):
+        choose_labels(labels, 2, 3, 0)
+
+
 @pytest.mark.parametrize("spec", ["10", "-1", "cats", "", "missing.npy"])
 def test_bad_specs_name_what_is_allowed(spec):
     with pytest.raises(InputError, match="balanced"):

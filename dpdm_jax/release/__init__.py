@@ -1,0 +1,1 @@
+"""What a run may publish: a bundle of weights, config and privacy statement."""

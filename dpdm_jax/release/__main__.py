@@ -1,0 +1,80 @@
+"""Command line: check or show a release.
+
+python -m dpdm_jax.release verify FOLDER [--json]
+python -m dpdm_jax.release show FOLDER
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from dpdm_jax.errors import InputError
+from dpdm_jax.release import bundle
+from dpdm_jax.release.verify import Verification, verify
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: the command line without the program's name; None for the process's.
+
+    Returns:
+        The exit status: 0 if all is well, 1 if the release is not intact.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m dpdm_jax.release", description="Check or show a release."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser(
+        "verify", help="recompute epsilon, check sums and sizes"
+    )
+    check.add_argument("folder", type=pathlib.Path)
+    check.add_argument("--json", action="store_true", help="print one JSON line")
+    show = commands.add_parser("show", help="print the statement, unchecked")
+    show.add_argument("folder", type=pathlib.Path)
+    arguments = parser.parse_args(argv)
+    if arguments.command == "show":
+        return _show(arguments.folder)
+    outcome = verify(arguments.folder)
+    if arguments.json:
+        print(json.dumps({"release": str(arguments.folder)} | outcome.to_dict()))
+    elif outcome.ok:
+        print(_praise(arguments.folder, outcome))
+    else:
+        print("\n".join(outcome.failures))
+    return 0 if outcome.ok else 1
+
+
+def _praise(folder: pathlib.Path, outcome: Verification) -> str:
+    fields = outcome.to_dict()
+    claim = "It is NOT PRIVATE, and says so"
+    if fields["private"]:
+        claim = (
+            f"epsilon = {fields['epsilon']} at delta = {fields['delta']!r}, recomputed "
+            f"with {fields['recomputed_with']} ({fields['accountant'].upper()})"
+        )
+    return f"{folder} is intact: {fields['num_parameters']} parameters. {claim}."
+
+
+def _show(folder: pathlib.Path) -> int:
+    try:
+        manifest = bundle.read_manifest(folder)
+        text = (folder / bundle.PRIVACY_TEXT).read_text()
+    except (InputError, OSError, ValueError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    height, width, channels = manifest["model"]["image_shape"]
+    print(
+        f"{manifest['name']}: {manifest['num_parameters']} parameters stored as "
+        f"{manifest['dtype']}, images of {height} x {width} x {channels}, "
+        f"{manifest['model']['num_classes']} classes. Not checked here: verify does.\n"
+    )
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

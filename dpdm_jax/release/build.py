@@ -1,0 +1,291 @@
+"""Builds a release from a run directory, or says why there cannot be one."""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from dpdm_jax import processes, run_dir, validate
+from dpdm_jax.errors import InputError
+from dpdm_jax.model import build_model, signature
+from dpdm_jax.privacy import LedgerRecord, Selection, Tuning, read_ledger
+from dpdm_jax.release import bundle, privacy_files, published
+from dpdm_jax.release.verify import verify
+from dpdm_jax.sampling import images
+from dpdm_jax.sampling import run as sampling_run
+from dpdm_jax.training.checkpoints import Checkpoints
+
+
+def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+    """Writes <workdir>/release/: averaged weights, config and privacy statement.
+
+    The folder appears whole or not at all, and takes the place of an earlier release
+    only then. With several processes process 0 writes.
+
+    Args:
+        config: the whole config; reads ``release`` and, for publication, the sampler's
+            fields.
+        workdir: a run directory.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the run is in use, not private, or not fully accounted for, or a
+            field is out of range.
+    """
+    settings = config.release
+    with processes.together():
+        _check(settings)
+    with contextlib.ExitStack() as resources:
+        processes.from_first(lambda: _claim(workdir, resources))
+        checkpoints = Checkpoints(workdir)
+        resources.callback(checkpoints.close)
+        with processes.together():  # what Orbax reads, all read alike
+            stored = checkpoints.description(settings.step)
+            model = build_model(
+                config,
+                tuple(stored["model"]["image_shape"]),
+                stored["model"]["num_classes"],
+            )
+            params, step = checkpoints.restore_weights(model, "ema", stored["step"])
+
+        def write() -> None:
+            record = _read_accounts(workdir, stored)
+            tuning = _read_tuning(settings)
+            _check_private(settings, record, tuning)
+            values, emptied = published.published_config(stored["config"], config)
+            manifest = {
+                "format": bundle.FORMAT,
+                "name": values["name"],
+                "run_id": record.run_id,
+                "step": step,
+                "weights": "ema",
+                "dtype": settings.dtype,
+                "num_parameters": model.network.num_parameters,
+                "model": signature(model),
+                "samples": None,
+                "emptied_in_config": emptied,
+            }
+            with _building(workdir / run_dir.RELEASE) as folder:
+                if settings.samples:
+                    manifest["samples"] = _write_samples(
+                        folder, workdir, settings.samples, sampling_run.digest(params)
+                    )
+                metrics = _write_metrics(folder, workdir) if settings.metrics else []
+                bundle.write_parameters(
+                    folder / bundle.PARAMETERS, params, settings.dtype
+                )
+                run_dir.write_json(folder / bundle.CONFIG, values)
+                run_dir.write_json(folder / bundle.MANIFEST, manifest)
+                fields = privacy_files.privacy_fields(record, tuning, manifest, metrics)
+                run_dir.write_json(folder / bundle.PRIVACY, fields)
+                text = privacy_files.privacy_text(record, tuning, fields)
+                (folder / bundle.PRIVACY_TEXT).write_text(text)
+                bundle.write_checksums(folder)
+                failures = verify(folder).failures
+                if failures:
+                    raise RuntimeError(f"the new release is wrong: {failures[0]}")
+
+        processes.from_first(write)
+    return workdir / run_dir.RELEASE
+
+
+def _check(settings: ml_collections.ConfigDict) -> None:
+    validate.one_of("release.dtype", settings.dtype, bundle.DTYPES)
+    validate.integer("release.step", settings.step, minimum=-1)
+    validate.real("release.selection_mean", settings.selection_mean, minimum=0)
+    name = settings.samples
+    if name and (pathlib.PurePath(name).name != name or name == ".."):
+        raise InputError(
+            f"release.samples is {name!r}; allowed: the name of a folder in samples/, "
+            "or nothing."
+        )
+
+
+def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> None:
+    """Keeps training away, which would make ledger and weights move."""
+    if not workdir.is_dir():
+        raise InputError(
+            f"{workdir} is no folder; allowed: the --workdir of a run that was trained."
+        )
+    resources.enter_context(run_dir.locked(workdir))
+
+
+def _read_accounts(workdir: pathlib.Path, stored: dict[str, Any]) -> LedgerRecord:
+    """Reads the ledger, and makes sure that it counts the checkpoint's steps."""
+    if stored["kind"] != "training":
+        raise InputError(
+            f"{workdir} holds imported weights, whose training no ledger counts; "
+            "allowed: a run that was trained here."
+        )
+    path = workdir / run_dir.LEDGER
+    record = read_ledger(path)
+    if record.run_id != stored["run_id"]:
+        raise InputError(
+            f"The checkpoint is of run {stored['run_id']} and {path} of run "
+            f"{record.run_id}; allowed: the run's own ledger."
+        )
+    counted = sum(event.authorized_steps for event in record.events)
+    if stored["step"] > counted:
+        raise InputError(
+            f"The checkpoint is of step {stored['step']} and {path} counts {counted} "
+            "steps; allowed: a ledger that counts every step."
+        )
+    if not _continues(record, LedgerRecord.from_dict(stored["ledger"])):
+        raise InputError(
+            f"{path} counts less than its copy in the checkpoint of step "
+            f"{stored['step']}, or something else; allowed: the run's newest ledger."
+        )
+    return record
+
+
+def _continues(record: LedgerRecord, earlier: LedgerRecord) -> bool:
+    """Whether a ledger counts all that an earlier state of it did."""
+    more = len(record.events) - len(earlier.events)
+    if more < 0 or (more == 0 and record.plan.differences(earlier.plan)):
+        return False
+    return record.fixed_keys >= earlier.fixed_keys and all(
+        (now.name, now.sampling, now.noise_multiplier)
+        == (then.name, then.sampling, then.noise_multiplier)
+        and now.authorized_steps >= then.authorized_steps
+        for now, then in zip(record.events, earlier.events, strict=False)
+    )
+
+
+def _read_tuning(settings: ml_collections.ConfigDict) -> Tuning:
+    folders = [f.strip() for f in settings.tuning_runs.split(",") if f.strip()]
+    runs = tuple(read_ledger(pathlib.Path(f) / run_dir.LEDGER) for f in folders)
+    selection = None
+    if settings.selection_mean:
+        selection = Selection(settings.selection_mean, settings.selection_shape)
+    return Tuning(runs, selection)
+
+
+def _check_private(
+    settings: ml_collections.ConfigDict, record: LedgerRecord, tuning: Tuning
+) -> None:
+    reasons = tuning.not_private(record)
+    if reasons and not settings.allow_not_private:
+        raise InputError(
+            f"The run is NOT PRIVATE ({'; '.join(reasons)}), so its release may reveal "
+            "training images; allowed: a private run, or "
+            "--config.release.allow_not_private=True."
+        )
+
+
+def _write_samples(
+    folder: pathlib.Path, workdir: pathlib.Path, name: str, weights_sha256: str
+) -> dict[str, Any]:
+    """Copies images and labels, if they were made with the released weights."""
+    source = workdir / run_dir.SAMPLES / name
+    try:
+        settings = json.loads((source / sampling_run.SETTINGS).read_text())
+        with np.load(source / sampling_run.ARCHIVE, allow_pickle=False) as archive:
+            made, labels = archive["images"], archive.get("labels")
+        from_file = published.is_file(settings["labels"])
+        described = {
+            "num_images": len(made),
+            "labels": "" if from_file else settings["labels"],
+            "labels_from_file": from_file,
+        } | {name: settings[name] for name in ("sampler", "seed", "rounding")}
+        made_with = settings["weights_sha256"]
+    except Exception as e:  # a damaged zip raises many kinds
+        raise InputError(
+            f"release.samples is {name!r}, and the samples in {source} cannot be read "
+            f"({type(e).__name__}); allowed: the sample.name of samples that are "
+            "complete."
+        ) from None
+    if made_with != weights_sha256:
+        raise InputError(
+            f"The samples in {source} were made with other weights than those to be "
+            "released; allowed: samples of this checkpoint's average."
+        )
+    images.write_npz(folder / bundle.SAMPLES, made, labels)
+    return described
+
+
+def _write_metrics(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+    names = []
+    for path in sorted((workdir / run_dir.EVALUATION).glob("*.json")):
+        name = f"{bundle.METRICS}/{path.name}"
+        try:
+            value = json.loads(path.read_text())
+        except ValueError:
+            raise InputError(
+                f"{path} is damaged; allowed: what --mode=evaluate wrote."
+            ) from None
+        run_dir.write_json(folder / name, published.without_places(value))
+        names.append(name)
+    if not names:
+        raise InputError(
+            f"release.metrics is True and {workdir / run_dir.EVALUATION} holds no "
+            "metrics; allowed: a run that was evaluated, or False."
+        )
+    return names
+
+
+@contextlib.contextmanager
+def _building(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder that takes the place of ``target`` if all goes well."""
+    _tidy(target)
+    if target.exists() and not bundle.is_bundle(target):
+        raise InputError(
+            f"{target} exists and is no release; allowed: a name that is free, or an "
+            "earlier release."
+        )
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    folder.mkdir()
+    try:
+        yield folder
+        _sync(folder)
+        _replace(target, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tidy(target: pathlib.Path) -> None:
+    """Removes what a killed process left; brings back what it had moved away."""
+    for path in target.parent.glob(f".{target.name}.*"):
+        if path.suffix == ".old" and not target.exists():
+            path.rename(target)
+        else:
+            shutil.rmtree(path)
+
+
+def _replace(target: pathlib.Path, folder: pathlib.Path) -> None:
+    old = folder.with_name(f"{folder.name}.old")
+    if target.exists():
+        target.rename(old)
+    try:
+        folder.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    _sync_folder(target.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _sync(folder: pathlib.Path) -> None:
+    """Has the contents on disk before the name says that they are complete."""
+    for name in bundle.file_names(folder):
+        with open(folder / name, "rb") as file:
+            os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,201 @@
+"""A released model: what anyone can do with a release."""
+
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dpdm_jax import devices, processes, run_dir, validate
+from dpdm_jax.diffusion import from_config
+from dpdm_jax.errors import InputError
+from dpdm_jax.model import Model, build_model, signature
+from dpdm_jax.release import bundle
+from dpdm_jax.sampling import images
+from dpdm_jax.sampling.generate import Generate, make_generator
+from dpdm_jax.sampling.labels import choose_labels
+from dpdm_jax.training import rngs
+from dpdm_jax.training.checkpoints import Checkpoints
+
+
+class ReleasedModel:
+    """A model to draw images from; made by ``load_release``.
+
+    Attributes:
+        config: the released config.
+        model: the network and its diffusion process.
+        params: nested dict of float32 arrays.
+        privacy: the contents of PRIVACY.json.
+        manifest: the contents of MANIFEST.json.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        model: Model,
+        params: Any,
+        privacy: dict[str, Any],
+        manifest: dict[str, Any],
+    ):
+        self.config = config
+        self.model = model
+        self.params = params
+        self.privacy = privacy
+        self.manifest = manifest
+        self._generators: dict[tuple[Any, ...], Generate] = {}
+
+    def sample(
+        self,
+        num_images: int,
+        labels: str | ArrayLike | None = None,
+        seed: int = 0,
+        preset: str | None = None,
+        batch_size: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Makes images. They cost no privacy, however many there are.
+
+        The same call gives the same images, those of ``--mode=sample`` with these
+        settings; fewer images are a prefix of more (the last bits of float arithmetic
+        aside, if ``batch_size`` differs).
+
+        Args:
+            num_images: how many, >= 1.
+            labels: "uniform" (random classes), "balanced" (0, 1, 2, ... in turn), one
+                class as "3", or an integer for each image; None for what the release
+                prefers. A model without classes ignores it.
+            seed: >= 0.
+            preset: the name of one of the release's sampler presets; None for its
+                default sampler.
+            batch_size: images per compiled call, >= 1; None for the release's, or
+                ``num_images`` if that is less.
+
+        Returns:
+            Images, uint8 [num_images, h, w, c], and labels, int32 [num_images], or None
+            for a model without classes.
+
+        Raises:
+            InputError: an argument is out of range.
+        """
+        validate.integer("num_images", num_images, minimum=1)
+        validate.integer("seed", seed, minimum=0)
+        settings = self.config.sample
+        if batch_size is None:
+            batch_size = min(num_images, settings.batch_size)
+        validate.integer("batch_size", batch_size, minimum=1)
+        chosen = choose_labels(
+            settings.labels if labels is None else labels,
+            num_images,
+            self.model.num_classes,
+            seed,
+        )
+        generate = self._generator(seed, preset, batch_size)
+        made = generate(self.params, np.arange(num_images), chosen)
+        pixels = images.to_uint8(made, settings.rounding)
+        return pixels, chosen if self.model.num_classes else None
+
+    def _generator(self, seed: int, preset: str | None, batch_size: int) -> Generate:
+        """Returns a compiled sampler, kept for the next call."""
+        wanted = (seed, preset, batch_size)
+        if wanted not in self._generators:
+            config = self.config.copy_and_resolve_references()
+            if preset is not None:
+                config.sampler.preset = preset
+            sampler = from_config.with_preset(config)
+            self._generators[wanted] = make_generator(
+                self.model,
+                from_config.sampler(sampler),
+                rngs.stream(seed, "sample"),
+                guidance_scale=sampler.guidance,
+                batch_size=batch_size,
+            )
+        return self._generators[wanted]
+
+
+def load_release(path: str | os.PathLike[str]) -> ReleasedModel:
+    """Reads a release.
+
+    Checks its sums and that the parameters fit; ``python -m dpdm_jax.release verify``
+    also recomputes epsilon.
+
+    Args:
+        path: the folder.
+
+    Returns:
+        The model, to sample from.
+
+    Raises:
+        InputError: the release is damaged, or of another version.
+    """
+    folder = pathlib.Path(path)
+    failures = bundle.file_failures(folder)
+    if failures:
+        raise InputError(
+            f"{folder} is no intact release ({failures[0].rstrip('.')}); allowed: a "
+            "folder as --mode=release writes it."
+        )
+    manifest = bundle.read_manifest(folder)
+    config = bundle.read_config(folder)
+    model = bundle.read_model(folder, config, manifest)
+    validate.one_of("the release's dtype", manifest.get("dtype"), bundle.DTYPES)
+    return ReleasedModel(
+        config=config,
+        model=model,
+        params=bundle.read_parameters(folder, model, manifest["dtype"]),
+        privacy=bundle.read_json(folder, bundle.PRIVACY),
+        manifest=manifest,
+    )
+
+
+def open_as_run(
+    path: pathlib.Path, config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+    """Makes a run directory of a release, to sample from and to evaluate.
+
+    Args:
+        path: the release.
+        config: a whole config of the released model; see configs/released.py.
+        workdir: a new run directory, or one made from the same release.
+
+    Raises:
+        InputError: the release is damaged, the config is of another model, or the
+            directory holds something else.
+    """
+    with processes.together():
+        released = load_release(path)
+        model = build_model(
+            config, released.model.network.image_shape, released.model.num_classes
+        )
+        if signature(model) != signature(released.model):
+            raise InputError(
+                f"The config is of another model than the release {path}; allowed: "
+                "network and diffusion as released."
+            )
+    origin = {"release": released.manifest["name"], "sha256": bundle.identity(path)}
+    existing = Checkpoints(workdir)
+    try:
+        with processes.together():
+            if existing.steps():
+                if existing.description().get("origin") != origin:
+                    raise InputError(
+                        f"{workdir} holds other checkpoints than those of the release "
+                        f"{path}; allowed: a new --workdir."
+                    )
+                return
+    finally:
+        existing.close()
+    checkpoints = Checkpoints(workdir, keep=1)
+    params = devices.place(released.params, devices.replicated(devices.data_mesh()))
+    try:
+        checkpoints.save_imported(
+            model,
+            released.manifest["step"],
+            params,
+            params,
+            config=run_dir.to_json_values(config),
+            origin=origin,
+        )
+    finally:
+        checkpoints.close()
+    processes.from_first(lambda: run_dir.write_json(workdir / run_dir.CONFIG, config))

@@ -1,0 +1,210 @@
+"""Checks a release against itself: sums, statement, accountant, parameters.
+
+That finds damage and mistakes. Someone who forges ledger, statement and sums together
+is not found out: a release is as trustworthy as where it came from.
+"""
+
+import dataclasses
+import math
+import pathlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+
+from dpdm_jax import planning
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy import PrivacyPlan, accounting
+from dpdm_jax.release import bundle, privacy_files
+
+# What reading values of unexpected types and sizes raises.
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What was found out about a release.
+
+    Attributes:
+        failures: a sentence for each thing that is wrong; empty if it is intact.
+        statement: the contents of PRIVACY.json; empty if it cannot be read.
+        num_parameters: as the manifest states it; None if that cannot be read.
+    """
+
+    failures: tuple[str, ...]
+    statement: dict[str, Any]
+    num_parameters: int | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the outcome as JSON values."""
+        names = ("private", "epsilon", "delta", "accountant")
+        return {
+            "ok": self.ok,
+            "failures": list(self.failures),
+            "num_parameters": self.num_parameters,
+            "recomputed_with": accounting.accountant_version(),
+        } | {name: self.statement.get(name) for name in names}
+
+
+def verify(folder: pathlib.Path) -> Verification:
+    """Checks a release.
+
+    Args:
+        folder: the release; nothing in it is trusted.
+
+    Returns:
+        The outcome; never raises for what is in the folder.
+    """
+    failures = bundle.file_failures(folder)
+    manifest, statement = {}, {}
+    if not folder.is_dir():
+        return Verification(tuple(failures), statement, None)
+
+    def attempt(name: str, check: Callable[[], list[str]]) -> None:
+        try:
+            failures.extend(check())
+        except InputError as e:
+            failures.append(str(e))
+        except _MALFORMED as e:
+            failures.append(f"{name} is malformed ({type(e).__name__}: {e}).")
+
+    def read() -> list[str]:
+        manifest.update(bundle.read_manifest(folder))
+        statement.update(bundle.read_json(folder, bundle.PRIVACY))
+        return []
+
+    attempt(f"{bundle.MANIFEST} or {bundle.PRIVACY}", read)
+    if manifest:
+        attempt(bundle.MANIFEST, lambda: _model_failures(folder, manifest))
+    if manifest and statement:
+        metrics = [
+            name
+            for name in bundle.file_names(folder)
+            if name.startswith(f"{bundle.METRICS}/")
+        ]
+        attempt(
+            bundle.PRIVACY, lambda: statement_failures(statement, manifest, metrics)
+        )
+        attempt(bundle.CONFIG, lambda: _config_failures(folder, statement))
+        attempt(bundle.PRIVACY_TEXT, lambda: _text_failures(folder, statement))
+    return Verification(tuple(failures), statement, manifest.get("num_parameters"))
+
+
+def statement_failures(
+    statement: dict[str, Any], manifest: dict[str, Any], metrics: list[str]
+) -> list[str]:
+    """Returns a sentence for each number that does not follow from the ledgers.
+
+    Args:
+        statement: the contents of PRIVACY.json.
+        manifest: of the release.
+        metrics: names of the files with metrics.
+
+    Raises:
+        InputError: a ledger in the statement is damaged.
+    """
+    record, tuning = privacy_files.read_accounted(statement)
+    expected = privacy_files.privacy_fields(record, tuning, manifest, metrics)
+    failures = [
+        f"{bundle.PRIVACY} states {name} {stated!r}; its ledger, with "
+        f"{accounting.accountant_version()}, gives {right!r}."
+        for name, stated, right in _differences(statement, expected)
+    ]
+    if bool(statement.get("not_private")) is expected["private"]:
+        failures.append(f"{bundle.PRIVACY}: not_private contradicts the ledger.")
+    counted = sum(event.authorized_steps for event in record.events)
+    if not 0 <= manifest["step"] <= counted:
+        failures.append(
+            f"{bundle.MANIFEST} states step {manifest['step']}; the ledger counts "
+            f"{counted}."
+        )
+    if manifest["run_id"] != record.run_id:
+        failures.append(f"{bundle.MANIFEST} is of another run than {bundle.PRIVACY}.")
+    return failures
+
+
+def _differences(
+    stated: dict[str, Any], expected: dict[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    names = [n for n in {**expected, **stated} if n not in privacy_files.WORDS]
+    absent = "(absent)"
+    found = []
+    for name in names:
+        one, other = stated.get(name, absent), expected.get(name, absent)
+        if isinstance(one, list) and isinstance(other, list):
+            one, other = (
+                {str(index): value for index, value in enumerate(values)}
+                for values in (one, other)
+            )
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += [(f"{name}.{n}", a, b) for n, a, b in _differences(one, other)]
+        elif one != other or isinstance(one, bool) != isinstance(other, bool):
+            found.append((name, one, other))
+    return found
+
+
+def _model_failures(folder: pathlib.Path, manifest: dict[str, Any]) -> list[str]:
+    model = bundle.read_model(folder, bundle.read_config(folder), manifest)
+    bundle.read_parameters(folder, model, manifest["dtype"])
+    failures = []
+    if manifest["num_parameters"] != model.network.num_parameters:
+        failures.append(
+            f"{bundle.MANIFEST} states {manifest['num_parameters']} parameters; the "
+            f"network has {model.network.num_parameters}."
+        )
+    if manifest["dtype"] not in bundle.DTYPES:
+        failures.append(f"{bundle.MANIFEST} states dtype {manifest['dtype']!r}.")
+    return failures
+
+
+def _config_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[str]:
+    record, _ = privacy_files.read_accounted(statement)
+    config = bundle.read_config(folder)
+    differences = [
+        (name, mine, theirs)
+        for name, mine, theirs in _plan_of(config, record.plan).differences(record.plan)
+        if name != "target_epsilon"
+    ]
+    budgets = config.privacy.epsilon, record.plan.target_epsilon
+    if budgets[0] != budgets[1]:
+        differences.append(("privacy.epsilon", *budgets))
+    return [
+        f"{bundle.CONFIG} gives {name} {mine!r}; the ledger has {theirs!r}."
+        for name, mine, theirs in differences
+    ]
+
+
+def _plan_of(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> PrivacyPlan:
+    """Returns the plan of a config, its calibration taken from the ledger's plan."""
+    config = config.copy_and_resolve_references()
+    noise = config.privacy.get("noise_multiplier")
+    if noise is None and plan.noise_multiplier > 0:
+        noise = plan.noise_multiplier
+    with config.unlocked(), config.ignore_type():
+        config.privacy.noise_multiplier = noise
+        # Another accountant's last digit must not break the budget.
+        config.privacy.epsilon = math.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return planning.privacy_plan(config, plan.num_examples)
+
+
+def _text_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[str]:
+    try:
+        text = (folder / bundle.PRIVACY_TEXT).read_text()
+    except (OSError, ValueError):
+        return [f"{bundle.PRIVACY_TEXT} cannot be read."]
+    return privacy_files.text_failures(text, statement)

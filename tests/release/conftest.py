@@ -1,0 +1,73 @@
+import pathlib
+import shutil
+
+import pytest
+
+from dpdm_jax import command_line, run_dir
+from dpdm_jax.release.build import release
+from dpdm_jax.sampling import run as sampling_run
+from dpdm_jax.training.loop import train
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
+
+    def make(**overrides):
+        config = command_line.load_config("configs/digits.py")
+        small = {
+            "network__base_width": 4,
+            "network__hidden_width": 8,
+            "diffusion__noise_multiplicity": 2,
+            "train__batch_size": 100,
+            "train__num_steps": 6,
+            "train__microbatch_size": 64,
+            "checkpoint__every_steps": 2,
+            "checkpoint__keep": 10,
+            "log__every_steps": 1,
+            "log__snapshot_every_steps": 0,
+            "log__tensorboard": False,
+            "sampler__num_steps": 4,
+            "sample__num_images": 30,
+            "sample__batch_size": 8,
+        }
+        for name, value in (small | overrides).items():
+            group, field = name.split("__")
+            config[group][field] = value
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(make_config, tmp_path_factory) -> pathlib.Path:
+    """A run directory: trained, sampled from, evaluated after a fashion. Read-only."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    config = make_config()
+    train(config, workdir)
+    sampling_run.sample(config, workdir)
+    run_dir.write_json(
+        workdir / run_dir.EVALUATION / "downstream.json",
+        {"accuracy": 0.987654321, "data": "/home/someone/scans"},
+    )
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def released(make_config, trained) -> pathlib.Path:
+    """The release of ``trained``, samples and all. Read-only."""
+    return release(make_config(release__samples="samples"), trained)
+
+
+@pytest.fixture
+def workdir(trained, released, tmp_path) -> pathlib.Path:
+    """A copy of ``trained`` without a release."""
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("release"))
+    return copy
+
+
+@pytest.fixture
+def bundle_copy(released, tmp_path) -> pathlib.Path:
+    """A copy of ``released`` to tamper with."""
+    return pathlib.Path(shutil.copytree(released, tmp_path / "bundle"))

@@ -1,0 +1,306 @@
+"""Tampering is noticed; epsilon is one number wherever it is printed."""
+
+import copy
+import json
+import math
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from dpdm_jax import command_line, modes, planning
+from dpdm_jax.privacy import (
+    NO_TUNING,
+    Ledger,
+    format_epsilon,
+    read_ledger,
+    statement_fields,
+    statement_of,
+)
+from dpdm_jax.release import __main__ as command
+from dpdm_jax.release import bundle, privacy_files
+from dpdm_jax.release.verify import statement_failures, verify
+
+
+def test_an_intact_release(released):
+    outcome = verify(released)
+    assert outcome.failures == ()
+    assert outcome.to_dict()["epsilon"] == outcome.statement["epsilon"]
+
+
+def test_every_changed_file_is_noticed(bundle_copy):
+    for name in bundle.file_names(bundle_copy):
+        path = bundle_copy / name
+        kept = path.read_bytes()
+        path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        assert not verify(bundle_copy).ok, name
+        path.write_bytes(kept[: len(kept) // 2])
+        assert not verify(bundle_copy).ok, name
+        path.write_bytes(b"")
+        assert not verify(bundle_copy).ok, name
+        path.unlink()
+        (failure, *_) = verify(bundle_copy).failures
+        assert f"{name} is missing" in failure
+        path.write_bytes(kept)
+    assert verify(bundle_copy).ok
+
+
+def test_extra_files_and_links_are_noticed(bundle_copy, tmp_path):
+    extra = bundle_copy / "evaluation" / "x.json"
+    extra.parent.mkdir()
+    extra.write_text("{}")
+    assert any("is extra" in f for f in verify(bundle_copy).failures)
+    extra.unlink()
+    (tmp_path / "config.json").write_bytes((bundle_copy / "config.json").read_bytes())
+    (bundle_copy / "config.json").unlink()
+    (bundle_copy / "config.json").symlink_to(tmp_path / "config.json")
+    assert verify(bundle_copy).failures == ("config.json is not a regular file.",)
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from leaves(inner, (*path, name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from leaves(inner, (*path, index))
+    else:
+        yield path, value
+
+
+def changed(value):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1 if value == int(value) else value * 1.0001
+    return "1.2345" if re.fullmatch(r"[\d.]+", value) else None
+
+
+def test_every_changed_number_of_the_statement_is_noticed(released):
+    """With the sums made anew, so that only the meaning can tell."""
+    stated = json.loads((released / "PRIVACY.json").read_text())
+    manifest = json.loads((released / "MANIFEST.json").read_text())
+    assert statement_failures(stated, manifest, []) == []
+    tried = 0
+    for path, value in leaves(stated):
+        new = None if value is None else changed(value)
+        if new is None or path[0] == "software":
+            continue
+        tampered = copy.deepcopy(stated)
+        node = tampered
+        for part in path[:-1]:
+            node = node[part]
+        node[path[-1]] = new
+        try:
+            failures = statement_failures(tampered, manifest, [])
+        except ValueError as e:
+            failures = [str(e)]
+        assert failures, path
+        tried += 1
+    assert tried >= 40
+
+
+def rewrite(folder: pathlib.Path, name: str, change) -> tuple[str, ...]:
+    """Changes a JSON file and makes the sums anew; returns what verify says."""
+    value = json.loads((folder / name).read_text())
+    change(value)
+    (folder / name).write_text(json.dumps(value))
+    (folder / "SHA256SUMS").unlink()
+    bundle.write_checksums(folder)
+    return verify(folder).failures
+
+
+def test_a_smaller_epsilon_in_a_freshly_summed_release(bundle_copy):
+    failures = rewrite(
+        bundle_copy, "PRIVACY.json", lambda s: s.update(epsilon="0.1000")
+    )
+    assert any("states epsilon '0.1000'" in f for f in failures)
+    assert any("PRIVACY.md does not say" in f for f in failures)
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "value", "message"),
+    [
+        ("privacy", "delta", 1e-9, "delta"),
+        ("privacy", "epsilon", 1.0, "privacy.epsilon"),
+        ("privacy", "l2_clip_norm", 0.1, "l2_clip_norm"),
+        ("privacy", "noise_multiplier", 99.0, "noise_multiplier"),
+        ("privacy", "accountant", "rdp", "accountant"),
+        ("train", "batch_size", 50, "sampling_probability"),
+        ("train", "num_steps", 5, "num_steps"),
+        ("network", "hidden_width", 16, "parameters"),
+        ("network", "name", "unet", "network.name"),
+        ("diffusion", "parameterization", "v", "parameterization"),
+        ("network", "hidden_width", "wide", "hidden_width"),
+    ],
+)
+def test_a_config_of_something_else(bundle_copy, group, field, value, message):
+    def change(config):
+        config[group][field] = value
+
+    failures = rewrite(bundle_copy, "config.json", change)
+    assert any(message in f for f in failures), failures
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(step=7), "states step 7"),
+        (lambda m: m.update(format="x"), "the format 'x'"),
+        (lambda m: m.update(run_id="0" * 32), "another run"),
+        (lambda m: m.update(dtype="float16"), "allowed: float16"),
+        (lambda m: m.update(num_parameters=1), "states 1 parameters"),
+        (lambda m: m["model"].update(num_classes=9), "parameters"),
+        (lambda m: m["model"].update(image_shape="x"), "does not describe a model"),
+        (lambda m: m.pop("model"), "model"),
+        (lambda m: m.clear(), "the format None"),
+    ],
+)
+def test_a_manifest_of_something_else(bundle_copy, change, message):
+    failures = rewrite(bundle_copy, "MANIFEST.json", change)
+    assert any(message in f for f in failures), failures
+
+
+def first_name(arrays):
+    return sorted(arrays)[0]
+
+
+def set_nan(arrays):
+    arrays[first_name(arrays)].reshape(-1)[0] = np.nan
+
+
+def transpose(arrays):
+    name = next(n for n in arrays if len(set(arrays[n].shape)) == 2)
+    arrays[name] = np.ascontiguousarray(arrays[name].T)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_nan, "not finite"),
+        (transpose, "of shape"),
+        (lambda a: a.pop(first_name(a)), "lacks weights"),
+        (lambda a: a.update(x=np.zeros(1, np.float32)), "unknown weights x"),
+        (
+            lambda a: a.update({n: v.astype(np.float64) for n, v in a.items()}),
+            "float64",
+        ),
+    ],
+)
+def test_parameters_of_something_else(bundle_copy, change, message):
+    path = bundle_copy / "params.safetensors"
+    arrays = dict(safetensors.numpy.load_file(path))
+    change(arrays)
+    safetensors.numpy.save_file(arrays, path)
+    (bundle_copy / "SHA256SUMS").unlink()
+    bundle.write_checksums(bundle_copy)
+    failures = verify(bundle_copy).failures
+    assert any(message in f for f in failures), failures
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"[]", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("name", ["config.json", "MANIFEST.json", "PRIVACY.json"])
+def test_files_of_nonsense(bundle_copy, name, content):
+    (bundle_copy / name).write_bytes(content)
+    failures = verify(bundle_copy).failures
+    assert any(name in f for f in failures)
+    assert all("\n" not in f for f in failures)
+
+
+def test_no_release_at_all(tmp_path):
+    assert "is not a folder" in verify(tmp_path / "nothing").failures[0]
+    assert "SHA256SUMS is missing." in verify(tmp_path).failures
+
+
+def test_commands(released, bundle_copy, capsys):
+    assert command.main(["verify", str(released)]) == 0
+    line = capsys.readouterr().out
+    epsilon = json.loads((released / "PRIVACY.json").read_text())["epsilon"]
+    assert f"epsilon = {epsilon} at delta = 0.0001, recomputed with dp-acc" in line
+    assert command.main(["verify", str(released), "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["ok"] is True
+    assert outcome["epsilon"] == epsilon
+    assert command.main(["show", str(released)]) == 0
+    assert f"epsilon = {epsilon}, delta = 0.0001" in capsys.readouterr().out
+    (bundle_copy / "PRIVACY.md").write_text("epsilon is 0")
+    assert command.main(["verify", str(bundle_copy)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "PRIVACY.md differs from its checksum."
+    assert command.main(["show", str(bundle_copy.parent)]) == 1
+
+
+def test_the_command_starts_without_optional_packages(released):
+    done = subprocess.run(
+        [sys.executable, "-m", "dpdm_jax.release", "verify", str(released)],
+        cwd=command_line.CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is intact" in done.stdout
+
+
+def specs():
+    found = []
+    for path in sorted((command_line.CHECKOUT / "configs").glob("[!_]*.py")):
+        if path.stem in ("base", "released"):
+            continue
+        module = {}
+        exec(compile(path.read_text(), str(path), "exec"), module)
+        for variant in module.get("VARIANTS", ("",)):
+            found.append(f"configs/{path.name}:{variant}".rstrip(":"))
+    return found
+
+
+@pytest.mark.parametrize("spec", specs())
+def test_epsilon_is_one_number_wherever_it_is_printed(
+    spec, tmp_path, capsys, monkeypatch
+):
+    config = command_line.load_config(spec)
+    report = planning.plan_report(config, estimate_cost=False)
+    plan = planning.privacy_plan(config, planning.public_problem(config).num_examples)
+    ledger = Ledger.create(tmp_path / "privacy.json", plan)
+    ledger.authorize(plan.num_steps)
+    record = read_ledger(tmp_path / "privacy.json")
+    manifest = {
+        "name": config.name,
+        "step": plan.num_steps,
+        "run_id": record.run_id,
+        "samples": None,
+    }
+    fields = privacy_files.privacy_fields(record, NO_TUNING, manifest, [])
+    stored = json.loads(json.dumps(fields))
+    assert statement_failures(stored, manifest, []) == []
+    text = privacy_files.privacy_text(record, NO_TUNING, fields)
+    assert privacy_files.text_failures(text, stored) == []
+
+    monkeypatch.setattr(planning, "plan_report", lambda *_, **__: report)
+    modes.plan(config, as_json=False, compile_for=None)
+    printed = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    modes.plan(config, as_json=True, compile_for=None)
+    as_json = json.loads(capsys.readouterr().out)
+    claim = re.search(r"epsilon = ([\d.]+),", statement_of(record))
+    assert (
+        len(
+            {
+                format_epsilon(as_json["epsilon"]),
+                printed["epsilon"].strip(),
+                format_epsilon(plan.epsilon),
+                format_epsilon(plan.epsilon_spent(plan.num_steps)),
+                format_epsilon(ledger.epsilon_spent()),
+                format_epsilon(record.epsilon_spent()),
+                claim[1],
+                statement_fields(record)["epsilon"],
+                stored["epsilon"],
+            }
+        )
+        == 1
+    )
+    assert printed["epsilon_rdp"].strip() == stored["epsilon_rdp"]
+    assert printed["epsilon_pld"].strip() == stored["epsilon_pld"]
+    assert float(stored["epsilon"]) <= math.ceil(config.privacy.epsilon * 1e4) / 1e4
