@@ -32,6 +32,16 @@ REQUIRED = (CHECKSUMS, CONFIG, MANIFEST, PARAMETERS, PRIVACY, PRIVACY_TEXT)
 #: How parameters may be stored; they are computed with in float32.
 DTYPES = ("float32", "float16")
 
+#: What reading values of unexpected types and sizes raises.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
@@ -145,7 +155,7 @@ def read_model(
         shape = tuple(int(n) for n in stated["image_shape"])
         model = build_model(config, shape, int(stated["num_classes"]))
         built = signature(model)
-    except (AttributeError, KeyError, TypeError, ValueError) as e:
+    except MALFORMED as e:
         reason = (str(e).splitlines() or [""])[0].rstrip(".")
         raise InputError(
             f"{folder} does not describe a model of this version of dpdm_jax "
@@ -226,6 +236,26 @@ def read_parameters(folder: pathlib.Path, model: Model, dtype: str) -> Any:
             )
     leaves = [arrays[name].astype(np.float32) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def sample_failures(
+    folder: pathlib.Path, model: Model, manifest: dict[str, Any]
+) -> list[str]:
+    """Returns a sentence if the samples are not those that the manifest describes."""
+    path = folder / SAMPLES
+    described = manifest["samples"]
+    if described is None:
+        return [f"{MANIFEST} does not mention {SAMPLES}."] if path.exists() else []
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = sorted(archive)
+            shape, dtype = archive["images"].shape, archive["images"].dtype
+    except Exception as e:  # a damaged zip raises many kinds
+        return [f"{SAMPLES} cannot be read ({type(e).__name__})."]
+    wanted = (described["num_images"], *model.network.image_shape)
+    if shape != wanted or dtype != np.uint8 or not {*names} <= {"images", "labels"}:
+        return [f"{SAMPLES} does not hold uint8 images of shape {wanted} alone."]
+    return []
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -18,16 +18,6 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import PrivacyPlan, accounting
 from dpdm_jax.release import bundle, privacy_files
 
-# What reading values of unexpected types and sizes raises.
-_MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
@@ -78,7 +68,7 @@ def verify(folder: pathlib.Path) -> Verification:
             failures.extend(check())
         except InputError as e:
             failures.append(str(e))
-        except _MALFORMED as e:
+        except bundle.MALFORMED as e:
             failures.append(f"{name} is malformed ({type(e).__name__}: {e}).")
 
     def read() -> list[str]:
@@ -123,6 +113,11 @@ def statement_failures(
         f"{accounting.accountant_version()}, gives {right!r}."
         for name, stated, right in _differences(statement, expected)
     ]
+    stated_with = statement["software"]["accountant"]
+    if failures and stated_with != accounting.accountant_version():
+        failures.append(
+            f"{bundle.PRIVACY} was computed with {stated_with}; last digits may differ."
+        )
     if bool(statement.get("not_private")) is expected["private"]:
         failures.append(f"{bundle.PRIVACY}: not_private contradicts the ledger.")
     counted = sum(event.authorized_steps for event in record.events)
@@ -159,7 +154,7 @@ def _differences(
 def _model_failures(folder: pathlib.Path, manifest: dict[str, Any]) -> list[str]:
     model = bundle.read_model(folder, bundle.read_config(folder), manifest)
     bundle.read_parameters(folder, model, manifest["dtype"])
-    failures = []
+    failures = bundle.sample_failures(folder, model, manifest)
     if manifest["num_parameters"] != model.network.num_parameters:
         failures.append(
             f"{bundle.MANIFEST} states {manifest['num_parameters']} parameters; the "

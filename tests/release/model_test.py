@@ -5,15 +5,17 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 import dpdm_jax
 from dpdm_jax import command_line, modes
 from dpdm_jax.errors import InputError
+from dpdm_jax.model import build_model
 from dpdm_jax.release import bundle
 from dpdm_jax.release.build import release
-from dpdm_jax.release.model import open_as_run
+from dpdm_jax.release.model import ReleasedModel, open_as_run
 from dpdm_jax.sampling import run as sampling_run
 
 
@@ -51,6 +53,17 @@ def test_half_precision_storage_hardly_changes_images(make_config, workdir, rele
     whole, _ = dpdm_jax.load_release(released).sample(8)
     half, _ = dpdm_jax.load_release(folder).sample(8)
     assert np.abs(whole.astype(int) - half).mean() < 4
+
+
+def test_without_classes_there_are_no_labels(released):
+    labelled = dpdm_jax.load_release(released)
+    config = labelled.config.copy_and_resolve_references()
+    config.sampler.guidance = 0.0
+    model = build_model(config, (8, 8, 1), 0)
+    params = model.network.init(jax.random.key(0))
+    images, labels = ReleasedModel(config, model, params, {}, {}).sample(2)
+    assert images.shape == (2, 8, 8, 1)
+    assert labels is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pathlib
+import random
 import re
 import subprocess
 import sys
@@ -200,6 +201,54 @@ def test_parameters_of_something_else(bundle_copy, change, message):
     bundle.write_checksums(bundle_copy)
     failures = verify(bundle_copy).failures
     assert any(message in f for f in failures), failures
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((29, 8, 8, 1), np.uint8)}, "does not hold"),
+        ({"images": np.zeros((30, 8, 8, 1), np.float32)}, "does not hold"),
+        ({"images": np.zeros((30, 8, 8, 1), np.uint8), "real": np.ones(9)}, "alone"),
+        ({"labels": np.zeros(30)}, "cannot be read"),
+    ],
+)
+def test_samples_of_something_else(bundle_copy, arrays, message):
+    np.savez(bundle_copy / "samples.npz", **arrays)
+    (bundle_copy / "SHA256SUMS").unlink()
+    bundle.write_checksums(bundle_copy)
+    assert [f for f in verify(bundle_copy).failures if message in f]
+
+
+def test_samples_that_are_not_described(bundle_copy):
+    failures = rewrite(bundle_copy, "MANIFEST.json", lambda m: m.update(samples=None))
+    assert "MANIFEST.json does not mention samples.npz." in failures
+
+
+def test_a_difference_under_another_accountant_names_both(bundle_copy):
+    def change(statement):
+        statement["software"]["accountant"] = "dp-accounting 0.1"
+        statement["epsilon_rdp"] = "12.0000"
+
+    failures = rewrite(bundle_copy, "PRIVACY.json", change)
+    assert any("computed with dp-accounting 0.1;" in f for f in failures)
+
+
+def test_values_of_any_kind_are_failures_and_never_crashes(bundle_copy):
+    rng = random.Random(0)
+    for name in ("MANIFEST.json", "PRIVACY.json", "config.json"):
+        original = json.loads((bundle_copy / name).read_text())
+        for path, _ in rng.sample(list(leaves(original)), 25):
+            value = copy.deepcopy(original)
+            node = value
+            for part in path[:-1]:
+                node = node[part]
+            odd = rng.choice([None, "x", -1, [], {}, [[]], 1e308, 10**400, math.nan])
+            node[path[-1]] = odd
+            (bundle_copy / name).write_text(json.dumps(value))
+            outcome = verify(bundle_copy)
+            assert any("checksum" in f for f in outcome.failures)
+            json.dumps(outcome.to_dict())
+        (bundle_copy / name).write_text(json.dumps(original))
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"[]", b"\xff\xfe", b"[" * 100_000])
