@@ -169,6 +169,11 @@ def get_config() -> ml_collections.ConfigDict:
     evaluate.epochs = 50
     evaluate.batch_size = 128
     evaluate.learning_rate = 3e-4  # of Adam
+
+    config.report = report = ml_collections.ConfigDict()
+    # Write report.html, for the owner of the data, with metrics, curves and training
+    # images. False writes report_public.html, which holds nothing of the kind.
+    report.private_parts = True
     return config
 
 

@@ -1,4 +1,4 @@
-"""Command line: plan, train, sample from, evaluate and release a private model.
+"""Command line: plan, train, sample from, evaluate, report on and release a model.
 
 python -m dpdm_jax.main [--config=FILE.py:VARIANT] [--workdir=DIR] [--mode=MODE]
 
@@ -12,7 +12,7 @@ from absl import flags
 from dpdm_jax import command_line
 from dpdm_jax.errors import InputError
 
-MODES = ("run", "plan", "train", "sample", "evaluate", "release")
+MODES = ("run", "plan", "train", "sample", "evaluate", "report", "release")
 
 _CONFIG = command_line.define_config_flag("configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
@@ -22,8 +22,8 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "run",
     MODES,
-    "plan prints what a run will do; train, sample and evaluate are its stages; run is "
-    "the three in turn; release writes what of it may be published.",
+    "plan prints what a run will do; train, sample, evaluate and report are its "
+    "stages; run is the four in turn; release writes what of it may be published.",
 )
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",

@@ -9,6 +9,7 @@ from dpdm_jax import compilation, planning, processes, run_dir
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import run as evaluation_run
 from dpdm_jax.privacy import format_epsilon, read_ledger, statement_of
+from dpdm_jax.release.build import read_tuning
 from dpdm_jax.release.build import release as write_release
 from dpdm_jax.release.bundle import PRIVACY_TEXT
 from dpdm_jax.release.model import open_as_run
@@ -74,6 +75,22 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _say(evaluation_run.describe(evaluation_run.evaluate(config, workdir)))
 
 
+def report(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes one page about a run: for its owner, or one that may be published."""
+    # Brings matplotlib, which no other mode needs.
+    from dpdm_jax.report import write_report
+
+    def write() -> str:
+        path = write_report(
+            workdir,
+            private=config.report.private_parts,
+            tuning=read_tuning(config.release),
+        )
+        return str(path)
+
+    _say(f"Report: {processes.from_first(write)}")
+
+
 def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes what of a run may be published."""
     _refuse_release(config, "release")
@@ -96,6 +113,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     sample(config, workdir)
     if processes.from_first(lambda: planning.public_problem(config).num_classes):
         evaluate(config, workdir)
+    report(config, workdir)
     _print_statement(workdir)
 
 

@@ -19,6 +19,8 @@ LEDGER = "privacy.json"
 SAMPLES = "samples"
 EVALUATION = "evaluation"
 RELEASE = "release"
+REPORT = "report.html"
+PUBLIC_REPORT = "report_public.html"
 
 
 def to_json_values(value: Any) -> Any:

@@ -37,6 +37,14 @@ ALLOWED = {
         "training",
         "xla_flags",
     },
+    "report": {
+        "evaluation",
+        "privacy",
+        "release",
+        "run_dir",
+        "sampling",
+        "training",
+    },
     "interop": {"networks", "training", "model", "planning", "run_dir", "command_line"},
     "release": {
         "diffusion",
@@ -109,7 +117,8 @@ def test_no_import_of_a_later_stage(stage):
         ),
         ("dpdm_jax.data", {"tensorflow", "tensorflow_datasets", "sklearn"}),
         ("dpdm_jax.main", {"tensorflow", "torch", "sklearn"}),
-        ("dpdm_jax.modes", {"tensorflow", "torch", "sklearn"}),
+        ("dpdm_jax.modes", {"tensorflow", "torch", "sklearn", "matplotlib"}),
+        ("dpdm_jax.report", {"tensorflow", "torch", "sklearn"}),
     ],
 )
 def test_imports_stay_light(module, unwanted):

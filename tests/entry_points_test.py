@@ -59,6 +59,7 @@ def test_main_job(finished):
         "samples/samples/grid.png",
         "samples/snapshots/step_0000002.png",
         "evaluation/downstream.json",
+        "report.html",
     ):
         assert (workdir / name).is_file(), name
     assert list((workdir / "tensorboard").glob("events.*"))
@@ -118,6 +119,24 @@ def test_release_mode_and_its_verification(finished):
     assert done.returncode == 1
     (sentence,) = done.stdout.splitlines()
     assert sentence.startswith("samples.npz is missing")
+
+
+def test_report_mode(finished):
+    workdir, _ = finished
+    done = dpdm(
+        f"--workdir={workdir}", "--mode=report", "--config.report.private_parts=False"
+    )
+    assert done.returncode == 0, done.stderr
+    path = workdir / "report_public.html"
+    assert done.stdout == f"Report: {path}\n"
+    assert path.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_report_on_no_run(tmp_path):
+    done = dpdm(f"--workdir={tmp_path}", "--mode=report")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path} is no run directory; allowed: ")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_plan_mode_json_is_one_line():

@@ -20,7 +20,11 @@ from dpdm_jax.privacy.noise import (
 )
 from dpdm_jax.privacy.plan import PrivacyConfig, PrivacyPlan, make_plan
 from dpdm_jax.privacy.statement import (
+    Statement,
     format_epsilon,
+    guess_bound,
+    make_statement,
+    make_statement_of,
     statement,
     statement_fields,
     statement_of,
@@ -39,12 +43,16 @@ __all__ = [
     "PrivacyConfig",
     "PrivacyPlan",
     "Selection",
+    "Statement",
     "Tuning",
     "accounting",
     "clipped_grad",
     "format_epsilon",
     "gaussian_noise",
+    "guess_bound",
     "make_plan",
+    "make_statement",
+    "make_statement_of",
     "new_noise_key",
     "new_seed",
     "normalize_by",

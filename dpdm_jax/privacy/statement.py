@@ -1,5 +1,6 @@
 """The privacy statement: what a run guarantees, in words that can be checked."""
 
+import dataclasses
 import decimal
 import math
 import textwrap
@@ -62,15 +63,42 @@ def format_epsilon(value: float) -> str:
         return str(exact.quantize(_DECIMALS, rounding=decimal.ROUND_CEILING))
 
 
-def statement(
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """What a run guarantees, in parts that a screen or a page lays out.
+
+    Attributes:
+        epsilon: what has been spent; infinity without a guarantee.
+        not_private: reasons why there is no guarantee; empty for a private run.
+        paragraphs: what holds and what it means, the verdict first.
+        mechanism: how the model was trained, a fact each.
+        outside: what the guarantee leaves out; empty without a guarantee.
+    """
+
+    epsilon: float
+    not_private: tuple[str, ...]
+    paragraphs: tuple[str, ...]
+    mechanism: tuple[str, ...]
+    outside: tuple[str, ...]
+
+    def to_text(self) -> str:
+        """Returns the statement as plain text for a terminal."""
+        lines = [textwrap.fill(text, _WIDTH) + "\n" for text in self.paragraphs]
+        lines += ["How the model was trained:", *_bullets(self.mechanism)]
+        if self.outside:
+            lines += ["\nOutside this guarantee:", *_bullets(self.outside)]
+        return "\n".join(lines) + "\n"
+
+
+def make_statement(
     plan: PrivacyPlan,
     steps: int,
     *,
     not_private: Sequence[str] = (),
     spent: float | None = None,
     tuning: Tuning = NO_TUNING,
-) -> str:
-    """Returns the privacy statement of a run after ``steps`` steps, as plain text.
+) -> Statement:
+    """Returns the privacy statement of a run after ``steps`` steps.
 
     Args:
         plan: the plan of the run.
@@ -91,6 +119,7 @@ def statement(
     if not plan.is_private and "epsilon is infinite" not in reasons:
         reasons.append("epsilon is infinite")
     if reasons:
+        spent = math.inf
         paragraphs = [
             "NOT PRIVATE  NOT PRIVATE  NOT PRIVATE",
             f"This run gives no privacy guarantee: {'; '.join(reasons)}. The model and "
@@ -109,13 +138,48 @@ def statement(
             *(f"Caution: {caution}" for caution in plan.cautions()),
             _PROTECTED,
         ]
-    lines = [textwrap.fill(paragraph, _WIDTH) + "\n" for paragraph in paragraphs]
-    lines += ["How the model was trained:"]
     accountant = plan.accountant if tuning.selection is None else "rdp"
-    lines += _bullets(_mechanism(plan, steps, accountant))
-    if not reasons:
-        lines += ["\nOutside this guarantee:", *_bullets(outside(tuning))]
-    return "\n".join(lines) + "\n"
+    return Statement(
+        epsilon=spent,
+        not_private=tuple(reasons),
+        paragraphs=tuple(paragraphs),
+        mechanism=tuple(_mechanism(plan, steps, accountant)),
+        outside=() if reasons else outside(tuning),
+    )
+
+
+def statement(
+    plan: PrivacyPlan,
+    steps: int,
+    *,
+    not_private: Sequence[str] = (),
+    spent: float | None = None,
+    tuning: Tuning = NO_TUNING,
+) -> str:
+    """Returns ``make_statement``'s statement as plain text."""
+    made = make_statement(
+        plan, steps, not_private=not_private, spent=spent, tuning=tuning
+    )
+    return made.to_text()
+
+
+def guess_bound(epsilon: float, delta: float) -> float:
+    """Bounds how often a guess whether one given example was used can be right.
+
+    It holds for anyone to whom both are equally likely beforehand, whatever else they
+    know or compute. Under (epsilon, delta) the rates of the two errors of any test obey
+    a + exp(epsilon) b >= 1 - delta and the same with a and b exchanged (Kairouz, Oh and
+    Viswanath, arXiv 1311.0776); half the sum of both is the bound.
+
+    Args:
+        epsilon: >= 0; may be infinite.
+        delta: in [0, 1].
+
+    Returns:
+        A probability, 0.5 (a coin) to 1 (no protection).
+    """
+    # exp(-epsilon) does not overflow.
+    return 1 - (1 - delta) * math.exp(-epsilon) / (1 + math.exp(-epsilon))
 
 
 def outside(tuning: Tuning = NO_TUNING) -> tuple[str, ...]:
@@ -126,20 +190,25 @@ def outside(tuning: Tuning = NO_TUNING) -> tuple[str, ...]:
     )
 
 
-def statement_of(record: LedgerRecord, tuning: Tuning = NO_TUNING) -> str:
-    """Returns the privacy statement of a ledger, as plain text.
+def make_statement_of(record: LedgerRecord, tuning: Tuning = NO_TUNING) -> Statement:
+    """Returns the privacy statement of a ledger.
 
     Args:
         record: the ledger; all that it authorised counts.
         tuning: how the run's settings were chosen.
     """
-    return statement(
+    return make_statement(
         record.plan,
         record.authorized_steps,
         not_private=tuning.not_private(record),
         spent=tuning.epsilon(record),
         tuning=tuning,
     )
+
+
+def statement_of(record: LedgerRecord, tuning: Tuning = NO_TUNING) -> str:
+    """Returns ``make_statement_of``'s statement as plain text."""
+    return make_statement_of(record, tuning).to_text()
 
 
 def statement_fields(

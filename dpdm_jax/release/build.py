@@ -59,7 +59,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
 
         def write() -> None:
             record = _read_accounts(workdir, stored)
-            tuning = _read_tuning(settings)
+            tuning = read_tuning(settings)
             _check_private(settings, record, tuning)
             values, emptied = published.published_config(stored["config"], config)
             manifest = {
@@ -160,7 +160,15 @@ def _continues(record: LedgerRecord, earlier: LedgerRecord) -> bool:
     )
 
 
-def _read_tuning(settings: ml_collections.ConfigDict) -> Tuning:
+def read_tuning(settings: ml_collections.ConfigDict) -> Tuning:
+    """Returns how a run's settings were chosen.
+
+    Args:
+        settings: ``config.release``.
+
+    Raises:
+        InputError: a ledger of another run cannot be read, or a field is out of range.
+    """
     folders = [f.strip() for f in settings.tuning_runs.split(",") if f.strip()]
     runs = tuple(read_ledger(pathlib.Path(f) / run_dir.LEDGER) for f in folders)
     selection = None

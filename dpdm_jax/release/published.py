@@ -33,9 +33,21 @@ def published_config(
     Returns:
         JSON values, and the names of the fields that were emptied.
     """
-    values = {name: trained[name] for name in _FROM_TRAINING if name in trained}
     now = run_dir.to_json_values(present)
-    values |= {name: now[name] for name in _AS_OF_NOW}
+    return clean_config(trained | {name: now[name] for name in _AS_OF_NOW})
+
+
+def clean_config(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Leaves out the groups of a config that are not published, and empties fields.
+
+    Args:
+        values: a config as JSON values.
+
+    Returns:
+        JSON values, and the names of the fields that were emptied.
+    """
+    groups = (*_FROM_TRAINING, *_AS_OF_NOW)
+    values = {name: values[name] for name in groups if name in values}
     emptied: list[str] = []
 
     def clean(value: Any, name: str) -> Any:
@@ -68,6 +80,6 @@ def without_places(value: Any) -> Any:
     return value
 
 
-def is_file(labels: str) -> bool:
+def is_file(labels: Any) -> bool:
     """Whether ``sample.labels`` names a file, whose labels may be private."""
-    return labels.endswith(".npy")
+    return isinstance(labels, str) and labels.endswith(".npy")

@@ -11,6 +11,8 @@ from dpdm_jax.sampling import images
 from dpdm_jax.sampling.generate import make_generator
 from dpdm_jax.training import rngs
 
+FOLDER = "snapshots"
+
 
 class SnapshotWriter:
     """Draws the same few noise seeds again and again while a model is trained."""
@@ -23,7 +25,7 @@ class SnapshotWriter:
             workdir: the run directory; pictures go to samples/snapshots/.
         """
         self._config = config
-        self._folder = workdir / run_dir.SAMPLES / "snapshots"
+        self._folder = workdir / run_dir.SAMPLES / FOLDER
         self._generate = None
 
     def __call__(self, model: Model, params: Any, step: int) -> None:

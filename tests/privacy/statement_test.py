@@ -10,6 +10,9 @@ from dpdm_jax.privacy.ledger import Ledger
 from dpdm_jax.privacy.plan import PrivacyConfig, make_plan
 from dpdm_jax.privacy.statement import (
     format_epsilon,
+    guess_bound,
+    make_statement,
+    make_statement_of,
     statement,
     statement_fields,
     statement_of,
@@ -155,3 +158,58 @@ def test_tuning_is_stated():
     assert "Accountant: RDP" in text
     assert "More tuning:" in text
     assert "is not counted" not in text
+
+
+def test_parts_are_those_of_the_text():
+    plan = make_quietly()
+    parts = make_statement(plan, 30)
+    text = " ".join(statement(plan, 30).split())
+    assert parts.to_text() == statement(plan, 30)
+    assert parts.epsilon == plan.epsilon_spent(30)
+    assert parts.not_private == ()
+    for sentence in (*parts.paragraphs, *parts.mechanism, *parts.outside):
+        assert " ".join(sentence.split()) in text
+
+
+def test_parts_of_a_ledger_count_tuning_too(tmp_path):
+    plan = make_quietly()
+    path = tmp_path / "privacy.json"
+    ledger = Ledger.create(path, plan)
+    ledger.authorize(30)
+    tuning = Tuning(runs=(), selection=Selection(2.0, 1.0))
+    parts = make_statement_of(ledger.record, tuning)
+    assert parts.epsilon == tuning.epsilon(ledger.record)
+    assert parts.epsilon > make_statement_of(ledger.record).epsilon
+    assert parts.to_text() == statement_of(ledger.record, tuning)
+    assert parts.outside[0].startswith("More tuning")
+
+
+def test_parts_without_a_guarantee():
+    parts = make_statement(make_quietly(epsilon=math.inf), 30, not_private=["keys"])
+    assert parts.epsilon == math.inf
+    assert parts.not_private == ("keys", "epsilon is infinite")
+    assert parts.outside == ()
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "bound"),
+    [
+        (0, 0, 0.5),
+        (math.log(3), 0, 0.75),
+        (math.log(3), 0.1, 0.775),
+        (0, 1, 1),
+        (math.inf, 0, 1),
+        (2000, 1e-5, 1),
+    ],
+)
+def test_bound_of_a_guess(epsilon, delta, bound):
+    assert guess_bound(epsilon, delta) == pytest.approx(bound, abs=1e-12)
+
+
+def test_bound_of_a_guess_is_reached_by_randomised_response():
+    # With probability delta tell the truth and show it; else tell it with probability
+    # e / (1 + e), e = exp(epsilon): the tightest (epsilon, delta) mechanism there is.
+    epsilon, delta = 1.5, 0.05
+    e = math.exp(epsilon)
+    right = delta + (1 - delta) * e / (1 + e)
+    assert guess_bound(epsilon, delta) == pytest.approx(right, abs=1e-12)

@@ -1,0 +1,316 @@
+"""The report: facts of a run directory, laid out by a template."""
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+from PIL import Image
+
+import dpdm_jax
+from dpdm_jax import run_dir
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy import (
+    NO_TUNING,
+    LedgerRecord,
+    Statement,
+    Tuning,
+    format_epsilon,
+    guess_bound,
+    make_statement_of,
+)
+from dpdm_jax.release import published
+from dpdm_jax.report import curves
+from dpdm_jax.report.contents import (
+    MAX_CLASSES,
+    Contents,
+    Private,
+    SampleSet,
+    read_contents,
+)
+from dpdm_jax.report.explanations import GROUPS
+from dpdm_jax.report.metrics_table import metrics_table
+from dpdm_jax.training.metrics import PRIVATE
+
+# Images up to this side are enlarged with sharp edges, as their pixels are.
+_SMALL = 40
+# On a public page, for what is left out.
+_NAMELESS = "A diffusion model"
+_FROM_FILE = "from a file"
+
+_CURVE_TITLES = {
+    f"{PRIVATE}loss": "Loss",
+    f"{PRIVATE}grad_norm": "Mean gradient norm before clipping",
+    f"{PRIVATE}clip_fraction": "Fraction of gradients clipped",
+    f"{PRIVATE}images_per_second": "Training images per second",
+    f"{PRIVATE}batch_size": "Images in a batch",
+    f"{PRIVATE}non_finite": "Gradients that were not finite",
+    "epsilon": "Epsilon spent",
+}
+
+
+def write_report(
+    workdir: pathlib.Path, *, private: bool = True, tuning: Tuning = NO_TUNING
+) -> pathlib.Path:
+    """Writes one HTML page about a run; it loads nothing and runs no script.
+
+    Any part of the run may be missing: it may still be training, have no samples, no
+    labels or no evaluation. The page then says so.
+
+    Args:
+        workdir: the run directory.
+        private: True writes <workdir>/report.html for the owner of the data, with
+            metrics, curves and training images, all marked, readable by its owner
+            alone. False writes <workdir>/report_public.html from the ledger, the
+            config and the samples; private files are not even opened, and settings
+            that name places on this machine are left out.
+        tuning: how the run's settings were chosen.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        InputError: it is no run directory, its ledger is damaged, or a public page is
+            asked for of a run that has no privacy guarantee.
+    """
+    contents = read_contents(workdir, private=private)
+    statement = None
+    if contents.ledger is not None:
+        statement = make_statement_of(contents.ledger, tuning)
+    if not private and (statement is None or statement.not_private):
+        raise InputError(
+            f"{workdir} has no privacy guarantee ({_reason(statement)}), so that no "
+            "page about it is public; allowed: report.private_parts=True."
+        )
+    page = _template().render(_facts(contents, statement))
+    path = workdir / (run_dir.REPORT if private else run_dir.PUBLIC_REPORT)
+    with run_dir.replacing(path) as temporary:
+        temporary.touch(mode=0o600 if private else 0o666)
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _reason(statement: Statement | None) -> str:
+    if statement is None:
+        return f"there is no {run_dir.LEDGER}"
+    return "; ".join(statement.not_private)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dpdm_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["png"] = _data_uri
+    return environment.get_template("report.html")
+
+
+def _data_uri(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _facts(contents: Contents, statement: Statement | None) -> dict[str, Any]:
+    """Returns what the template shows."""
+    private = contents.private
+    if private is None:
+        contents = _without_places(contents)
+    name = (contents.config or {}).get("name")
+    name = name if isinstance(name, str) and name else contents.folder
+    return {
+        "version": dpdm_jax.__version__,
+        "name": name,
+        "folder": contents.folder,
+        "privacy": None
+        if contents.ledger is None
+        else _privacy_facts(contents.ledger, statement),
+        "reason": _reason(statement)
+        if statement is None or statement.not_private
+        else None,
+        "sample_sets": [_sample_facts(each) for each in contents.samples],
+        "max_classes": MAX_CLASSES,
+        "snapshot": contents.snapshot if not contents.samples else None,
+        "private": None if private is None else _private_facts(private, contents),
+        "settings": list(_settings(contents)),
+        "problems": contents.problems,
+    }
+
+
+def _without_places(contents: Contents) -> Contents:
+    """Leaves out names of files and folders, as releases do."""
+    config, _ = published.clean_config(contents.config or {})
+    samples = []
+    for each in contents.samples:
+        settings = published.without_places(each.settings)
+        if published.is_file(settings.get("labels")):
+            settings["labels"] = _FROM_FILE
+        samples.append(dataclasses.replace(each, settings=settings))
+    return dataclasses.replace(
+        contents, folder=_NAMELESS, config=config, samples=samples
+    )
+
+
+def _privacy_facts(record: LedgerRecord, statement: Statement) -> dict[str, Any]:
+    plan = record.plan
+    facts = {
+        "statement": statement,
+        "delta": repr(plan.delta),
+        "num_examples": plan.num_examples,
+        "steps": record.authorized_steps,
+        "planned_steps": plan.num_steps,
+    }
+    if statement.not_private:
+        return facts
+    spent = statement.epsilon
+    # Never understated, as epsilon.
+    bound = math.ceil(guess_bound(spent, plan.delta) * 1e5) / 1e3
+    used = None
+    if math.isfinite(plan.target_epsilon):
+        used = min(100.0, 100 * spent / plan.target_epsilon)
+    return facts | {
+        "epsilon": format_epsilon(spent),
+        "budget": format_epsilon(plan.target_epsilon),
+        "used_percent": None if used is None else f"{used:.1f}",
+        "guess_percent": f"{bound:.3f}".rstrip("0").rstrip("."),
+    }
+
+
+def _sample_facts(samples: SampleSet) -> dict[str, Any]:
+    rows = [
+        {"label": label, "images": [_png(image) for image in images]}
+        for label, images in samples.rows
+    ]
+    small = any(max(images.shape[1:3]) <= _SMALL for _, images in samples.rows)
+    labels = samples.settings.get("labels")
+    return {
+        "name": samples.name,
+        "count": samples.count,
+        "num_classes": samples.num_classes,
+        "rows": rows,
+        "small": small,
+        "picture": samples.picture,
+        "made_by": _made_by(samples.settings),
+        "labels_file": labels == _FROM_FILE or published.is_file(labels),
+    }
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _made_by(settings: dict[str, Any]) -> str:
+    parts = []
+    if "step" in settings:
+        parts.append(f"after training step {settings['step']}")
+    sampler = settings.get("sampler")
+    if isinstance(sampler, dict):
+        parts.append(
+            f"sampler {sampler.get('preset') or sampler.get('name')}, "
+            f"{sampler.get('num_steps')} steps, guidance {sampler.get('guidance')}"
+        )
+    return "; ".join(parts)
+
+
+def _private_facts(private: Private, contents: Contents) -> dict[str, Any]:
+    table = metrics_table(private.evaluations)
+    return {
+        "table": table,
+        "groups": GROUPS,
+        "without_metrics": sorted(
+            column
+            for column in table.columns
+            if not any(row.name in private.evaluations[column] for row in table.rows)
+        ),
+        "evaluations": {
+            name: list(_flat(results)) for name, results in private.evaluations.items()
+        },
+        "curves": list(_curves(private, contents.ledger)),
+        "pictures": private.pictures,
+        # What the banner at the top warns of.
+        "parts": [
+            part
+            for part, found in (
+                ("metrics measured on the real images", private.evaluations),
+                ("training curves", private.curves),
+                ("training images", private.pictures),
+            )
+            if found
+        ],
+    }
+
+
+def _curves(private: Private, record: LedgerRecord | None) -> Iterator[dict[str, Any]]:
+    limits = {}
+    if record is not None:
+        limits = {
+            f"{PRIVATE}grad_norm": ("clipping bound C", record.plan.l2_clip_norm),
+            f"{PRIVATE}batch_size": (
+                "expected",
+                float(record.plan.expected_batch_size),
+            ),
+            "epsilon": ("budget", record.plan.target_epsilon),
+        }
+    known = [name for name in _CURVE_TITLES if name in private.curves]
+    others = sorted(set(private.curves) - set(known))
+    for number, name in enumerate(known + others):
+        points = private.curves[name]
+        meaning, limit = limits.get(name, ("", math.inf))
+        has_limit = math.isfinite(limit)
+        svg = curves.draw(f"curve_{number}", points, limit if has_limit else None)
+        yield {
+            "title": _CURVE_TITLES.get(name, name),
+            "limit": f"{meaning} = {limit:.6g}" if has_limit else "",
+            "last": f"{points[-1][1]:.4g}",
+            "step": points[-1][0],
+            # Made from numbers and our own words alone.
+            "svg": markupsafe.Markup(svg),
+        }
+
+
+def _settings(contents: Contents) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yields groups of settings: a heading, and names with values."""
+    config = contents.config or {}
+    loose = [(k, v) for k, v in config.items() if not isinstance(v, dict)]
+    if loose:
+        yield run_dir.CONFIG, list(_flat(dict(loose)))
+    for name, group in config.items():
+        if isinstance(group, dict) and group:
+            yield f"{run_dir.CONFIG}: {name}", list(_flat(group))
+    for samples in contents.samples:
+        if samples.settings:
+            yield f"{run_dir.SAMPLES}/{samples.name}", list(_flat(samples.settings))
+    if contents.ledger is not None:
+        facts = contents.ledger.plan.to_dict() | {"run_id": contents.ledger.run_id}
+        facts |= {f"software.{k}": v for k, v in contents.ledger.software.items()}
+        yield run_dir.LEDGER, list(_flat(facts))
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the leaves of nested dicts under dotted names."""
+    for name, each in value.items():
+        if isinstance(each, dict) and each:
+            yield from _flat(each, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _text(each)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value or "(empty)"
+    if value is None:
+        return "not set"
+    if isinstance(value, list) and not any(isinstance(x, (dict, list)) for x in value):
+        return ", ".join(map(_text, value)) or "(empty)"
+    return json.dumps(value)

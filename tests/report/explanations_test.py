@@ -1,0 +1,18 @@
+from dpdm_jax.evaluation import classifiers, metrics
+from dpdm_jax.report.explanations import EXPLANATIONS, GROUPS
+
+
+def test_every_metric_is_explained():
+    assert set(EXPLANATIONS) == set(metrics.names())
+    assert {explanation.group for explanation in EXPLANATIONS.values()} == set(GROUPS)
+    for name, explanation in EXPLANATIONS.items():
+        assert explanation.percent == (name in classifiers.CLASSIFIERS)
+        assert explanation.title != name
+
+
+def test_metrics_of_the_small_network_are_not_taken_for_the_others():
+    for name in metrics.FEATURE_METRICS:
+        small = EXPLANATIONS[name + metrics.LENET_SUFFIX]
+        assert EXPLANATIONS[name].group != small.group
+        assert small.title not in ("FID", "KID")
+        assert "comparable only with itself" in GROUPS[small.group]
