@@ -83,7 +83,7 @@ class Contents:
         folder: name of the run directory.
         config: its config.json; None if there is none.
         ledger: its privacy ledger; None if there is none.
-        samples: the sample sets, that of the config first.
+        samples: the sample sets, that which the config names first.
         snapshot: the newest picture made in training; None if there is none.
         private: None unless asked for.
         problems: a sentence on each file that cannot be read.
@@ -119,28 +119,28 @@ def read_contents(workdir: pathlib.Path, *, private: bool) -> Contents:
         )
     problems: list[str] = []
     config = _read_object(workdir, workdir / run_dir.CONFIG, problems)
+    settings = (config or {}).get("sample")
+    first = settings.get("name") if isinstance(settings, dict) else None
     return Contents(
         folder=workdir.resolve().name,
         config=config,
         # Damaged, it raises: a page must not guess at a guarantee.
         ledger=read_ledger(workdir / run_dir.LEDGER) if has_ledger else None,
-        samples=_read_samples(workdir, config, problems),
+        samples=_read_samples(workdir, first, problems),
         snapshot=_newest_snapshot(workdir, problems),
-        private=_read_private(workdir, problems) if private else None,
+        private=_read_private(workdir, first, problems) if private else None,
         problems=problems,
     )
 
 
 def _read_samples(
-    workdir: pathlib.Path, config: dict[str, Any] | None, problems: list[str]
+    workdir: pathlib.Path, first: str | None, problems: list[str]
 ) -> list[SampleSet]:
     folders = [
         path
         for path in (workdir / run_dir.SAMPLES).glob("*")
         if path.is_dir() and path.name != snapshot.FOLDER
     ]
-    settings = (config or {}).get("sample")
-    first = settings.get("name") if isinstance(settings, dict) else None
     folders.sort(key=lambda path: (path.name != first, path.name))
     return [_read_sample_set(workdir, folder, problems) for folder in folders]
 
@@ -193,10 +193,13 @@ def _newest_snapshot(workdir: pathlib.Path, problems: list[str]) -> Picture | No
     return _read_picture(workdir, paths[-1], problems) if paths else None
 
 
-def _read_private(workdir: pathlib.Path, problems: list[str]) -> Private:
+def _read_private(
+    workdir: pathlib.Path, first: str | None, problems: list[str]
+) -> Private:
     folder = workdir / run_dir.EVALUATION
     evaluations = {}
-    for path in sorted(folder.glob("*.json")):
+    in_order = sorted(folder.glob("*.json"), key=lambda p: (p.stem != first, p.stem))
+    for path in in_order:
         results = _read_object(workdir, path, problems)
         if results is not None:
             evaluations[path.stem] = results

@@ -49,9 +49,9 @@ class Table:
     """All metrics of all sample sets.
 
     Attributes:
-        columns: names of the evaluations.
+        columns: names of the evaluations that have a metric.
         counts: below each, how many images were compared.
-        rows: those metrics that some evaluation has.
+        rows: those metrics that some column has.
         caveats: each once.
     """
 
@@ -69,9 +69,13 @@ def metrics_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
             them.
 
     Returns:
-        The table; without rows if there are no metrics.
+        The table; without rows and columns if there are no metrics.
     """
-    columns = tuple(evaluations)
+    columns = tuple(
+        column
+        for column, results in evaluations.items()
+        if not EXPLANATIONS.keys().isdisjoint(results)
+    )
     rows = tuple(
         Row(
             name,
@@ -85,7 +89,7 @@ def metrics_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
         columns=columns,
         counts=tuple(_counts(evaluations[column]) for column in columns),
         rows=rows,
-        caveats=_caveats(evaluations),
+        caveats=_caveats({column: evaluations[column] for column in columns}),
     )
 
 

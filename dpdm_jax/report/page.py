@@ -45,6 +45,7 @@ _SMALL = 40
 _NAMELESS = "A diffusion model"
 _FROM_FILE = "from a file"
 
+_EPSILON = "epsilon"
 _CURVE_TITLES = {
     f"{PRIVATE}loss": "Loss",
     f"{PRIVATE}grad_norm": "Mean gradient norm before clipping",
@@ -52,7 +53,7 @@ _CURVE_TITLES = {
     f"{PRIVATE}images_per_second": "Training images per second",
     f"{PRIVATE}batch_size": "Images in a batch",
     f"{PRIVATE}non_finite": "Gradients that were not finite",
-    "epsilon": "Epsilon spent",
+    _EPSILON: "Epsilon spent",
 }
 
 
@@ -228,11 +229,9 @@ def _private_facts(private: Private, contents: Contents) -> dict[str, Any]:
     return {
         "table": table,
         "groups": GROUPS,
-        "without_metrics": sorted(
-            column
-            for column in table.columns
-            if not any(row.name in private.evaluations[column] for row in table.rows)
-        ),
+        "without_metrics": [
+            name for name in private.evaluations if name not in table.columns
+        ],
         "evaluations": {
             name: list(_flat(results)) for name, results in private.evaluations.items()
         },
@@ -260,7 +259,7 @@ def _curves(private: Private, record: LedgerRecord | None) -> Iterator[dict[str,
                 "expected",
                 float(record.plan.expected_batch_size),
             ),
-            "epsilon": ("budget", record.plan.target_epsilon),
+            _EPSILON: ("budget", record.plan.target_epsilon),
         }
     known = [name for name in _CURVE_TITLES if name in private.curves]
     others = sorted(set(private.curves) - set(known))
@@ -271,12 +270,16 @@ def _curves(private: Private, record: LedgerRecord | None) -> Iterator[dict[str,
         svg = curves.draw(f"curve_{number}", points, limit if has_limit else None)
         yield {
             "title": _CURVE_TITLES.get(name, name),
-            "limit": f"{meaning} = {limit:.6g}" if has_limit else "",
-            "last": f"{points[-1][1]:.4g}",
+            "limit": f"{meaning} = {_value(name, limit)}" if has_limit else "",
+            "last": _value(name, points[-1][1]),
             "step": points[-1][0],
             # Made from numbers and our own words alone.
             "svg": markupsafe.Markup(svg),
         }
+
+
+def _value(name: str, value: float) -> str:
+    return format_epsilon(value) if name == _EPSILON else f"{value:.4g}"
 
 
 def _settings(contents: Contents) -> Iterator[tuple[str, list[tuple[str, str]]]]:

@@ -16,7 +16,7 @@ from dpdm_jax.report import write_report
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _PHONE, _LAPTOP = 375, 1280
 
-# Measures a page in frames of given widths; a frame's content cannot see this page.
+# Measures a page in frames of given widths: as it opens, then with all details open.
 _HARNESS = """<!DOCTYPE html><meta charset="utf-8"><body><script>
 const page = {page};
 const found = {{}};
@@ -29,12 +29,16 @@ window.onload = async () => {{
     document.body.append(frame);
     await loaded;
     const inside = frame.contentDocument;
+    const behind = () => [...inside.querySelectorAll("details.switch img")].filter(
+      each => each.checkVisibility()).length;
+    const before = behind();
     inside.querySelectorAll("details").forEach(each => each.open = true);
     const images = [...inside.images];
     found[width] = {{
       view: inside.documentElement.clientWidth,
       content: inside.documentElement.scrollWidth,
       images: images.length,
+      behind: [before, behind()],
       drawn: images.filter(each => each.naturalWidth > 0).length,
       loads: frame.contentWindow.performance.getEntriesByType("resource").map(
         each => each.name.slice(0, 40)),
@@ -114,6 +118,7 @@ def test_fits_phone_and_laptop_and_draws_everything(chromium, page, tmp_path):
         assert seen["view"] == int(width)
         assert seen["content"] <= seen["view"], f"scrolls sideways at {width}"
         assert seen["drawn"] == seen["images"] == 201
+        assert seen["behind"] == [0, 1], "training images before the click, and after"
         assert [name for name in seen["loads"] if not name.startswith("data:")] == []
 
 

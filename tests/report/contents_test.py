@@ -18,7 +18,7 @@ def test_everything(writer):
     assert found.config["name"] == "digits"
     assert found.ledger.authorized_steps == 20
     assert [each.name for each in found.samples] == ["samples", "fid"]
-    assert list(found.private.evaluations) == ["fid", "samples"]
+    assert list(found.private.evaluations) == ["samples", "fid"]
     assert found.private.curves["private/loss"] == [(10, 0.9125), (20, 0.8625)]
     (picture,) = found.private.pictures
     assert picture.name == "evaluation/samples/PRIVATE_closest_pairs_pixels.png"

@@ -76,8 +76,12 @@ def test_a_column_a_sample_set():
 
 
 def test_results_without_metrics():
-    table = metrics_table({"old": {"results": [], "caveats": 3}})
-    assert table.rows == table.caveats == ()
+    table = metrics_table({"old": {"results": [], "caveats": ["none"]}})
+    assert table.rows == table.columns == table.caveats == ()
+    table = metrics_table({"old": {"results": []}, "new": {"fid": 1, "caveats": 3}})
+    assert table.columns == ("new",)
+    assert [row.cells for row in table.rows] == [(Cell("1"),)]
+    assert table.caveats == ()
 
 
 def test_all_that_an_evaluation_returns_is_shown(tmp_path):

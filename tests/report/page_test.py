@@ -90,6 +90,8 @@ def test_all_parts(writer, report):
         "by pixels: 0.4844, 2 exact copies (1 among fresh images)",
         "samples: too few images to be sure",
         "Loss 0.8625 at step 20",
+        "Mean gradient norm before clipping 1.25 at step 20; - - clipping bound C = 1",
+        "Epsilon spent 2.0000 at step 20; - - budget = 3.0000",
         "Show training images: private, do not publish",
         "config.json: train",
         "batch_size 719",
