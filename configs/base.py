@@ -164,11 +164,26 @@ def get_config() -> ml_collections.ConfigDict:
     release.bundle = ""
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
-    evaluate.classifiers = ("mlp",)  # logreg | mlp | cnn (28x28 and larger)
-    evaluate.seeds = 3  # trainings of each classifier
-    evaluate.epochs = 50
-    evaluate.batch_size = 128
-    evaluate.learning_rate = 3e-4  # of Adam
+    # fid, kid, precision, recall, density, coverage on Inception's features, whose
+    # weights are downloaded once; the same with _lenet on a small network trained on
+    # the spot; logreg, mlp, cnn, wrn: accuracy of classifiers; memorisation.
+    evaluate.metrics = ("fid_lenet", "mlp")
+    evaluate.inception_weights = ""  # pytorch-fid's file, in place of the download
+    evaluate.lenet_steps = 1000  # training steps of that small network
+    evaluate.neighbour_images = 10_000  # of each set, for all but fid and classifiers
+    evaluate.seeds = 3  # trainings of each classifier, each way
+    # 0 keeps to the classifier's own recipe: DPDM's protocol for all but wrn.
+    evaluate.epochs = 0
+    evaluate.batch_size = 0
+    evaluate.learning_rate = 0.0
+    evaluate.seed = 0
+    # Classifiers trained on the private images by DP-SGD at the run's epsilon and
+    # delta, to compare with; 0 epochs for none.
+    evaluate.dp_sgd = dp_sgd = ml_collections.ConfigDict()
+    dp_sgd.epochs = 20
+    dp_sgd.batch_size = 2048
+    dp_sgd.learning_rate = 2e-3
+    dp_sgd.l2_clip_norm = 1.0
 
     config.report = report = ml_collections.ConfigDict()
     # Write report.html, for the owner of the data, with metrics, curves and training

@@ -29,4 +29,5 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.privacy.epsilon = float(epsilon)
     config.privacy.delta = 1e-6
     config.train.batch_size = 2048
+    config.evaluate.metrics = ("fid",)
     return config

@@ -27,4 +27,5 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.diffusion.noise_multiplicity = 8
     config.train.batch_size = 2048
     config.train.epochs = 500
+    config.evaluate.metrics = ("fid",)
     return config

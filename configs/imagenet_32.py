@@ -29,4 +29,5 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.privacy.delta = 7e-7
     config.train.batch_size = 2048
     config.train.epochs = 100
+    config.evaluate.metrics = ("fid",)
     return config

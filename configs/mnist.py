@@ -29,6 +29,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
         config.diffusion.parameterization = "v"
         config.diffusion.noise_levels = "cosine"
     config.sampler_presets.update(_presets(epsilon))
+    config.evaluate.metrics = ("fid", "fid_lenet", "logreg", "mlp", "cnn")
     return config
 
 

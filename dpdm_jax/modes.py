@@ -7,6 +7,7 @@ import ml_collections
 
 from dpdm_jax import compilation, planning, processes, run_dir
 from dpdm_jax.errors import InputError
+from dpdm_jax.evaluation import metrics
 from dpdm_jax.evaluation import run as evaluation_run
 from dpdm_jax.privacy import format_epsilon, read_ledger, statement_of
 from dpdm_jax.release.build import read_tuning
@@ -72,7 +73,9 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Measures the samples of a run, or of a release."""
     _open_release(config, workdir)
-    _say(evaluation_run.describe(evaluation_run.evaluate(config, workdir)))
+    result = evaluation_run.evaluate(config, workdir)
+    _say(metrics.describe(result))
+    _say(f"Results: {workdir / run_dir.EVALUATION / config.sample.name}.json")
 
 
 def report(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -105,14 +108,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if _is_trained(workdir):
         _say(f"{workdir} has been trained; sampling from it.")
     else:
+        # Before hours of training: what is missing for the last stage.
+        processes.from_first(lambda: evaluation_run.check(config, workdir))
         _say(f"Training in {workdir}.")
         train_model(config, workdir, snapshot=SnapshotWriter(config, workdir))
         if not _is_trained(workdir):
             _print_statement(workdir)
             return
     sample(config, workdir)
-    if processes.from_first(lambda: planning.public_problem(config).num_classes):
-        evaluate(config, workdir)
+    evaluate(config, workdir)
     report(config, workdir)
     _print_statement(workdir)
 

@@ -31,6 +31,7 @@ ALLOWED = {
         "command_line",
         "data",
         "interop",
+        "privacy",
         "progress",
         "run_dir",
         "sampling",

@@ -25,6 +25,8 @@ _TINY = (
     "--config.sample.num_images=120",
     "--config.evaluate.epochs=2",
     "--config.evaluate.seeds=2",
+    "--config.evaluate.lenet_steps=20",
+    "--config.evaluate.dp_sgd.epochs=1",
 )
 
 
@@ -49,7 +51,8 @@ def test_main_job(finished):
     workdir, done = finished
     assert done.returncode == 0, done.stderr
     assert "Differentially private: epsilon = " in done.stdout
-    assert "trained on synthetic" in done.stdout
+    assert "trained on real images by DP-SGD: 0." in done.stdout
+    assert "real against real" in done.stdout
     assert "Traceback" not in done.stderr
     for name in (
         "config.json",
@@ -58,7 +61,8 @@ def test_main_job(finished):
         "samples/samples/samples.npz",
         "samples/samples/grid.png",
         "samples/snapshots/step_0000002.png",
-        "evaluation/downstream.json",
+        "evaluation/samples.json",
+        "evaluation/samples/PRIVATE_closest_pairs_pixels.png",
         "report.html",
     ):
         assert (workdir / name).is_file(), name

@@ -46,10 +46,15 @@ _NEIGHBOUR_IMAGES = flags.DEFINE_integer(
 _CLASSIFIER_SEEDS = flags.DEFINE_integer(
     "classifier_seeds", 3, "Trainings of each classifier."
 )
-_EPOCHS = flags.DEFINE_integer("epochs", 50, "Epochs of each classifier.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Batch size of classifiers.")
-_LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate", 3e-4, "Learning rate of classifiers."
+_EPOCHS = flags.DEFINE_integer(
+    "epochs", None, "Epochs of each classifier; its own recipe's unless given."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Likewise the batch size.")
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Likewise the rate.")
+_DP_SGD = flags.DEFINE_list(
+    "dp_sgd",
+    None,
+    "EPSILON,DELTA: also train classifiers on --real by DP-SGD, to compare with.",
 )
 _LENET_STEPS = flags.DEFINE_integer(
     "lenet_steps", 1000, "Training steps of the network behind _lenet metrics."
@@ -68,6 +73,7 @@ def main(argv: list[str]) -> None:
     del argv
     # Imported late: JAX must find the flags set, and errors in flags come at once.
     from dpdm_jax.evaluation import image_sets, metrics
+    from dpdm_jax.evaluation.dp_sgd import DPSGD
 
     fields = {
         "inception_weights": _INCEPTION_WEIGHTS.value,
@@ -79,6 +85,15 @@ def main(argv: list[str]) -> None:
         "learning_rate": _LEARNING_RATE.value,
         "seed": _SEED.value,
     }
+    if _DP_SGD.value is not None:
+        try:
+            epsilon, delta = map(float, _DP_SGD.value)
+        except ValueError:
+            raise InputError(
+                f"--dp_sgd is {','.join(_DP_SGD.value)}; allowed: EPSILON,DELTA, such "
+                "as 10,1e-5."
+            ) from None
+        fields["dp_sgd"] = DPSGD(epsilon, delta)
     if _CACHE.value is not None:
         fields["cache_folder"] = pathlib.Path(_CACHE.value) if _CACHE.value else None
     settings = metrics.Settings(**fields)

@@ -1,4 +1,4 @@
-"""The three small classifiers of DPDM's downstream protocol.
+"""The three small classifiers of DPDM's downstream protocol, and what they are made of.
 
 Architectures: Dockhorn et al., 2023 (arXiv 2210.09929), section 5.1. Each is a value
 that holds no parameters; ``init`` makes them and ``apply`` uses them.
@@ -6,17 +6,16 @@ that holds no parameters; ``init`` makes them and ``apply`` uses them.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpdm_jax import validate
 from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
 
-Params = dict[str, dict[str, jax.Array]]
+Params = dict[str, Any]
 
 _MLP_WIDTH = 100
 _CNN_CHANNELS = (32, 64, 128)
@@ -39,7 +38,7 @@ class Classifier(Protocol):
     num_classes: int
 
     def init(self, key: jax.Array) -> Params:
-        """Draws float32 parameters, weights and biases from U(+-1/sqrt(fan in))."""
+        """Draws float32 parameters."""
         ...
 
     def apply(
@@ -67,13 +66,13 @@ class LogReg:
 
     def init(self, key: jax.Array) -> Params:
         shape = (math.prod(self.image_shape), self.num_classes)
-        return _init(key, {"linear": shape})
+        return init_uniform(key, {"linear": shape})
 
     def apply(
         self, params: Params, x: jax.Array, dropout_key: jax.Array | None = None
     ) -> jax.Array:
         del dropout_key
-        return _linear(params["linear"], _flatten(x))
+        return linear(params["linear"], _flatten(x))
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,14 @@ class MLP:
             "linear_1": (pixels, _MLP_WIDTH),
             "linear_2": (_MLP_WIDTH, self.num_classes),
         }
-        return _init(key, shapes)
+        return init_uniform(key, shapes)
 
     def apply(
         self, params: Params, x: jax.Array, dropout_key: jax.Array | None = None
     ) -> jax.Array:
         del dropout_key
-        hidden = jax.nn.relu(_linear(params["linear_1"], _flatten(x)))
-        return _linear(params["linear_2"], hidden)
+        hidden = jax.nn.relu(linear(params["linear_1"], _flatten(x)))
+        return linear(params["linear_2"], hidden)
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,7 @@ class CNN:
     num_classes: int
 
     def __post_init__(self):
-        if min(self.image_shape[:2]) < CNN_MIN_SIZE:
-            raise InputError(
-                "the cnn classifier is asked for on images of "
-                f"{transforms.format_shape(self.image_shape)}; allowed: at least "
-                f"{CNN_MIN_SIZE}x{CNN_MIN_SIZE} pixels (logreg and mlp take any size)."
-            )
+        check_size("cnn", self.image_shape, CNN_MIN_SIZE)
 
     def init(self, key: jax.Array) -> Params:
         height, width, channels = self.image_shape
@@ -126,13 +120,13 @@ class CNN:
             "linear_1": (features * third, CNN_FEATURES),
             "linear_2": (CNN_FEATURES, self.num_classes),
         }
-        return _init(key, shapes)
+        return init_uniform(key, shapes)
 
     def apply(
         self, params: Params, x: jax.Array, dropout_key: jax.Array | None = None
     ) -> jax.Array:
         x = self.features(params, x, dropout_key)
-        return _linear(params["linear_2"], x)
+        return linear(params["linear_2"], x)
 
     def features(
         self, params: Params, x: jax.Array, dropout_key: jax.Array | None = None
@@ -151,35 +145,17 @@ class CNN:
         x = dropout(jax.nn.relu(_max_pool(_conv(params["conv_1"], x))), 1)
         x = dropout(jax.nn.relu(_max_pool(_conv(params["conv_2"], x))), 2)
         x = _flatten(jax.nn.relu(_conv(params["conv_3"], x)))
-        return dropout(jax.nn.relu(_linear(params["linear_1"], x)), 3)
+        return dropout(jax.nn.relu(linear(params["linear_1"], x)), 3)
 
 
-CLASSIFIERS: dict[str, type[LogReg] | type[MLP] | type[CNN]] = {
-    "logreg": LogReg,
-    "mlp": MLP,
-    "cnn": CNN,
-}
-
-
-def build_classifier(
-    name: str, image_shape: tuple[int, int, int], num_classes: int
-) -> Classifier:
-    """Returns a classifier by name.
-
-    Args:
-        name: one of ``CLASSIFIERS``.
-        image_shape: (h, w, c); the CNN needs h, w >= 18.
-        num_classes: >= 2.
-
-    Returns:
-        The classifier.
-
-    Raises:
-        InputError: an argument is not as described.
-    """
-    validate.one_of("the classifier", name, CLASSIFIERS)
-    validate.integer("num_classes", num_classes, minimum=2)
-    return CLASSIFIERS[name](tuple(image_shape), num_classes)
+def check_size(name: str, image_shape: tuple[int, int, int], minimum: int) -> None:
+    """Raises InputError if images have fewer rows or columns than a network needs."""
+    if min(image_shape[:2]) < minimum:
+        raise InputError(
+            f"the {name} classifier is asked for on images of "
+            f"{transforms.format_shape(image_shape)}; allowed: at least "
+            f"{minimum}x{minimum} pixels (logreg and mlp take any size)."
+        )
 
 
 def num_parameters(classifier: Classifier) -> int:
@@ -200,8 +176,16 @@ def drop_half(key: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(keep, 2 * x, 0)
 
 
-def _init(key: jax.Array, kernels: dict[str, tuple[int, ...]]) -> Params:
-    """Draws kernels of the given shapes, output last, and their biases."""
+def init_uniform(key: jax.Array, kernels: dict[str, tuple[int, ...]]) -> Params:
+    """Draws layers, weights and biases from U(+-1/sqrt(fan in)), PyTorch's default.
+
+    Args:
+        key: typed key.
+        kernels: name -> shape of a kernel, output last.
+
+    Returns:
+        name -> {"kernel": float32 of that shape, "bias": float32 [output]}.
+    """
     total = sum(math.prod(shape) + shape[-1] for shape in kernels.values())
     # One draw cut into tensors, since XLA would compile a draw for every shape.
     draw = jax.random.uniform(key, (total,), minval=-1.0, maxval=1.0)
@@ -223,23 +207,50 @@ def _flatten(x: jax.Array) -> jax.Array:
     return x.reshape(len(x), -1)
 
 
-def _linear(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+def linear(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    """[n, in] -> [n, out]."""
     return x @ params["kernel"] + params["bias"]
 
 
-def _conv(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Convolves [n, h, w, c] without padding, as one matrix product over patches.
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolution without padding.
 
-    XLA's own convolution is an order of magnitude slower inside ``lax.scan`` on CPU.
+    Args:
+        x: [n, h, w, in].
+        kernel: [k, k, in, out].
+        stride: both ways.
+
+    Returns:
+        [n, (h - k) // stride + 1, (w - k) // stride + 1, out].
     """
-    height, width = x.shape[1] - _KERNEL + 1, x.shape[2] - _KERNEL + 1
+    # XLA's own convolution is an order of magnitude slower inside lax.scan on CPU.
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: _product_with_patches(x, kernel, stride),
+        default=lambda x, kernel: jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ),
+    )
+
+
+def _product_with_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size = len(kernel)
+    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
     patches = [
-        x[:, i : i + height, j : j + width]
-        for i in range(_KERNEL)
-        for j in range(_KERNEL)
+        x[:, i : i + height : stride, j : j + width : stride]
+        for i in range(size)
+        for j in range(size)
     ]
-    kernel = params["kernel"].reshape(-1, params["kernel"].shape[-1])
-    return jnp.concatenate(patches, axis=-1) @ kernel + params["bias"]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _conv(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    return convolve(x, params["kernel"]) + params["bias"]
 
 
 def _max_pool(x: jax.Array) -> jax.Array:

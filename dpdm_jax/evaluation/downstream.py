@@ -1,10 +1,10 @@
 """Accuracy on real data of classifiers trained on synthetic data.
 
 Protocol of DPDM (Dockhorn et al., 2023, arXiv 2210.09929, section 5.1, and its code):
-Adam at 3e-4, batches of 128 in the order generated, 50 epochs, no augmentation; the
-epoch is selected on other synthetic images, so that no real data enters the choice, and
-its accuracy on the real test set is reported. Ours are the seeds: several, since the
-spread between them is part of the result. Accuracies are fractions of 1.
+batches in the order generated; the epoch is selected on other synthetic images, so that
+no real data enters the choice, and its accuracy on the real test set is reported.
+``recipes`` has the rest. Ours are the seeds: several, since the spread between them is
+part of the result. Accuracies are fractions of 1.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ from dpdm_jax import validate
 from dpdm_jax.data import transforms
 from dpdm_jax.data.loading import PADDING_INDEX
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import classifiers
+from dpdm_jax.evaluation import classifiers, registry
+from dpdm_jax.evaluation.recipes import Recipe
 from dpdm_jax.training import rngs
 
 #: ``(images uint8 [n, h, w, c], labels int [n])``
@@ -32,6 +33,7 @@ LabelledImages = tuple[np.ndarray, np.ndarray]
 _TEST_BATCH_SIZE = 500
 # One image in this many selects the epoch and is not trained on.
 _SELECTION = 5
+_SHIFT = 4  # pixels at most, each way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +43,13 @@ class SeedResult:
     Attributes:
         seed: of initial weights, dropout, and order if shuffled.
         epoch: the selected epoch, from 1.
-        selection_accuracy: at that epoch, on the selection set.
+        selection_accuracy: at that epoch, on the selection set; None without one.
         test_accuracy: at that epoch, on the test set.
     """
 
     seed: int
     epoch: int
-    selection_accuracy: float
+    selection_accuracy: float | None
     test_accuracy: float
 
 
@@ -94,7 +96,7 @@ class DownstreamResult:
 
 
 class TrainState(NamedTuple):
-    """Parameters of a classifier and the state of Adam."""
+    """Parameters of a classifier and the optimizer's state."""
 
     params: classifiers.Params
     opt_state: optax.OptState
@@ -108,32 +110,28 @@ def downstream_accuracy(
     num_classes: int,
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    epochs: int = 50,
-    batch_size: int = 128,
-    learning_rate: float = 3e-4,
+    recipe: Recipe | None = None,
     shuffle: bool = False,
     on_epoch: Callable[[int, int, float], None] | None = None,
 ) -> DownstreamResult:
     """Trains a classifier on one set, selects its epoch on another, tests on a third.
 
-    The defaults are the protocol. It does not shuffle: labels of generated images come
-    in random order. Data sorted by class, and real data as a comparison, need
-    ``shuffle``. An epoch visits every image once; its last batch may be smaller, and
-    its loss is then the mean over that many. If an epoch has few batches (a set of a
-    few thousand images), 50 epochs are few steps: raise ``epochs`` or
-    ``learning_rate``.
+    The defaults are the protocol, except for "wrn", which is no part of it. It does not
+    shuffle: labels of generated images come in random order. Data sorted by class, and
+    real data as a comparison, need ``shuffle``. An epoch visits every image once; its
+    last batch may be smaller, and its loss is then the mean over that many. If an epoch
+    has few batches (a set of a few thousand images), 50 epochs are few steps: give a
+    ``recipe`` with more, or with a higher rate.
 
     Args:
-        classifier_name: "logreg", "mlp" or "cnn" (at least 18x18 pixels).
+        classifier_name: "logreg", "mlp", "cnn" (at least 18x18 pixels) or "wrn".
         train: the (synthetic) images and labels to train on; every class occurs.
         selection: other (synthetic) ones, to select the epoch: the first that has the
             highest accuracy on them.
         test: the (real) ones whose accuracy at that epoch is reported.
         num_classes: labels lie in [0, num_classes).
         seeds: one training each; different, >= 0.
-        epochs: passes over the training set, >= 1.
-        batch_size: images in a step, >= 1.
-        learning_rate: of Adam, > 0.
+        recipe: how it is trained; None for ``registry.recipe`` of the classifier.
         shuffle: whether every epoch has its own random order.
         on_epoch: called after every epoch with the seed, the epoch (from 1) and its
             accuracy on the selection set.
@@ -144,22 +142,11 @@ def downstream_accuracy(
     Raises:
         InputError: an argument is not as described.
     """
-    validate.integer("epochs", epochs, minimum=1)
-    validate.integer("batch_size", batch_size, minimum=1)
-    validate.real("learning_rate", learning_rate, above=0)
-    for seed in seeds:
-        validate.integer("a seed", seed, minimum=0)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise InputError(
-            f"seeds are {list(seeds)}; allowed: one or more different integers."
-        )
-    validate.integer("num_classes", num_classes, minimum=2)
-    image_shape = np.shape(train[0])[1:]
+    recipe = recipe or registry.recipe(classifier_name)
+    check_seeds(seeds)
     sets = {"training": train, "selection": selection, "test": test}
-    for name, labelled in sets.items():
-        _check(name, labelled, image_shape, num_classes)
-    _check_every_class(train[1], num_classes)
-    classifier = classifiers.build_classifier(classifier_name, image_shape, num_classes)
+    image_shape = check_sets(sets, num_classes)
+    classifier = registry.build_classifier(classifier_name, image_shape, num_classes)
 
     on_device = [
         (jnp.asarray(x), jnp.asarray(y, jnp.int32)) for x, y in (train, selection, test)
@@ -169,19 +156,13 @@ def downstream_accuracy(
             classifier,
             *on_device,
             seed=seed,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
+            recipe=recipe,
             shuffle=shuffle,
             on_epoch=on_epoch,
         )
         for seed in seeds
     ]
-    settings = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "optimizer": "adam",
-        "learning_rate": learning_rate,
+    settings = dataclasses.asdict(recipe) | {
         "shuffle": shuffle,
         "seeds": list(seeds),
         "num_train": len(train[0]),
@@ -226,58 +207,122 @@ def batch_indices(order: np.ndarray, batch_size: int) -> np.ndarray:
     return padded.reshape(-1, batch_size).astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnames="classifier")
-def init_state(classifier: classifiers.Classifier, key: jax.Array) -> TrainState:
-    """Draws parameters and makes the state of Adam."""
+def init_state(
+    classifier: classifiers.Classifier, recipe: Recipe, num_steps: int, key: jax.Array
+) -> TrainState:
+    """Draws parameters and makes the optimizer's state.
+
+    Args:
+        classifier: the classifier.
+        recipe: how it is trained.
+        num_steps: of the whole training.
+        key: typed key.
+    """
+    return _init_state(classifier, recipe, _steps_that_matter(recipe, num_steps), key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _init_state(
+    classifier: classifiers.Classifier, recipe: Recipe, num_steps: int, key: jax.Array
+) -> TrainState:
     params = classifier.init(key)
-    # The learning rate is no part of the state.
-    return TrainState(params, optax.adam(0.0).init(params))
+    return TrainState(params, recipe.transform(num_steps).init(params))
 
 
-@functools.partial(jax.jit, static_argnames="classifier", donate_argnames="state")
 def train_epoch(
     classifier: classifiers.Classifier,
+    recipe: Recipe,
+    num_steps: int,
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    batches: jax.Array | np.ndarray,
+    key: jax.Array,
+) -> TrainState:
+    """Takes one step on the mean cross entropy per batch, in one compiled call.
+
+    Args:
+        classifier: the classifier.
+        recipe: how it is trained.
+        num_steps: of the whole training.
+        state: its state, whose buffers are used up.
+        images: uint8 [n, h, w, c].
+        labels: int32 [n].
+        batches: int32 [steps, batch size] of ``batch_indices``.
+        key: typed key of this epoch's dropout and augmentation.
+
+    Returns:
+        The next state.
+    """
+    num_steps = _steps_that_matter(recipe, num_steps)
+    return _train_epoch(
+        classifier, recipe, num_steps, state, images, labels, batches, key
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def _train_epoch(
+    classifier: classifiers.Classifier,
+    recipe: Recipe,
+    num_steps: int,
     state: TrainState,
     images: jax.Array,
     labels: jax.Array,
     batches: jax.Array,
     key: jax.Array,
-    learning_rate: jax.Array | float,
 ) -> TrainState:
-    """Takes one step of Adam on the cross entropy per batch, in one compiled call.
-
-    Args:
-        classifier: the classifier.
-        state: its state, whose buffers are used up.
-        images: uint8 [n, h, w, c].
-        labels: int32 [n].
-        batches: int32 [steps, batch size] of ``batch_indices``.
-        key: typed key of this epoch's dropout.
-        learning_rate: > 0.
-
-    Returns:
-        The next state.
-    """
-    optimizer = optax.adam(learning_rate)
+    optimizer = recipe.transform(num_steps)
 
     def step(state: TrainState, inputs: Any) -> tuple[TrainState, None]:
         batch, number = inputs
+        step_key = jax.random.fold_in(key, number)
         x = transforms.to_float(images[batch])
-        dropout_key = jax.random.fold_in(key, number)
+        if recipe.augmentation:
+            x = augmented(jax.random.fold_in(step_key, 0), x)
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(labels[batch], classifier.num_classes),
+            recipe.label_smoothing,
+        )
         real = batch != PADDING_INDEX
 
         def loss(params: classifiers.Params) -> jax.Array:
-            logits = classifier.apply(params, x, dropout_key)
-            losses = optax.softmax_cross_entropy_with_integer_labels(
-                logits, labels[batch]
-            )
+            logits = classifier.apply(params, x, step_key)
+            losses = optax.softmax_cross_entropy(logits, targets)
             return jnp.sum(losses, where=real) / jnp.sum(real)
 
         grads = jax.grad(loss)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state), None
 
     return jax.lax.scan(step, state, (batches, jnp.arange(len(batches))))[0]
+
+
+def _steps_that_matter(recipe: Recipe, num_steps: int) -> int:
+    # A constant rate is one program for trainings of any length.
+    return 0 if recipe.schedule == "constant" else num_steps
+
+
+def augmented(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Mirrors images at random and shifts them by up to 4 pixels.
+
+    Args:
+        key: typed key.
+        x: float [n, h, w, c]; what is shifted in is mirrored at the border.
+
+    Returns:
+        float [n, h, w, c].
+    """
+    mirrored_key, shift_key = jax.random.split(key)
+    mirrored = jax.random.bernoulli(mirrored_key, shape=(len(x), 1, 1, 1))
+    x = jnp.where(mirrored, x[:, :, ::-1], x)
+    around = ((_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0))
+    starts = jax.random.randint(shift_key, (len(x), 2), 0, 2 * _SHIFT + 1)
+
+    def shift(image: jax.Array, start: jax.Array) -> jax.Array:
+        padded = jnp.pad(image, around, mode="reflect")
+        return jax.lax.dynamic_slice(padded, (*start, 0), image.shape)
+
+    return jax.vmap(shift)(x, starts)
 
 
 def accuracy(
@@ -315,25 +360,28 @@ def _train_and_test(
     test: tuple[jax.Array, jax.Array],
     *,
     seed: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
+    recipe: Recipe,
     shuffle: bool,
     on_epoch: Callable[[int, int, float], None] | None,
 ) -> SeedResult:
-    state = init_state(classifier, rngs.stream(seed, "classifier_init"))
     order = np.arange(len(train[0]))
+    batch_size = min(recipe.batch_size, len(order))
+    num_steps = recipe.epochs * -(-len(order) // batch_size)
+    state = init_state(
+        classifier, recipe, num_steps, rngs.stream(seed, "classifier_init")
+    )
     best = SeedResult(seed, 0, -math.inf, math.nan)
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, recipe.epochs + 1):
         if shuffle:
             order = np.random.default_rng((seed, epoch)).permutation(len(train[0]))
         state = train_epoch(
             classifier,
+            recipe,
+            num_steps,
             state,
             *train,
-            batch_indices(order, min(batch_size, len(order))),
+            batch_indices(order, batch_size),
             rngs.stream(seed, "classifier_dropout", epoch),
-            learning_rate,
         )
         selection_accuracy = accuracy(classifier, state.params, *selection)
         if selection_accuracy > best.selection_accuracy:
@@ -342,6 +390,40 @@ def _train_and_test(
         if on_epoch is not None:
             on_epoch(seed, epoch, selection_accuracy)
     return best
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises InputError unless there are seeds, different and >= 0."""
+    for seed in seeds:
+        validate.integer("a seed", seed, minimum=0)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(
+            f"seeds are {list(seeds)}; allowed: one or more different integers."
+        )
+
+
+def check_sets(
+    sets: dict[str, LabelledImages], num_classes: int
+) -> tuple[int, int, int]:
+    """Checks labelled images.
+
+    Args:
+        sets: by name; the first is trained on, so every class occurs in it.
+        num_classes: labels lie in [0, num_classes).
+
+    Returns:
+        The shape of one image.
+
+    Raises:
+        InputError: a set is not as described, or shapes differ.
+    """
+    validate.integer("num_classes", num_classes, minimum=2)
+    train = next(iter(sets.values()))
+    image_shape = np.shape(train[0])[1:]
+    for name, labelled in sets.items():
+        _check(name, labelled, image_shape, num_classes)
+    _check_every_class(train[1], num_classes)
+    return image_shape
 
 
 def _check(

@@ -15,6 +15,7 @@ from dpdm_jax import progress
 from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import cache, classifiers, downstream, features
+from dpdm_jax.evaluation.recipes import Recipe
 from dpdm_jax.training import rngs
 
 NUM_STEPS = 1000
@@ -181,7 +182,9 @@ def _train(
     num_steps: int,
     seed: int,
 ) -> classifiers.Params:
-    state = downstream.init_state(classifier, rngs.stream(seed, "lenet_init"))
+    recipe = Recipe(epochs=1, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE)
+    key = rngs.stream(seed, "lenet_init")
+    state = downstream.init_state(classifier, recipe, num_steps, key)
     rng = np.random.default_rng(seed)
     passes = -(-num_steps * BATCH_SIZE // len(images))
     order = np.concatenate([rng.permutation(len(images)) for _ in range(passes)])
@@ -194,7 +197,7 @@ def _train(
             part = batches[start : start + chunk]
             key = rngs.stream(seed, "lenet_dropout", start)
             state = downstream.train_epoch(
-                classifier, state, x, y, part, key, LEARNING_RATE
+                classifier, recipe, num_steps, state, x, y, part, key
             )
             jax.block_until_ready(state)
             bar.update(len(part))

@@ -15,7 +15,6 @@ from dpdm_jax import progress, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import (
     cache,
-    classifiers,
     downstream,
     features,
     fid,
@@ -26,8 +25,12 @@ from dpdm_jax.evaluation import (
     memorisation,
     neighbours,
     precision_recall,
+    registry,
 )
+from dpdm_jax.evaluation.dp_sgd import DPSGD, dp_sgd_accuracy
 from dpdm_jax.evaluation.image_sets import ImageSet
+from dpdm_jax.evaluation.inception_weights import Weights
+from dpdm_jax.evaluation.recipes import Recipe
 from dpdm_jax.evaluation.reference_statistics import Statistics, statistics
 
 #: Metrics on features of Inception; with the suffix, on those of the small CNN.
@@ -51,9 +54,10 @@ class Settings:
             images of memorisation are always all of them.
         lenet_steps: training steps of the small CNN.
         classifier_seeds: trainings of each classifier.
-        epochs: of each training.
-        batch_size: of each training.
-        learning_rate: of each training.
+        epochs: of each training; None for the classifier's own recipe.
+        batch_size: likewise.
+        learning_rate: likewise.
+        dp_sgd: with it, classifiers are also trained privately on the real images.
         seed: of everything drawn at random; the classifiers' seeds start at it.
         cache_folder: where weights and reference statistics are kept; None keeps no
             statistics and looks for weights in the usual place.
@@ -63,9 +67,10 @@ class Settings:
     neighbour_images: int = 10_000
     lenet_steps: int = lenet_features.NUM_STEPS
     classifier_seeds: int = 3
-    epochs: int = 50
-    batch_size: int = 128
-    learning_rate: float = 3e-4
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    dp_sgd: DPSGD | None = None
     seed: int = 0
     cache_folder: pathlib.Path | None = dataclasses.field(
         default_factory=cache.default_folder
@@ -75,16 +80,31 @@ class Settings:
         """Raises InputError unless every number is in range."""
         smallest = precision_recall.MIN_IMAGES
         validate.integer("neighbour_images", self.neighbour_images, minimum=smallest)
-        for name in ("lenet_steps", "classifier_seeds", "epochs", "batch_size"):
+        for name in ("lenet_steps", "classifier_seeds"):
             validate.integer(name, getattr(self, name), minimum=1)
-        validate.real("learning_rate", self.learning_rate, above=0)
         validate.integer("seed", self.seed, minimum=0)
+        for name in registry.CLASSIFIERS:
+            self.recipe(name)
+
+    def recipe(self, classifier_name: str) -> Recipe:
+        """Returns how a classifier is trained; InputError if a number is wrong."""
+        return registry.recipe(
+            classifier_name,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+        )
+
+    def load_inception(self) -> Weights:
+        """Reads or downloads Inception's weights; InputError if that is impossible."""
+        folder = self.cache_folder or cache.default_folder()
+        return inception_weights.load(self.inception_weights, folder)
 
 
 def names() -> tuple[str, ...]:
     """Returns the names of all metrics."""
     lenet = tuple(name + LENET_SUFFIX for name in FEATURE_METRICS)
-    return (*FEATURE_METRICS, *lenet, *classifiers.CLASSIFIERS, MEMORISATION)
+    return (*FEATURE_METRICS, *lenet, *registry.CLASSIFIERS, MEMORISATION)
 
 
 def check_names(metrics: Collection[str]) -> None:
@@ -113,8 +133,8 @@ def measure(
               synthetic images, on Inception's features.
             - the same with ``_lenet``: on those of a small CNN trained on the real
               images; never comparable with the former, or between data sets.
-            - logreg, mlp, cnn: accuracy on ``real_test`` of a classifier trained on the
-              synthetic images, mean over seeds.
+            - logreg, mlp, cnn, wrn: accuracy on ``real_test`` of a classifier trained
+              on the synthetic images, mean over seeds.
             - memorisation: how probably a synthetic image is nearer to its nearest
               image in ``real`` than a fresh one of ``real_test`` is; 0.5 is ideal.
         real: real images, those that the generator was trained on.
@@ -132,7 +152,8 @@ def measure(
           set if that is smaller: what perfect images could score.
         - NAME_std for kid (over subsets) and classifiers (over seeds; null for one).
         - NAME_real for classifiers: the same classifier trained on ``real``, if there
-          is ``real_test``.
+          is ``real_test``; NAME_dp_sgd: trained on it by DP-SGD, if ``settings`` say
+          so. Both with _std.
         - counts, image_shape, settings, caveats, details, private.
 
     Raises:
@@ -140,7 +161,7 @@ def measure(
     """
     settings = settings or Settings()
     settings.check()
-    _check(metrics, real, synthetic, real_test)
+    _check(metrics, real, synthetic, real_test, settings)
     counts = {"num_real": len(real), "num_synthetic": len(synthetic)}
     if real_test is not None:
         counts["num_real_test"] = len(real_test)
@@ -160,7 +181,7 @@ def measure(
             LENET_SUFFIX,
             with_memorisation=with_memorisation and not on_inception,
         )
-    for name in classifiers.CLASSIFIERS:
+    for name in registry.CLASSIFIERS:
         if name in metrics:
             job.measure_classifier(name)
     return (
@@ -186,17 +207,22 @@ def describe(results: dict[str, Any]) -> str:
         f"{results['real']} ({results['num_real']} images):"
     ]
     for name in (name for name in names() if name in results):
-        line = f"  {name:<18} {results[name]:.6g}"
-        if results.get(f"{name}_std") is not None:
-            line += f" +- {results[f'{name}_std']:.2g}"
+        line = f"  {name:<18} {_with_spread(results, name)}"
         if f"{name}_floor" in results:
             line += f" (real against real: {results[f'{name}_floor']:.6g})"
-        if f"{name}_real" in results:
-            line += f" (trained on real images: {results[f'{name}_real']:.6g})"
         lines.append(line)
+        for suffix, how in (("real", "as they are"), ("dp_sgd", "by DP-SGD")):
+            if f"{name}_{suffix}" in results:
+                line = f"    trained on real images {how}: "
+                lines.append(line + _with_spread(results, f"{name}_{suffix}"))
     lines += [f"  note: {caveat}." for caveat in results["caveats"]]
     lines.append(f"  {results['private']}.")
     return "\n".join(lines)
+
+
+def _with_spread(results: dict[str, Any], name: str) -> str:
+    spread = results.get(f"{name}_std")
+    return f"{results[name]:.6g}" + ("" if spread is None else f" +- {spread:.2g}")
 
 
 class _Job:
@@ -221,8 +247,7 @@ class _Job:
         self.caveats: list[str] = []
 
     def inception(self) -> features.Extractor:
-        folder = self._settings.cache_folder or cache.default_folder()
-        weights = inception_weights.load(self._settings.inception_weights, folder)
+        weights = self._settings.load_inception()
         if not weights.published:
             self.caveats.append(
                 "the Inception weights are not the published ones, so that no figure "
@@ -324,27 +349,41 @@ class _Job:
                 "have been trained on, and there is no real_test to compare with "
                 "training on real images"
             )
-        total = settings.classifier_seeds * settings.epochs * len(trained_on)
-        with progress.progress_bar(name, total) as bar:
+        seeds = range(settings.seed, settings.seed + settings.classifier_seeds)
+        private, recipe = settings.dp_sgd, settings.recipe(name)
+        epochs = len(trained_on) * recipe.epochs
+        epochs += private.epochs if private is not None else 0
+        labelled_test = test.images, test.labels
+        classes = self._real.num_classes
+        with progress.progress_bar(name, len(seeds) * epochs) as bar:
             for suffix, labelled in trained_on.items():
                 train, selection = downstream.set_apart(_shuffled(labelled, settings))
                 result = downstream.downstream_accuracy(
                     name,
                     train,
                     selection,
-                    (test.images, test.labels),
-                    self._real.num_classes,
-                    seeds=range(
-                        settings.seed, settings.seed + settings.classifier_seeds
-                    ),
-                    epochs=settings.epochs,
-                    batch_size=settings.batch_size,
-                    learning_rate=settings.learning_rate,
+                    labelled_test,
+                    classes,
+                    seeds=seeds,
+                    recipe=recipe,
                     on_epoch=lambda *_: bar.update(1),
                 )
-                self.numbers[name + suffix] = result.mean
-                self.numbers[f"{name}{suffix}_std"] = result.std
-                self.details[name + suffix] = result.to_dict()
+                self._add_accuracy(name + suffix, result)
+            if private is not None:
+                result = dp_sgd_accuracy(
+                    name,
+                    (self._real.images, self._real.labels),
+                    labelled_test,
+                    classes,
+                    private,
+                    seeds=seeds,
+                    on_epoch=lambda *_: bar.update(1),
+                )
+                self._add_accuracy(f"{name}_dp_sgd", result)
+
+    def _add_accuracy(self, name: str, result: downstream.DownstreamResult) -> None:
+        self.numbers |= {name: result.mean, f"{name}_std": result.std}
+        self.details[name] = result.to_dict()
 
     def _add_fid(self, name: str, real: Statistics, synthetic: Statistics) -> None:
         self.numbers[name] = fid.frechet_distance(real.moments, synthetic.moments)
@@ -402,6 +441,7 @@ def _check(
     real: ImageSet,
     synthetic: ImageSet,
     real_test: ImageSet | None,
+    settings: Settings,
 ) -> None:
     """Refuses what can't be measured, before hours go into measuring the rest."""
     check_names(metrics)
@@ -416,12 +456,17 @@ def _check(
                     f"{precision_recall.MIN_IMAGES}."
                 )
     for name in metrics:
-        if name in classifiers.CLASSIFIERS:
+        if name in registry.CLASSIFIERS:
             image_sets.check_labels(real, synthetic, name)
             if real_test is not None:
                 image_sets.check_labels(real, real_test, name)
             shape = real.images.shape[1:]
-            classifiers.build_classifier(name, shape, real.num_classes)
+            registry.build_classifier(name, shape, real.num_classes)
+    if settings.dp_sgd is not None and real_test is None:
+        raise InputError(
+            "dp_sgd is asked for without real_test; allowed: with real images that the "
+            "classifiers are not trained on."
+        )
     if MEMORISATION in metrics and real_test is None:
         raise InputError(
             "memorisation is asked for without real_test; allowed: with real images "

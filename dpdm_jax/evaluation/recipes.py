@@ -73,32 +73,3 @@ WIDE_RESNET = Recipe(
     weight_decay=5e-4,
     augmentation=True,
 )
-
-
-def recipe(
-    classifier_name: str,
-    *,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-) -> Recipe:
-    """Returns a classifier's recipe.
-
-    Args:
-        classifier_name: a name in ``classifiers.CLASSIFIERS``.
-        epochs: in place of the recipe's, if given; so the others.
-        batch_size: see ``Recipe``.
-        learning_rate: see ``Recipe``.
-
-    Raises:
-        InputError: a number is out of range.
-    """
-    chosen = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-    }
-    return dataclasses.replace(
-        WIDE_RESNET if classifier_name == "wrn" else DPDM,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )

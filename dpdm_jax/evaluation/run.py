@@ -1,34 +1,29 @@
 """Evaluation of a run's samples against real images."""
 
+import json
 import pathlib
 from typing import Any
 
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, processes, run_dir, validate
+from dpdm_jax import data, processes, run_dir
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import classifiers
-from dpdm_jax.evaluation.downstream import (
-    LabelledImages,
-    downstream_accuracy,
-    set_apart,
-)
+from dpdm_jax.evaluation import image_sets, metrics, registry
+from dpdm_jax.evaluation.dp_sgd import DPSGD
+from dpdm_jax.evaluation.image_sets import ImageSet
+from dpdm_jax.privacy import read_ledger
 from dpdm_jax.sampling import run as sampling_run
-
-RESULTS = "downstream.json"
 
 
 def evaluate(
     config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> dict[str, Any]:
-    """Trains classifiers on a run's samples and tests them on real images.
+    """Measures a run's samples, which are made if they are missing.
 
-    Several processes make the samples that are missing; process 0 does the rest.
-
-    Beside them stand the same classifiers trained on the real training images. Both
-    read private data outside the mechanism: the results are for the owner of the data,
-    and publishing one is a disclosure of its own.
+    Several processes make samples; process 0 does the rest. All of it reads private
+    data outside the mechanism: the results are for the owner of the data, and
+    publishing one is a disclosure of its own.
 
     Args:
         config: the whole config; reads ``evaluate``, ``data`` and, for samples that are
@@ -36,82 +31,102 @@ def evaluate(
         workdir: a run directory with a checkpoint.
 
     Returns:
-        What was written to <workdir>/evaluation/downstream.json.
+        What was written to <workdir>/evaluation/<sample.name>.json: the result of
+        ``metrics.measure``, and how the images were made.
 
     Raises:
-        InputError: a field is out of range, or there are no labels or no checkpoint.
+        InputError: a field is out of range, the data lacks what a metric needs, or
+            there is no checkpoint.
     """
-    processes.from_first(lambda: _check(config))
+    processes.from_first(lambda: check(config, workdir))
     folder = sampling_run.sample(config, workdir)
     return processes.from_first(lambda: _evaluate(config, workdir, folder))
 
 
-def _check(config: ml_collections.ConfigDict) -> None:
-    settings = config.evaluate
-    validate.integer("evaluate.seeds", settings.seeds, minimum=1)
-    if not settings.classifiers:
-        raise InputError("evaluate.classifiers is empty; allowed: at least one.")
-    for name in settings.classifiers:
-        validate.one_of("evaluate.classifiers", name, classifiers.CLASSIFIERS)
-    if data.load_source(config.data, "test").num_classes == 0:
+def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses what could not be measured once a model is trained or samples are made.
+
+    Downloads Inception's weights if they are needed and missing.
+
+    Args:
+        config: see ``evaluate``.
+        workdir: a run directory, which may be empty yet.
+
+    Raises:
+        InputError: as ``evaluate``; or the weights are not to be had.
+    """
+    chosen = config.evaluate.metrics
+    metrics.check_names(chosen)
+    settings = _settings(config, workdir)
+    settings.check()
+    if set(chosen) & set(metrics.FEATURE_METRICS):
+        settings.load_inception()
+    needing = [name for name in chosen if name in registry.CLASSIFIERS]
+    test = data.load_source(config.data, "test")
+    if needing and test.num_classes == 0:
         raise InputError(
-            "The data has no labels, so no classifier can be trained; allowed: data "
-            "with labels."
+            f"evaluate.metrics has {needing[0]}, and the data has no labels to train a "
+            "classifier with; allowed: data with labels, or metrics without "
+            f"{', '.join(registry.CLASSIFIERS)}."
         )
+    for name in needing:
+        registry.build_classifier(name, test.image_shape, test.num_classes)
+
+
+def _settings(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> metrics.Settings:
+    chosen = config.evaluate
+    numbers = ("lenet_steps", "neighbour_images", "seed")
+    own_recipe = ("epochs", "batch_size", "learning_rate")  # 0 leaves it as it is
+    return metrics.Settings(
+        inception_weights=chosen.inception_weights or None,
+        classifier_seeds=chosen.seeds,
+        dp_sgd=_dp_sgd(config, workdir),
+        **{name: chosen[name] for name in numbers},
+        **{name: chosen[name] or None for name in own_recipe},
+    )
+
+
+def _dp_sgd(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> DPSGD | None:
+    """DP-SGD under the budget of the run, if it has one and it is asked for."""
+    chosen = config.evaluate.dp_sgd
+    ledger = workdir / run_dir.LEDGER
+    if not chosen.epochs or not ledger.exists():
+        return None
+    plan = read_ledger(ledger).plan
+    if not plan.is_private:
+        return None
+    return DPSGD(plan.epsilon, plan.delta, **chosen.to_dict())
 
 
 def _evaluate(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, folder: pathlib.Path
 ) -> dict[str, Any]:
-    settings = config.evaluate
-    test_source = data.load_source(config.data, "test")
-    num_classes = test_source.num_classes
-    with np.load(folder / sampling_run.ARCHIVE) as archive:
-        synthetic = archive["images"], archive["labels"]
-    real = _all_of(data.load_source(config.data, "train"))
-    test = _all_of(test_source)
-    rows = []
-    for classifier in settings.classifiers:
-        # Real data comes in any order; generated images in that of their labels.
-        for name, labelled in (("synthetic", synthetic), ("real", real)):
-            train, selection = set_apart(labelled)
-            result = downstream_accuracy(
-                classifier,
-                train,
-                selection,
-                test,
-                num_classes,
-                seeds=range(settings.seeds),
-                epochs=settings.epochs,
-                batch_size=settings.batch_size,
-                learning_rate=settings.learning_rate,
-                shuffle=name == "real",
-            )
-            rows.append({"trained_on": name} | result.to_dict())
-    results = {
-        "private": "measured on private data outside the privacy budget",
-        "samples": str(folder.relative_to(workdir)),
-        "test_split": config.data.test_split,
-        "results": rows,
-    }
-    run_dir.write_json(workdir / run_dir.EVALUATION / RESULTS, results)
-    return results
-
-
-def describe(results: dict[str, Any]) -> str:
-    """Says in a few lines what ``evaluate`` measured."""
-    lines = ["Accuracy on real test images (a private diagnostic, not in the budget):"]
-    for row in results["results"]:
-        settings = row["settings"]
-        spread = row["accuracy_std"]
-        spread = "" if spread is None else f" +- {100 * spread:.2f}"
-        lines.append(
-            f"  {row['classifier']} trained on {row['trained_on']} images: "
-            f"{100 * row['accuracy']:.2f}{spread} % ({len(settings['seeds'])} seeds, "
-            f"{settings['num_train']} training and {settings['num_test']} test images)"
+    def real(split: str) -> ImageSet:
+        return image_sets.from_source(
+            data.load_source(config.data, split), f"real {split}ing images"
         )
-    return "\n".join(lines)
 
-
-def _all_of(source: data.Source) -> LabelledImages:
-    return source.examples(np.arange(len(source)))
+    name = config.sample.name
+    train = real("train")
+    with np.load(folder / sampling_run.ARCHIVE) as archive:
+        images, labels = archive["images"], archive.get("labels")
+    result = metrics.measure(
+        config.evaluate.metrics,
+        train,
+        ImageSet("samples", images, labels, train.num_classes),
+        real("test"),
+        settings=_settings(config, workdir),
+        pictures=workdir / run_dir.EVALUATION / name,
+    )
+    made = json.loads((folder / sampling_run.SETTINGS).read_text())
+    result |= {
+        "samples": str(folder.relative_to(workdir)),
+        "sampler": made.pop("sampler"),
+        "sample": made,
+        "train_split": config.data.train_split,
+        "test_split": config.data.test_split,
+    }
+    run_dir.write_json(workdir / run_dir.EVALUATION / f"{name}.json", result)
+    return result

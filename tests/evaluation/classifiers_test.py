@@ -4,9 +4,26 @@ import numpy as np
 import pytest
 
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import classifiers
+from dpdm_jax.evaluation import classifiers, registry
 
 MNIST = (28, 28, 1)
+
+
+def _wrn_40_4() -> int:
+    """Kernels, and gain, bias, and scale and offset of what a convolution takes in."""
+
+    def conv(size, inputs, outputs, norm=2):
+        return size**2 * inputs * outputs + 2 * outputs + norm * inputs
+
+    total, inputs = conv(3, 3, 16, norm=0), 16
+    for outputs in (64, 128, 256):
+        total += conv(1, inputs, outputs) + conv(3, inputs, outputs)
+        total += 11 * conv(3, outputs, outputs)
+        inputs = outputs
+    return total + 2 * 256 + 257 * 10
+
+
+WRN_40_4 = _wrn_40_4()
 
 
 def _uniform_images(shape):
@@ -21,12 +38,13 @@ def _uniform_images(shape):
         ("cnn", MNIST, 10, 241546),
         ("logreg", (8, 8, 1), 10, 650),
         ("mlp", (4, 6, 3), 2, 73 * 100 + 202),
+        ("wrn", (32, 32, 3), 10, WRN_40_4),
         # A 20x18 image leaves 1x1 features before the linear layers.
         ("cnn", (20, 18, 3), 5, 28 * 32 + 289 * 64 + 577 * 128 + 129 * 128 + 129 * 5),
     ],
 )
 def test_parameter_counts(name, image_shape, num_classes, count):
-    classifier = classifiers.build_classifier(name, image_shape, num_classes)
+    classifier = registry.build_classifier(name, image_shape, num_classes)
     assert classifiers.num_parameters(classifier) == count
     key = jax.random.key(0)
     images = jnp.zeros((3, *image_shape))
@@ -65,7 +83,7 @@ def test_seeds_give_different_values_and_one_seed_the_same():
 
 @pytest.mark.parametrize("name", ["logreg", "mlp"])
 def test_logits_equal_numpy(name):
-    classifier = classifiers.build_classifier(name, (5, 4, 3), 6)
+    classifier = registry.build_classifier(name, (5, 4, 3), 6)
     params = jax.tree.map(np.asarray, jax.jit(classifier.init)(jax.random.key(0)))
     x = _uniform_images((7, 5, 4, 3))
     expected = x.reshape(7, 60)
@@ -149,19 +167,20 @@ def test_drop_half_draws_neighbours_independently():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("resnet", MNIST, 10), "'resnet'; allowed: logreg, mlp, cnn"),
+        (("resnet", MNIST, 10), "'resnet'; allowed: logreg, mlp, cnn, wrn"),
         (("mlp", MNIST, 1), "num_classes is 1"),
         (("cnn", (8, 8, 1), 10), "8x8x1; allowed: at least 18x18"),
         (("cnn", (17, 28, 1), 10), "17x28x1; allowed: at least 18x18"),
+        (("wrn", (7, 28, 1), 10), "7x28x1; allowed: at least 8x8"),
     ],
 )
 def test_refuses(args, message):
     with pytest.raises(InputError, match=message):
-        classifiers.build_classifier(*args)
+        registry.build_classifier(*args)
 
 
 def test_equal_classifiers_share_compiled_code():
-    a, b = (classifiers.build_classifier("mlp", (8, 8, 1), 10) for _ in range(2))
+    a, b = (registry.build_classifier("mlp", (8, 8, 1), 10) for _ in range(2))
     assert a == b
     assert hash(a) == hash(b)
-    assert a != classifiers.build_classifier("logreg", (8, 8, 1), 10)
+    assert a != registry.build_classifier("logreg", (8, 8, 1), 10)

@@ -6,7 +6,20 @@ import pytest
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import classifiers, downstream
+from dpdm_jax.evaluation import downstream, recipes, registry
+
+
+def _accuracy(name, *sets, num_classes=10, **settings):
+    """Runs the protocol, with some of the recipe's numbers replaced."""
+    changed = {
+        key: settings.pop(key)
+        for key in ("epochs", "batch_size", "learning_rate")
+        if key in settings
+    }
+    recipe = registry.recipe(name, **changed)
+    return downstream.downstream_accuracy(
+        name, *sets, num_classes, recipe=recipe, **settings
+    )
 
 
 def _accuracy_curve(*args, **settings):
@@ -17,7 +30,7 @@ def _accuracy_curve(*args, **settings):
         curves.setdefault(seed, []).append(selection_accuracy)
         assert len(curves[seed]) == epoch
 
-    result = downstream.downstream_accuracy(*args, **settings, on_epoch=on_epoch)
+    result = _accuracy(*args, **settings, on_epoch=on_epoch)
     return result, curves
 
 
@@ -27,9 +40,7 @@ def _accuracy_curve(*args, **settings):
     [("logreg", 0.92), ("mlp", 0.95)],
 )
 def test_learns_digits(digits, name, threshold):
-    result = downstream.downstream_accuracy(
-        name, *digits, 10, epochs=20, learning_rate=3e-3, shuffle=True
-    )
+    result = _accuracy(name, *digits, epochs=20, learning_rate=3e-3, shuffle=True)
     assert len(result.accuracies) == 3
     assert min(result.accuracies) > threshold
 
@@ -40,8 +51,8 @@ def test_cnn_learns(digits):
         (images[:, 1:7, 1:7].repeat(3, axis=1).repeat(3, axis=2), labels)
         for images, labels in digits
     ]
-    result = downstream.downstream_accuracy(
-        "cnn", *enlarged, 10, seeds=(0,), epochs=3, learning_rate=3e-3, batch_size=64
+    result = _accuracy(
+        "cnn", *enlarged, seeds=(0,), epochs=3, learning_rate=3e-3, batch_size=64
     )
     assert result.mean > 0.8
 
@@ -51,8 +62,8 @@ def test_labels_carry_the_information(digits):
     # with probability below 1e-6.
     (images, labels), selection, test = digits
     permuted = np.random.default_rng(0).permutation(labels)
-    result = downstream.downstream_accuracy(
-        "logreg", (images, permuted), selection, test, 10, seeds=(0,), epochs=3
+    result = _accuracy(
+        "logreg", (images, permuted), selection, test, seeds=(0,), epochs=3
     )
     assert result.mean < 0.2
 
@@ -63,7 +74,7 @@ def test_selects_the_first_of_the_best_epochs(digits):
     selection = (images[:12], labels[:12])
     settings = {"learning_rate": 3e-3, "shuffle": True}
     result, curves = _accuracy_curve(
-        "mlp", train, selection, test, 10, epochs=12, **settings
+        "mlp", train, selection, test, epochs=12, **settings
     )
     for run in result.runs:
         curve = curves[run.seed]
@@ -75,7 +86,6 @@ def test_selects_the_first_of_the_best_epochs(digits):
             train,
             selection,
             test,
-            10,
             seeds=(run.seed,),
             epochs=run.epoch,
             **settings,
@@ -88,10 +98,10 @@ def test_test_set_plays_no_part_in_selection(digits):
     train, selection, (images, labels) = digits
     settings = {"epochs": 6, "learning_rate": 3e-3, "seeds": (0,)}
     first, curves = _accuracy_curve(
-        "mlp", train, selection, (images, labels), 10, **settings
+        "mlp", train, selection, (images, labels), **settings
     )
     shifted, shifted_curves = _accuracy_curve(
-        "mlp", train, selection, (images, (labels + 1) % 10), 10, **settings
+        "mlp", train, selection, (images, (labels + 1) % 10), **settings
     )
     assert curves == shifted_curves
     assert first.runs[0].epoch == shifted.runs[0].epoch
@@ -101,8 +111,8 @@ def test_test_set_plays_no_part_in_selection(digits):
 
 def test_seeds_differ_and_repeat(digits):
     settings = {"epochs": 2, "seeds": (0, 1, 2)}
-    a, curves = _accuracy_curve("mlp", *digits, 10, **settings)
-    b, curves_again = _accuracy_curve("mlp", *digits, 10, **settings)
+    a, curves = _accuracy_curve("mlp", *digits, **settings)
+    b, curves_again = _accuracy_curve("mlp", *digits, **settings)
     assert a == b
     assert curves == curves_again
     assert len(set(map(tuple, curves.values()))) == 3
@@ -113,14 +123,13 @@ def test_order_of_training(digits, monkeypatch, shuffle):
     orders = []
     train_epoch = downstream.train_epoch
 
-    def record(classifier, state, images, labels, batches, *rest):
+    def record(*args):
+        batches = args[-2]
         orders.append(batches[batches >= 0])
-        return train_epoch(classifier, state, images, labels, batches, *rest)
+        return train_epoch(*args)
 
     monkeypatch.setattr(downstream, "train_epoch", record)
-    downstream.downstream_accuracy(
-        "logreg", *digits, 10, seeds=(0, 1), epochs=2, shuffle=shuffle
-    )
+    _accuracy("logreg", *digits, seeds=(0, 1), epochs=2, shuffle=shuffle)
     in_order = np.arange(1237)
     assert len(orders) == 4
     for i, order in enumerate(orders):
@@ -143,8 +152,8 @@ def test_batches_hold_every_example_once(size, batch_size):
 def test_epoch_equals_pytorch(digits, name):
     torch = pytest.importorskip("torch")
     images, labels = (a[:300] for a in digits[0])
-    classifier = classifiers.build_classifier(name, (8, 8, 1), 10)
-    state = downstream.init_state(classifier, jax.random.key(0))
+    classifier = registry.build_classifier(name, (8, 8, 1), 10)
+    state = downstream.init_state(classifier, recipes.DPDM, 3, jax.random.key(0))
 
     layers = []
     for layer in state.params.values():
@@ -165,12 +174,13 @@ def test_epoch_equals_pytorch(digits, name):
 
     state = downstream.train_epoch(
         classifier,
+        recipes.DPDM,
+        3,
         state,
         images,
         labels,
         downstream.batch_indices(np.arange(300), 128),
         jax.random.key(1),
-        3e-4,
     )
     for layer, linear in zip(state.params.values(), layers[::2], strict=True):
         # A step of Adam moves a parameter by up to 3e-4.
@@ -182,24 +192,94 @@ def test_epoch_equals_pytorch(digits, name):
 def test_padding_has_no_influence(digits):
     # Whatever image stands where the padding index points to, the last.
     images, labels = (a[:50] for a in digits[0])
-    classifier = classifiers.build_classifier("mlp", (8, 8, 1), 10)
+    classifier = registry.build_classifier("mlp", (8, 8, 1), 10)
     batches = downstream.batch_indices(np.arange(49), 20)
 
     def train(last):
         other = np.concatenate([images[:49], np.full_like(images[:1], last)])
-        state = downstream.init_state(classifier, jax.random.key(0))
-        key = jax.random.key(1)
+        state = downstream.init_state(classifier, recipes.DPDM, 3, jax.random.key(0))
         return downstream.train_epoch(
-            classifier, state, other, labels, batches, key, 1e-3
+            classifier,
+            recipes.DPDM,
+            3,
+            state,
+            other,
+            labels,
+            batches,
+            jax.random.key(1),
         )
 
     jax.tree.map(np.testing.assert_array_equal, train(0), train(255))
 
 
+def test_augmentation_mirrors_and_shifts():
+    images = np.random.default_rng(0).uniform(-1, 1, (400, 12, 10, 3))
+    images = images.astype(np.float32)
+    changed = np.asarray(downstream.augmented(jax.random.key(0), images))
+    around = ((0, 0), (4, 4), (4, 4), (0, 0))
+    found = {}
+    for mirrored in (False, True):
+        padded = np.pad(images[:, :, ::-1] if mirrored else images, around, "reflect")
+        for i in range(9):
+            for j in range(9):
+                window = padded[:, i : i + 12, j : j + 10]
+                equal = (window == changed).all(axis=(1, 2, 3))
+                found[mirrored, i, j] = np.flatnonzero(equal)
+    # Every image is one of the 162 views of itself, and all parts of a view occur.
+    assert sorted(np.concatenate(list(found.values()))) == list(range(400))
+    count = sum(len(found[True, i, j]) for i in range(9) for j in range(9))
+    assert abs(count - 200) < 5 * 10
+    for axis in (1, 2):
+        assert {view[axis] for view, of in found.items() if len(of)} == set(range(9))
+
+
+def test_sgd_recipe_equals_pytorch():
+    # Momentum, decay, smoothing and schedule, on a quadratic's worth of data.
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 4, 4, 1)).astype(np.uint8)
+    labels = np.arange(40) % 10
+    recipe = recipes.Recipe(
+        epochs=2,
+        batch_size=10,
+        learning_rate=0.1,
+        optimizer="sgd",
+        schedule="cosine",
+        weight_decay=5e-3,
+        label_smoothing=0.1,
+    )
+    classifier = registry.build_classifier("logreg", (4, 4, 1), 10)
+    state = downstream.init_state(classifier, recipe, 8, jax.random.key(0))
+    linear = torch.nn.Linear(16, 10)
+    linear.weight.data = torch.tensor(np.asarray(state.params["linear"]["kernel"]).T)
+    linear.bias.data = torch.tensor(np.asarray(state.params["linear"]["bias"]))
+    sgd = torch.optim.SGD(
+        linear.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-3
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 8)
+    x = torch.tensor(images.reshape(40, 16) / np.float32(127.5) - 1)
+    for step in range(8):
+        part = slice(step % 4 * 10, step % 4 * 10 + 10)
+        sgd.zero_grad()
+        torch.nn.functional.cross_entropy(
+            linear(x[part]), torch.tensor(labels[part]), label_smoothing=0.1
+        ).backward()
+        sgd.step()
+        schedule.step()
+    batches = downstream.batch_indices(np.arange(40), 10)
+    for epoch in range(2):
+        key = jax.random.key(epoch)
+        state = downstream.train_epoch(
+            classifier, recipe, 8, state, images, labels, batches, key
+        )
+    expected = linear.weight.detach().numpy().T
+    np.testing.assert_allclose(state.params["linear"]["kernel"], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 499, 500, 501])
 def test_accuracy_counts_every_image(digits, size):
     images = digits[0][0][:size]
-    classifier = classifiers.build_classifier("logreg", (8, 8, 1), 10)
+    classifier = registry.build_classifier("logreg", (8, 8, 1), 10)
     params = jax.jit(classifier.init)(jax.random.key(0))
     x = images.astype(np.float32) / 127.5 - 1
     # The last image, which padding points to, counts as correct.
@@ -212,9 +292,7 @@ def test_accuracy_counts_every_image(digits, size):
 
 
 def test_result_as_json(digits):
-    result = downstream.downstream_accuracy(
-        "logreg", *digits, 10, seeds=(3, 5), epochs=2, batch_size=64
-    )
+    result = _accuracy("logreg", *digits, seeds=(3, 5), epochs=2, batch_size=64)
     stored = json.loads(json.dumps(result.to_dict()))
     assert stored["classifier"] == "logreg"
     assert stored["accuracy"] == np.mean(result.accuracies)
@@ -226,6 +304,10 @@ def test_result_as_json(digits):
         "batch_size": 64,
         "optimizer": "adam",
         "learning_rate": 3e-4,
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+        "augmentation": False,
         "shuffle": False,
         "seeds": [3, 5],
         "num_train": 1237,
@@ -272,14 +354,14 @@ _IMAGES, _LABELS = _sets()["train"]
 )
 def test_refuses_sets(sets, message):
     with pytest.raises(InputError, match=message):
-        downstream.downstream_accuracy("mlp", **_sets(**sets), num_classes=10)
+        _accuracy("mlp", *_sets(**sets).values())
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classifier_name": "cnn"}, "at least 18x18"),
-        ({"classifier_name": "svm"}, "'svm'; allowed: logreg, mlp, cnn"),
+        ({"name": "cnn"}, "at least 18x18"),
+        ({"name": "svm"}, "'svm'; allowed: logreg, mlp, cnn"),
         ({"num_classes": 0}, "num_classes is 0"),
         ({"seeds": ()}, r"seeds are \[\]; allowed: one or more"),
         ({"seeds": (1, 1)}, r"seeds are \[1, 1\]; allowed: .*different"),
@@ -290,9 +372,9 @@ def test_refuses_sets(sets, message):
     ],
 )
 def test_refuses_settings(settings, message):
-    settings = {"classifier_name": "mlp", "num_classes": 10, **settings}
+    settings = {"name": "mlp", **settings}
     with pytest.raises(InputError, match=message):
-        downstream.downstream_accuracy(**_sets(), **settings)
+        _accuracy(settings.pop("name"), *_sets().values(), **settings)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from dpdm_jax.data import idx
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import inception, inception_weights, metrics
+from dpdm_jax.evaluation.dp_sgd import DPSGD
 from dpdm_jax.evaluation.image_sets import ImageSet
 
 LENET = [f"{name}_lenet" for name in metrics.FEATURE_METRICS]
@@ -115,6 +116,18 @@ def test_classifiers(quick, sets):
         assert details["settings"]["num_selection"] < len(sets.other) / 5
         assert details["settings"]["num_test"] == len(sets.test)
     assert result["caveats"] == []
+
+
+def test_classifiers_by_dp_sgd(quick, sets):
+    settings = dataclasses.replace(quick, dp_sgd=DPSGD(8.0, 1e-4, epochs=10))
+    result = metrics.measure(
+        ["logreg"], sets.real, sets.other, sets.test, settings=settings
+    )
+    assert 0.5 < result["logreg_dp_sgd"] < result["logreg_real"]
+    assert result["logreg_dp_sgd_std"] >= 0
+    assert "real images by DP-SGD: 0." in metrics.describe(result)
+    with pytest.raises(InputError, match="dp_sgd is asked for without real_test"):
+        metrics.measure(["logreg"], sets.real, sets.other, settings=settings)
 
 
 def test_classifiers_of_sorted_images_without_a_test_set(quick, sets):

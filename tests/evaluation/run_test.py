@@ -1,15 +1,17 @@
 """Evaluating the samples of a run directory on real digits."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line, data
+from dpdm_jax import command_line, data, planning, run_dir
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import run
 from dpdm_jax.model import build_model
+from dpdm_jax.privacy import Ledger
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -22,6 +24,8 @@ def config_of(**fields):
     config.sample.num_images = 200
     config.evaluate.seeds = 2
     config.evaluate.epochs = 12
+    config.evaluate.lenet_steps = 40
+    config.evaluate.metrics = ("fid_lenet", "mlp")
     config.evaluate.learning_rate = 3e-3
     for name, value in fields.items():
         config.evaluate[name] = value
@@ -41,47 +45,68 @@ def workdir(tmp_path):
 
 def test_noise_scores_like_chance_and_real_images_do_not(workdir):
     results = run.evaluate(config_of(), workdir)
-    rows = {row["trained_on"]: row for row in results["results"]}
     # An untrained model: 360 test images of 10 classes give 10 +- 1.6 % by chance; a
     # biased classifier some more.
-    assert rows["synthetic"]["accuracy"] < 0.3
-    assert rows["real"]["accuracy"] > 0.8
-    assert rows["synthetic"]["settings"]["num_train"] == 160
-    written = json.loads((workdir / "evaluation" / run.RESULTS).read_text())
+    assert results["mlp"] < 0.3
+    assert results["mlp_real"] > 0.8
+    assert results["details"]["mlp"]["settings"]["num_train"] == 160
+    assert results["fid_lenet"] > 3 * results["fid_lenet_floor"]
+    assert results["sampler"]["num_steps"] == 3
+    assert results["sample"]["weights"] == "ema"
+    written = json.loads((workdir / "evaluation" / "samples.json").read_text())
     assert written == results
-    text = run.describe(results)
-    assert "mlp trained on synthetic images" in text
-    assert "2 seeds" in text
-    assert "private" in text
+    # An imported model has no budget that DP-SGD could be held to.
+    assert "mlp_dp_sgd" not in results
 
 
 def test_real_images_as_samples_score_like_real_images(workdir):
-    config = config_of(classifiers=("logreg",))
+    config = config_of(metrics=("logreg",))
+    config.sample.name = "other"
     folder = sampling_run.sample(config, workdir)
     source = data.load_source(config.data, "train")
     real, labels = source.examples(np.arange(len(source)))
     config.sample.num_images = len(real)
     images.write_npz(folder / sampling_run.ARCHIVE, real, labels)
-    rows = run.evaluate(config, workdir)["results"]
-    accuracies = [row["accuracy"] for row in rows]
+    results = run.evaluate(config, workdir)
+    accuracies = [results["logreg"], results["logreg_real"]]
     assert min(accuracies) > 0.8
     assert abs(accuracies[0] - accuracies[1]) < 0.05
+    assert (workdir / "evaluation" / "other.json").is_file()
+
+
+@pytest.mark.parametrize("epsilon", [8.0, float("inf")])
+def test_dp_sgd_is_held_to_the_budget_of_the_run(workdir, epsilon):
+    config = config_of(metrics=("logreg",))
+    plan = planning.privacy_plan(config, 1437)
+    plan = dataclasses.replace(plan, epsilon=epsilon, target_epsilon=epsilon)
+    if epsilon == float("inf"):
+        plan = dataclasses.replace(plan, noise_multiplier=0.0)
+    Ledger.create(workdir / run_dir.LEDGER, plan)
+    results = run.evaluate(config, workdir)
+    assert ("logreg_dp_sgd" in results) == (epsilon == 8.0)
+    if epsilon == 8.0:
+        settings = results["details"]["logreg_dp_sgd"]["settings"]
+        assert (settings["epsilon"], settings["delta"]) == (8.0, plan.delta)
+        assert 0.5 < results["logreg_dp_sgd"] < results["logreg_real"]
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"classifiers": ()}, "evaluate.classifiers is empty"),
-        ({"classifiers": ("svm",)}, "allowed: logreg, mlp, cnn"),
-        ({"classifiers": ("cnn",)}, "8x8"),
-        ({"seeds": 0}, "evaluate.seeds is 0"),
-        ({"epochs": 0}, "epochs is 0"),
+        ({"metrics": ()}, "metrics is empty"),
+        ({"metrics": ("svm",)}, "'svm'; allowed: fid, .*logreg, mlp, cnn"),
+        ({"metrics": ("cnn",)}, "8x8"),
+        ({"metrics": ("fid",), "inception_weights": "none.pth"}, "none.pth, no file"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"epochs": -1}, "epochs is -1"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
     ],
 )
 def test_bad_settings(workdir, fields, message):
     with pytest.raises(InputError, match=message):
         run.evaluate(config_of(**fields), workdir)
     assert not (workdir / "evaluation").exists()
+    assert not (workdir / "samples").exists()
 
 
 def test_unlabelled_data(workdir):

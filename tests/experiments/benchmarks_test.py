@@ -23,6 +23,7 @@ KEYS = {
         "private_over_nonprivate_resident": None,
     },
     "sampling": {"ours_over_torch": "torch"},
+    "evaluation": {"ours_over_torch": "pytorch_fid"},
     "first_step": {
         "cold_seconds": None,
         "warm_seconds": None,
@@ -37,6 +38,7 @@ KEYS = {
     [
         "memory",
         "sampling",
+        "evaluation",
         # Compile several programs anew.
         pytest.param("step_time", marks=pytest.mark.slow),
         pytest.param("first_step", marks=pytest.mark.slow),
