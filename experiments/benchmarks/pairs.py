@@ -9,13 +9,16 @@ import jax
 
 
 def interleaved(
-    sides: dict[str, Callable[[], Any]], num_pairs: int
+    sides: dict[str, Callable[[], Any]], num_pairs: int, *, steady: bool = False
 ) -> dict[str, list[float]]:
     """Times each side once a round, in turn, after one untimed call of each.
 
     Args:
         sides: name -> function whose result is waited for.
         num_pairs: rounds, >= 1.
+        steady: whether an untimed call of the same side also precedes every timed one,
+            as steps follow steps in training. A process that waited finds its memory
+            and caches taken.
 
     Returns:
         Name -> seconds of each round.
@@ -25,6 +28,8 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(num_pairs):
         for name, run in sides.items():
+            if steady:
+                jax.block_until_ready(run())
             start = time.perf_counter()
             jax.block_until_ready(run())
             seconds[name].append(time.perf_counter() - start)

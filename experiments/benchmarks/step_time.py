@@ -77,7 +77,7 @@ def measure(
         for builder, extra in builders:
             process = worker.Worker(f"{__package__}.{builder}", **size, **extra)
             functions |= processes.enter_context(process).sides
-        seconds = pairs.interleaved(functions, num_pairs)
+        seconds = pairs.interleaved(functions, num_pairs, steady=True)
     ratios = {
         key: pairs.ratio(seconds[a], seconds[b])
         for key, (a, b, _) in _RATIOS.items()
