@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dpdm_jax.evaluation import classifiers
+from dpdm_jax.evaluation import registry
 from dpdm_jax.evaluation.metrics import LENET_SUFFIX, MEMORISATION
 
 _LOWER = "lower is better"
@@ -85,6 +85,7 @@ _CLASSIFIER_TITLES = {
     "logreg": "Logistic regression",
     "mlp": "Multi-layer perceptron",
     "cnn": "Convolutional network",
+    "wrn": "Wide residual network",
 }
 
 #: What to say of each metric, in the order of the page.
@@ -100,7 +101,7 @@ EXPLANATIONS = {
         name: Explanation(
             _USEFULNESS, _CLASSIFIER_TITLES.get(name, name), _HIGHER, percent=True
         )
-        for name in classifiers.CLASSIFIERS
+        for name in registry.CLASSIFIERS
     },
     MEMORISATION: Explanation(
         _COPYING,

@@ -1,4 +1,4 @@
-from dpdm_jax.evaluation import classifiers, metrics
+from dpdm_jax.evaluation import metrics, registry
 from dpdm_jax.report.explanations import EXPLANATIONS, GROUPS
 
 
@@ -6,7 +6,7 @@ def test_every_metric_is_explained():
     assert set(EXPLANATIONS) == set(metrics.names())
     assert {explanation.group for explanation in EXPLANATIONS.values()} == set(GROUPS)
     for name, explanation in EXPLANATIONS.items():
-        assert explanation.percent == (name in classifiers.CLASSIFIERS)
+        assert explanation.percent == (name in registry.CLASSIFIERS)
         assert explanation.title != name
 
 
