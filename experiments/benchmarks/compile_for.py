@@ -14,7 +14,7 @@ import sys
 
 _CONFIGS = ("mnist", "celeba_32", "cifar10", "imagenet_32", "celeba_64")
 _DTYPES = ("float32", "bfloat16")
-_HERE = pathlib.Path(__file__).parent
+_RESULTS = pathlib.Path(__file__).parent / "results" / "compile_for.json"
 
 
 def compile_config(config: str, dtype: str, topology: str, minutes: float) -> dict:
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=_CONFIGS, choices=_CONFIGS)
     parser.add_argument("--dtypes", nargs="+", default=_DTYPES, choices=_DTYPES)
     parser.add_argument("--minutes", type=float, default=60, help="limit for a config")
-    parser.add_argument("--out", type=pathlib.Path, default=_HERE / "compile_for.json")
+    parser.add_argument("--out", type=pathlib.Path, default=_RESULTS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     stored = json.loads(options.out.read_text()) if options.out.exists() else {}

@@ -10,7 +10,6 @@ from dpdm_jax.privacy.clipping.base import (
     PyTree,
     batch_size,
     manual_axes,
-    shape_of_one,
     vary,
 )
 from dpdm_jax.privacy.clipping.vmap import vmap_engine
@@ -54,10 +53,7 @@ def scan_engine(microbatch_size: int, inner: Engine = vmap_engine) -> Engine:
             return jax.tree.map(jnp.add, total, result.total), result.aux
 
         split_batch = jax.tree.map(split, batch)
-        # From shapes alone: an empty batch has no first micro-batch.
-        first = shape_of_one((split_batch, masks))
-        shapes = jax.eval_shape(run, *first).total
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        zeros = jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.float32), params)
         zeros = vary(zeros, manual_axes(split_batch))
         total, aux = jax.lax.scan(body, zeros, (split_batch, masks))
         join = lambda x: x.reshape(-1, *x.shape[2:])[:size]  # noqa: E731
