@@ -180,7 +180,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Classifiers trained on the private images by DP-SGD at the run's epsilon and
     # delta, to compare with; 0 epochs for none.
     evaluate.dp_sgd = dp_sgd = ml_collections.ConfigDict()
-    dp_sgd.epochs = 20
+    dp_sgd.epochs = 10
     dp_sgd.batch_size = 2048
     dp_sgd.learning_rate = 2e-3
     dp_sgd.l2_clip_norm = 1.0

@@ -52,4 +52,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.evaluate.metrics = ("fid_lenet", "mlp", "memorisation")
     # A fifteenth of the images that the protocol's 3e-4 is made for.
     config.evaluate.learning_rate = 1e-3
+    config.evaluate.dp_sgd.epochs = 60
+    config.evaluate.dp_sgd.learning_rate = 1e-2
     return config

@@ -46,7 +46,7 @@ class DPSGD:
 
     epsilon: float
     delta: float
-    epochs: int = 20
+    epochs: int = 10
     batch_size: int = 2048
     learning_rate: float = 2e-3
     l2_clip_norm: float = 1.0
