@@ -98,7 +98,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_steps = 100
-    checkpoint.keep = 2  # newest checkpoints kept
+    # Newest checkpoints kept. With 2 or more a run goes on without a damaged one.
+    checkpoint.keep = 2
 
     config.log = log = ml_collections.ConfigDict()
     log.every_steps = 10  # a line in metrics.jsonl

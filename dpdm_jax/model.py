@@ -1,10 +1,12 @@
 """A denoiser from a config: the one place that joins a network to the diffusion."""
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.diffusion import from_config, losses, noise_levels, parameterizations
@@ -95,6 +97,14 @@ def named_leaves(params: Any) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in flat
     }
+
+
+def digest(tree: Any) -> str:
+    """Returns a checksum of arrays, such as the weights that images were made with."""
+    checksum = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        checksum.update(np.ascontiguousarray(leaf).tobytes())
+    return checksum.hexdigest()
 
 
 def signature(model: Model) -> dict[str, Any]:

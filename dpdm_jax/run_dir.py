@@ -1,6 +1,7 @@
 """Files of a run directory that more than one stage reads or writes."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -21,6 +22,9 @@ EVALUATION = "evaluation"
 RELEASE = "release"
 REPORT = "report.html"
 PUBLIC_REPORT = "report_public.html"
+
+# What the operating system answers where there is no room: disk, quota, file size.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def to_json_values(value: Any) -> Any:
@@ -48,20 +52,92 @@ def from_json_values(value: Any) -> Any:
 
 
 @contextlib.contextmanager
+def needing_room(what: object) -> Iterator[None]:
+    """Runs a block that writes; where storage is full, one sentence says so.
+
+    Args:
+        what: the file or folder that is written.
+
+    Raises:
+        InputError: there is no room for it.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as e:
+        reason = _no_room(e)
+        if reason is None:
+            raise
+        raise InputError(
+            f"{what} cannot be written ({reason}); allowed: storage with free space, "
+            "where the same command goes on."
+        ) from None
+
+
+def _no_room(error: BaseException | None) -> str | None:
+    """Returns the operating system's words if storage was full, else None.
+
+    Libraries in other languages (TensorStore, TensorFlow) quote them in errors of their
+    own.
+    """
+    while error is not None:
+        for code in _NO_ROOM:
+            reason = os.strerror(code)
+            if getattr(error, "errno", None) == code or reason in str(error):
+                return reason
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder, and those above it, unless they are there.
+
+    Raises:
+        InputError: there is no room for it.
+    """
+    with needing_room(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def sync_tree(folder: pathlib.Path) -> None:
+    """Has a folder, all below it and its own name on disk before anyone counts on it.
+
+    Without, a power cut may leave the name and lose the contents.
+    """
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        sync(path)
+
+
+def sync(path: pathlib.Path) -> None:
+    """Has a file, or the names in a folder, on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a file beside ``path`` to write, which then takes its place."""
+    """Yields a file beside ``path`` to write, which then takes its place.
+
+    Raises:
+        InputError: there is no room for it.
+    """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with needing_room(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON in one step: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(to_json_values(value), indent=2) + "\n")
 
@@ -78,12 +154,17 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
         InputError: another process holds the lock.
     """
-    with open(workdir / ".lock", "w") as file:
+    path = workdir / ".lock"
+    with needing_room(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(
                 f"{workdir} is in use by another process; allowed: one training "
                 "process in a run directory."
             ) from None
         yield
+    finally:
+        os.close(handle)

@@ -138,6 +138,18 @@ class LedgerRecord:
             events, self.plan.delta, accountant or self.plan.accountant
         )
 
+    def continues(self, earlier: "LedgerRecord") -> bool:
+        """Whether this counts all that an earlier state of the ledger did."""
+        more = len(self.events) - len(earlier.events)
+        if more < 0 or (more == 0 and self.plan.differences(earlier.plan)):
+            return False
+        return self.fixed_keys >= earlier.fixed_keys and all(
+            (now.name, now.sampling, now.noise_multiplier)
+            == (then.name, then.sampling, then.noise_multiplier)
+            and now.authorized_steps >= then.authorized_steps
+            for now, then in zip(self.events, earlier.events, strict=False)
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the JSON-ready contents, checksum included."""
         fields = {

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import secrets
 import shutil
@@ -14,7 +13,7 @@ import numpy as np
 
 from dpdm_jax import processes, run_dir, validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model, signature
+from dpdm_jax.model import build_model, digest, signature
 from dpdm_jax.privacy import LedgerRecord, Selection, Tuning, read_ledger
 from dpdm_jax.release import bundle, privacy_files, published
 from dpdm_jax.release.verify import verify
@@ -77,7 +76,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
             with _building(workdir / run_dir.RELEASE) as folder:
                 if settings.samples:
                     manifest["samples"] = _write_samples(
-                        folder, workdir, settings.samples, sampling_run.digest(params)
+                        folder, workdir, settings.samples, digest(params)
                     )
                 metrics = _write_metrics(folder, workdir) if settings.metrics else []
                 bundle.write_parameters(
@@ -139,25 +138,12 @@ def _read_accounts(workdir: pathlib.Path, stored: dict[str, Any]) -> LedgerRecor
             f"The checkpoint is of step {stored['step']} and {path} counts {counted} "
             "steps; allowed: a ledger that counts every step."
         )
-    if not _continues(record, LedgerRecord.from_dict(stored["ledger"])):
+    if not record.continues(LedgerRecord.from_dict(stored["ledger"])):
         raise InputError(
             f"{path} counts less than its copy in the checkpoint of step "
             f"{stored['step']}, or something else; allowed: the run's newest ledger."
         )
     return record
-
-
-def _continues(record: LedgerRecord, earlier: LedgerRecord) -> bool:
-    """Whether a ledger counts all that an earlier state of it did."""
-    more = len(record.events) - len(earlier.events)
-    if more < 0 or (more == 0 and record.plan.differences(earlier.plan)):
-        return False
-    return record.fixed_keys >= earlier.fixed_keys and all(
-        (now.name, now.sampling, now.noise_multiplier)
-        == (then.name, then.sampling, then.noise_multiplier)
-        and now.authorized_steps >= then.authorized_steps
-        for now, then in zip(record.events, earlier.events, strict=False)
-    )
 
 
 def read_tuning(settings: ml_collections.ConfigDict) -> Tuning:
@@ -250,11 +236,12 @@ def _building(target: pathlib.Path) -> Iterator[pathlib.Path]:
             "earlier release."
         )
     folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    folder.mkdir()
     try:
-        yield folder
-        _sync(folder)
-        _replace(target, folder)
+        with run_dir.needing_room(target):
+            folder.mkdir()
+            yield folder
+            run_dir.sync_tree(folder)
+            _replace(target, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -278,22 +265,6 @@ def _replace(target: pathlib.Path, folder: pathlib.Path) -> None:
         if old.exists():
             old.rename(target)
         raise
-    _sync_folder(target.parent)
+    run_dir.sync(target.parent)
     if old.exists():
         shutil.rmtree(old)
-
-
-def _sync(folder: pathlib.Path) -> None:
-    """Has the contents on disk before the name says that they are complete."""
-    for name in bundle.file_names(folder):
-        with open(folder / name, "rb") as file:
-            os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,21 +3,19 @@
 With several processes each makes its share of every batch, and process 0 writes.
 """
 
-import hashlib
 import json
 import logging
 import pathlib
 import shutil
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 
 from dpdm_jax import processes, run_dir, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
+from dpdm_jax.model import build_model, digest
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling.generate import Generate, make_generator
@@ -97,6 +95,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     else:
         paths = _make_parts(folder, generate, params, labels, settings)
         processes.from_first(lambda: _join_parts(folder, paths, labels, num_classes))
+    processes.from_first(lambda: shutil.rmtree(folder / _PARTS, ignore_errors=True))
     if settings.png:
         processes.from_first(lambda: _write_png_files(folder))
     return folder
@@ -112,14 +111,6 @@ def _check(settings: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"sample.name is {settings.name!r}; allowed: the name of one folder."
         )
-
-
-def digest(tree: Any) -> str:
-    """Returns a checksum of arrays, such as the weights that images were made with."""
-    checksum = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        checksum.update(np.ascontiguousarray(leaf).tobytes())
-    return checksum.hexdigest()
 
 
 def _claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
@@ -180,7 +171,7 @@ def _is_there(path: pathlib.Path, count: int) -> bool:
 
 def _write_part(path: pathlib.Path, made: np.ndarray, labels: np.ndarray) -> None:
     def write() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        run_dir.make_folder(path.parent)
         images.write_npz(path, made, labels)
 
     processes.from_first(write)
@@ -197,9 +188,9 @@ def _join_parts(
         with np.load(path) as archive:
             parts.append(archive["images"])
     made = np.concatenate(parts)
-    images.write_npz(folder / ARCHIVE, made, labels if num_classes else None)
     images.write_png(folder / GRID, _picture(made, labels, num_classes))
-    shutil.rmtree(folder / _PARTS)
+    # Last: once it is there, nothing is made again.
+    images.write_npz(folder / ARCHIVE, made, labels if num_classes else None)
 
 
 def _read_images(path: pathlib.Path, count: int) -> np.ndarray | None:
@@ -232,5 +223,5 @@ def _write_png_files(folder: pathlib.Path) -> None:
         target = folder / "png"
         if labels is not None:
             target = target / str(labels[index])
-        target.mkdir(parents=True, exist_ok=True)
+        run_dir.make_folder(target)
         images.write_png(target / f"{index:07d}.png", image)

@@ -47,7 +47,7 @@ class SnapshotWriter:
         made = images.to_uint8(self._generate(params, np.arange(count), labels))
         if not processes.is_first():
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        run_dir.make_folder(self._folder)
         per_class = self._config.log.snapshot_per_class
         picture = images.class_grid(made, labels, rows, per_class)
         images.write_png(self._folder / f"step_{step:07d}.png", picture)

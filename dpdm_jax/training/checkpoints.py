@@ -1,15 +1,22 @@
 """Checkpoints of a run, by Orbax: what they hold, and for whom.
 
 One checkpoint has the items ``params``, ``ema_params``, ``opt_state`` (arrays),
-``meta`` (JSON: model, config, ledger) and ``private`` (JSON: the secrets). Sampling
-reads only the weights and ``meta``. The folder is readable by its owner alone.
+``meta`` (JSON: model, config, ledger, digests of the arrays) and ``private`` (JSON: the
+secrets, and a digest of the data). Sampling reads only the weights and ``meta``. The
+folder is readable by its owner alone. All that is read is compared with its digest.
 
 With several processes all of them call every method together; process 0 writes, and all
 read the same storage.
 """
 
 import dataclasses
+import errno
+import hashlib
+import json
+import os
 import pathlib
+import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,16 +24,36 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 import dpdm_jax
-from dpdm_jax import devices, processes
+from dpdm_jax import devices, processes, run_dir
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import Model, signature
+from dpdm_jax.model import Model, digest, signature
 from dpdm_jax.privacy.noise import GaussianNoiseState
 from dpdm_jax.training.secrets import Secrets
 from dpdm_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
-_FORMAT = 1
+#: Below it, the damaged checkpoints that a run has gone on without.
+DAMAGED = "damaged"
+_FORMAT = 2
+_FORMATS = (1, 2)  # 1 had no digests
 _ARRAYS = ("params", "ema_params", "opt_state")
+# About what the texts, names and indices of a checkpoint take, in bytes.
+_TEXT_SIZE = 2**17
+
+
+class DamagedCheckpointError(InputError):
+    """A checkpoint cannot be read, or is not what was written.
+
+    Attributes:
+        damage: what is damaged and how, as the beginning of a sentence.
+    """
+
+    def __init__(self, damage: str):
+        super().__init__(
+            f"{damage}; allowed: an undamaged checkpoint (--mode=train goes on from "
+            "the one before)."
+        )
+        self.damage = damage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +63,12 @@ class Restored:
     Attributes:
         state: the state after ``state.step`` steps, noise key included.
         secrets: the private randomness of the run.
-        run_id: pairs the checkpoint with its ledger.
-        config: the config that led to it, as JSON values.
+        data_digest: of the training data; None in checkpoints of older versions.
     """
 
     state: TrainState
     secrets: Secrets
-    run_id: str
-    config: dict[str, Any]
+    data_digest: str | None
 
 
 class Checkpoints:
@@ -70,6 +95,8 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep,
                     read_only=keep is None,
+                    # What a killed process had begun to write.
+                    cleanup_tmp_directories=keep is not None,
                     enable_async_checkpointing=False,
                 ),
             )
@@ -92,6 +119,7 @@ class Checkpoints:
         run_id: str,
         config: dict[str, Any],
         ledger: dict[str, Any],
+        data_digest: str,
     ) -> None:
         """Writes a training checkpoint; a half-written one never counts.
 
@@ -102,12 +130,17 @@ class Checkpoints:
             run_id: of the ledger.
             config: the config as JSON values.
             ledger: the ledger as JSON values.
+            data_digest: of the training data; see ``Secrets.data_digest``.
+
+        Raises:
+            InputError: there is no room for it.
         """
         self._save(
             int(state.step),
             {name: getattr(state, name) for name in _ARRAYS},
             {
-                "private": secrets.to_dict(),
+                "private": {"format": _FORMAT, "data_digest": data_digest}
+                | secrets.to_dict(),
                 "meta": _meta(model, "training", config)
                 | {"run_id": run_id, "ledger": ledger},
             },
@@ -132,6 +165,9 @@ class Checkpoints:
             ema_params: averaged weights.
             config: the config as JSON values.
             origin: where the weights came from, as JSON values.
+
+        Raises:
+            InputError: there is no room for it.
         """
         self._save(
             step,
@@ -139,35 +175,76 @@ class Checkpoints:
             {"meta": _meta(model, "imported", config) | {"origin": origin}},
         )
 
-    def restore_latest(self, model: Model, template: TrainState) -> Restored:
-        """Reads the newest training checkpoint.
+    def restore(
+        self,
+        step: int,
+        model: Model,
+        template: TrainState,
+        check: Callable[[dict[str, Any]], None],
+    ) -> Restored:
+        """Reads a training checkpoint.
 
         Args:
+            step: which checkpoint.
             model: what it must be a checkpoint of.
             template: a state with the shapes, dtypes and shardings to restore into.
+            check: is given its ``description`` before the arrays are read, which fit
+                into the template only if the config agrees; raises if it does not.
 
         Returns:
             The checkpoint.
 
         Raises:
-            InputError: there is none, or it is damaged, foreign, or imported weights.
+            DamagedCheckpointError: it is damaged.
+            InputError: there is none, or it is foreign, or imported weights.
         """
-        step = self._pick(-1)
         meta = self._read_meta(step, model)
         if meta["kind"] != "training":
             raise InputError(
                 f"{self._path(step)} holds imported weights; allowed: sampling from "
                 "them, or training in a new run directory."
             )
-        arrays = self._read_arrays(
-            step, {name: getattr(template, name) for name in _ARRAYS}
-        )
+        check(meta)
         private = self._read_json(step, "private")
-        secrets = Secrets.from_dict(private)
+        secrets = self._secrets(step, private)
+        arrays = self._read_arrays(
+            step, {name: getattr(template, name) for name in _ARRAYS}, meta
+        )
         # The noise is keyed by the step, so its count is the step's.
         noise_state = GaussianNoiseState(secrets.noise_key, jnp.asarray(step))
         state = TrainState(step=jnp.asarray(step), noise_state=noise_state, **arrays)
-        return Restored(state, secrets, meta["run_id"], meta["config"])
+        return Restored(state, secrets, private.get("data_digest"))
+
+    def read_secrets(self, step: int) -> Secrets:
+        """Reads the secrets of a training checkpoint whose arrays may be damaged.
+
+        Raises:
+            DamagedCheckpointError: they are damaged.
+        """
+        return self._secrets(step, self._read_json(step, "private"))
+
+    def set_aside(self, step: int) -> pathlib.Path:
+        """Takes a checkpoint out of the run, and keeps it: it holds secrets.
+
+        Returns:
+            Where it is now.
+        """
+        target = self._folder / DAMAGED / str(step)
+
+        def move() -> str:
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            free, number = target, 1
+            while free.exists():
+                free = target.with_name(f"{step}.{number}")
+                number += 1
+            self._path(step).rename(free)
+            run_dir.sync(target.parent)
+            run_dir.sync(self._folder)
+            return str(free)
+
+        moved = processes.from_first(move)
+        self._manager.reload()
+        return pathlib.Path(moved)
 
     def stored_problem(self, step: int = -1) -> tuple[tuple[int, int, int], int]:
         """Reads the image shape (h, w, c) and number of classes of a checkpoint.
@@ -212,7 +289,7 @@ class Checkpoints:
             InputError: there is no such checkpoint, or it is damaged or foreign.
         """
         step = self._pick(step)
-        self._read_meta(step, model)
+        meta = self._read_meta(step, model)
         name = "ema_params" if weights == "ema" else "params"
         # On all devices, whatever the devices of the run were.
         everywhere = devices.replicated(devices.data_mesh())
@@ -220,12 +297,30 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
             jax.eval_shape(model.network.init, jax.random.key(0)),
         )
-        return self._read_arrays(step, {name: template})[name], step
+        return self._read_arrays(step, {name: template}, meta)[name], step
 
     def _save(self, step: int, arrays: dict[str, Any], texts: dict[str, Any]) -> None:
+        digests = {name: digest(value) for name, value in arrays.items()}
+        texts = texts | {"meta": texts["meta"] | {"digests": digests}}
         items = {name: ocp.args.StandardSave(value) for name, value in arrays.items()}
-        items |= {name: ocp.args.JsonSave(value) for name, value in texts.items()}
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        items |= {
+            name: ocp.args.JsonSave(value | {"checksum": checksum(value)})
+            for name, value in texts.items()
+        }
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        # Asked first, since failing half-way Orbax fills the screen with its own.
+        processes.from_first(lambda: self._check_room(step, size + _TEXT_SIZE))
+        with run_dir.needing_room(self._path(step)):
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            if processes.is_first():
+                # Orbax leaves that to the operating system. The secrets must be there
+                # before the noise is used, and this one before the last is removed.
+                run_dir.sync_tree(self._path(step))
+
+    def _check_room(self, step: int, size: int) -> None:
+        with run_dir.needing_room(self._path(step)):
+            if shutil.disk_usage(self._folder).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _find_folder(self) -> None:
         if processes.is_first():
@@ -258,10 +353,10 @@ class Checkpoints:
 
     def _read_meta(self, step: int, model: Model | None = None) -> dict[str, Any]:
         meta = self._read_json(step, "meta")
-        if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
+        if meta.get("format") not in _FORMATS:
             raise InputError(
                 f"{self._path(step)} is not a checkpoint of this software; allowed: "
-                f"checkpoints of format {_FORMAT}."
+                f"checkpoints of format {' or '.join(map(str, _FORMATS))}."
             )
         stored = meta["model"]
         expected = {} if model is None else signature(model)
@@ -274,23 +369,34 @@ class Checkpoints:
                 )
         return meta
 
-    def _read_json(self, step: int, item: str) -> Any:
-        return self._restore(step, item, ocp.args.JsonRestore())
+    def _read_json(self, step: int, item: str) -> dict[str, Any]:
+        value = self._restore(step, item, ocp.args.JsonRestore())
+        if not isinstance(value, dict):
+            raise self._damaged(step, item, "is not an object")
+        found = value.pop("checksum", None)
+        unsealed = found is None and value.get("format", 1) == 1
+        if not unsealed and found != checksum(value):
+            raise self._damaged(step, item, "is not what was written")
+        return value
 
-    def _read_arrays(self, step: int, templates: dict[str, Any]) -> dict[str, Any]:
+    def _read_arrays(
+        self, step: int, templates: dict[str, Any], meta: dict[str, Any]
+    ) -> dict[str, Any]:
         def describe(x: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(
                 x.shape, x.dtype, sharding=getattr(x, "sharding", None)
             )
 
-        return {
-            name: self._restore(
+        arrays = {}
+        for name, template in templates.items():
+            arrays[name] = self._restore(
                 step,
                 name,
                 ocp.args.StandardRestore(jax.tree.map(describe, template)),
             )
-            for name, template in templates.items()
-        }
+            if meta["format"] > 1 and digest(arrays[name]) != meta["digests"][name]:
+                raise self._damaged(step, name, "is not what was written")
+        return arrays
 
     def _restore(self, step: int, item: str, args: Any) -> Any:
         try:
@@ -299,10 +405,26 @@ class Checkpoints:
             ]
         except Exception as e:  # Orbax raises many kinds for a damaged file
             reason = (str(e).splitlines() or [""])[0][:120].rstrip(".")
-            raise InputError(
-                f"The item {item} of the checkpoint {self._path(step)} cannot be read "
-                f"({type(e).__name__}: {reason}); allowed: an undamaged checkpoint."
+            raise self._damaged(
+                step, item, f"cannot be read ({type(e).__name__}: {reason})"
             ) from None
+
+    def _secrets(self, step: int, private: dict[str, Any]) -> Secrets:
+        try:
+            return Secrets.from_dict(private)
+        except InputError:
+            raise self._damaged(step, "private", "is malformed") from None
+
+    def _damaged(self, step: int, item: str, how: str) -> DamagedCheckpointError:
+        return DamagedCheckpointError(
+            f"The item {item} of the checkpoint {self._path(step)} {how}"
+        )
+
+
+def checksum(value: dict[str, Any]) -> str:
+    """Returns a digest of JSON values as they will be read back."""
+    content = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _meta(model: Model, kind: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ the examples of its own devices, and process 0 alone draws secrets and writes.
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
+import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -21,11 +23,15 @@ from jax.sharding import Mesh
 from dpdm_jax import data, devices, planning, processes, run_dir, validate
 from dpdm_jax.errors import InputError, Interrupted
 from dpdm_jax.model import Model, build_model
-from dpdm_jax.privacy import Ledger, PrivacyPlan, format_epsilon
+from dpdm_jax.privacy import Ledger, LedgerRecord, PrivacyPlan, format_epsilon
 from dpdm_jax.privacy.batch_selection import PADDING, pad_indices
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.training import rngs
-from dpdm_jax.training.checkpoints import Checkpoints, Restored
+from dpdm_jax.training.checkpoints import (
+    Checkpoints,
+    DamagedCheckpointError,
+    Restored,
+)
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.metrics import PRIVATE, MetricsLog, private_diagnostics
@@ -47,6 +53,10 @@ _MAY_CHANGE = frozenset(
     }
 )
 
+# What of the training data is looked at to know it again.
+_BYTES_SEEN = 2**20
+_MIN_SEEN = 64  # examples
+
 #: ``snapshot(model, ema_params, step)`` looks at a model in training.
 Snapshot = Callable[[Model, Any, int], None]
 
@@ -60,6 +70,7 @@ class Run:
         workdir: the run directory.
         plan: the privacy plan.
         source: the training data.
+        fingerprint: of the training data, private.
         model: what is trained.
         step_fns: the compiled step.
         mesh: the devices.
@@ -72,6 +83,7 @@ class Run:
     workdir: pathlib.Path
     plan: PrivacyPlan
     source: data.Source
+    fingerprint: str
     model: Model
     step_fns: TrainStep
     mesh: Mesh
@@ -144,7 +156,9 @@ def _prepare(
         _check(config)
         planning.check_microbatch(config.train.microbatch_size, jax.device_count())
     source = processes.first_goes_first(lambda: data.load_source(config.data, "train"))
-    processes.check_same("The training data", lambda: _fingerprint(source))
+    with processes.together():
+        fingerprint = _fingerprint(source)
+    processes.check_same("The training data", lambda: fingerprint)
     problem = planning.problem_of(source)
     plan = PrivacyPlan.from_dict(
         processes.from_first(
@@ -179,12 +193,14 @@ def _prepare(
     state = devices.place(
         create_state(params, training.optimizer, training.noise), everywhere
     )
-    with processes.together():  # what Orbax reads, all read alike
-        if checkpoints.steps():
-            restored = _restore(workdir, checkpoints, ledger, model, state, config)
-            secrets = restored.secrets
-            state = restored.state
-        elif ledger is not None and ledger.record.authorized_steps:
+    if checkpoints.steps():
+        restored = _restore(
+            workdir, checkpoints, ledger, model, state, config, fingerprint
+        )
+        secrets = restored.secrets
+        state = restored.state
+    elif ledger is not None and ledger.record.authorized_steps:
+        with processes.together():
             raise InputError(
                 f"The ledger of {workdir} counts {ledger.record.authorized_steps} "
                 "steps but no checkpoint is left to go on from; allowed: a new run "
@@ -201,6 +217,7 @@ def _prepare(
         workdir=workdir,
         plan=plan,
         source=source,
+        fingerprint=fingerprint,
         model=model,
         step_fns=training.step_fns,
         mesh=mesh,
@@ -218,18 +235,27 @@ def _prepare(
 
 def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> bool:
     """Locks the run directory; says whether a run has begun in it."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    run_dir.make_folder(workdir)
     resources.enter_context(run_dir.locked(workdir))
+    for name in (run_dir.LEDGER, run_dir.CONFIG):
+        for unfinished in workdir.glob(f".{name}.*"):  # by a killed process
+            unfinished.unlink()
     return (workdir / run_dir.LEDGER).exists()
 
 
-def _fingerprint(source: data.Source) -> list[Any]:
-    """What tells two data sets apart that were meant to be the same. Private."""
-    # Evenly spread; a change of order or of files shows in some of them.
-    some = np.unique(np.linspace(0, len(source) - 1, num=16).astype(np.int64))
+def _fingerprint(source: data.Source) -> str:
+    """What tells two data sets apart that were meant to be the same. Private.
+
+    It reads about a mebibyte of images, evenly spread: a change of order or of files
+    shows in some of them, a change of a few images of many may not.
+    """
+    number = max(_MIN_SEEN, _BYTES_SEEN // math.prod(source.image_shape))
+    some = np.unique(np.linspace(0, len(source) - 1, num=number).astype(np.int64))
     images, labels = source.examples(some)
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    return [len(source), list(source.image_shape), source.num_classes, digest]
+    return json.dumps(
+        [len(source), list(source.image_shape), source.num_classes, digest]
+    )
 
 
 def _restore(
@@ -239,21 +265,109 @@ def _restore(
     model: Model,
     template: TrainState,
     config: ml_collections.ConfigDict,
+    fingerprint: str,
 ) -> Restored:
-    """Reads the newest checkpoint, if it is one of this run."""
-    if ledger is None:
-        raise InputError(
-            f"{workdir} has checkpoints but no {run_dir.LEDGER}, so what was spent is "
-            "unknown; allowed: a run directory with its ledger, or a new one."
+    """Reads the newest sound checkpoint, if it is one of this run.
+
+    Damaged ones are put aside once an earlier one was found sound; from there the run
+    takes the steps between again, with the same batches and noise. Without a sound one
+    there is nothing to go on from: new secrets would make it another run, whose privacy
+    loss adds to that of the steps already counted.
+    """
+    with processes.together():
+        if ledger is None:
+            raise InputError(
+                f"{workdir} has checkpoints but no {run_dir.LEDGER}, so what was spent "
+                "is unknown; allowed: a run directory with its ledger, or a new one."
+            )
+    values = run_dir.to_json_values(config)
+    damaged: dict[int, str] = {}
+    for step in reversed(checkpoints.steps()):
+        damage = None
+        with processes.together():  # what Orbax reads, all read alike
+            try:
+                restored = checkpoints.restore(
+                    step,
+                    model,
+                    template,
+                    lambda stored: _check_is_of_run(
+                        workdir, stored, ledger.record, values
+                    ),
+                )
+            except DamagedCheckpointError as e:
+                damage = e.damage
+        processes.check_same("What is damaged", lambda d=damage: d is not None)
+        if damage is None:
+            break
+        damaged[step] = damage
+    with processes.together():
+        if len(damaged) == len(checkpoints.steps()):
+            raise InputError(
+                f"{damaged[max(damaged)]}, and no checkpoint before it is sound; "
+                "allowed: a backup of one of them beside the present "
+                f"{run_dir.LEDGER}, or a new run directory, whose budget adds to this "
+                "one's."
+            )
+        newest = max(checkpoints.steps())
+        if newest > ledger.record.authorized_steps:
+            raise InputError(
+                f"{workdir} has a checkpoint of step {newest} and its ledger counts "
+                f"{ledger.record.authorized_steps}; allowed: a ledger that counts "
+                "every step."
+            )
+        _check_secrets(checkpoints, damaged, restored.secrets)
+        now = restored.secrets.data_digest(fingerprint)
+        if restored.data_digest not in (None, now):
+            raise InputError(
+                f"The training data is not that which {workdir} was begun with, whose "
+                "noise would go onto other sums; allowed: the same images, labels and "
+                "order, or a new run directory."
+            )
+    for each, damage in damaged.items():
+        kept = checkpoints.set_aside(each)
+        _log.warning(
+            "%s; it is kept as %s, and the run goes on from step %d.",
+            damage,
+            kept.relative_to(workdir),
+            int(restored.state.step),
         )
-    restored = checkpoints.restore_latest(model, template)
-    if restored.run_id != ledger.record.run_id:
-        raise InputError(
-            f"The checkpoints of {workdir} are of run {restored.run_id} and its ledger "
-            f"of run {ledger.record.run_id}; allowed: one run in a directory."
-        )
-    _check_unchanged(restored.config, run_dir.to_json_values(config))
     return restored
+
+
+def _check_secrets(
+    checkpoints: Checkpoints, damaged: Iterable[int], secrets: Secrets
+) -> None:
+    """Refuses to take steps again with other noise than they may have had."""
+    for step in damaged:
+        try:
+            same = checkpoints.read_secrets(step).to_dict() == secrets.to_dict()
+        except DamagedCheckpointError:
+            continue  # not readable; the run's name has paired the checkpoints
+        if not same:
+            raise InputError(
+                f"The damaged checkpoint of step {step} has other keys than those "
+                "before it; allowed: checkpoints of one run in a directory."
+            )
+
+
+def _check_is_of_run(
+    workdir: pathlib.Path,
+    stored: dict[str, Any],
+    record: LedgerRecord,
+    config: dict[str, Any],
+) -> None:
+    """Checks a checkpoint's description against the ledger and the present config."""
+    if stored["run_id"] != record.run_id:
+        raise InputError(
+            f"The checkpoints of {workdir} are of run {stored['run_id']} and its "
+            f"ledger of run {record.run_id}; allowed: one run in a directory."
+        )
+    if not record.continues(LedgerRecord.from_dict(stored["ledger"])):
+        raise InputError(
+            f"The ledger of {workdir} counts less than its copy in a checkpoint, or "
+            "something else; allowed: the run's newest ledger."
+        )
+    _check_unchanged(stored["config"], config)
 
 
 def _check_unchanged(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -398,4 +512,5 @@ def _save(run: Run, state: TrainState) -> None:
         run_id=run.ledger.record.run_id,
         config=run_dir.to_json_values(run.config),
         ledger=run.ledger.record.to_dict(),
+        data_digest=run.secrets.data_digest(run.fingerprint),
     )

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from dpdm_jax import run_dir
 from dpdm_jax.training.step import Diagnostics
 
 FILE_NAME = "metrics.jsonl"
@@ -22,28 +23,55 @@ class MetricsLog:
         Args:
             workdir: the run directory.
             tensorboard: whether to write TensorBoard events.
+
+        Raises:
+            InputError: there is no room for them.
         """
-        path = workdir / FILE_NAME
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self._lines = os.fdopen(handle, "a")
+        self._path = workdir / FILE_NAME
+        with run_dir.needing_room(self._path):
+            self._handle = os.open(
+                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
+            )
+        # A power cut may have left half a line, which would spoil the next one.
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._handle, whole)
         self._events = None
         self._events_folder = workdir / "tensorboard" if tensorboard else None
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds the scalars of one step."""
+        """Adds the scalars of one step.
+
+        Raises:
+            InputError: there is no room for them.
+        """
         line = {"step": step} | {k: float(v) for k, v in scalars.items()}
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
-        if self._events_folder is not None:
+        self._append(json.dumps(line).encode() + b"\n")
+        if self._events_folder is None:
+            return
+        with run_dir.needing_room(self._events_folder):
             if self._events is None:
                 self._events = _open_events(self._events_folder)
             self._events.write_scalars(step, scalars)
 
+    def _append(self, line: bytes) -> None:
+        """Writes a line, or nothing of it; unbuffered, so that closing cannot fail."""
+        before = os.fstat(self._handle).st_size
+        try:
+            with run_dir.needing_room(self._path):
+                while line:
+                    line = line[os.write(self._handle, line) :]
+        except BaseException:
+            os.ftruncate(self._handle, before)
+            raise
+
     def close(self) -> None:
         """Writes out what is buffered."""
-        self._lines.close()
+        os.close(self._handle)
         if self._events is not None:
-            self._events.close()
+            with run_dir.needing_room(self._events_folder):
+                self._events.close()
 
 
 def _open_events(folder: pathlib.Path) -> Any:

@@ -51,6 +51,21 @@ class Secrets:
         words = jnp.asarray(np.frombuffer(digest, np.uint32))
         return jax.random.wrap_key_data(words, impl="threefry2x32")
 
+    def data_digest(self, description: str) -> str:
+        """Returns what tells the run's data from other data, and nothing else.
+
+        Keyed, so that whoever came by it could not check guesses of the data with it.
+
+        Args:
+            description: text that differs if the data does.
+        """
+        return hashlib.blake2b(
+            description.encode(),
+            key=self.loss_seed,
+            digest_size=32,
+            person=b"data",  # apart from the loss's keys
+        ).hexdigest()
+
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values.
 

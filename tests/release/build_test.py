@@ -20,6 +20,7 @@ from dpdm_jax.release import build, bundle
 from dpdm_jax.release.build import release
 from dpdm_jax.release.verify import verify
 from dpdm_jax.sampling import run as sampling_run
+from dpdm_jax.training import checkpoints
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train
 
@@ -187,12 +188,18 @@ def test_metrics_only_on_request_and_as_disclosures(make_config, workdir, releas
     assert verify(folder).ok
 
 
+def write_meta(path: pathlib.Path, meta: dict) -> None:
+    """Writes what a checkpoint says of itself, its checksum included."""
+    meta = {name: value for name, value in meta.items() if name != "checksum"}
+    path.write_text(json.dumps(meta | {"checksum": checkpoints.checksum(meta)}))
+
+
 def test_config_names_no_place(make_config, workdir):
     path = workdir / "checkpoints" / "6" / "meta" / "metadata"
     meta = json.loads(path.read_text())
     meta["config"]["data"] |= {"path": "patients", "name": "imagenet_resized/32x32"}
     meta["config"]["data"]["test_split"] = "see /home/someone/test"
-    path.write_text(json.dumps(meta))
+    write_meta(path, meta)
     config = make_config(sample__labels="counted.npy")
     folder = release(config, workdir)
     published = read(folder, "config.json")
@@ -310,7 +317,7 @@ def test_a_ledger_older_than_its_copy_in_the_checkpoint(refused, workdir):
     meta = workdir / "checkpoints" / "4" / "meta" / "metadata"
     stored = json.loads(meta.read_text())
     stored["ledger"] = read_ledger(workdir / "privacy.json").to_dict()
-    meta.write_text(json.dumps(stored))
+    write_meta(meta, stored)
     rewrite_ledger(workdir, authorized_steps=4)
     refused("counts less than its copy", release__step=4)
 

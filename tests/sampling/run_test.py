@@ -1,6 +1,8 @@
 """Sampling from checkpoints into files."""
 
+import errno
 import json
+import os
 
 import jax
 import numpy as np
@@ -57,6 +59,28 @@ def test_files(workdir):
         np.testing.assert_array_equal(np.asarray(image), images[17, :, :, 0])
     assert Image.open(folder / run.GRID).size[0] > 100
     assert not (folder / "parts").exists()
+
+
+def test_files_that_an_interruption_left_out_are_made(workdir, monkeypatch):
+    whole = run.sample(config_of(name="whole"), workdir)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    replace = os.replace
+    for failing in (run.GRID, run.ARCHIVE):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                os,
+                "replace",
+                lambda a, b, name=failing: (fail if b.name == name else replace)(a, b),
+            )
+            with pytest.raises(InputError, match="No space left on device"):
+                run.sample(config_of(), workdir)
+    folder = run.sample(config_of(), workdir)
+    for name in (run.GRID, run.ARCHIVE):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    assert {p.name for p in folder.iterdir()} == {run.GRID, run.ARCHIVE, run.SETTINGS}
 
 
 def test_resumed_sampling_gives_the_same_images(workdir, monkeypatch):

@@ -19,6 +19,16 @@ def test_lines_are_appended_also_by_a_resumed_run(tmp_path):
     ]
 
 
+def test_half_a_line_of_a_power_cut_is_dropped(tmp_path):
+    path = tmp_path / metrics.FILE_NAME
+    path.write_text('{"step": 1, "a": 0.5}\n{"step": 2, "a')
+    log = metrics.MetricsLog(tmp_path, tensorboard=False)
+    log.write(2, {"a": 1.0})
+    log.close()
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
 def test_means_are_over_examples_with_finite_gradients():
     sums = Diagnostics(loss=6.0, grad_norm=9.0, clipped=2.0, non_finite=1.0, examples=4)
     assert metrics.private_diagnostics(sums) == {

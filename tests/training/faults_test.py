@@ -1,0 +1,526 @@
+"""What befalls a run's files and machine must not befall its privacy or its result."""
+
+import dataclasses
+import errno
+import itertools
+import json
+import logging
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from dpdm_jax import command_line, data, run_dir
+from dpdm_jax.errors import InputError
+from dpdm_jax.model import build_model
+from dpdm_jax.privacy import read_ledger
+from dpdm_jax.training import loop
+from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.loop import train
+
+_STEPS = 6
+_FIELDS = {
+    "network.base_width": 4,
+    "network.hidden_width": 8,
+    "diffusion.noise_multiplicity": 2,
+    "train.batch_size": 100,
+    "train.num_steps": _STEPS,
+    "train.microbatch_size": 64,
+    "checkpoint.every_steps": 2,
+    "checkpoint.keep": 10,
+    "log.every_steps": 1,
+    "log.snapshot_every_steps": 0,
+    "log.tensorboard": False,
+}
+
+
+def config_of(**overrides):
+    """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
+    config = command_line.load_config("configs/digits.py")
+    changed = {name.replace("__", "."): value for name, value in overrides.items()}
+    for name, value in (_FIELDS | changed).items():
+        group, field = name.split(".")
+        config[group][field] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> pathlib.Path:
+    """A run with secret keys, stopped after step 5 of 6. Read-only."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    train(config_of(train__stop_after_steps=5), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(begun, tmp_path_factory) -> pathlib.Path:
+    """That run, gone on with to its end. Read-only."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    shutil.copytree(begun, folder)
+    train(config_of(), folder)
+    return folder
+
+
+@pytest.fixture
+def workdir(begun, tmp_path) -> pathlib.Path:
+    """A copy of ``begun``."""
+    return pathlib.Path(shutil.copytree(begun, tmp_path / "run"))
+
+
+def private_part(workdir, step):
+    path = workdir / "checkpoints" / str(step) / "private" / "metadata"
+    return json.loads(path.read_text())
+
+
+def restored(workdir):
+    config = config_of()
+    model = build_model(config, (8, 8, 1), 10)
+    checkpoints = Checkpoints(workdir)
+    arrays = [checkpoints.restore_weights(model, name) for name in ("raw", "ema")]
+    described = checkpoints.description()
+    checkpoints.close()
+    return arrays, described["digests"]
+
+
+def steps_logged(workdir):
+    """What each line of the metrics says of its step, the speed aside."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    found = {}
+    for line in map(json.loads, lines):
+        del line["private/images_per_second"]
+        found.setdefault(line["step"], []).append(line)
+    return found
+
+
+def assert_ended_like(workdir, undisturbed):
+    ours, theirs = restored(workdir), restored(undisturbed)
+    jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
+    assert ours[1] == theirs[1]  # the optimizer's state, too
+    assert read_ledger(workdir / "privacy.json") == read_ledger(
+        undisturbed / "privacy.json"
+    )
+    assert private_part(workdir, _STEPS) == private_part(undisturbed, _STEPS)
+    # The same batches, noise and weights, however often a step was taken.
+    ours, theirs = steps_logged(workdir), steps_logged(undisturbed)
+    assert list(ours) == list(theirs) == list(range(1, _STEPS + 1))
+    for step, lines in ours.items():
+        assert all(line == theirs[step][0] for line in lines)
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in files_of(folder)}
+
+
+def arrays_of(checkpoint, item):
+    """The file with an item's numbers: the largest."""
+    return max(files_of(checkpoint / item), key=lambda path: path.stat().st_size)
+
+
+def truncate(checkpoint):
+    path = arrays_of(checkpoint, "opt_state")
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_bits(checkpoint):
+    """One in each file, for some hold what nobody reads."""
+    for path in files_of(checkpoint / "params"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+
+def swap_weights(checkpoint):
+    """Both are sound, only not what was written there."""
+    raw, average = checkpoint / "params", checkpoint / "ema_params"
+    raw.rename(checkpoint / "aside")
+    average.rename(raw)
+    (checkpoint / "aside").rename(average)
+
+
+def empty_every_file(checkpoint):
+    for path in files_of(checkpoint):
+        os.truncate(path, 0)
+
+
+def lose_an_item(checkpoint):
+    shutil.rmtree(checkpoint / "ema_params")
+
+
+def lose_everything(checkpoint):
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+
+
+def change_text(item, old, new):
+    def change(checkpoint):
+        path = checkpoint / item / "metadata"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+_DAMAGES = {
+    "truncated": truncate,
+    "bits": flip_bits,
+    "swapped": swap_weights,
+    "emptied": empty_every_file,
+    "item lost": lose_an_item,
+    "all lost": lose_everything,
+    "run id": change_text("meta", '"run_id"', '"run_it"'),
+    "meta cut": change_text("meta", "{", ""),
+    "secrets": change_text("private", '"loss_seed": "', '"loss_seed": "00'),
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGES.values(), ids=_DAMAGES)
+def test_a_damaged_newest_checkpoint_is_gone_on_without(
+    workdir, undisturbed, damage, caplog
+):
+    damage(workdir / "checkpoints" / "5")
+    before = contents(workdir / "checkpoints" / "5")
+    with caplog.at_level(logging.WARNING, "dpdm_jax"):
+        state = train(config_of(), workdir)
+    assert int(state.step) == _STEPS
+    (message,) = [
+        r.getMessage() for r in caplog.records if r.name.startswith("dpdm_jax")
+    ]
+    assert "checkpoints/5 " in message
+    assert "goes on from step 4" in message
+    assert "kept as checkpoints/damaged/5" in message
+    assert "\n" not in message
+    assert contents(workdir / "checkpoints" / "damaged" / "5") == before
+    assert_ended_like(workdir, undisturbed)
+
+
+def test_several_damaged_checkpoints_and_a_second_time(workdir, undisturbed):
+    for step in ("5", "4", "2"):
+        truncate(workdir / "checkpoints" / step)
+    train(config_of(train__stop_after_steps=5), workdir)
+    truncate(workdir / "checkpoints" / "5")
+    train(config_of(), workdir)
+    kept = {path.name for path in (workdir / "checkpoints" / "damaged").iterdir()}
+    assert kept == {"2", "4", "5", "5.1"}
+    assert_ended_like(workdir, undisturbed)
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_is_finished_again(
+    undisturbed, tmp_path
+):
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    truncate(workdir / "checkpoints" / "6")
+    assert int(train(config_of(), workdir).step) == _STEPS
+    assert_ended_like(workdir, undisturbed)
+
+
+def test_without_a_sound_checkpoint_nothing_begins_anew(workdir):
+    for checkpoint in (workdir / "checkpoints").iterdir():
+        truncate(checkpoint)
+    before = contents(workdir)
+    with pytest.raises(InputError, match="no checkpoint before it is sound") as e:
+        train(config_of(), workdir)
+    assert "\n" not in str(e.value)
+    assert contents(workdir) == before
+
+
+def test_other_keys_are_not_fallen_back_to(workdir, tmp_path):
+    """A sound checkpoint with other secrets would give the steps taken other noise."""
+    other = tmp_path / "other"
+    train(config_of(train__stop_after_steps=4), other)
+    theirs = other / "checkpoints" / "4" / "private" / "metadata"
+    shutil.copy(theirs, workdir / "checkpoints" / "4" / "private" / "metadata")
+    truncate(workdir / "checkpoints" / "5")
+    before = contents(workdir)
+    with pytest.raises(InputError, match="other keys"):
+        train(config_of(), workdir)
+    assert contents(workdir) == before
+
+
+def write_ledger(workdir, authorized_steps):
+    path = workdir / "privacy.json"
+    record = read_ledger(path)
+    event = dataclasses.replace(record.events[0], authorized_steps=authorized_steps)
+    record = dataclasses.replace(record, events=(event,))
+    path.write_text(json.dumps(record.to_dict()))
+
+
+def test_a_ledger_that_counts_less_is_refused(workdir):
+    """One of an old backup: what it leaves out was spent."""
+    write_ledger(workdir, 4)
+    with pytest.raises(InputError, match="counts less than its copy"):
+        train(config_of(), workdir)
+    # Nothing but its name tells that of the damaged checkpoint.
+    empty_every_file(workdir / "checkpoints" / "5")
+    with pytest.raises(
+        InputError, match="checkpoint of step 5 and its ledger counts 4"
+    ):
+        train(config_of(), workdir)
+    assert not (workdir / "checkpoints" / "damaged").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: content.replace(
+            b'"authorized_steps": 5', b'"authorized_steps": 4'
+        ),
+    ],
+)
+def test_a_damaged_ledger_stops_the_run_and_its_return_goes_on(
+    workdir, undisturbed, damage
+):
+    ledger = workdir / "privacy.json"
+    kept = ledger.read_bytes()
+    ledger.write_bytes(damage(kept))
+    before = contents(workdir)
+    with pytest.raises(InputError, match=r"privacy\.json is damaged") as e:
+        train(config_of(), workdir)
+    assert "\n" not in str(e.value)
+    assert contents(workdir) == before
+    ledger.write_bytes(kept)
+    train(config_of(), workdir)
+    assert_ended_like(workdir, undisturbed)
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"name": '])
+def test_a_damaged_config_is_written_anew(workdir, undisturbed, content):
+    path = workdir / "config.json"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    train(config_of(), workdir)
+    assert path.read_bytes() == (undisturbed / "config.json").read_bytes()
+    assert_ended_like(workdir, undisturbed)
+
+
+def test_checkpoints_of_the_first_format_are_read(workdir, undisturbed):
+    """They had neither digests nor checksums."""
+    for step in ("0", "2", "4", "5"):
+        for item, absent in (
+            ("meta", ("digests", "checksum")),
+            ("private", ("format", "data_digest", "checksum")),
+        ):
+            path = workdir / "checkpoints" / step / item / "metadata"
+            fields = json.loads(path.read_text())
+            fields = {k: v for k, v in fields.items() if k not in absent}
+            if item == "meta":
+                fields["format"] = 1
+            path.write_text(json.dumps(fields))
+    train(config_of(), workdir)
+    assert_ended_like(workdir, undisturbed)
+
+
+# ---- the data
+
+
+def write_digits(path, change=lambda images, labels: None):
+    source = data.load_source(config_of().data, "train")
+    images, labels = source.examples(np.arange(len(source)))
+    images, labels = images.copy(), labels.copy()
+    change(images, labels)
+    path.mkdir()
+    np.savez(path / "train.npz", images=images, labels=labels)
+    return {"data__source": "npz", "data__path": str(path)}
+
+
+def brighten_one(images, labels):
+    images[700, 3, 3] ^= 1
+
+
+def change_a_label(images, labels):
+    labels[1000] = (labels[1000] + 1) % 10
+
+
+def swap_two(images, labels):
+    for array in (images, labels):
+        array[[5, 6]] = array[[6, 5]]
+
+
+@pytest.mark.parametrize("change", [brighten_one, change_a_label, swap_two])
+def test_other_data_of_the_same_size_is_refused(tmp_path, change):
+    here = write_digits(tmp_path / "data")
+    workdir = tmp_path / "run"
+    train(config_of(**here, train__stop_after_steps=3), workdir)
+    before = contents(workdir)
+    other = write_digits(tmp_path / "other", change)
+    with pytest.raises(InputError, match="training data is not that") as e:
+        train(config_of(**other), workdir)
+    assert "\n" not in str(e.value)
+    assert contents(workdir) == before
+    # The same data in another place is the same data.
+    moved = write_digits(tmp_path / "moved")
+    assert int(train(config_of(**moved), workdir).step) == _STEPS
+
+
+def test_the_datas_digest_is_keyed_and_stays_in_the_private_part(begun, undisturbed):
+    digest = private_part(begun, 5)["data_digest"]
+    assert digest == private_part(undisturbed, _STEPS)["data_digest"]
+    plain = loop._fingerprint(data.load_source(config_of().data, "train"))
+    for path in files_of(undisturbed):
+        content = path.read_bytes()
+        assert plain.encode() not in content
+        assert json.loads(plain)[-1].encode() not in content
+        if path.parent.name != "private":
+            assert digest.encode() not in content
+
+
+# ---- full storage
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_as_tensorstore_says(*_, **__):
+    raise ValueError(
+        "RESOURCE_EXHAUSTED: Error writing local file [OS error 28: "
+        f"{os.strerror(errno.ENOSPC)}]"
+    )
+
+
+def full_for_checkpoints(patch, answer):
+    patch.setattr(ocp.CheckpointManager, "save", answer)
+
+
+def full_for_metrics(patch, answer):
+    """Half a line still fits."""
+    write = os.write
+
+    def write_half(handle, content):
+        if b'"step"' in content:
+            return write(handle, content[: len(content) // 2])
+        if b"private/" in content or content.endswith(b"}\n"):
+            answer()
+        return write(handle, content)
+
+    patch.setattr(os, "write", write_half)
+
+
+def full_for(name):
+    def fill(patch, answer):
+        replace = os.replace
+
+        def answer_for_one(source, target):
+            if pathlib.Path(target).name == name:
+                answer()
+            replace(source, target)
+
+        patch.setattr(os, "replace", answer_for_one)
+
+    return fill
+
+
+@pytest.mark.parametrize(
+    ("fill", "answer", "named"),
+    [
+        (full_for_checkpoints, full, "checkpoints/6"),
+        (full_for_checkpoints, full_as_tensorstore_says, "checkpoints/6"),
+        (full_for_metrics, full, r"metrics\.jsonl"),
+        (full_for("privacy.json"), full, r"privacy\.json"),
+        (full_for("config.json"), full, r"config\.json"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on(
+    workdir, undisturbed, monkeypatch, fill, answer, named
+):
+    with monkeypatch.context() as patch:
+        fill(patch, answer)
+        with pytest.raises(InputError, match=named) as e:
+            train(config_of(), workdir)
+    assert "No space left on device" in str(e.value)
+    assert "\n" not in str(e.value)
+    record = read_ledger(workdir / "privacy.json")
+    assert record.authorized_steps >= max(steps_logged(workdir))
+    train(config_of(), workdir)
+    assert_ended_like(workdir, undisturbed)
+    assert not list(workdir.glob(".privacy.json*"))
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(PermissionError), run_dir.needing_room(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+    error = InputError("mine")
+    error.__context__ = OSError(errno.ENOSPC, "full")
+    with pytest.raises(InputError, match="mine"), run_dir.needing_room(tmp_path):
+        raise error
+
+
+_ON_A_SMALL_DISK = """
+set -e
+mount -t tmpfs -o size=$SIZE tmpfs $WORKDIR
+for time in 1 2; do
+    status=0
+    "$@" --workdir=$WORKDIR/run 2>$RESULT/errors_$time || status=$?
+    echo $status >$RESULT/status_$time
+    mount -o remount,size=50m $WORKDIR
+done
+cp -r $WORKDIR/run $RESULT/
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["16k", "220k", "400k"])
+def test_a_disk_that_is_really_full(tmp_path, size):
+    """A file system in memory, too small at first, then large enough."""
+    if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    result, disk = tmp_path / "result", tmp_path / "disk"
+    result.mkdir()
+    disk.mkdir()
+    flags = [f"--config.{name}={value}" for name, value in _FIELDS.items()]
+    command = [sys.executable, "-m", "dpdm_jax.main", "--mode=train", *flags]
+    subprocess.run(
+        ["unshare", "-rm", "sh", "-c", _ON_A_SMALL_DISK, "sh", *command],
+        cwd=command_line.CHECKOUT,
+        env=os.environ | {"SIZE": size, "WORKDIR": str(disk), "RESULT": str(result)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    errors = (result / "errors_1").read_text()
+    assert (result / "status_1").read_text() == "2\n", errors
+    assert "Traceback" not in errors
+    (message,) = [e for e in errors.splitlines() if e.startswith("error: ")]
+    assert "No space left on device" in message
+    assert (result / "status_2").read_text() == "0\n", (result / "errors_2").read_text()
+    workdir = result / "run"
+    assert read_ledger(workdir / "privacy.json").authorized_steps == _STEPS
+    assert list(steps_logged(workdir)) == list(range(1, _STEPS + 1))
+    _, digests = restored(workdir)
+    assert set(digests) == {"params", "ema_params", "opt_state"}
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
+
+
+# ---- clock and host
+
+
+def test_clock_and_host_do_not_matter(workdir, undisturbed, monkeypatch):
+    """The clock jumps back a century and runs backwards; the host has a new name."""
+    backwards = itertools.count(0, -3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(backwards)))
+    monkeypatch.setattr(time, "time_ns", lambda: next(backwards) * 10**9)
+    for name in ("gethostname", "getfqdn"):
+        monkeypatch.setattr(socket, name, lambda *_: "elsewhere")
+    monkeypatch.setattr(
+        os, "uname", lambda: os.uname_result(("Linux", "elsewhere", "", "", ""))
+    )
+    for path in files_of(workdir):
+        os.utime(path, (2**33, 2**33))  # files from the future
+    train(config_of(checkpoint__keep=2), workdir)
+    kept = sorted(p.name for p in (workdir / "checkpoints").iterdir())
+    assert kept == ["5", "6"]
+    assert_ended_like(workdir, undisturbed)
