@@ -487,8 +487,8 @@ def test_a_release_replaces_an_earlier_one_and_nothing_else(make_config, workdir
         (bundle, "write_parameters"),
         (run_dir, "write_json"),
         (bundle, "write_checksums"),
-        (build, "_sync"),
-        (build, "_sync_folder"),
+        (run_dir, "sync_tree"),
+        (run_dir, "sync"),
         (pathlib.Path, "rename"),
     ],
 )
