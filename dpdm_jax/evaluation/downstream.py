@@ -207,6 +207,7 @@ def batch_indices(order: np.ndarray, batch_size: int) -> np.ndarray:
     return padded.reshape(-1, batch_size).astype(np.int32)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def init_state(
     classifier: classifiers.Classifier, recipe: Recipe, num_steps: int, key: jax.Array
 ) -> TrainState:
@@ -218,17 +219,11 @@ def init_state(
         num_steps: of the whole training.
         key: typed key.
     """
-    return _init_state(classifier, recipe, _steps_that_matter(recipe, num_steps), key)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _init_state(
-    classifier: classifiers.Classifier, recipe: Recipe, num_steps: int, key: jax.Array
-) -> TrainState:
     params = classifier.init(key)
     return TrainState(params, recipe.transform(num_steps).init(params))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_epoch(
     classifier: classifiers.Classifier,
     recipe: Recipe,
@@ -236,7 +231,7 @@ def train_epoch(
     state: TrainState,
     images: jax.Array,
     labels: jax.Array,
-    batches: jax.Array | np.ndarray,
+    batches: jax.Array,
     key: jax.Array,
 ) -> TrainState:
     """Takes one step on the mean cross entropy per batch, in one compiled call.
@@ -254,23 +249,6 @@ def train_epoch(
     Returns:
         The next state.
     """
-    num_steps = _steps_that_matter(recipe, num_steps)
-    return _train_epoch(
-        classifier, recipe, num_steps, state, images, labels, batches, key
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def _train_epoch(
-    classifier: classifiers.Classifier,
-    recipe: Recipe,
-    num_steps: int,
-    state: TrainState,
-    images: jax.Array,
-    labels: jax.Array,
-    batches: jax.Array,
-    key: jax.Array,
-) -> TrainState:
     optimizer = recipe.transform(num_steps)
 
     def step(state: TrainState, inputs: Any) -> tuple[TrainState, None]:
@@ -295,11 +273,6 @@ def _train_epoch(
         return TrainState(optax.apply_updates(state.params, updates), opt_state), None
 
     return jax.lax.scan(step, state, (batches, jnp.arange(len(batches))))[0]
-
-
-def _steps_that_matter(recipe: Recipe, num_steps: int) -> int:
-    # A constant rate is one program for trainings of any length.
-    return 0 if recipe.schedule == "constant" else num_steps
 
 
 def augmented(key: jax.Array, x: jax.Array) -> jax.Array:

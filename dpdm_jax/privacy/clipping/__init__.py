@@ -198,13 +198,14 @@ def _auto_engine(microbatch_size: int | None) -> Engine:
         l2_clip_norm: float,
     ) -> ClippedSum:
         platform = jax.default_backend()
-        num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+        # Tracing the loss takes its time, and only this choice depends on it.
+        undecided = platform == "cpu" and microbatch_size is None
         chosen = choose_engine(
             platform,
             len(is_padding),
-            num_parameters,
+            sum(leaf.size for leaf in jax.tree.leaves(params)),
             microbatch_size,
-            traits=loss_traits(loss, params, batch) if platform == "cpu" else None,
+            traits=loss_traits(loss, params, batch) if undecided else None,
         )
         return _make_engine(*chosen)(loss, params, batch, is_padding, l2_clip_norm)
 
