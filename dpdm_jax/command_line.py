@@ -164,6 +164,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     def quiet_main(argv: list[str]) -> None:
         # Orbax and TFDS narrate through absl, whose level app.run has just set.
         absl_logging.set_verbosity(absl_logging.ERROR)
+        absl_logging.get_absl_logger().addFilter(_is_not_from_orbax)
         main(argv)
 
     try:
@@ -205,6 +206,12 @@ def _say_what_this_package_logs() -> None:
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
     ours.propagate = False
+
+
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    # Its threads log the traceback of what is raised to the caller as well: there it
+    # becomes one sentence.
+    return "orbax" not in pathlib.PurePath(record.pathname).parts
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import subprocess
 import time
 
 import numpy as np
@@ -53,6 +54,21 @@ def describe() -> dict:
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def commit() -> str:
+    """The commit of this source tree, "-dirty" if edited; "unknown" outside Git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def _cpu_model() -> str:

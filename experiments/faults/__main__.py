@@ -9,7 +9,6 @@ import datetime
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -52,7 +51,7 @@ def main() -> int:
         | {
             "seconds": round(time.perf_counter() - start, 1),
             "started": started.isoformat(timespec="seconds"),
-            "commit": _commit(),
+            "commit": machine.commit(),
             "machine": machine.describe(),
         }
     )
@@ -61,17 +60,6 @@ def main() -> int:
     else:
         print("\n".join(f"{name}: {value}" for name, value in result.items()))
     return 1 if outcome.failures else 0
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+"""The classifiers of Table 2 train on a folder of images and say how."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.table_2 import __main__ as table_2
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images of one grey a class: easily told apart."""
+    rng = np.random.default_rng(0)
+    for split, size in ("train", 600), ("test", 100):
+        labels = np.arange(size) % 2
+        greys = 60 + 120 * labels[:, None, None, None]
+        images = rng.normal(greys, 20, (size, 8, 8, 1)).clip(0, 255).astype(np.uint8)
+        np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
+    return tmp_path
+
+
+def test_both_trainings_are_recorded(folder, capsys):
+    arguments = "--epsilons 10 inf --classifiers logreg --seeds 0 1 --epochs 3"
+    table_2.main([f"--data={folder}", "--delta=1e-3", *arguments.split()])
+    result = json.loads(capsys.readouterr().out)
+    private, ordinary = result["rows"]
+    assert private["epsilon"] == 10
+    assert private["settings"]["noise_multiplier"] > 0
+    assert ordinary["epsilon"] is None
+    for row in result["rows"]:
+        assert row["classifier"] == "logreg"
+        assert len(row["accuracies"]) == 2
+        assert row["accuracy"] > 0.9
+        assert row["settings"]["epochs"] == 3
+    assert ordinary["settings"]["num_train"] == 480  # the rest selects the epoch
+    assert private["settings"]["num_train"] == 600
