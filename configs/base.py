@@ -36,13 +36,15 @@ def get_config() -> ml_collections.ConfigDict:
     data.resize = "lanczos"  # lanczos | bicubic | bilinear | box
 
     config.network = network = ml_collections.ConfigDict()
-    network.name = "ncsnpp"  # ncsnpp (DDPM++, convolutions) | mlp
+    network.name = "ncsnpp"  # ncsnpp (DDPM++, convolutions) | mlp | transformer
     network.base_width = 32  # channels at full resolution
     network.channel_multipliers = (1, 2, 2)  # one entry per resolution
     network.num_res_blocks = 2  # per resolution on the way down, one more on the way up
     network.attention_resolutions = (7,)  # feature widths that get attention
-    network.hidden_width = 128  # mlp: features of a hidden layer
-    network.num_blocks = 2  # mlp: residual blocks
+    network.hidden_width = 128  # mlp: of a hidden layer; transformer: of a patch
+    network.num_blocks = 2  # mlp, transformer: residual blocks
+    network.num_heads = 4  # transformer
+    network.patch_size = 4  # transformer: side of a patch in pixels
     network.dtype = "float32"  # of the computation; parameters are always float32
 
     config.diffusion = diffusion = ml_collections.ConfigDict()

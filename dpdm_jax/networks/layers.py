@@ -308,6 +308,22 @@ class ResidualBlock(nnx.Module):
         return materialize((x + h) / math.sqrt(2))
 
 
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Averages values by how well their keys fit each query; softmax in float32.
+
+    Args:
+        query: [..., q, c].
+        key: [..., k, c].
+        value: [..., k, d].
+
+    Returns:
+        [..., q, d], of the values' dtype.
+    """
+    logits = jnp.einsum("...qc,...kc->...qk", query, key).astype(jnp.float32)
+    weights = jax.nn.softmax(logits / math.sqrt(query.shape[-1]), axis=-1)
+    return jnp.einsum("...qk,...kd->...qd", weights.astype(value.dtype), value)
+
+
 class AttentionBlock(nnx.Module):
     """Single-head self-attention over all pixels, as a residual.
 
@@ -330,8 +346,5 @@ class AttentionBlock(nnx.Module):
         n, height, width, channels = x.shape
         x = materialize(x)
         h = self.norm(x).reshape(n, height * width, channels)
-        logits = jnp.einsum("nqc,nkc->nqk", self.query(h), self.key(h))
-        logits = logits.astype(jnp.float32) / math.sqrt(channels)
-        weights = jax.nn.softmax(logits, axis=-1).astype(h.dtype)
-        h = self.output(jnp.einsum("nqk,nkc->nqc", weights, self.value(h)))
+        h = self.output(attend(self.query(h), self.key(h), self.value(h)))
         return materialize((x + h.reshape(x.shape)) / math.sqrt(2))

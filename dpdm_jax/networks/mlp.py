@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from dpdm_jax import validate
 from dpdm_jax.networks import layers, network
 from dpdm_jax.networks.embeddings import positional
+from dpdm_jax.networks.normalization import unit_variance
 
 
 class ResidualMLPBlock(nnx.Module):
@@ -46,7 +47,7 @@ class ResidualMLPBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, noise: jax.Array, label: jax.Array) -> jax.Array:
         """Applies the block: [n, width], [n, base_width], [n] -> [n, width]."""
-        h = self.hidden(_normalise(x)) + self.noise(noise)
+        h = self.hidden(unit_variance(x)) + self.noise(noise)
         if self.num_classes > 0:
             h = h + self.label(label)
         return x + self.output(nnx.silu(h))
@@ -101,15 +102,7 @@ class MLP(nnx.Module):
         h = self.input(x.reshape(x.shape[0], -1))
         for block in self.blocks.values():
             h = block(h, noise, label)
-        return self.output(_normalise(h)).reshape(x.shape).astype(jnp.float32)
-
-
-def _normalise(x: jax.Array) -> jax.Array:
-    """Zero mean and unit variance over the features of one image, in float32."""
-    wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, axis=-1, keepdims=True)
-    variance = jnp.var(wide, axis=-1, keepdims=True)
-    return ((wide - mean) * jax.lax.rsqrt(variance + 1e-6)).astype(x.dtype)
+        return self.output(unit_variance(h)).reshape(x.shape).astype(jnp.float32)
 
 
 def build(

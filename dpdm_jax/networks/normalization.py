@@ -1,7 +1,8 @@
-"""Group normalisation and SiLU in one, with a backward pass of two sweeps.
+"""Normalisations: of features, and of groups with SiLU and a two-sweep backward pass.
 
-Derived by differentiation, the backward pass reads the activations once for each of six
-sums. All of them follow from two sums per image and channel, which are taken together.
+Derived by differentiation, the latter's backward pass would read the activations once
+for each of six sums. All of them follow from two sums per image and channel, which are
+taken together.
 """
 
 import functools
@@ -9,6 +10,21 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+
+def unit_variance(x: jax.Array) -> jax.Array:
+    """Zero mean and unit variance over the last axis, computed in float32.
+
+    Args:
+        x: [..., c].
+
+    Returns:
+        [..., c], of x's dtype.
+    """
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.var(wide, axis=-1, keepdims=True)
+    return ((wide - mean) * lax.rsqrt(variance + 1e-6)).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -5,13 +5,17 @@ from collections.abc import Callable
 import ml_collections
 
 from dpdm_jax import validate
-from dpdm_jax.networks import mlp, ncsnpp
+from dpdm_jax.networks import mlp, ncsnpp, transformer
 from dpdm_jax.networks.network import Network
 
 #: A builder reads its own fields of ``config.network``.
 Builder = Callable[[ml_collections.ConfigDict, tuple[int, int, int], int], Network]
 
-BUILDERS: dict[str, Builder] = {"mlp": mlp.build, "ncsnpp": ncsnpp.build}
+BUILDERS: dict[str, Builder] = {
+    "mlp": mlp.build,
+    "ncsnpp": ncsnpp.build,
+    "transformer": transformer.build,
+}
 
 
 def build_network(

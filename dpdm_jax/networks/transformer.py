@@ -1,0 +1,207 @@
+"""A small diffusion transformer: nearly all matrix products, which suits every device.
+
+After Peebles and Xie, 2023 (arXiv 2212.09748), with noise level and label added to the
+hidden layers in place of adaptive normalisation.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from dpdm_jax import validate
+from dpdm_jax.errors import InputError
+from dpdm_jax.networks import layers, network
+from dpdm_jax.networks.embeddings import positional
+from dpdm_jax.networks.normalization import unit_variance
+
+# A branch starts small beside the residual stream.
+_BRANCH_SCALE = 0.01
+
+
+class TransformerBlock(nnx.Module):
+    """Attention between patches, then a hidden layer on each; both residual.
+
+    Noise level and label act on the hidden layer directly: under the noise of private
+    training a deeper embedding learns too slowly to tell the classes apart.
+
+    Args:
+        width: features of a patch.
+        num_heads: divides ``width``.
+        base_width: channels of the positional embedding of the noise level.
+        num_classes: 0 for a network without labels.
+        dtype: of the computation.
+        rngs: see ``layers.dense``.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        base_width: int,
+        num_classes: int,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        make = {"dtype": dtype, "rngs": rngs}
+        self.num_heads = num_heads
+        self.num_classes = num_classes
+        self.query_key_value = layers.dense(width, 3 * width, **make)
+        self.attended = layers.dense(width, width, scale=_BRANCH_SCALE, **make)
+        self.hidden = layers.dense(width, 2 * width, **make)
+        self.noise = layers.dense(base_width, 2 * width, **make)
+        if num_classes > 0:
+            self.label = layers.embed(num_classes + 1, 2 * width, **make)
+        self.output = layers.dense(2 * width, width, scale=_BRANCH_SCALE, **make)
+
+    def __call__(self, x: jax.Array, noise: jax.Array, label: jax.Array) -> jax.Array:
+        """Applies the block.
+
+        Args:
+            x: [n, patches, width].
+            noise: [n, base_width].
+            label: int32 [n].
+
+        Returns:
+            [n, patches, width].
+        """
+        heads = self.query_key_value(unit_variance(x))
+        heads = heads.reshape(*x.shape[:2], 3, self.num_heads, -1)
+        attended = layers.attend(*heads.transpose(2, 0, 3, 1, 4))
+        x = x + self.attended(attended.swapaxes(1, 2).reshape(x.shape))
+        condition = self.noise(noise)
+        if self.num_classes > 0:
+            condition = condition + self.label(label)
+        # Wide, since the condition's gradient is a sum over patches.
+        wide = self.hidden(unit_variance(x)).astype(jnp.float32)
+        h = (wide + condition.astype(jnp.float32)[:, None]).astype(x.dtype)
+        return x + self.output(nnx.silu(h))
+
+
+class Transformer(nnx.Module):
+    """Cuts the image into patches and passes them through transformer blocks.
+
+    Args:
+        image_shape: (h, w, c), h and w multiples of ``patch_size``.
+        num_classes: 0 for a network without labels.
+        patch_size: side of a patch in pixels.
+        base_width: channels of the positional embedding of the noise level.
+        hidden_width: features of a patch, a multiple of 4 and of ``num_heads``.
+        num_heads: of the attention.
+        num_blocks: how many blocks.
+        dtype: of the computation; parameters are float32.
+        rngs: see ``layers.dense``.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        patch_size: int,
+        base_width: int,
+        hidden_width: int,
+        num_heads: int,
+        num_blocks: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        make = {"dtype": dtype, "rngs": rngs}
+        self.patch_size = patch_size
+        self.base_width = base_width
+        pixels = patch_size**2 * image_shape[-1]
+        self.input = layers.dense(pixels, hidden_width, **make)
+        self.blocks = nnx.Dict(
+            {
+                f"block_{i}": TransformerBlock(
+                    hidden_width, num_heads, base_width, num_classes, **make
+                )
+                for i in range(num_blocks)
+            }
+        )
+        self.output = layers.dense(
+            hidden_width, pixels, scale=layers.NEARLY_ZERO, **make
+        )
+
+    def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array) -> jax.Array:
+        """Applies the network: x [n, h, w, c], c_noise [n], label [n] -> like x."""
+        noise = positional(c_noise, self.base_width)
+        n, height, width, channels = x.shape
+        size = self.patch_size
+        grid = (n, height // size, size, width // size, size, channels)
+        patches = x.reshape(grid).transpose(0, 1, 3, 2, 4, 5)
+        h = self.input(patches.reshape(n, -1, size * size * channels))
+        # Constants: what is known beforehand need not be learnt under noise.
+        h = h + _positions(height // size, width // size, h.shape[-1]).astype(h.dtype)
+        for block in self.blocks.values():
+            h = block(h, noise, label)
+        patches = self.output(unit_variance(h)).reshape(patches.shape)
+        return patches.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape).astype(jnp.float32)
+
+
+def _positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Sines and cosines of row and column: float32 [rows * columns, width]."""
+    frequencies = 100.0 ** -(np.arange(width // 4) / (width // 4))
+
+    def embed(count: int) -> np.ndarray:
+        angles = np.arange(count)[:, None] * frequencies
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    by_row = np.repeat(embed(rows), columns, axis=0)
+    by_column = np.tile(embed(columns), (rows, 1))
+    return np.concatenate([by_row, by_column], axis=1).astype(np.float32)
+
+
+def build(
+    config: ml_collections.ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> network.Network:
+    """Builds the network that a config describes.
+
+    Args:
+        config: ``config.network``; reads base_width, hidden_width, num_blocks,
+            num_heads, patch_size, dtype.
+        image_shape: (h, w, c).
+        num_classes: number of classes; 0 for a network without labels.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    validate.integer("network.base_width", config.base_width, minimum=4)
+    validate.integer("network.num_blocks", config.num_blocks, minimum=0)
+    validate.integer("network.num_heads", config.num_heads, minimum=1)
+    validate.integer("network.hidden_width", config.hidden_width, minimum=4)
+    validate.integer("network.patch_size", config.patch_size, minimum=1)
+    validate.one_of("network.dtype", config.dtype, network.DTYPES)
+    multiple = math.lcm(4, config.num_heads)
+    if config.hidden_width % multiple:
+        raise InputError(
+            f"network.hidden_width is {config.hidden_width}; allowed for a transformer "
+            f"with {config.num_heads} heads: a multiple of {multiple}."
+        )
+    if image_shape[0] % config.patch_size or image_shape[1] % config.patch_size:
+        raise InputError(
+            f"network.patch_size is {config.patch_size}; allowed for images of "
+            f"{image_shape[0]}x{image_shape[1]}: a divisor of both sides."
+        )
+    return network.from_module(
+        lambda rngs: Transformer(
+            image_shape,
+            num_classes,
+            patch_size=config.patch_size,
+            base_width=config.base_width,
+            hidden_width=config.hidden_width,
+            num_heads=config.num_heads,
+            num_blocks=config.num_blocks,
+            dtype=network.DTYPES[config.dtype],
+            rngs=rngs,
+        ),
+        image_shape,
+        num_classes,
+    )
