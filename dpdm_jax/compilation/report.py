@@ -204,7 +204,8 @@ def _programs(
     mesh = Mesh(np.array(target.devices), (DATA_AXIS,))
     everywhere = NamedSharding(mesh, P())
     per_device = NamedSharding(mesh, P(DATA_AXIS))
-    training = build_training(config, plan, model, new_noise_key(), mesh)
+    loss = model.loss(config.diffusion)
+    training = build_training(config, plan, loss, new_noise_key(), mesh)
     step = training.step_fns
     sampler_config = diffusion_from_config.with_preset(config)
     sample = sampling_program(

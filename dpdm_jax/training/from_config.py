@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from dpdm_jax import devices
-from dpdm_jax.model import Model
+from dpdm_jax.diffusion.losses import ExampleLoss
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.step import TrainStep, draws_in_parts, make_train_step
@@ -32,16 +32,16 @@ class Training:
 def build_training(
     config: ml_collections.ConfigDict,
     plan: PrivacyPlan,
-    model: Model,
+    loss: ExampleLoss,
     noise_key: jax.Array,
     mesh: Mesh,
 ) -> Training:
     """Builds optimizer, noise and step.
 
     Args:
-        config: the whole config; reads ``train`` and ``diffusion``.
+        config: the whole config; reads ``train``.
         plan: the privacy plan.
-        model: what is trained.
+        loss: of one example; see ``Model.loss``.
         noise_key: see ``gaussian_noise``.
         mesh: see ``make_train_step``.
 
@@ -55,7 +55,7 @@ def build_training(
         sharding=devices.divided(mesh) if draws_in_parts(mesh) else None,
     )
     step_fns = make_train_step(
-        model.loss(config.diffusion),
+        loss,
         optimizer,
         noise,
         normalize_by(plan.expected_batch_size),

@@ -18,13 +18,11 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh
 
 from dpdm_jax import data, devices, planning, processes, run_dir, validate
 from dpdm_jax.errors import InputError, Interrupted
 from dpdm_jax.model import Model, build_model
 from dpdm_jax.privacy import Ledger, LedgerRecord, PrivacyPlan, format_epsilon
-from dpdm_jax.privacy.batch_selection import PADDING, pad_indices
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import (
@@ -34,11 +32,12 @@ from dpdm_jax.training.checkpoints import (
 )
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.interrupts import deferred_interrupts
+from dpdm_jax.training.logical_step import Mechanism, take_step
 from dpdm_jax.training.metrics import PRIVATE, MetricsLog, private_diagnostics
 from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
 from dpdm_jax.training.shared_ledger import SharedLedger
 from dpdm_jax.training.state import TrainState, create_state
-from dpdm_jax.training.step import Diagnostics, TrainStep
+from dpdm_jax.training.step import Diagnostics
 
 _log = logging.getLogger(__name__)
 
@@ -62,32 +61,22 @@ Snapshot = Callable[[Model, Any, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(Mechanism):
     """A run that is ready to take its next step.
 
     Attributes:
         config: the whole config.
         workdir: the run directory.
-        plan: the privacy plan.
-        source: the training data.
         fingerprint: of the training data, private.
         model: what is trained.
-        step_fns: the compiled step.
-        mesh: the devices.
-        secrets: the private randomness.
         ledger: authorises steps.
         checkpoints: of this run.
     """
 
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
-    plan: PrivacyPlan
-    source: data.Source
     fingerprint: str
     model: Model
-    step_fns: TrainStep
-    mesh: Mesh
-    secrets: Secrets
     ledger: SharedLedger
     checkpoints: Checkpoints
 
@@ -176,7 +165,8 @@ def _prepare(
     mesh = devices.data_mesh()
     with processes.together():
         model = build_model(config, problem.image_shape, problem.num_classes)
-        training = build_training(config, plan, model, secrets.noise_key, mesh)
+        loss = model.loss(config.diffusion)
+        training = build_training(config, plan, loss, secrets.noise_key, mesh)
 
     ledger_path = workdir / run_dir.LEDGER
     begun = processes.from_first(lambda: _claim(workdir, resources))
@@ -217,6 +207,7 @@ def _prepare(
         workdir=workdir,
         plan=plan,
         source=source,
+        microbatch_size=config.train.microbatch_size,
         fingerprint=fingerprint,
         model=model,
         step_fns=training.step_fns,
@@ -417,7 +408,7 @@ def _run_steps(
                 # Up to the next checkpoint at once: after a crash the run goes on from
                 # the one before it and takes these steps again.
                 run.ledger.authorize(min(stop, (step // every + 1) * every))
-                state, sums, examples = _logical_step(run, state, step, stop_if_asked)
+                state, sums, examples = take_step(run, state, step, stop_if_asked)
                 done = step + 1
                 if reporter is not None:
                     reporter.took_step(done, sums, examples)
@@ -468,38 +459,6 @@ class _Reporter:
 def _is_snapshot(config: ml_collections.ConfigDict, done: int) -> bool:
     every = config.log.snapshot_every_steps
     return bool(every) and done % every == 0
-
-
-def _logical_step(
-    run: Run, state: TrainState, step: int, stop_if_asked: Callable[[], None]
-) -> tuple[TrainState, Diagnostics, int]:
-    """Runs one step; also returns its private sums and number of examples."""
-    indices = run.plan.sampling.indices(
-        len(run.source), run.secrets.selection_seed, step
-    )
-    key = run.secrets.loss_key(step)
-    size = run.config.train.microbatch_size
-    padded = pad_indices(indices, size)
-    partial = run.step_fns.start(state.params)
-    for start in range(0, len(padded), size):
-        with processes.together():
-            stop_if_asked()
-            arrays = _microbatch(run, padded, start)
-        partial = run.step_fns.accumulate(partial, state.params, *arrays, key)
-    state, sums = run.step_fns.finish(state, partial)
-    return state, sums, len(indices)
-
-
-def _microbatch(run: Run, padded: np.ndarray, start: int) -> tuple[jax.Array, ...]:
-    """Loads a part of a logical batch; of it, the rows of this process's devices."""
-    size = run.config.train.microbatch_size
-    sharding = devices.divided(run.mesh)
-    mine = devices.rows_of_this_process(size, sharding)
-    batch = data.load_batch(
-        run.source, np.where(mine, padded[start : start + size], PADDING)
-    )
-    positions = np.arange(start, start + size, dtype=np.int32)
-    return devices.place((*batch, positions), sharding)
 
 
 def _save(run: Run, state: TrainState) -> None:

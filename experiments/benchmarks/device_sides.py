@@ -126,7 +126,8 @@ def _step(
     plan = planning.privacy_plan(config, config.data.num_examples)
     mesh = devices.data_mesh()
     secrets = fixed_secrets(SEED)
-    training = build_training(config, plan, model, secrets.noise_key, mesh)
+    loss = model.loss(config.diffusion)
+    training = build_training(config, plan, loss, secrets.noise_key, mesh)
     params = model.network.init(jax.random.key(SEED))
     holder = [
         devices.place(

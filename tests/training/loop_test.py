@@ -223,14 +223,14 @@ def test_one_compilation_whatever_the_batch(tmp_path, monkeypatch):
             compiled.append(name) if name.endswith("backend_compile_duration") else None
         )
     )
-    take_step = loop._logical_step
+    take_step = loop.take_step
 
     def counting(*args):
         result = take_step(*args)
         per_step.append(len(compiled))
         return result
 
-    monkeypatch.setattr(loop, "_logical_step", counting)
+    monkeypatch.setattr(loop, "take_step", counting)
     train(
         tiny_config(
             train__num_steps=12,

@@ -1,0 +1,82 @@
+"""The mechanism at work: one step from the choice of its examples to new weights."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dpdm_jax import data, devices, processes
+from dpdm_jax.privacy import PrivacyPlan
+from dpdm_jax.privacy.batch_selection import PADDING, pad_indices
+from dpdm_jax.training.secrets import Secrets
+from dpdm_jax.training.state import TrainState
+from dpdm_jax.training.step import Diagnostics, TrainStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Mechanism:
+    """What steps are made of, besides the state.
+
+    Attributes:
+        plan: the privacy plan.
+        source: the training data.
+        step_fns: the compiled step.
+        mesh: the devices.
+        secrets: the private randomness.
+        microbatch_size: examples in one call of the gradient, over all devices.
+    """
+
+    plan: PrivacyPlan
+    source: data.Source
+    step_fns: TrainStep
+    mesh: Mesh
+    secrets: Secrets
+    microbatch_size: int
+
+
+def take_step(
+    mechanism: Mechanism,
+    state: TrainState,
+    step: int,
+    before_microbatch: Callable[[], None] = lambda: None,
+) -> tuple[TrainState, Diagnostics, int]:
+    """Takes one logical step.
+
+    Args:
+        mechanism: what it is made of.
+        state: the state before; its memory may be given away.
+        step: steps taken before, >= 0.
+        before_microbatch: called before each micro-batch; what it raises ends the step.
+
+    Returns:
+        The next state; private: sums over the examples, and how many there were.
+    """
+    indices = mechanism.plan.sampling.indices(
+        len(mechanism.source), mechanism.secrets.selection_seed, step
+    )
+    key = mechanism.secrets.loss_key(step)
+    padded = pad_indices(indices, mechanism.microbatch_size)
+    partial = mechanism.step_fns.start(state.params)
+    for start in range(0, len(padded), mechanism.microbatch_size):
+        with processes.together():
+            before_microbatch()
+            arrays = _microbatch(mechanism, padded, start)
+        partial = mechanism.step_fns.accumulate(partial, state.params, *arrays, key)
+    state, sums = mechanism.step_fns.finish(state, partial)
+    return state, sums, len(indices)
+
+
+def _microbatch(
+    mechanism: Mechanism, padded: np.ndarray, start: int
+) -> tuple[jax.Array, ...]:
+    """Loads a part of a logical batch; of it, the rows of this process's devices."""
+    size = mechanism.microbatch_size
+    sharding = devices.divided(mechanism.mesh)
+    mine = devices.rows_of_this_process(size, sharding)
+    batch = data.load_batch(
+        mechanism.source, np.where(mine, padded[start : start + size], PADDING)
+    )
+    positions = np.arange(start, start + size, dtype=np.int32)
+    return devices.place((*batch, positions), sharding)
