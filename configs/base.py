@@ -188,6 +188,18 @@ def get_config() -> ml_collections.ConfigDict:
     dp_sgd.learning_rate = 2e-3
     dp_sgd.l2_clip_norm = 1.0
 
+    # --mode=audit: attacks on a finished run, for its owner. Needs jax_privacy.
+    config.audit = audit = ml_collections.ConfigDict()
+    audit.confidence = 0.95  # that a claim which holds is not contradicted
+    audit.canaries = 2000  # of one run, each in it with probability 1/2
+    audit.num_steps = 400  # of that run at most; epsilon is accounted for as many
+    audit.runs = 1000  # tiny runs, half of them with one canary more; 0 for none
+    audit.run_steps = 100  # of each of those at most
+    # Membership: images of each split at most, and noise draws of each.
+    audit.images = 1000
+    audit.noise_draws = 16
+    audit.seed = 0  # which canaries are in, and the draws for membership; public
+
     config.report = report = ml_collections.ConfigDict()
     # Write report.html, for the owner of the data, with metrics, curves and training
     # images. False writes report_public.html, which holds nothing of the kind.

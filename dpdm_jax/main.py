@@ -1,4 +1,4 @@
-"""Command line: plan, train, sample from, evaluate, report on and release a model.
+"""Command line: plan, train, sample from, evaluate, report on, release, audit a model.
 
 python -m dpdm_jax.main [--config=FILE.py:VARIANT] [--workdir=DIR] [--mode=MODE]
 
@@ -12,7 +12,16 @@ from absl import flags
 from dpdm_jax import command_line
 from dpdm_jax.errors import InputError
 
-MODES = ("run", "plan", "train", "sample", "evaluate", "report", "release")
+MODES = (
+    "run",
+    "plan",
+    "train",
+    "sample",
+    "evaluate",
+    "report",
+    "release",
+    "audit",
+)
 
 _CONFIG = command_line.define_config_flag("configs/digits.py")
 _WORKDIR = flags.DEFINE_string(
@@ -23,7 +32,8 @@ _MODE = flags.DEFINE_enum(
     "run",
     MODES,
     "plan prints what a run will do; train, sample, evaluate and report are its "
-    "stages; run is the four in turn; release writes what of it may be published.",
+    "stages; run is the four in turn; release writes what of it may be published; "
+    "audit attacks a finished run, privately.",
 )
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",

@@ -6,6 +6,7 @@ import pathlib
 import ml_collections
 
 from dpdm_jax import compilation, planning, processes, run_dir
+from dpdm_jax.audit import run as audit_run
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import metrics
 from dpdm_jax.evaluation import run as evaluation_run
@@ -100,6 +101,15 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     folder = write_release(config, workdir)
     _say((folder / PRIVACY_TEXT).read_text())
     _say(f"Release: {folder}")
+
+
+def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Attacks a finished run, to contradict what it claims; for its owner alone."""
+    _refuse_release(config, "audit")
+    _say(f"Auditing {workdir}.")
+    result = audit_run.audit(config, workdir)
+    _say(audit_run.describe(result))
+    _say(f"Private: {workdir / audit_run.RESULT}, {workdir / audit_run.PICTURE}")
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

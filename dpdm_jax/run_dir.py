@@ -135,10 +135,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON in one step: a reader sees the old file or the new one."""
+def write_json(path: pathlib.Path, value: Any, *, private: bool = False) -> None:
+    """Writes JSON in one step: a reader sees the old file or the new one.
+
+    Args:
+        path: the file; its folder is made.
+        value: see ``to_json_values``.
+        private: let its owner alone read it.
+    """
     make_folder(path.parent)
     with replacing(path) as temporary:
+        temporary.touch(mode=0o600 if private else 0o666)
         temporary.write_text(json.dumps(to_json_values(value), indent=2) + "\n")
 
 

@@ -1,0 +1,165 @@
+"""The run's own training step, on examples that an attacker would choose.
+
+A canary's loss is linear in one weight of its own ("Dirac canaries"), and its gradient
+far longer than the clipping bound: the worst case that the accountant assumes. Such
+canaries go through the same batch selection, micro-batches, clipping, noise and
+optimizer step as images do. Under the guarantee an attacker may see the weights after
+every step, so each step's noised sum is what they get.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dpdm_jax import data, devices
+from dpdm_jax.privacy import PrivacyPlan, gaussian_noise
+from dpdm_jax.training.from_config import build_training
+from dpdm_jax.training.logical_step import Mechanism, take_step
+from dpdm_jax.training.secrets import fresh_secrets
+from dpdm_jax.training.state import TrainState, create_state
+
+# Norm of a canary's gradient, over the clipping bound.
+_STRENGTH = 1e3
+
+
+class CanaryTraining:
+    """Trains a model of one weight a canary, as a plan says."""
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, plan: PrivacyPlan, num_canaries: int
+    ):
+        """Builds the training step.
+
+        Args:
+            config: of the run; reads ``train``. Its optimizer, which sees noised sums
+                only, gives way to plain descent, from which each sum can be read.
+            plan: the privacy plan, with noise.
+            num_canaries: canaries that there are, whether in the data or not.
+
+        Raises:
+            InputError: a field is out of range.
+        """
+        config = config.copy_and_resolve_references()
+        config.train.update(
+            optimizer="sgd", learning_rate=1.0, schedule="constant", warmup_steps=0
+        )
+        self._plan = plan
+        self._num_canaries = num_canaries
+        self._microbatch_size = config.train.microbatch_size
+        self._mesh = devices.data_mesh()
+        strength = _STRENGTH * plan.l2_clip_norm
+
+        def loss(
+            params: jax.Array, image: jax.Array, label: jax.Array, key: jax.Array
+        ) -> jax.Array:
+            del image, key
+            return -strength * params[label]
+
+        self._training = build_training(
+            config, plan, loss, fresh_secrets().noise_key, self._mesh
+        )
+
+    def one_run(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Trains once with the loop's own step, under secrets of its own.
+
+        Args:
+            members: int [n], the canaries that are in the data; n >= 1.
+
+        Returns:
+            The noised sum of every step over the clipping bound, float64 [num_steps,
+            num_canaries]: a canary adds 1 to its entry where it was selected; and the
+            sizes of the batches, int [num_steps].
+        """
+        secrets = fresh_secrets()
+        images = np.zeros((len(members), 1, 1, 1), np.uint8)
+        mechanism = Mechanism(
+            plan=self._plan,
+            source=data.ArraySource(images, members, self._num_canaries, "canaries"),
+            step_fns=self._training.step_fns,
+            mesh=self._mesh,
+            secrets=secrets,
+            microbatch_size=self._microbatch_size,
+        )
+        state = devices.place(
+            self._start(secrets.noise_key), devices.replicated(self._mesh)
+        )
+        weights, sizes = [np.array(state.params)], []
+        for step in range(self._plan.num_steps):
+            state, _, size = take_step(mechanism, state, step)
+            weights.append(np.array(state.params))
+            sizes.append(size)
+        return self._sums(np.stack(weights)), np.array(sizes)
+
+    def many_runs(self, members: Sequence[np.ndarray]) -> np.ndarray:
+        """Trains many times, each under secrets of its own, in one compiled program.
+
+        Steps call the functions of the run's step, with batches that its sampler chose.
+
+        Args:
+            members: of each run, see ``one_run``.
+
+        Returns:
+            Float64 [runs, num_steps, num_canaries], see ``one_run``.
+        """
+        steps = self._plan.num_steps
+        # One call of the gradient a step: room for all, divided over the devices.
+        room = max(map(len, members))
+        room = -(-room // self._mesh.size) * self._mesh.size
+        labels = np.zeros((len(members), steps, room), np.int32)
+        is_padding = np.ones(labels.shape, bool)
+        keys = []
+        for run, present in enumerate(members):
+            secrets = fresh_secrets()
+            keys.append(secrets.noise_key)
+            for step in range(steps):
+                chosen = present[
+                    self._plan.sampling.indices(
+                        len(present), secrets.selection_seed, step
+                    )
+                ]
+                labels[run, step, : len(chosen)] = chosen
+                is_padding[run, step, : len(chosen)] = False
+        train = jax.jit(lambda batches: jax.lax.map(self._train_at_once, batches))
+        return self._sums(np.asarray(train((jnp.stack(keys), labels, is_padding))))
+
+    def _train_at_once(self, run: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        """The weights after every step of one run, and before the first."""
+        noise_key, labels, is_padding = run
+        room = labels.shape[1]
+        images = jnp.zeros((room, 1, 1, 1))
+        positions = jnp.arange(room)
+        step_fns = self._training.step_fns
+        draws = jax.random.key(0)  # which a canary's loss does not use
+
+        def step(
+            state: TrainState, batch: tuple[jax.Array, jax.Array]
+        ) -> tuple[TrainState, jax.Array]:
+            partial = step_fns.accumulate(
+                step_fns.start(state.params),
+                state.params,
+                images,
+                *batch,
+                positions,
+                draws,
+            )
+            state, _ = step_fns.finish(state, partial)
+            return state, state.params
+
+        start = self._start(noise_key)
+        _, weights = jax.lax.scan(step, start, (labels, is_padding))
+        return jnp.concatenate([start.params[None], weights])
+
+    def _start(self, noise_key: jax.Array) -> TrainState:
+        return create_state(
+            jnp.zeros(self._num_canaries),
+            self._training.optimizer,
+            gaussian_noise(self._plan.noise_stddev, noise_key),
+        )
+
+    def _sums(self, weights: np.ndarray) -> np.ndarray:
+        """Reads the noised sums, in units of the clipping bound, off the weights."""
+        moved = np.diff(weights.astype(np.float64), axis=-2)
+        return moved * self._plan.expected_batch_size / self._plan.l2_clip_norm

@@ -1,0 +1,143 @@
+"""Bugs planted in the training step: the audit contradicts each, and not the real code.
+
+An audit contradicts a true claim with probability 5 % at most, all of its tests
+together; the secrets come from fixed entropy, so that these do not vary.
+"""
+
+import math
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dpdm_jax.audit import attacks, mechanism
+from dpdm_jax.audit.run import contradictions
+from dpdm_jax.privacy import (
+    PoissonSampling,
+    PrivacyConfig,
+    clipped_grad,
+    gaussian_noise,
+    make_plan,
+)
+from dpdm_jax.training import from_config, step
+
+
+def plan_with(noise_multiplier):
+    """30 steps at rate 1/4."""
+    return make_plan(
+        PrivacyConfig(
+            num_examples=2000,
+            batch_size=500,
+            epsilon=math.inf,
+            delta=1e-6,
+            noise_multiplier=noise_multiplier,
+            l2_clip_norm=0.5,
+            num_steps=30,
+        )
+    )
+
+
+@pytest.fixture
+def config(make_config):
+    return make_config(
+        train__microbatch_size=256,
+        audit__canaries=1000,
+        audit__runs=800,
+        audit__run_steps=30,
+    )
+
+
+def noise_halved(monkeypatch):
+    def planted(stddev, key, **options):
+        return gaussian_noise(stddev / 2, key, **options)
+
+    monkeypatch.setattr(from_config, "gaussian_noise", planted)
+
+
+def average_clipped(monkeypatch):
+    """In place of its examples, the average of a micro-batch is clipped."""
+
+    def planted(loss, *, l2_clip_norm, **options):
+        summed = clipped_grad(loss, l2_clip_norm=math.inf, **options)
+
+        def grad_fn(*args, is_padding_example):
+            total, aux = summed(*args, is_padding_example=is_padding_example)
+            count = jnp.maximum(1, jnp.sum(~is_padding_example))
+            norm = jnp.linalg.norm(total / count)
+            return total * jnp.minimum(1.0, l2_clip_norm / norm), aux
+
+        return grad_fn
+
+    monkeypatch.setattr(step, "clipped_grad", planted)
+
+
+def noise_reused(monkeypatch):
+    def planted(stddev, key, **options):
+        noise = gaussian_noise(stddev, key, **options)
+
+        def update(updates, state, params=None):
+            return noise.update(updates, state, params)[0], state
+
+        return optax.GradientTransformation(noise.init, update)
+
+    monkeypatch.setattr(from_config, "gaussian_noise", planted)
+
+
+def seed_published(monkeypatch):
+    """Every run has the keys that anyone gets from the published seed."""
+    monkeypatch.setattr(os, "urandom", lambda size: bytes(range(size)))
+
+
+def epochs_shuffled(monkeypatch):
+    def planted(self, num_examples, seed, step):
+        batches = round(1 / self.sampling_probability)
+        epoch, place = divmod(step, batches)
+        order = np.random.default_rng([*seed, epoch]).permutation(num_examples)
+        return np.sort(order[place::batches])
+
+    monkeypatch.setattr(PoissonSampling, "indices", planted)
+
+
+@pytest.mark.usefixtures("same_entropy")
+def test_real_code_is_not_contradicted(config):
+    one_run = mechanism.audit_one_run(config, plan_with(3.0))
+    many_runs = mechanism.audit_many_runs(config, plan_with(1.0))
+    assert contradictions(one_run, many_runs) == []
+    # The attacks do see the canaries.
+    assert max(bound.shown for bound in many_runs.bounds) > 0.2
+    assert one_run.most > one_run.bounds[0].claimed
+
+
+@pytest.mark.usefixtures("same_entropy")
+@pytest.mark.parametrize(
+    ("plant", "attack"),
+    [
+        (average_clipped, attacks.RELEASE),
+        (noise_reused, attacks.SAME_NOISE),
+        (seed_published, attacks.SAME_KEYS),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_one_run_contradicts(plant, attack, config, monkeypatch):
+    plant(monkeypatch)
+    found = mechanism.audit_one_run(config, plan_with(3.0))
+    bounds = {bound.attack: bound for bound in found.bounds}
+    assert bounds[attack].contradicts
+    assert found.is_poisson
+
+
+@pytest.mark.usefixtures("same_entropy")
+def test_many_runs_contradict_half_the_noise(config, monkeypatch):
+    noise_halved(monkeypatch)
+    found = mechanism.audit_many_runs(config, plan_with(1.0))
+    assert any(bound.contradicts for bound in found.bounds)
+
+
+@pytest.mark.usefixtures("same_entropy")
+def test_batch_sizes_contradict_shuffling(config, monkeypatch):
+    epochs_shuffled(monkeypatch)
+    found = mechanism.audit_one_run(config, plan_with(3.0))
+    assert not found.is_poisson
+    assert "unlike those of Poisson sampling" in contradictions(found, None)[-1]

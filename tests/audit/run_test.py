@@ -1,0 +1,97 @@
+"""The audit of a run directory, as a person sees it."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dpdm_jax import modes, run_dir
+from dpdm_jax.audit import mechanism
+from dpdm_jax.audit import run as audit_run
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy import format_epsilon, read_ledger
+
+
+def test_mode(trained, make_config, capsys, same_entropy):
+    modes.audit(make_config(), trained)
+    said = capsys.readouterr().out
+    record = read_ledger(trained / run_dir.LEDGER)
+    assert f"Claimed: epsilon {format_epsilon(record.epsilon_spent())} at" in said
+    assert "One run of 6 steps on 200 canaries: epsilon is at least" in said
+    assert "100 runs of 3 steps with and without one canary: epsilon is at" in said
+    assert "Verdict: nothing contradicts the claim." in said
+    assert "95% confidence" in said
+    assert "private, do not publish" in said
+
+    written = json.loads((trained / audit_run.RESULT).read_text())
+    assert written["settings"] == make_config().audit.to_dict()
+    # The shortened plan has an epsilon of its own.
+    shorter = written["many_runs"]["bounds"][0]
+    assert shorter["claimed"] == record.plan.epsilon_spent(3)
+    assert shorter["claimed"] < written["one_run"]["bounds"][0]["claimed"]
+    assert written["one_run"]["bounds"][0]["claimed"] == record.plan.epsilon
+    assert written["membership"]["training_images"] == 40
+    for name in (audit_run.RESULT, audit_run.PICTURE):
+        assert (trained / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_contradictions_are_said(trained, make_config, monkeypatch):
+    config = make_config(audit__runs=0)
+
+    def planted(config, plan):
+        bound = mechanism.Bound("every step", plan.delta, 1.0, 2.5)
+        return mechanism.OneRun(6, 200, 99, (bound,), 3.0, 1e-9, 0.01)
+
+    monkeypatch.setattr(mechanism, "audit_one_run", planted)
+    text = audit_run.describe(audit_run.audit(config, trained))
+    assert "Verdict: the claim is CONTRADICTED:" in text
+    assert "show epsilon > 2.500 at delta 0.0001, claimed 1.0000" in text
+    assert "batch sizes scatter unlike those of Poisson sampling (p = 1e-09)" in text
+
+
+def test_run_without_guarantee_has_no_claim_to_audit(trained, make_config, monkeypatch):
+    record = read_ledger(trained / run_dir.LEDGER)
+    fixed = dataclasses.replace(record, fixed_keys=True)
+    monkeypatch.setattr(audit_run, "read_ledger", lambda path: fixed)
+    result = audit_run.audit(make_config(), trained)
+    assert result["one_run"] is None
+    assert all(r["highest_true_positives"] == 1 for r in result["membership"]["rates"])
+    text = audit_run.describe(result)
+    assert text.startswith("NOT PRIVATE (the keys are fixed (for tests only))")
+    assert "Verdict" not in text
+
+
+def test_unfinished_run_is_refused(trained, make_config, monkeypatch):
+    record = read_ledger(trained / run_dir.LEDGER)
+    longer = dataclasses.replace(
+        record.plan,
+        sampling=dataclasses.replace(record.plan.sampling, num_steps=9),
+    )
+    monkeypatch.setattr(
+        audit_run, "read_ledger", lambda path: dataclasses.replace(record, plan=longer)
+    )
+    with pytest.raises(InputError, match="has taken 6 of 9 steps"):
+        audit_run.audit(make_config(), trained)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("canaries", 99, "audit.canaries is 99; allowed: an integer >= 100"),
+        ("runs", 50, "audit.runs is 50; allowed: 0 for none, or at least 100"),
+        ("num_steps", 0, "audit.num_steps is 0"),
+        ("confidence", 1.0, "audit.confidence is 1.0; allowed: a finite number > 0.5"),
+        ("images", 0, "audit.images is 0"),
+        ("seed", -1, "audit.seed is -1"),
+    ],
+)
+def test_bad_settings_are_refused(field, value, message, make_config, tmp_path):
+    config = make_config(**{f"audit__{field}": value})
+    with pytest.raises(InputError, match=message):
+        audit_run.audit(config, tmp_path)
+
+
+def test_data_of_another_kind_is_refused(trained, make_config):
+    config = make_config(data__num_classes=0)
+    with pytest.raises(InputError, match="of 0 classes, and the model's"):
+        audit_run.audit(config, trained)
