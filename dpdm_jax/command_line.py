@@ -1,6 +1,7 @@
 """Flags of the command line: a config file, overrides, and errors a person can read."""
 
 import difflib
+import inspect
 import logging
 import os
 import pathlib
@@ -105,6 +106,8 @@ def parse(argv: Sequence[str]) -> list[str]:
                 raise InputError(f"{arg} has no value; allowed: --config=FILE.py.")
             spec = value
             argv[i] = f"--config={resolve_config_path(value)}"
+    # config_flags wants the file before the overrides of its fields.
+    argv[1:] = sorted(argv[1:], key=lambda arg: not arg.startswith("--config="))
     if spec is not None:
         if not any(arg.startswith("--config=") for arg in argv):
             argv.insert(1, f"--config={resolve_config_path(spec)}")
@@ -116,6 +119,11 @@ def parse(argv: Sequence[str]) -> list[str]:
     sys.argv = argv
     try:
         rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as e:
+        raise InputError(
+            f"--{e.flagname} is an unknown flag{_hint(e.flagname, list(flags.FLAGS))}; "
+            "allowed: those that --help lists."
+        ) from None
     except flags.Error as e:
         raise InputError(str(e).splitlines()[0].rstrip(".") + ".") from None
     if len(rest) > 1:
@@ -137,15 +145,19 @@ def _check_field(config: ml_collections.ConfigDict, dotted: str) -> None:
         if not isinstance(node, ml_collections.ConfigDict) or name not in node:
             where = f"config.{'.'.join(parents)}" if parents else "config"
             fields = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-            near = difflib.get_close_matches(name, fields, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
             allowed = ", ".join(fields) or "none, it is a value"
             raise InputError(
-                f"--config.{dotted} is an unknown field{hint}; allowed in {where}: "
-                f"{allowed}."
+                f"--config.{dotted} is an unknown field{_hint(name, fields)}; "
+                f"allowed in {where}: {allowed}."
             )
         node = node[name]
         parents.append(name)
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    """Returns the known name that was probably meant, for a message; "" if none."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -159,6 +171,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _say_what_this_package_logs()
+    _say_once_what_is_raised()
     warnings.showwarning = _show_warning
 
     def quiet_main(argv: list[str]) -> None:
@@ -206,6 +219,28 @@ def _say_what_this_package_logs() -> None:
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
     ours.propagate = False
+
+
+def _say_once_what_is_raised() -> None:
+    """Silences what Orbax and TensorStore say of errors that they raise as well.
+
+    They read in coroutines; when one fails, the others are left behind, and the loop
+    that the rest would report to is closed.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    show, show_ignored = sys.excepthook, sys.unraisablehook
+
+    # This thread's exceptions are handled in ``run``; here are those of others.
+    def show_of_other_threads(kind, error, trace) -> None:
+        if str(error) != "Event loop is closed":
+            show(kind, error, trace)
+
+    def show_unless_of_coroutine(ignored) -> None:
+        if not inspect.iscoroutine(ignored.object):
+            show_ignored(ignored)
+
+    sys.excepthook = show_of_other_threads
+    sys.unraisablehook = show_unless_of_coroutine
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:

@@ -6,6 +6,17 @@ class InputError(ValueError):
     """
 
 
+def reason(error: BaseException) -> str:
+    """Returns what a library's error says, in a form that fits into a sentence.
+
+    Returns:
+        Its kind, and its first sentence if it has one, cut at 120 characters.
+    """
+    lines = str(error).strip().splitlines()
+    said = lines[0].split(". ")[0][:120].rstrip(". ") if lines else ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 class Interrupted(KeyboardInterrupt):
     """Work was asked to stop, at a moment when it could save its state.
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dpdm_jax import validate
-from dpdm_jax.errors import InputError, Interrupted
+from dpdm_jax.errors import InputError, Interrupted, reason
 
 # What an exception carries once every process has raised it.
 _SHARED = "raised_by_all_processes"
@@ -52,9 +52,8 @@ def connect(
         try:
             jax.distributed.initialize()
         except (RuntimeError, ValueError) as e:
-            reason = (str(e).splitlines() or [""])[0].rstrip(".")
             raise InputError(
-                f"--distributed finds no cluster to join ({reason}); allowed: a TPU "
+                f"--distributed finds no cluster to join ({reason(e)}); allowed: a TPU "
                 "pod, Slurm, Open MPI or Kubernetes, or --coordinator_address, "
                 "--num_processes and --process_id."
             ) from None
@@ -84,10 +83,9 @@ def connect(
             cluster_detection_method="deactivate",
         )
     except RuntimeError as e:
-        reason = (str(e).splitlines() or [""])[0].rstrip(".")
         raise InputError(
             f"The {num_processes} processes do not meet at {coordinator_address} "
-            f"({reason}); allowed: a free port on the host of process 0 that all of "
+            f"({reason(e)}); allowed: a free port on the host of process 0 that all of "
             "them reach."
         ) from None
 

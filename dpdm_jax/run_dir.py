@@ -23,8 +23,19 @@ RELEASE = "release"
 REPORT = "report.html"
 PUBLIC_REPORT = "report_public.html"
 
-# What the operating system answers where there is no room: disk, quota, file size.
+# What the operating system answers where there is no room (disk, quota, file size) ...
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# ... and where nobody, or not this user, can write.
+_NO_PLACE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
 
 
 def to_json_values(value: Any) -> Any:
@@ -52,27 +63,31 @@ def from_json_values(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def needing_room(what: object) -> Iterator[None]:
-    """Runs a block that writes; where storage is full, one sentence says so.
+def writing(what: object) -> Iterator[None]:
+    """Runs a block that writes; where storage refuses, one sentence says so.
 
     Args:
         what: the file or folder that is written.
 
     Raises:
-        InputError: there is no room for it.
+        InputError: there is no room for it, or it may not be written.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as e:
-        reason = _no_room(e)
-        if reason is None:
-            raise
-        raise InputError(
-            f"{what} cannot be written ({reason}); allowed: storage with free space, "
-            "where the same command goes on."
-        ) from None
+        if reason := _no_room(e):
+            raise InputError(
+                f"{what} cannot be written ({reason}); allowed: storage with free "
+                "space, where the same command goes on."
+            ) from None
+        if isinstance(e, OSError) and e.errno in _NO_PLACE:
+            raise InputError(
+                f"{what} cannot be written ({e.strerror}); allowed: a place where this "
+                "user may make files and folders."
+            ) from None
+        raise
 
 
 def _no_room(error: BaseException | None) -> str | None:
@@ -94,9 +109,9 @@ def make_folder(path: pathlib.Path) -> None:
     """Makes a folder, and those above it, unless they are there.
 
     Raises:
-        InputError: there is no room for it.
+        InputError: it cannot be made there.
     """
-    with needing_room(path):
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -123,16 +138,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a file beside ``path`` to write, which then takes its place.
 
     Raises:
-        InputError: there is no room for it.
+        InputError: it cannot be written.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with needing_room(path):
+        with writing(path):
             yield temporary
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may never have been there
+            temporary.unlink()
 
 
 def write_json(path: pathlib.Path, value: Any, *, private: bool = False) -> None:
@@ -159,10 +175,10 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         workdir: an existing directory.
 
     Raises:
-        InputError: another process holds the lock.
+        InputError: another process holds the lock, or nothing can be written there.
     """
     path = workdir / ".lock"
-    with needing_room(path):
+    with writing(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

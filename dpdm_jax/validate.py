@@ -19,6 +19,13 @@ def integer(name: str, value: object, *, minimum: int) -> None:
         raise InputError(f"{name} is {value!r}; allowed: an integer >= {minimum}.")
 
 
+def seed(name: str, value: object) -> None:
+    """Raises InputError unless ``value`` is an int that JAX makes a key of."""
+    integer(name, value, minimum=0)
+    if value >= 2**63:
+        raise InputError(f"{name} is {value}; allowed: an integer below 2**63.")
+
+
 def real(
     name: str,
     value: object,

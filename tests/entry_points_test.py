@@ -1,4 +1,4 @@
-"""What a person types: modes, flags, and the sentences for mistakes."""
+"""What a person types: modes and flags. For mistakes see ``bad_inputs_test``."""
 
 import json
 import os
@@ -139,13 +139,6 @@ def test_report_mode(finished):
     assert path.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_report_on_no_run(tmp_path):
-    done = dpdm(f"--workdir={tmp_path}", "--mode=report")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path} is no run directory; allowed: ")
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
 def test_plan_mode_json_is_one_line():
     done = dpdm("--config=configs/cifar10.py", "--mode=plan", "--json")
     assert done.returncode == 0, done.stderr
@@ -175,104 +168,6 @@ def test_delta_of_one_over_n_is_a_warning():
     done = dpdm("--mode=plan", "--config.privacy.delta=0.01")
     assert done.returncode == 0
     assert "warning: delta is 0.01" in done.stderr
-
-
-def test_import_module_starts():
-    done = dpdm("--workdir=x", module="dpdm_jax.interop.import_checkpoint")
-    assert done.returncode == 2
-    assert done.stderr.strip() == "error: --checkpoint is missing; allowed: a path."
-
-
-# The table is about sentences: one process imports, and forks for each row.
-_MISTAKES = [
-    (["--config.train.batchsize=3"], "unknown field (did you mean batch_size?)"),
-    (["--config.nonsense=3"], "--config.nonsense is an unknown field"),
-    (["--config.train.batch_size.x=3"], "unknown field"),
-    (["--config.train.batch_size=many"], "many"),
-    (["--config=configs/mnist.py:eps=3"], "allowed: eps=0.2, eps=1, eps=10"),
-    (["--config=configs/digits.py:eps=3"], "'eps=3'"),
-    (["--config=configs/nothing.py"], "configs/cifar10.py"),
-    (["--config="], "no such file"),
-    (["--config=configs/released.py:nowhere"], "with the folder of a release"),
-    (["--mode=fly"], "plan"),
-    (["--compile-for=v5e"], "--compile-for is 'v5e'"),
-    (["--compile_for=gpu"], "allowed: cpu, or a TPU slice"),
-    (["--compile-for=cpu", "--mode=train"], "allowed: with --mode=plan"),
-    (["--fly"], "fly"),
-    (["train"], "'train' is not a flag"),
-    (["--process_id=1"], "without --coordinator_address"),
-    (["--coordinator_address=here"], "allowed: HOST:PORT"),
-    (["--coordinator_address=here:1", "--process_id=0"], "without --num_processes"),
-    (
-        ["--coordinator_address=here:1", "--num_processes=2", "--process_id=2"],
-        "--process_id is 2; allowed: 0 to 1",
-    ),
-    (
-        ["--coordinator_address=here:1", "--num_processes=0", "--process_id=0"],
-        "--num_processes is 0",
-    ),
-    (["--config.privacy.epsilon=0"], "epsilon is 0.0"),
-    (["--config.privacy.epsilon=-1"], "epsilon is -1.0"),
-    (["--config.privacy.epsilon=nan"], "epsilon is nan"),
-    (["--config.privacy.delta=0"], "delta is 0.0"),
-    (["--config.privacy.delta=1"], "delta is 1.0"),
-    (["--config.privacy.accountant=mine"], "allowed: pld, rdp"),
-    (["--config.privacy.l2_clip_norm=0"], "l2_clip_norm is 0.0"),
-    (["--config.train.batch_size=0"], "batch_size is 0"),
-    (["--config.train.batch_size=5000"], "batch_size is 5000"),
-    (["--config.train.num_steps=-1"], "num_steps is -1"),
-    (["--config.train.microbatch_size=0"], "microbatch_size is 0"),
-    (["--config.diffusion.noise_multiplicity=0"], "noise_multiplicity is 0"),
-    (["--config.diffusion.label_dropout=2"], "label_dropout is 2.0"),
-    (["--config.diffusion.parameterization=ddpm"], "allowed: edm, v, ve, vp"),
-    (["--config.diffusion.noise_levels=log"], "allowed: log_normal"),
-    (["--config.network.name=unet"], "allowed: mlp, ncsnpp"),
-    (["--config.network.name=ncsnpp", "--config.network.base_width=3"], "base_width"),
-    (["--config.data.num_classes=-2", "--config.data.num_examples=0"], "num_classes"),
-    (["--config.data.source=zip", "--config.data.num_examples=0"], "data.source"),
-    (
-        [
-            "--config.data.source=idx",
-            "--config.data.path=nowhere",
-            "--config.data.num_examples=0",
-        ],
-        "nowhere",
-    ),
-]
-
-_ALL_MISTAKES = """
-import json, os, sys, warnings
-from dpdm_jax import command_line, main, modes
-for mistake in json.loads(sys.argv[1]):
-    child = os.fork()
-    if child == 0:
-        warnings.simplefilter("ignore")
-        try:
-            main.main(command_line.parse(["main", "--mode=plan", *mistake]))
-        except command_line.InputError as e:
-            print(json.dumps(str(e)), flush=True)
-        else:
-            print(json.dumps(None), flush=True)
-        os._exit(0)
-    os.waitpid(child, 0)
-"""
-
-
-def test_mistakes_get_one_sentence_each():
-    arguments = json.dumps([args for args, _ in _MISTAKES])
-    done = subprocess.run(
-        [sys.executable, "-c", _ALL_MISTAKES, arguments],
-        cwd=command_line.CHECKOUT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    for (args, expected), answer in zip(_MISTAKES, answers, strict=True):
-        assert answer is not None, f"{args} was taken"
-        assert expected in answer, (args, answer)
-        assert "\n" not in answer, (args, answer)
-        assert answer.endswith("."), (args, answer)
 
 
 def test_a_mistake_exits_with_2_and_without_a_traceback(tmp_path):

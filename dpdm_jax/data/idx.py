@@ -7,17 +7,17 @@ dimensions, each dimension as a big-endian uint32, then the values).
 import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from dpdm_jax.data import paths
 from dpdm_jax.data.sources import ArraySource, split_name
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
 
 _UINT8 = 8
+_PIECE = 2**20  # bytes read at once
 
 
 def load(config: Any, split: str) -> ArraySource:
@@ -63,25 +63,43 @@ def read_idx(path: Path, num_dims: int) -> np.ndarray:
         InputError: the file cannot be read or is not exactly such a file.
     """
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
-    header = 4 + 4 * num_dims
-    magic = bytes((0, 0, _UINT8, num_dims))
-    if data[:4] != magic or len(data) < header:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            shape = _read_header(path, file, num_dims)
+            values = _read_values(path, file, shape)
+        return np.frombuffer(values, np.uint8).reshape(shape)
+    except InputError:
+        raise
+    except Exception as error:  # of the system, of zlib, or of memory
         raise InputError(
-            f"{path} starts with bytes {data[:4].hex() or '(none)'}; allowed: "
+            f"{path} cannot be read ({reason(error)}); allowed: an undamaged IDX file "
+            "that fits into memory."
+        ) from error
+
+
+def _read_header(path: Path, file: BinaryIO, num_dims: int) -> tuple[int, ...]:
+    magic = bytes((0, 0, _UINT8, num_dims))
+    header = file.read(4 + 4 * num_dims)
+    if header[:4] != magic or len(header) < 4 + 4 * num_dims:
+        raise InputError(
+            f"{path} starts with bytes {header[:4].hex() or '(none)'}; allowed: "
             f"{magic.hex()}, an IDX file of unsigned bytes in {num_dims} dimension(s)."
         )
-    shape = struct.unpack(f">{num_dims}I", data[4:header])
-    if len(data) - header != math.prod(shape):
+    return struct.unpack(f">{num_dims}I", header[4:])
+
+
+def _read_values(path: Path, file: BinaryIO, shape: tuple[int, ...]) -> bytearray:
+    """Reads what the header announces; takes memory only for what is there."""
+    values, announced = bytearray(), math.prod(shape)
+    # To the end, where gzip compares its checksum, but not without one.
+    while len(values) <= announced and (piece := file.read(_PIECE)):
+        values += piece
+    if len(values) != announced:
+        held = f"more than {announced}" if len(values) > announced else len(values)
         raise InputError(
-            f"{path} holds {len(data) - header} values; allowed: exactly the "
-            f"{math.prod(shape)} that its header announces, {shape}."
+            f"{path} holds {held} values; allowed: exactly the {announced} that its "
+            f"header announces, {shape}."
         )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    return values
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from PIL import Image, ImageOps
 from dpdm_jax.data import paths
 from dpdm_jax.data.sources import ArraySource, resolve_num_classes, split_name
 from dpdm_jax.data.transforms import Preparation, format_shape
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+_FORMATS = ("PNG", "JPEG")
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _WANTED = "a folder of .png, .jpg or .jpeg files, or of one folder per class"
@@ -109,7 +111,11 @@ def decode_image(path: Path) -> np.ndarray:
         InputError: the file is damaged, of another format, or deeper than 8 bits.
     """
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as stored:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as stored:
+            # Decoding alone does not look at a PNG file's checksums; JPEG has none.
+            stored.verify()
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as stored:
             mode = stored.mode
             image = ImageOps.exif_transpose(stored)
             if mode in _GREY_MODES:
@@ -119,7 +125,10 @@ def decode_image(path: Path) -> np.ndarray:
     # Pillow's decoders raise many kinds of error on damaged files, SyntaxError among
     # them; whichever it is, the user needs the name of the file.
     except Exception as error:
-        raise InputError(f"{path} cannot be decoded: {error}.") from error
+        raise InputError(
+            f"{path} cannot be decoded ({reason(error)}); allowed: an undamaged PNG or "
+            "JPEG file."
+        ) from error
     raise InputError(
         f"{path} has pixels of Pillow's mode {mode!r}; allowed: 8 bits per channel."
     )

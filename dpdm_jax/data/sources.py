@@ -11,6 +11,8 @@ from dpdm_jax.errors import InputError
 
 SOURCES = ("digits", "tfds", "idx", "image_folder", "npz")
 SPLITS = ("train", "test")
+# Labels, and one more for no label, are int32.
+_MAX_CLASSES = 2**31 - 1
 
 
 @runtime_checkable
@@ -209,7 +211,13 @@ def _count_classes(labels: np.ndarray, num_images: int, name: str) -> int:
         raise InputError(
             f"the labels of {name} go down to {labels.min()}; allowed: integers >= 0."
         )
-    return int(labels.max()) + 1
+    highest = int(labels.max())
+    if highest >= _MAX_CLASSES:
+        raise InputError(
+            f"the labels of {name} go up to {highest}; allowed: less than "
+            f"{_MAX_CLASSES}."
+        )
+    return highest + 1
 
 
 def _check_shape(shape: tuple[int, int, int], config: Any) -> None:

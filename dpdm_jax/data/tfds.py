@@ -15,7 +15,7 @@ from absl import logging
 
 from dpdm_jax.data.sources import ArraySource, Source, resolve_num_classes, split_name
 from dpdm_jax.data.transforms import Preparation, format_shape
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
 
 _CHUNK = 256
 
@@ -100,7 +100,7 @@ def load(config: Any, split: str) -> Source:
     except Exception as error:
         raise InputError(
             f"split {name!r} of {config.name} cannot be read from "
-            f"{builder.data_dir}: {_first_line(error)}."
+            f"{builder.data_dir}: {reason(error)}."
         ) from error
 
 
@@ -124,7 +124,7 @@ def _prepared_builder(config: Any) -> Any:
         raise InputError(
             f"data.name is {config.name!r}; allowed: a TFDS builder such as 'mnist' or "
             f"'imagenet_resized/32x32', or one prepared in data.path "
-            f"({_first_line(error)})."
+            f"({reason(error)})."
         ) from error
     if not builder.is_prepared():
         logging.warning("%s is not in %s: downloading", config.name, builder.data_dir)
@@ -137,7 +137,7 @@ def _prepared_builder(config: Any) -> Any:
         raise InputError(
             f"the TFDS data {config.name} is not in {builder.data_dir} and cannot be "
             "prepared there; set data.path to a data_dir that holds it, or use "
-            f"data.source=idx, image_folder or npz ({_first_line(error)})."
+            f"data.source=idx, image_folder or npz ({reason(error)})."
         ) from error
     return builder
 
@@ -246,8 +246,3 @@ def _same_shape(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
             "data.image_size can give."
         )
     return image
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".!") if lines else type(error).__name__

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -20,10 +22,10 @@ def guide(denoise: Denoiser, scale: float, null_label: int | None) -> Denoiser:
         The guided denoiser.
 
     Raises:
-        ValueError: scale > 0 without a null label, or scale < 0.
+        ValueError: scale > 0 without a null label, or scale < 0 or not finite.
     """
-    if scale < 0:
-        raise ValueError(f"The guidance scale is {scale}; allowed: >= 0.")
+    if not 0 <= scale < math.inf:
+        raise ValueError(f"The guidance scale is {scale}; allowed: finite and >= 0.")
     if scale == 0:
         return denoise
     if null_label is None:

@@ -8,7 +8,7 @@ import urllib.request
 from typing import NamedTuple
 
 from dpdm_jax import progress, run_dir
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
 from dpdm_jax.evaluation import inception
 from dpdm_jax.interop import torch_checkpoints
 
@@ -97,7 +97,7 @@ def _published_file(cache_folder: pathlib.Path) -> pathlib.Path:
     except OSError as error:
         raise InputError(
             f"the Inception weights are not in {cache_folder} and can't be downloaded "
-            f"({error}); allowed: {_WANTED}."
+            f"({reason(error)}); allowed: {_WANTED}."
         ) from error
     return ours
 

@@ -10,7 +10,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
 from dpdm_jax.release import bundle
 from dpdm_jax.release.verify import Verification, verify
 
@@ -63,15 +63,24 @@ def _show(folder: pathlib.Path) -> int:
     try:
         manifest = bundle.read_manifest(folder)
         text = (folder / bundle.PRIVACY_TEXT).read_text()
-    except (InputError, OSError, ValueError) as e:
+        height, width, channels = manifest["model"]["image_shape"]
+        about = (
+            f"{manifest['name']}: {manifest['num_parameters']} parameters stored as "
+            f"{manifest['dtype']}, images of {height} x {width} x {channels}, "
+            f"{manifest['model']['num_classes']} classes. Not checked here: verify "
+            "does.\n"
+        )
+    except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    height, width, channels = manifest["model"]["image_shape"]
-    print(
-        f"{manifest['name']}: {manifest['num_parameters']} parameters stored as "
-        f"{manifest['dtype']}, images of {height} x {width} x {channels}, "
-        f"{manifest['model']['num_classes']} classes. Not checked here: verify does.\n"
-    )
+    except (OSError, *bundle.MALFORMED) as e:
+        print(
+            f"error: {folder} cannot be shown ({reason(e)}); allowed: an undamaged "
+            "release.",
+            file=sys.stderr,
+        )
+        return 1
+    print(about)
     print(text, end="")
     return 0
 

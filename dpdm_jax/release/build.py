@@ -237,7 +237,7 @@ def _building(target: pathlib.Path) -> Iterator[pathlib.Path]:
         )
     folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        with run_dir.needing_room(target):
+        with run_dir.writing(target):
             folder.mkdir()
             yield folder
             run_dir.sync_tree(folder)

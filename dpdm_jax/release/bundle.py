@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from dpdm_jax import run_dir
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
 from dpdm_jax.model import Model, build_model, named_leaves, signature
 
 FORMAT = "dpdm_jax release 1"
@@ -156,10 +156,9 @@ def read_model(
         model = build_model(config, shape, int(stated["num_classes"]))
         built = signature(model)
     except MALFORMED as e:
-        reason = (str(e).splitlines() or [""])[0].rstrip(".")
         raise InputError(
             f"{folder} does not describe a model of this version of dpdm_jax "
-            f"({type(e).__name__}: {reason}); allowed: an undamaged release."
+            f"({reason(e)}); allowed: an undamaged release."
         ) from None
     for field in built:
         if built[field] != stated.get(field):

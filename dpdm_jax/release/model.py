@@ -79,7 +79,7 @@ class ReleasedModel:
             InputError: an argument is out of range.
         """
         validate.integer("num_images", num_images, minimum=1)
-        validate.integer("seed", seed, minimum=0)
+        validate.seed("seed", seed)
         settings = self.config.sample
         if batch_size is None:
             batch_size = min(num_images, settings.batch_size)

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
 
 
 def choose_labels(
@@ -67,9 +67,11 @@ def _checked(
 
 def _read(path: str, allowed: str) -> np.ndarray:
     try:
-        return np.load(pathlib.Path(path), allow_pickle=False)
-    except (OSError, ValueError) as e:
+        with open(pathlib.Path(path), "rb") as file:
+            # Not np.load, which takes other files for archives or pickles.
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as e:  # a damaged header raises many kinds
         raise InputError(
-            f"sample.labels is {path!r}, which cannot be read ({e}); allowed: "
+            f"sample.labels is {path!r}, which cannot be read ({reason(e)}); allowed: "
             f"{allowed}."
         ) from None

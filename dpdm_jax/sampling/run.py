@@ -107,7 +107,9 @@ def _check(settings: ml_collections.ConfigDict) -> None:
     validate.one_of("sample.weights", settings.weights, ("ema", "raw"))
     validate.one_of("sample.rounding", settings.rounding, images.ROUNDINGS)
     validate.integer("sample.step", settings.step, minimum=-1)
-    if not settings.name or pathlib.PurePath(settings.name).name != settings.name:
+    validate.seed("sample.seed", settings.seed)
+    name = settings.name
+    if not name or pathlib.PurePath(name).name != name or name == "..":
         raise InputError(
             f"sample.name is {settings.name!r}; allowed: the name of one folder."
         )

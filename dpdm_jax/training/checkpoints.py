@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 
 import dpdm_jax
 from dpdm_jax import devices, processes, run_dir
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
 from dpdm_jax.model import Model, digest, signature
 from dpdm_jax.privacy.noise import GaussianNoiseState
 from dpdm_jax.training.secrets import Secrets
@@ -310,7 +310,7 @@ class Checkpoints:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         # Asked first, since failing half-way Orbax fills the screen with its own.
         processes.from_first(lambda: self._check_room(step, size + _TEXT_SIZE))
-        with run_dir.needing_room(self._path(step)):
+        with run_dir.writing(self._path(step)):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             if processes.is_first():
                 # Orbax leaves that to the operating system. The secrets must be there
@@ -318,7 +318,7 @@ class Checkpoints:
                 run_dir.sync_tree(self._path(step))
 
     def _check_room(self, step: int, size: int) -> None:
-        with run_dir.needing_room(self._path(step)):
+        with run_dir.writing(self._path(step)):
             if shutil.disk_usage(self._folder).free < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -353,7 +353,7 @@ class Checkpoints:
 
     def _read_meta(self, step: int, model: Model | None = None) -> dict[str, Any]:
         meta = self._read_json(step, "meta")
-        if meta.get("format") not in _FORMATS:
+        if meta.get("format") not in _FORMATS or not _is_whole(meta):
             raise InputError(
                 f"{self._path(step)} is not a checkpoint of this software; allowed: "
                 f"checkpoints of format {' or '.join(map(str, _FORMATS))}."
@@ -394,7 +394,7 @@ class Checkpoints:
                 name,
                 ocp.args.StandardRestore(jax.tree.map(describe, template)),
             )
-            if meta["format"] > 1 and digest(arrays[name]) != meta["digests"][name]:
+            if meta["format"] > 1 and digest(arrays[name]) != meta["digests"].get(name):
                 raise self._damaged(step, name, "is not what was written")
         return arrays
 
@@ -404,10 +404,7 @@ class Checkpoints:
                 item
             ]
         except Exception as e:  # Orbax raises many kinds for a damaged file
-            reason = (str(e).splitlines() or [""])[0][:120].rstrip(".")
-            raise self._damaged(
-                step, item, f"cannot be read ({type(e).__name__}: {reason})"
-            ) from None
+            raise self._damaged(step, item, f"cannot be read ({reason(e)})") from None
 
     def _secrets(self, step: int, private: dict[str, Any]) -> Secrets:
         try:
@@ -419,6 +416,14 @@ class Checkpoints:
         return DamagedCheckpointError(
             f"The item {item} of the checkpoint {self._path(step)} {how}"
         )
+
+
+def _is_whole(meta: dict[str, Any]) -> bool:
+    """Whether a description has the parts that every checkpoint's has."""
+    parts = [meta.get(name) for name in ("model", "config", "digests")]
+    if meta["format"] == 1:
+        parts.pop()
+    return "kind" in meta and all(isinstance(part, dict) for part in parts)
 
 
 def checksum(value: dict[str, Any]) -> str:

@@ -384,6 +384,7 @@ def _check_unchanged(old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
+    validate.seed("seed", config.seed)
     for name in ("every_steps", "keep"):
         validate.integer(f"checkpoint.{name}", config.checkpoint[name], minimum=1)
     validate.integer("log.every_steps", config.log.every_steps, minimum=1)

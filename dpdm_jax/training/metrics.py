@@ -28,7 +28,7 @@ class MetricsLog:
             InputError: there is no room for them.
         """
         self._path = workdir / FILE_NAME
-        with run_dir.needing_room(self._path):
+        with run_dir.writing(self._path):
             self._handle = os.open(
                 self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
             )
@@ -50,7 +50,7 @@ class MetricsLog:
         self._append(json.dumps(line).encode() + b"\n")
         if self._events_folder is None:
             return
-        with run_dir.needing_room(self._events_folder):
+        with run_dir.writing(self._events_folder):
             if self._events is None:
                 self._events = _open_events(self._events_folder)
             self._events.write_scalars(step, scalars)
@@ -59,7 +59,7 @@ class MetricsLog:
         """Writes a line, or nothing of it; unbuffered, so that closing cannot fail."""
         before = os.fstat(self._handle).st_size
         try:
-            with run_dir.needing_room(self._path):
+            with run_dir.writing(self._path):
                 while line:
                     line = line[os.write(self._handle, line) :]
         except BaseException:
@@ -70,7 +70,7 @@ class MetricsLog:
         """Writes out what is buffered."""
         os.close(self._handle)
         if self._events is not None:
-            with run_dir.needing_room(self._events_folder):
+            with run_dir.writing(self._events_folder):
                 self._events.close()
 
 

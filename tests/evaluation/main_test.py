@@ -56,26 +56,6 @@ def test_prints_one_json_line(archives):
     assert len(list((archives / "pictures").iterdir())) == 2
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (("--metrics=fidd",), "a metric is 'fidd'; allowed: fid, kid"),
-        ((), "--synthetic is missing; allowed: an .npz file"),
-        (
-            ("--synthetic=REAL", "--inception_weights=no.pth"),
-            "inception_weights is no.pth, no file; allowed: the file pt_inception",
-        ),
-    ],
-)
-def test_bad_input_is_one_sentence(archives, args, message):
-    path = archives / "real.npz"
-    done = run(f"--real={path}", *(arg.replace("REAL", str(path)) for arg in args))
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith(f"error: {message}")
-    assert done.stdout == ""
-
-
 @pytest.mark.slow
 def test_fid_of_png_folders_is_that_of_pytorch_fid(
     pytorch_fid, inception_state, tmp_path, monkeypatch

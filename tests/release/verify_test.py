@@ -281,6 +281,11 @@ def test_commands(released, bundle_copy, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "PRIVACY.md differs from its checksum."
     assert command.main(["show", str(bundle_copy.parent)]) == 1
+    (bundle_copy / "MANIFEST.json").write_text(json.dumps({"format": bundle.FORMAT}))
+    capsys.readouterr()
+    assert command.main(["show", str(bundle_copy)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {bundle_copy} cannot be shown (KeyError: 'model')")
 
 
 def test_the_command_starts_without_optional_packages(released):

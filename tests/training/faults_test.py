@@ -452,11 +452,11 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on(
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
-    with pytest.raises(PermissionError), run_dir.needing_room(tmp_path):
-        raise PermissionError(errno.EACCES, "no")
+    with pytest.raises(BlockingIOError), run_dir.writing(tmp_path):
+        raise BlockingIOError(errno.EAGAIN, "no")
     error = InputError("mine")
     error.__context__ = OSError(errno.ENOSPC, "full")
-    with pytest.raises(InputError, match="mine"), run_dir.needing_room(tmp_path):
+    with pytest.raises(InputError, match="mine"), run_dir.writing(tmp_path):
         raise error
 
 

@@ -1,0 +1,823 @@
+"""Everything that can be got wrong, in one table, and the sentence that each gets.
+
+A process imports the program once and forks for each row: its exit status, words and
+files are those of a command.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dpdm_jax import command_line, run_dir
+from dpdm_jax.release.build import release
+from dpdm_jax.sampling import run as sampling_run
+from dpdm_jax.training.loop import train
+
+_GOLDEN = pathlib.Path(__file__).parent / "golden"
+_TINY = {
+    "network.base_width": 4,
+    "network.hidden_width": 8,
+    "diffusion.noise_multiplicity": 2,
+    "train.batch_size": 100,
+    "train.num_steps": 2,
+    "train.microbatch_size": 64,
+    "checkpoint.every_steps": 1,
+    "log.tensorboard": False,
+    "log.snapshot_every_steps": 0,
+    "sampler.num_steps": 4,
+    "sample.num_images": 20,
+    "sample.batch_size": 20,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A mistake, and what is said of it.
+
+    Attributes:
+        args: the command line. ``{here}`` is a new folder, ``{run}`` a finished run.
+        says: part of the sentence.
+        prepare: puts files into ``{here}``; is given it and the finished run.
+        module: what is run.
+    """
+
+    args: tuple[str, ...]
+    says: str
+    prepare: Callable[[pathlib.Path, pathlib.Path], None] | None = None
+    module: str = "dpdm_jax.main"
+
+
+def rows_of(mode: str, mistakes: dict[str, str], *before: str) -> list[Row]:
+    """Rows of one mode; a mistake is flags, divided by spaces."""
+    return [
+        Row((f"--mode={mode}", *before, *flags.split()), says)
+        for flags, says in mistakes.items()
+    ]
+
+
+def fields(mistakes: dict[str, str]) -> dict[str, str]:
+    """Flags of single config fields."""
+    return {f"--config.{field}": says for field, says in mistakes.items()}
+
+
+TINY = tuple(f"--config.{name}={value}" for name, value in _TINY.items())
+
+COMMAND_LINES = rows_of(
+    "plan",
+    {
+        "--config.train.batchsize=3": "unknown field (did you mean batch_size?)",
+        "--config.nonsense=3": "--config.nonsense is an unknown field",
+        "--config.train.batch_size.x=3": "unknown field",
+        "--config.train.batch_size=many": "many",
+        "--config.train.batch_size=3.5": "3.5",
+        "--config.train.learning_rate=fast": "fast",
+        "--config.log.tensorboard=perhaps": "perhaps",
+        "--config=configs/mnist.py:eps=3": "allowed: eps=0.2, eps=1, eps=10",
+        "--config=configs/digits.py:eps=3": "'eps=3'",
+        "--config=configs/nothing.py": "configs/cifar10.py",
+        "--config=": "no such file",
+        "--config=configs/released.py:nowhere": "with the folder of a release",
+        "--mode=fly": "plan",
+        "--compile-for=v5e": "--compile-for is 'v5e'",
+        "--compile_for=gpu": "allowed: cpu, or a TPU slice",
+        "--compile-for=cpu --mode=train": "allowed: with --mode=plan",
+        "--fly": "--fly is an unknown flag",
+        "--jsonn": "(did you mean json?)",
+        "train": "'train' is not a flag",
+        "--process_id=1": "without --coordinator_address",
+        "--coordinator_address=here": "allowed: HOST:PORT",
+        "--coordinator_address=here:1 --process_id=0": "without --num_processes",
+        "--coordinator_address=here:1 --num_processes=2 --process_id=2": (
+            "--process_id is 2; allowed: 0 to 1"
+        ),
+        "--coordinator_address=here:1 --num_processes=0 --process_id=0": (
+            "--num_processes is 0"
+        ),
+    },
+)
+# What a plan reads, and the sentences for numbers out of range.
+PLANS = rows_of(
+    "plan",
+    fields(
+        {
+            "privacy.epsilon=0": "epsilon is 0.0",
+            "privacy.epsilon=-1": "epsilon is -1.0",
+            "privacy.epsilon=nan": "epsilon is nan",
+            "privacy.delta=0": "delta is 0.0",
+            "privacy.delta=1": "delta is 1.0",
+            "privacy.delta=nan": "delta is nan",
+            "privacy.accountant=mine": "allowed: pld, rdp",
+            "privacy.l2_clip_norm=0": "l2_clip_norm is 0.0",
+            "privacy.l2_clip_norm=inf": "l2_clip_norm is inf with noise_multiplier",
+            "privacy.noise_multiplier=-1": "noise_multiplier is -1.0",
+            "privacy.noise_multiplier=0.1": "noise_multiplier is 0.1, which spends",
+            "train.batch_size=0": "batch_size is 0",
+            "train.batch_size=5000": "batch_size is 5000",
+            "train.num_steps=-1": "num_steps is -1",
+            "train.epochs=0": "epochs is 0",
+            "train.microbatch_size=0": "microbatch_size is 0",
+            "diffusion.noise_multiplicity=0": "noise_multiplicity is 0",
+            "diffusion.label_dropout=2": "label_dropout is 2.0",
+            "diffusion.parameterization=ddpm": "allowed: edm, v, ve, vp",
+            "diffusion.noise_levels=log": "allowed: log_normal",
+            "diffusion.sigma_data=0": "diffusion.sigma_data is 0.0",
+            "diffusion.p_mean=nan": "diffusion.p_mean is nan",
+            "diffusion.p_std=-1": "diffusion.p_std is -1.0",
+            "diffusion.noise_levels=cosine --config.diffusion.max_log_snr=-9": (
+                "diffusion.max_log_snr is -9.0"
+            ),
+            "diffusion.noise_levels=log_uniform --config.diffusion.sigma_min=100": (
+                "diffusion.sigma_max is 100.0"
+            ),
+            "diffusion.noise_levels=vp_time --config.diffusion.eps_t=1": (
+                "diffusion.eps_t is 1.0"
+            ),
+            "diffusion.parameterization=vp --config.diffusion.beta_d=0": (
+                "diffusion.beta_d is 0.0"
+            ),
+            "network.name=unet": "allowed: mlp, ncsnpp",
+            "network.hidden_width=0": "network.hidden_width is 0",
+            "network.num_blocks=-1": "network.num_blocks is -1",
+            "network.dtype=float64": "network.dtype is 'float64'",
+            "network.name=ncsnpp --config.network.base_width=3": "base_width",
+            "network.name=ncsnpp --config.network.num_res_blocks=0": "num_res_blocks",
+            "network.name=ncsnpp --config.network.channel_multipliers=()": "is empty",
+            "network.name=ncsnpp --config.network.channel_multipliers=(1,0)": (
+                "network.channel_multipliers[1] is 0"
+            ),
+            "network.name=ncsnpp --config.network.channel_multipliers=(1,1,1,1,1)": (
+                "height and width divisible by 16"
+            ),
+            "data.num_examples=-5": "data.num_examples is -5",
+            "data.image_size=-8": "data.image_size is -8",
+            "data.channels=2": "data.channels is 2",
+            "data.num_classes=-2 --config.data.num_examples=0": "num_classes",
+            "data.source=zip --config.data.num_examples=0": "data.source",
+            "data.crop=middle --config.data.num_examples=0": "data.crop is 'middle'",
+        }
+    ),
+)
+# Refused before the run directory is made.
+TRAINING = rows_of(
+    "train",
+    fields(
+        {
+            "train.optimizer=lion": "allowed: adam, sgd",
+            "train.schedule=step": "allowed: constant, cosine, linear",
+            "train.learning_rate=0": "train.learning_rate is 0.0",
+            "train.learning_rate=nan": "train.learning_rate is nan",
+            "train.warmup_steps=-1": "train.warmup_steps is -1",
+            "train.b1=1": "train.b1 is 1.0",
+            "train.adam_eps=0": "train.adam_eps is 0.0",
+            "train.ema_decay=1": "train.ema_decay is 1.0",
+            "train.engine=fast": "engine is 'fast'",
+            "train.engine_microbatch_size=-1": "engine_microbatch_size is -1",
+            "train.stop_after_steps=-1": "train.stop_after_steps is -1",
+            "train.microbatch_size=0": "microbatch_size is 0",
+            "checkpoint.every_steps=0": "checkpoint.every_steps is 0",
+            "checkpoint.keep=0": "checkpoint.keep is 0",
+            "log.every_steps=0": "log.every_steps is 0",
+            "log.snapshot_every_steps=-1": "log.snapshot_every_steps is -1",
+            "log.snapshot_per_class=-1": "log.snapshot_per_class is -1",
+            "data.num_examples=1000": "is 1000 but the training data has 1437",
+            "data.num_classes=5": "go up to 9; allowed: 0 to 4",
+            "seed=99999999999999999999": "seed is 99999999999999999999",
+        }
+    )
+    | {"--config=configs/released.py:{run}/release": "allowed: --mode=sample or"},
+    *TINY,
+    "--workdir={here}/run",
+)
+SAMPLING = rows_of(
+    "sample",
+    fields(
+        {
+            "sample.num_images=0": "sample.num_images is 0",
+            "sample.batch_size=0": "sample.batch_size is 0",
+            "sample.labels=cats": "sample.labels is 'cats'",
+            "sample.labels=10": "asks for class 10",
+            "sample.labels=nowhere.npy": "FileNotFoundError",
+            "sample.weights=best": "allowed: ema, raw",
+            "sample.step=7": "no checkpoint of step 7; allowed: 1, 2",
+            "sample.step=-2": "sample.step is -2",
+            "sample.rounding=up": "sample.rounding is 'up'",
+            "sample.name=../x": "sample.name is '../x'",
+            "sample.name=..": "sample.name is '..'",
+            "sample.seed=-1": "sample.seed is -1",
+            "sampler.name=euler": "allowed: ddim, heun",
+            "sampler.preset=best": "sampler.preset is 'best'",
+            "sampler.grid=even": "sampler.grid is 'even'",
+            "sampler.num_steps=1": "sampler.num_steps is 1",
+            "sampler.sigma_min=0": "sampler.sigma_min is 0.0",
+            "sampler.sigma_max=0.5": "sampler.sigma_max is 0.5",
+            "sampler.rho=0": "sampler.rho is 0.0",
+            "sampler.s_churn=-1": "sampler.s_churn is -1.0",
+            "sampler.s_min=2 --config.sampler.s_max=1": "sampler.s_max is 1.0",
+            "sampler.guidance=-1": "sampler.guidance",
+            "sampler.guidance=nan": "sampler.guidance",
+            "network.hidden_width=9": "is a checkpoint of another model",
+        }
+    ),
+    *TINY,
+    "--workdir={run}",
+) + rows_of("sample", {"--workdir={here}/run": "holds no checkpoint"})
+EVALUATION = rows_of(
+    "evaluate",
+    fields(
+        {
+            "evaluate.metrics=('fidd',)": "a metric is 'fidd'; allowed: fid, kid",
+            "evaluate.metrics=()": "metrics is empty",
+            "evaluate.seeds=0": "classifier_seeds is 0",
+            "evaluate.lenet_steps=0": "lenet_steps is 0",
+            "evaluate.neighbour_images=0": "neighbour_images is 0",
+            "evaluate.epochs=-1": "epochs is -1",
+            "evaluate.batch_size=-1": "batch_size is -1",
+            "evaluate.learning_rate=-1": "learning_rate is -1.0",
+            "evaluate.seed=-1": "seed is -1",
+            "evaluate.dp_sgd.epochs=-1": "dp_sgd epochs is -1",
+            "evaluate.dp_sgd.l2_clip_norm=0": "dp_sgd l2_clip_norm is 0.0",
+            "data.num_classes=0": "no labels to train a classifier with",
+        }
+    ),
+    *TINY,
+    "--workdir={run}",
+)
+RELEASING = rows_of(
+    "release",
+    fields(
+        {
+            "release.dtype=int8": "allowed: float32, float16",
+            "release.step=-2": "release.step is -2",
+            "release.step=7": "no checkpoint of step 7",
+            "release.samples=../x": "release.samples is '../x'",
+            "release.samples=none": "release.samples is 'none'",
+            "release.selection_mean=-1": "release.selection_mean is -1.0",
+            "release.selection_mean=0.5": "0.5",
+            "release.selection_mean=2 --config.release.selection_shape=-1": "-1.0",
+            "release.tuning_runs=nowhere": "nowhere/privacy.json cannot be read",
+        }
+    ),
+    *TINY,
+    "--workdir={run}",
+) + rows_of("release", {"--workdir={here}/none": "is no folder"})
+REPORTS = rows_of("report", {"--workdir={here}": "is no run directory; allowed: "})
+
+
+# Data --------------------------------------------------------------------------------
+
+_IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
+_LABELS = np.array([0, 1, 2, 2, 1, 0])
+
+
+def archive(**arrays):
+    return lambda here, run: np.savez(here / "data.npz", **arrays)
+
+
+def idx_bytes(array, *, sizes=None):
+    sizes = array.shape if sizes is None else sizes
+    return (
+        bytes((0, 0, 8, len(sizes)))
+        + np.array(sizes, ">u4").tobytes()
+        + array.tobytes()
+    )
+
+
+def idx(images: bytes, labels: bytes = idx_bytes(_LABELS.astype(np.uint8)), end=""):
+    def prepare(here, run):
+        (here / f"train-images-idx3-ubyte{end}").write_bytes(images)
+        (here / f"train-labels-idx1-ubyte{end}").write_bytes(labels)
+
+    return prepare
+
+
+def pictures(*sizes, damage=lambda content: content):
+    """A folder of PNG files, the last one damaged."""
+
+    def prepare(here, run):
+        (here / "data").mkdir()
+        for i, size in enumerate(sizes):
+            path = here / "data" / f"{i}.png"
+            Image.fromarray(np.zeros(size, np.uint8)).save(path)
+        if sizes:
+            path.write_bytes(damage(path.read_bytes()))
+
+    return prepare
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip_a_pixel(content: bytes) -> bytes:
+    at = content.index(b"IDAT") + 10
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def renamed_labels(here, run):
+    """An archive one of whose two copies of the name labels.npy is damaged."""
+    np.savez(here / "data.npz", images=_IMAGES, labels=_LABELS)
+    content = (here / "data.npz").read_bytes()
+    at = content.rindex(b"labels")
+    (here / "data.npz").write_bytes(content[:at] + b"lapels" + content[at + 6 :])
+
+
+def wrong_checksum(here, run):
+    """An archive with a flipped bit in the last of the pixels."""
+    np.savez(here / "data.npz", images=_IMAGES)
+    content = bytearray((here / "data.npz").read_bytes())
+    content[content.index(_IMAGES.tobytes()[-16:]) + 15] ^= 1
+    (here / "data.npz").write_bytes(content)
+
+
+def data_row(source, path, says, prepare=None, *more):
+    return Row(
+        (
+            "--mode=train",
+            "--workdir={here}/run",
+            f"--config.data.source={source}",
+            f"--config.data.path={path}",
+            *(f"--config.data.{name}=0" for name in ("num_examples", "image_size")),
+            "--config.data.channels=0",
+            "--config.data.num_classes=-1",
+            *more,
+        ),
+        says,
+        prepare,
+    )
+
+
+_NPZ, _PNG = ("npz", "{here}/data.npz"), ("image_folder", "{here}/data")
+_GREY = _IMAGES[..., 0]
+DATA = [
+    data_row(*_NPZ, "which is missing; allowed: an .npz file"),
+    data_row("npz", "", "data.path is ''"),
+    data_row(*_NPZ, "holds x; allowed: images", archive(x=_IMAGES)),
+    data_row(
+        *_NPZ,
+        "go up to 2; allowed: 0 to 1",
+        archive(images=_IMAGES, labels=_LABELS),
+        "--config.data.num_classes=2",
+    ),
+    data_row(*_NPZ, "go down to -1", archive(images=_IMAGES, labels=_LABELS - 1)),
+    data_row(
+        *_NPZ, "go up to 1099511627778", archive(images=_IMAGES, labels=_LABELS + 2**40)
+    ),
+    data_row(
+        *_NPZ,
+        "float64 values; allowed: integers",
+        archive(images=_IMAGES, labels=_LABELS * 0.5),
+    ),
+    data_row(
+        *_NPZ,
+        "allowed: one integer per image",
+        archive(images=_IMAGES, labels=_LABELS[:5]),
+    ),
+    data_row(
+        *_NPZ,
+        "has no labels; allowed: 0",
+        archive(images=_IMAGES),
+        "--config.data.num_classes=3",
+    ),
+    data_row(
+        *_NPZ, "float64 values; allowed: uint8 in 0..255", archive(images=_IMAGES / 255)
+    ),
+    data_row(*_NPZ, "some of them NaN", archive(images=np.full((2, 4, 4), np.nan))),
+    data_row(*_NPZ, "with 1 or 3 channels", archive(images=_IMAGES[..., :2])),
+    data_row(*_NPZ, "allowed: at least one image", archive(images=_IMAGES[:0])),
+    data_row(
+        *_NPZ,
+        "4x4x3; the config asks for 8x8x3",
+        archive(images=_IMAGES),
+        "--config.data.image_size=8",
+    ),
+    data_row(*_NPZ, "Object arrays cannot be loaded", archive(images=np.array([{}]))),
+    data_row(*_NPZ, "BadZipFile", renamed_labels),
+    data_row(*_NPZ, "BadZipFile: Bad CRC-32", wrong_checksum),
+    data_row(
+        *_NPZ,
+        "BadZipFile: File is not a zip file",
+        lambda here, run: (here / "data.npz").write_text("no"),
+    ),
+    data_row("idx", "{here}", "has no file train-images-idx3-ubyte"),
+    data_row(
+        "idx",
+        "{here}",
+        "holds 48 values; allowed: exactly the 96",
+        idx(idx_bytes(_GREY[:3], sizes=(6, 4, 4))),
+    ),
+    data_row(
+        "idx",
+        "{here}",
+        "holds more than 48 values",
+        idx(idx_bytes(_GREY, sizes=(3, 4, 4))),
+    ),
+    data_row(
+        "idx", "{here}", "starts with bytes 00000801", idx(idx_bytes(_GREY.ravel()))
+    ),
+    data_row(
+        "idx",
+        "{here}",
+        "EOFError",
+        idx(cut(gzip.compress(idx_bytes(_GREY))), end=".gz"),
+    ),
+    data_row(
+        "idx", "{here}", "allowed: one integer per image", idx(idx_bytes(_GREY[:3]))
+    ),
+    data_row(*_PNG, "has no images; allowed: a folder of", pictures()),
+    data_row(*_PNG, "1.png is 5x5x3 but", pictures((4, 4, 3), (5, 5, 3))),
+    data_row(*_PNG, "1.png is 4x4x1 but", pictures((4, 4, 3), (4, 4))),
+    data_row(
+        *_PNG, "1.png cannot be decoded", pictures((4, 4, 3), (4, 4, 3), damage=cut)
+    ),
+    data_row(
+        *_PNG,
+        "1.png cannot be decoded",
+        pictures((4, 4, 3), (4, 4, 3), damage=flip_a_pixel),
+    ),
+    data_row(
+        *_PNG, "would be distorted", pictures((4, 5, 3)), "--config.data.image_size=4"
+    ),
+]
+
+
+# Run directories ---------------------------------------------------------------------
+
+
+def copied(*changes):
+    """A copy of the run, {here}/run, with changes made to it."""
+
+    def prepare(here, run):
+        shutil.copytree(run, here / "run")
+        for change in changes:
+            change(here / "run")
+
+    return prepare
+
+
+def damaged(name, change=cut):
+    def damage(folder):
+        paths = [p for p in sorted(folder.glob(name)) if p.is_file()]
+        assert paths
+        for path in paths:
+            path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+def forget(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def count_less(folder):
+    ledger = json.loads((folder / run_dir.LEDGER).read_text())
+    ledger["events"][0]["authorized_steps"] = 0
+    (folder / run_dir.LEDGER).write_text(json.dumps(ledger))
+
+
+def foreign_ledger(folder):
+    shutil.copy(folder / "other.json", folder / run_dir.LEDGER)
+
+
+def run_row(mode, says, prepare, *more):
+    return Row((f"--mode={mode}", *TINY, "--workdir={here}/run", *more), says, prepare)
+
+
+def a_file(here, run):
+    (here / "run").write_text("no folder")
+
+
+def below_a_file(here, run):
+    (here / "file").write_text("no folder")
+
+
+RUNS = [
+    run_row("train", "is spent", copied()),
+    run_row(
+        "train",
+        "the plan differs from the ledger",
+        copied(),
+        "--config.train.batch_size=90",
+    ),
+    run_row("train", "delta 0.0001 -> 1e-06", copied(), "--config.privacy.delta=1e-6"),
+    run_row("train", "train.learning_rate", copied(), "--config.train.learning_rate=1"),
+    run_row(
+        "train",
+        "no checkpoint before it is sound",
+        copied(damaged("checkpoints/*/meta/metadata")),
+    ),
+    run_row("train", "is damaged", copied(damaged("privacy.json"))),
+    run_row("train", "the checksum does not match", copied(count_less)),
+    run_row("train", "so what was spent is unknown", copied(forget("privacy.json"))),
+    run_row("train", "one run in a directory", copied(foreign_ledger)),
+    run_row("train", "cannot be written", a_file),
+    run_row("train", "cannot be written", below_a_file, "--workdir={here}/file/run"),
+    run_row(
+        "sample",
+        "cannot be written",
+        copied(
+            lambda folder: shutil.rmtree(folder / "samples"),
+            lambda folder: (folder / "samples").write_text(""),
+        ),
+    ),
+    run_row(
+        "train",
+        "no checkpoint before it is sound",
+        copied(damaged("checkpoints/*/params/**/d/*")),
+    ),
+    run_row(
+        "sample",
+        "The item ema_params of the checkpoint",
+        copied(damaged("checkpoints/2/ema_params/**/d/*")),
+    ),
+    run_row(
+        "sample", "of the checkpoint", copied(damaged("checkpoints/2/meta/metadata"))
+    ),
+    run_row(
+        "sample",
+        "is not what was written",
+        copied(
+            damaged(
+                "checkpoints/2/meta/metadata", lambda c: c.replace(b'"kind"', b'"kine"')
+            )
+        ),
+    ),
+    run_row(
+        "sample", "holds images of other settings", copied(), "--config.sample.seed=1"
+    ),
+    run_row("release", "allowed: the run's own ledger", copied(foreign_ledger)),
+    run_row("release", "cannot be read", copied(forget("privacy.json"))),
+    run_row(
+        "release",
+        "cannot be read",
+        copied(damaged("samples/*/samples.npz")),
+        "--config.release.samples=samples",
+    ),
+    run_row("report", "is damaged", copied(damaged("privacy.json"))),
+    Row(
+        (
+            "--mode=sample",
+            "--workdir={here}/new",
+            "--config=configs/released.py:{here}/run/release",
+        ),
+        "params.safetensors differs from its checksum",
+        copied(
+            damaged("release/params.safetensors", lambda c: c[:-1] + bytes([c[-1] ^ 1]))
+        ),
+    ),
+    Row(
+        (
+            "--mode=sample",
+            "--workdir={here}/new",
+            "--config=configs/released.py:{here}/run/release",
+        ),
+        "extra.txt is extra",
+        copied(lambda folder: (folder / "release" / "extra.txt").write_text("")),
+    ),
+    Row(
+        (
+            "--mode=sample",
+            "--workdir={here}/run",
+            "--config=configs/released.py:{run}/release",
+        ),
+        "holds other checkpoints than those of the release",
+        copied(),
+    ),
+]
+
+
+# Other commands ----------------------------------------------------------------------
+
+
+def judged(says, *args, real=None, synthetic=None):
+    """A row of the evaluation command, on two archives."""
+
+    def prepare(here, run):
+        whole = {"images": _IMAGES, "labels": _LABELS}
+        np.savez(here / "real.npz", **(whole if real is None else real))
+        np.savez(here / "made.npz", **(whole if synthetic is None else synthetic))
+
+    sets = (
+        "--real={here}/real.npz",
+        "--synthetic={here}/made.npz",
+        "--metrics=fid_lenet",
+    )
+    return Row(
+        (*sets, "--cache=", *args), says, prepare, "dpdm_jax.evaluation.__main__"
+    )
+
+
+_FLOATS = {"images": _IMAGES / 255.0}
+EVALUATION_COMMAND = [
+    judged("a metric is 'fidd'; allowed: fid, kid", "--metrics=fidd"),
+    judged("--synthetic is missing", "--synthetic="),
+    judged("is no file or folder", "--real={here}/nothing"),
+    judged("has no split test", "--real={here}:test"),
+    judged("floats whose range float_range states", synthetic=_FLOATS),
+    judged("float_range is '0,2'; allowed: 0,1 or", "--float_range=0,2"),
+    judged("a pixel of", "--float_range=0,1", synthetic={"images": _IMAGES / 100.0}),
+    judged(
+        "is nan; allowed: 0 to 1",
+        "--float_range=0,1",
+        synthetic={"images": np.full((6, 4, 4), np.nan)},
+    ),
+    judged("rounding is 'up'", "--rounding=up"),
+    judged("4x3x3 and those of", synthetic={"images": _IMAGES[:, :, :3]}),
+    judged("go up to 1 and the others", synthetic={"images": _IMAGES // 255}),
+    judged("needs labels and", "--metrics=mlp", synthetic={"images": _IMAGES}),
+    judged(
+        "has no image of class 2",
+        "--metrics=mlp",
+        synthetic={"images": _IMAGES[:2], "labels": _LABELS[:2]},
+    ),
+    judged("--dp_sgd is 10; allowed: EPSILON,DELTA", "--dp_sgd=10"),
+    judged("dp_sgd epsilon is 0.0", "--dp_sgd=0,1e-5"),
+    judged("classifier_seeds is 0", "--classifier_seeds=0"),
+    judged("epochs is 0", "--epochs=0"),
+    judged(
+        "inception_weights is no.pth", "--metrics=fid", "--inception_weights=no.pth"
+    ),
+    judged("unknown flag (did you mean metrics?)", "--metric=fid"),
+]
+_CONVERT = "dpdm_jax.interop.import_checkpoint"
+
+
+def cut_golden(here, run):
+    content = (_GOLDEN / "official_checkpoint_nf8.pth").read_bytes()
+    (here / "cut.pth").write_bytes(cut(content))
+
+
+def of_another_model(here, run):
+    shutil.copy(_GOLDEN / "official_checkpoint_nf8.pth", here / "whole.pth")
+
+
+CONVERSION = [
+    Row(("--workdir={here}/run",), "--checkpoint is missing", None, _CONVERT),
+    Row(
+        (
+            "--workdir={here}/run",
+            "--config=configs/mnist.py",
+            "--checkpoint={here}/cut.pth",
+        ),
+        "PyTorch can't read it",
+        cut_golden,
+        _CONVERT,
+    ),
+    Row(
+        (
+            "--workdir={here}/run",
+            "--config=configs/mnist.py",
+            "--checkpoint={here}/whole.pth",
+        ),
+        "instead of",
+        of_another_model,
+        _CONVERT,
+    ),
+]
+
+TABLE = [
+    *COMMAND_LINES,
+    *PLANS,
+    *TRAINING,
+    *SAMPLING,
+    *EVALUATION,
+    *RELEASING,
+    *REPORTS,
+    *DATA,
+    *RUNS,
+    *EVALUATION_COMMAND,
+    *CONVERSION,
+]
+
+_FORKING = """
+import importlib, json, os, sys, traceback
+from dpdm_jax import command_line, data, planning
+module = importlib.import_module(sys.argv[1])
+from dpdm_jax import evaluation, modes, report  # before the forks, not in each
+config = command_line.load_config("configs/digits.py")
+source = data.load_source(config.data, "train")
+tasks, tiny = json.load(sys.stdin)
+planning.privacy_plan(config, len(source))  # the accountant remembers
+for name, value in tiny.items():
+    section, field = name.split(".")
+    config[section][field] = value
+planning.privacy_plan(config, len(source))
+for here, args in tasks:
+    child = os.fork()
+    if child == 0:
+        handle = os.open(f"{here}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.chdir(here)
+        sys.argv = [sys.argv[1], *args]
+        status = 0
+        try:
+            command_line.run(module.main)
+        except SystemExit as e:
+            status = e.code or 0
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stderr.flush()
+        os._exit(status)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    } | {
+        f"{path.relative_to(folder)}/": b""
+        for path in folder.rglob("*")
+        if path.is_dir()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> pathlib.Path:
+    """A run that is trained, sampled from and released, and another one's ledger."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    config = command_line.load_config("configs/digits.py")
+    for name, value in _TINY.items():
+        group, field = name.split(".")
+        config[group][field] = value
+    train(config, folder)
+    sampling_run.sample(config, folder)
+    release(config, folder)
+    config.train.stop_after_steps = 1
+    train(config, folder.with_name("other"))
+    shutil.copy(folder.with_name("other") / run_dir.LEDGER, folder / "other.json")
+    sums = {name: digest(content) for name, content in contents(folder).items()}
+    folder.with_name("contents.json").write_text(json.dumps(sums))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(finished, tmp_path_factory):
+    """For each row: its folder, exit status, words, and whether files changed."""
+    found: dict[int, tuple[pathlib.Path, int, str, bool]] = {}
+    for module in dict.fromkeys(row.module for row in TABLE):
+        numbers = [i for i, row in enumerate(TABLE) if row.module == module]
+        folders = [tmp_path_factory.mktemp(f"row_{i}") for i in numbers]
+        tasks, before = [], []
+        for i, here in zip(numbers, folders, strict=True):
+            row = TABLE[i]
+            if row.prepare is not None:
+                row.prepare(here, finished)
+            before.append(contents(here))
+            places = {"here": here, "run": finished}
+            args = [arg.format(**places) if "{" in arg else arg for arg in row.args]
+            tasks.append((str(here), args))
+        done = subprocess.run(
+            [sys.executable, "-c", _FORKING, module],
+            input=json.dumps([tasks, _TINY]),
+            cwd=command_line.CHECKOUT,
+            env=os.environ | {"PYTHONPATH": str(command_line.CHECKOUT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        statuses = map(int, done.stdout.split())
+        for i, here, was, status in zip(
+            numbers, folders, before, statuses, strict=True
+        ):
+            words = here.with_name(f"{here.name}.err").read_text()
+            found[i] = here, status, words, contents(here) == was
+    return found
+
+
+@pytest.mark.parametrize(
+    "number", range(len(TABLE)), ids=lambda i: " ".join(TABLE[i].args)[-60:]
+)
+def test_bad_input_gets_one_sentence_and_changes_nothing(answers, number):
+    here, status, words, unchanged = answers[number]
+    warnings = [w for w in words.splitlines() if w.startswith("warning: ")]
+    (sentence,) = [w for w in words.splitlines() if w not in warnings]
+    assert sentence.startswith("error: ")
+    assert TABLE[number].says in sentence
+    assert sentence.endswith(".")
+    # A full stop and a capital letter would begin another sentence.
+    assert not any(
+        a.endswith(".") and b[:1].isupper()
+        for a, b in zip(sentence.split()[:-1], sentence.split()[1:], strict=True)
+    ), sentence
+    assert status == 2
+    assert unchanged, sorted(contents(here))
