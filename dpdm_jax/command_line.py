@@ -228,19 +228,14 @@ def _say_once_what_is_raised() -> None:
     that the rest would report to is closed.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    show, show_ignored = sys.excepthook, sys.unraisablehook
+    show = sys.unraisablehook
 
-    # This thread's exceptions are handled in ``run``; here are those of others.
-    def show_of_other_threads(kind, error, trace) -> None:
-        if str(error) != "Event loop is closed":
-            show(kind, error, trace)
+    def show_others(ignored) -> None:
+        is_late = str(ignored.exc_value) == "Event loop is closed"
+        if not is_late and not inspect.iscoroutine(ignored.object):
+            show(ignored)
 
-    def show_unless_of_coroutine(ignored) -> None:
-        if not inspect.iscoroutine(ignored.object):
-            show_ignored(ignored)
-
-    sys.excepthook = show_of_other_threads
-    sys.unraisablehook = show_unless_of_coroutine
+    sys.unraisablehook = show_others
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:

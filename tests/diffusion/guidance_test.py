@@ -56,7 +56,8 @@ def test_guidance_calls_the_network_once():
 @pytest.mark.parametrize(
     ("scale", "null_label", "message"),
     [
-        (-0.1, NULL, "scale is -0.1; allowed: >= 0"),
+        (-0.1, NULL, "scale is -0.1; allowed: finite and >= 0"),
+        (float("nan"), NULL, "scale is nan; allowed: finite and >= 0"),
         (1.0, None, "scale is 1.0, but the model has no labels; allowed: 0"),
     ],
 )
