@@ -1,0 +1,49 @@
+"""Every ablation's config is valid, and what is finished is not run again."""
+
+import json
+
+import pytest
+
+from dpdm_jax import command_line, planning
+from dpdm_jax.diffusion import from_config
+from experiments.ablations import __main__ as ablations
+from experiments.ablations.variants import ABLATIONS, COMMON
+
+_VARIANTS = [
+    pytest.param(variant, id=f"{name}:{variant.name}")
+    for name, variants in ABLATIONS.items()
+    for variant in variants
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*NOT PRIVATE")
+@pytest.mark.parametrize("variant", _VARIANTS)
+def test_variants_plan(variant):
+    config = command_line.load_config("configs/mnist.py")
+    config.update_from_flattened_dict({**COMMON, **variant.fields})
+    report = planning.plan_report(config, estimate_cost=False)
+    assert report["num_steps"] == COMMON["train.num_steps"]
+    for fields in variant.samplers.values():
+        config.update_from_flattened_dict(fields)
+        from_config.sampler(from_config.with_preset(config))
+
+
+def test_finished_work_is_not_repeated(tmp_path, monkeypatch):
+    calls = []
+
+    def pretend(mode, workdir, fields):
+        calls.append((mode, fields.get("sample.name")))
+        name = {"train": "config", "evaluate": fields.get("sample.name")}[mode]
+        folder = workdir / ("evaluation" if mode == "evaluate" else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps({"mlp": 0.5, "other": 1}))
+
+    monkeypatch.setattr(ablations, "_main", pretend)
+    variant = ABLATIONS["sampler"][0]
+    rows = ablations.run(variant, 3, tmp_path / "run", COMMON)
+    assert calls == [("train", None)] + [("evaluate", s) for s in variant.samplers]
+    assert [row["sampler"] for row in rows] == list(variant.samplers)
+    assert all(row["mlp"] == 0.5 and row["seed"] == 3 for row in rows)
+    assert "other" not in rows[0]
+    assert ablations.run(variant, 3, tmp_path / "run", COMMON) == rows
+    assert len(calls) == 1 + len(variant.samplers)
