@@ -6,17 +6,24 @@ from collections.abc import Collection
 from dpdm_jax.errors import InputError
 
 
+def _shown(value: object) -> str:
+    """Returns a value as it is written in code, on one line."""
+    return " ".join(repr(value).split())
+
+
 def one_of(name: str, value: object, allowed: Collection[object]) -> None:
     """Raises InputError unless ``value`` is in ``allowed``."""
     if value not in allowed:
         names = ", ".join(str(a) for a in allowed)
-        raise InputError(f"{name} is {value!r}; allowed: {names}.")
+        raise InputError(f"{name} is {_shown(value)}; allowed: {names}.")
 
 
 def integer(name: str, value: object, *, minimum: int) -> None:
     """Raises InputError unless ``value`` is an int (not a bool) >= ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise InputError(f"{name} is {value!r}; allowed: an integer >= {minimum}.")
+        raise InputError(
+            f"{name} is {_shown(value)}; allowed: an integer >= {minimum}."
+        )
 
 
 def seed(name: str, value: object) -> None:
@@ -55,7 +62,7 @@ def real(
     ]
     wanted = " and ".join(b for b in bounds if b) or "any"
     kind = "a number" if allow_inf else "a finite number"
-    message = f"{name} is {value!r}; allowed: {kind} {wanted}."
+    message = f"{name} is {_shown(value)}; allowed: {kind} {wanted}."
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from configs import base
-from dpdm_jax import command_line, data, planning, run_dir
+from dpdm_jax import command_line, data, planning, run_dir, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets
 from dpdm_jax.model import build_model
@@ -292,3 +292,11 @@ def test_a_damaged_picture_is_not_read_as_another(tmp_path):
         path.write_bytes(changed)
         with pytest.raises(InputError, match="cannot be decoded"):
             loaded("image_folder", tmp_path)
+
+
+def test_a_value_of_many_lines_is_shown_on_one():
+    value = ml_collections.ConfigDict({"a": {"b": 1}})
+    assert "\n" in repr(value)
+    with pytest.raises(InputError) as e:
+        validate.real("x", value)
+    check_is_sentence(e.value)

@@ -11,6 +11,11 @@ from experiments.fuzz import cases, formats, workers
 
 _FILES = 220  # ten turns of all formats
 
+# What Orbax leaves behind when an array of a checkpoint cannot be read.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 
 @pytest.fixture(scope="module")
 def undamaged(tmp_path_factory):
