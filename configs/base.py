@@ -193,6 +193,9 @@ def get_config() -> ml_collections.ConfigDict:
     audit.confidence = 0.95  # that a claim which holds is not contradicted
     audit.canaries = 2000  # of one run, each in it with probability 1/2
     audit.num_steps = 400  # of that run at most; epsilon is accounted for as many
+    # Images of noise put among the training images, each with probability 1/2, for the
+    # network itself to be trained audit.num_steps steps on; 0 for none.
+    audit.image_canaries = 0
     audit.runs = 1000  # tiny runs, half of them with one canary more; 0 for none
     audit.run_steps = 100  # of each of those at most
     # Membership: images of each split at most, and noise draws of each.
