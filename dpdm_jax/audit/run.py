@@ -47,7 +47,7 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
     _check(config)
     record = read_ledger(workdir / run_dir.LEDGER)
     plan = record.plan
-    model, params = _finished_model(config, workdir, plan.num_steps)
+    model, params = _finished_model(config, workdir, plan.total_steps)
     training, held_out = (_load(config, split, model) for split in ("train", "test"))
     found = _membership(config, model, params, training, held_out)
     claimed = math.inf if record.not_private else record.epsilon_spent()
@@ -55,7 +55,7 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
         "claim": {
             "epsilon": claimed,
             "delta": plan.delta,
-            "num_steps": plan.num_steps,
+            "num_steps": plan.total_steps,
             "accountant": plan.accountant,
             "not_private": list(record.not_private),
         },
@@ -67,7 +67,8 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
         "membership": membership.to_dict(found, claimed, plan.delta),
     }
     if not record.not_private:
-        result |= _audit_mechanism(config, record.plan, model, training)
+        # Of an extended run the steps it was begun with: one code takes them all.
+        result |= _audit_mechanism(config, plan.phases[0], model, training)
     membership.draw(workdir / PICTURE, found, claimed, plan.delta)
     run_dir.write_json(workdir / RESULT, result, private=True)
     return result
