@@ -76,6 +76,15 @@ def get_config() -> ml_collections.ConfigDict:
     # Replaces the secret keys by this seed, for tests: the run is then NOT PRIVATE.
     privacy.fixed_keys_seed = config_dict.placeholder(int)
 
+    # --mode=extend: further steps of a run, within a new budget for the whole of it. It
+    # changes the plan in the run's ledger; --mode=train then goes on with the config
+    # that the run was begun with.
+    config.extend = extend = ml_collections.ConfigDict()
+    extend.epsilon = 0.0  # of all steps composed, those before included
+    extend.num_steps = 0  # to add
+    # Of the steps added; unset calibrates it to the budget.
+    extend.noise_multiplier = config_dict.placeholder(float)
+
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 4096  # nominal B; examples are sampled at rate 1 / ceil(N / B)
     train.epochs = 300  # steps are epochs * ceil(N / B)
@@ -89,7 +98,8 @@ def get_config() -> ml_collections.ConfigDict:
     train.engine_microbatch_size = 0
     train.optimizer = "adam"
     train.learning_rate = 3e-4
-    train.schedule = "constant"  # constant | cosine | linear (to 5 % at the last step)
+    # constant | cosine | linear (to 5 % at the last step; an extension stays there)
+    train.schedule = "constant"
     train.warmup_steps = 0  # steps of linear warm-up
     train.b1 = 0.9
     train.b2 = 0.999
@@ -193,6 +203,9 @@ def get_config() -> ml_collections.ConfigDict:
     audit.confidence = 0.95  # that a claim which holds is not contradicted
     audit.canaries = 2000  # of one run, each in it with probability 1/2
     audit.num_steps = 400  # of that run at most; epsilon is accounted for as many
+    # Images of noise put among the training images, each with probability 1/2, for the
+    # network itself to be trained audit.num_steps steps on; 0 for none.
+    audit.image_canaries = 0
     audit.runs = 1000  # tiny runs, half of them with one canary more; 0 for none
     audit.run_steps = 100  # of each of those at most
     # Membership: images of each split at most, and noise draws of each.

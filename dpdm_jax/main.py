@@ -1,4 +1,4 @@
-"""Command line: plan, train, sample from, evaluate, report on, release, audit a model.
+"""Command line: plan, train, extend, sample, evaluate, report, release, audit a model.
 
 python -m dpdm_jax.main [--config=FILE.py:VARIANT] [--workdir=DIR] [--mode=MODE]
 
@@ -16,6 +16,7 @@ MODES = (
     "run",
     "plan",
     "train",
+    "extend",
     "sample",
     "evaluate",
     "report",
@@ -32,8 +33,9 @@ _MODE = flags.DEFINE_enum(
     "run",
     MODES,
     "plan prints what a run will do; train, sample, evaluate and report are its "
-    "stages; run is the four in turn; release writes what of it may be published; "
-    "audit attacks a finished run, privately.",
+    "stages; run is the four in turn; extend plans further steps within a new budget "
+    "(config.extend); release writes what of it may be published; audit attacks a "
+    "finished run, privately.",
 )
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",
@@ -79,7 +81,7 @@ def main(argv: list[str]) -> None:
         processes.check_same("The command line", lambda: job)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.name)
     if _MODE.value == "plan":
-        modes.plan(config, as_json=_JSON.value, compile_for=_COMPILE_FOR.value)
+        modes.plan(config, workdir, as_json=_JSON.value, compile_for=_COMPILE_FOR.value)
         return
     if _COMPILE_FOR.value is not None:
         raise InputError(

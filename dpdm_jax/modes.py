@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import ml_collections
 
@@ -10,7 +11,7 @@ from dpdm_jax.audit import run as audit_run
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import metrics
 from dpdm_jax.evaluation import run as evaluation_run
-from dpdm_jax.privacy import format_epsilon, read_ledger, statement_of
+from dpdm_jax.privacy import LedgerRecord, format_epsilon, read_ledger, statement_of
 from dpdm_jax.release.build import read_tuning
 from dpdm_jax.release.build import release as write_release
 from dpdm_jax.release.bundle import PRIVACY_TEXT
@@ -18,16 +19,23 @@ from dpdm_jax.release.model import open_as_run
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.sampling.snapshot import SnapshotWriter
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.extension import extend as extend_run
 from dpdm_jax.training.loop import train as train_model
 
 
 def plan(
-    config: ml_collections.ConfigDict, *, as_json: bool, compile_for: str | None
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    as_json: bool,
+    compile_for: str | None,
 ) -> None:
     """Prints what a run would do; reads no data beyond its size.
 
     Args:
         config: the whole config.
+        workdir: the run directory; of an extended run, or one to extend, all plans are
+            printed.
         as_json: print one JSON line.
         compile_for: a target whose compiler says what the programs need, in place of an
             estimate for this machine; see ``compilation.compile_report``.
@@ -35,15 +43,20 @@ def plan(
     # Before a word is printed: mistakes get one sentence.
     with processes.together():
         target = None if compile_for is None else compilation.find_target(compile_for)
-    report = processes.from_first(
-        lambda: planning.plan_report(config, estimate_cost=target is None)
-    )
+
+    def make_report() -> dict[str, Any]:
+        return planning.plan_report(
+            config, estimate_cost=target is None, record=_ledger_of(workdir)
+        )
+
+    report = processes.from_first(make_report)
     if not as_json:
         width = max(map(len, report))
         for name, value in report.items():
             if "epsilon" in name:
                 value = format_epsilon(float(value))
-            _say(f"{name:<{width}}  {value}")
+            for each in map(_in_words, value) if name == "phases" else [value]:
+                _say(f"{name:<{width}}  {each}")
     if target is not None:
         compiled = processes.from_first(
             lambda: compilation.compile_report(config, target)
@@ -55,9 +68,17 @@ def plan(
         _say(json.dumps(report))
 
 
+def extend(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Plans further steps of a run within a new budget; training goes on with them."""
+    _refuse_release(config, "extend")
+    processes.from_first(lambda: extend_run(config, workdir, _say))
+    _say("The ledger has the new plan; --mode=train goes on with it.")
+
+
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains a model, or goes on with it."""
     _refuse_release(config, "train")
+    _refuse_extension(config, "train")
     _say(f"Training in {workdir}.")
     train_model(config, workdir, snapshot=SnapshotWriter(config, workdir))
     _print_statement(workdir)
@@ -115,6 +136,7 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains (or goes on, or finds it done), samples, evaluates and reports."""
     _refuse_release(config, "run")
+    _refuse_extension(config, "run")
     if _is_trained(workdir):
         _say(f"{workdir} has been trained; sampling from it.")
     else:
@@ -144,6 +166,23 @@ def _refuse_release(config: ml_collections.ConfigDict, mode: str) -> None:
         )
 
 
+def _refuse_extension(config: ml_collections.ConfigDict, mode: str) -> None:
+    if planning.is_extension(config):
+        raise InputError(
+            f"config.extend is set with --mode={mode}; allowed: --mode=extend first, "
+            f"then --mode={mode} without it."
+        )
+
+
+def _in_words(fields: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
+
+
+def _ledger_of(workdir: pathlib.Path) -> LedgerRecord | None:
+    path = workdir / run_dir.LEDGER
+    return read_ledger(path) if path.exists() else None
+
+
 def _is_trained(workdir: pathlib.Path) -> bool:
     # The ledger counts steps ahead of their being taken; the checkpoints do not.
     checkpoints = Checkpoints(workdir)
@@ -153,7 +192,7 @@ def _is_trained(workdir: pathlib.Path) -> bool:
         checkpoints.close()
 
     def planned() -> int:
-        return read_ledger(workdir / run_dir.LEDGER).plan.num_steps
+        return read_ledger(workdir / run_dir.LEDGER).plan.total_steps
 
     return bool(steps) and steps[-1] == processes.from_first(planned)
 

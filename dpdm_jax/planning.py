@@ -11,7 +11,14 @@ import ml_collections
 from dpdm_jax import data, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.model import Model, build_model
-from dpdm_jax.privacy import PrivacyConfig, PrivacyPlan, make_plan
+from dpdm_jax.privacy import (
+    LedgerRecord,
+    PrivacyConfig,
+    PrivacyPlan,
+    extend_plan,
+    make_plan,
+    phase_fields,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +91,32 @@ def privacy_plan(config: ml_collections.ConfigDict, num_examples: int) -> Privac
     )
 
 
+def extended_plan(
+    settings: ml_collections.ConfigDict, record: LedgerRecord
+) -> PrivacyPlan:
+    """Makes the plan of further steps of a run; all else of it is as in the ledger.
+
+    Args:
+        settings: ``config.extend``.
+        record: the run's ledger.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    validate.integer("extend.num_steps", settings.num_steps, minimum=1)
+    return extend_plan(
+        record.plan,
+        num_steps=settings.num_steps,
+        epsilon=settings.epsilon,
+        noise_multiplier=settings.noise_multiplier,
+    )
+
+
+def is_extension(config: ml_collections.ConfigDict) -> bool:
+    """Whether a config asks for further steps of a run."""
+    return any(value is not None and value != 0 for value in config.extend.values())
+
+
 def num_microbatches(examples: int, microbatch_size: int) -> int:
     """Micro-batches of a logical batch; one of padding where it is empty."""
     return max(1, -(-examples // microbatch_size))
@@ -100,38 +133,62 @@ def check_microbatch(microbatch_size: int, num_devices: int) -> None:
 
 
 def plan_report(
-    config: ml_collections.ConfigDict, *, estimate_cost: bool = True
+    config: ml_collections.ConfigDict,
+    *,
+    estimate_cost: bool = True,
+    record: LedgerRecord | None = None,
 ) -> dict[str, Any]:
     """Describes a run: its privacy, size and estimated cost.
 
     Args:
         config: the whole config.
         estimate_cost: whether to estimate memory and time on this machine.
+        record: the ledger of the run directory, if there is one. Where the config asks
+            for further steps they are added to its plan; else, if it is an extended run
+            of this config, the report is of all of its plans.
 
     Returns:
-        JSON values, infinity as "inf".
+        JSON values, infinity as "inf". Of an extended run epsilon is the total, noise
+        and steps are those of the last plan, and ``phases`` and ``total_steps`` are
+        there, too.
 
     Raises:
         InputError: a field is out of range.
     """
     problem = public_problem(config)
     plan = privacy_plan(config, problem.num_examples)
+    if is_extension(config):
+        if record is None:
+            raise InputError(
+                "config.extend is set without a run to extend; allowed: the --workdir "
+                "of a run."
+            )
+        plan = extended_plan(config.extend, record)
+    elif record is not None and not record.plan.phases[0].differences(plan):
+        plan = record.plan
     model = build_model(config, problem.image_shape, problem.num_classes)
     model.loss(config.diffusion)  # checks the fields that only training uses
     return (
         {"config": config.name}
-        | plan.to_dict()
+        | dataclasses.replace(plan, extends=None).to_dict()
+        | _phases(plan)
         | {
             "max_batch_size": plan.max_batch_size,
             "noise_stddev": plan.noise_stddev,
-            "epsilon_rdp": plan.epsilon_spent(plan.num_steps, "rdp"),
-            "epsilon_pld": plan.epsilon_spent(plan.num_steps, "pld"),
+            "epsilon_rdp": plan.epsilon_spent(plan.total_steps, "rdp"),
+            "epsilon_pld": plan.epsilon_spent(plan.total_steps, "pld"),
             "num_parameters": model.network.num_parameters,
             "image_shape": list(problem.image_shape),
             "num_classes": problem.num_classes,
         }
         | (_cost(config, model, plan) if estimate_cost else {})
     )
+
+
+def _phases(plan: PrivacyPlan) -> dict[str, Any]:
+    if plan.extends is None:
+        return {}
+    return {"total_steps": plan.total_steps, "phases": phase_fields(plan)}
 
 
 def forward_cost(

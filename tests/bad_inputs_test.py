@@ -92,6 +92,14 @@ COMMAND_LINES = rows_of(
         "--compile-for=v5e": "--compile-for is 'v5e'",
         "--compile_for=gpu": "allowed: cpu, or a TPU slice",
         "--compile-for=cpu --mode=train": "allowed: with --mode=plan",
+        "--config.extend.epsilon=12": "without a run to extend",
+        "--mode=extend --workdir={here}/none": "holds no run to extend",
+        "--mode=train --workdir={here}/run --config.extend.num_steps=9": (
+            "--mode=extend first"
+        ),
+        "--mode=run --workdir={here}/run --config.extend.epsilon=12": (
+            "--mode=extend first"
+        ),
         "--fly": "--fly is an unknown flag",
         "--jsonn": "(did you mean json?)",
         "train": "'train' is not a flag",

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
@@ -86,6 +88,28 @@ def test_training_on_is_refused(finished):
     assert done.returncode == 2
     assert "is spent" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_extend_mode(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    done = dpdm(
+        f"--workdir={workdir}",
+        "--mode=extend",
+        "--config.extend.epsilon=12",
+        "--config.extend.num_steps=3",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Spent so far: epsilon = ")
+    assert "Phase 2: 3 steps at noise multiplier" in done.stdout
+    assert done.stdout.endswith("--mode=train goes on with it.\n")
+    total = re.search(r"composed: epsilon = ([\d.]+),", done.stdout)[1]
+    done = dpdm(f"--workdir={workdir}", "--mode=plan", *_TINY)
+    assert done.returncode == 0, done.stderr
+    printed = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    assert ["epsilon", total] in printed
+    phases = [value for name, value in printed if name == "phases"]
+    assert len(phases) == 2
+    assert f"steps_planned 3, epsilon_planned {total}, " in phases[1]
 
 
 def test_sample_mode(finished):

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 
 from dpdm_jax import command_line, planning
 from dpdm_jax.errors import InputError
+from dpdm_jax.privacy import Ledger, format_epsilon, read_ledger
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,61 @@ def test_mnist_flops_are_the_references():
     report = planning.plan_report(command_line.load_config("configs/mnist.py"))
     expected = 2 * 319.2e6 * 3 * 32 * 4000
     assert report["flops_per_step"] == pytest.approx(expected, rel=0.1)
+
+
+def extendable(path, config):
+    plan = planning.privacy_plan(config, config.data.num_examples)
+    ledger = Ledger.create(path, plan)
+    ledger.authorize(plan.num_steps)
+    return ledger
+
+
+def test_a_plan_of_further_steps_shows_each_phase_and_the_total(tmp_path):
+    config = command_line.load_config("configs/digits.py")
+    config.privacy.accountant = "rdp"
+    ledger = extendable(tmp_path / "privacy.json", config)
+    before = ledger.record
+    plain = planning.plan_report(config, estimate_cost=False, record=before)
+    assert plain == planning.plan_report(config, estimate_cost=False)
+    assert "phases" not in plain
+
+    config.extend.epsilon, config.extend.num_steps = 12.0, 50
+    asked = planning.plan_report(config, estimate_cost=False, record=before)
+    assert read_ledger(tmp_path / "privacy.json") == before
+    assert (asked["num_steps"], asked["total_steps"]) == (50, 450)
+    assert plain["epsilon"] < asked["epsilon"] <= 12 == asked["target_epsilon"]
+    assert asked["epsilon"] == asked["epsilon_rdp"] > asked["epsilon_pld"]
+    assert [p["epsilon_planned"] for p in asked["phases"]] == [
+        format_epsilon(report["epsilon"]) for report in (plain, asked)
+    ]
+    json.dumps(asked, allow_nan=False)
+
+    ledger.extend(planning.extended_plan(config.extend, before))
+    config.extend.epsilon, config.extend.num_steps = 0.0, 0
+    shown = planning.plan_report(config, estimate_cost=False, record=ledger.record)
+    assert shown == asked
+    # Another config is not that run.
+    config.privacy.epsilon = 5.0
+    other = planning.plan_report(config, estimate_cost=False, record=ledger.record)
+    assert other["target_epsilon"] == 5.0
+    assert "phases" not in other
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epsilon": 12.0}, r"extend\.num_steps is 0"),
+        ({"num_steps": 5}, r"total epsilon is 0\.0"),
+        ({"noise_multiplier": 3.0}, r"extend\.num_steps is 0"),
+        ({"epsilon": 9.0, "num_steps": 5}, r"more than 10\.0"),
+    ],
+)
+def test_further_steps_are_asked_for_in_full(tmp_path, fields, message):
+    config = command_line.load_config("configs/digits.py")
+    config.privacy.accountant = "rdp"
+    record = extendable(tmp_path / "privacy.json", config).record
+    config.extend.update(fields)
+    with pytest.raises(InputError, match=message):
+        planning.plan_report(config, estimate_cost=False, record=record)
+    with pytest.raises(InputError, match="without a run to extend"):
+        planning.plan_report(config, estimate_cost=False)

@@ -9,6 +9,7 @@ RELEASE = "release"
 EVERY_STEP = "every step"
 SAME_NOISE = "same noise again"
 SAME_KEYS = "same keys again"
+LOSS = "loss"
 
 #: What each attack looks at.
 ATTACKS = {
@@ -17,6 +18,7 @@ ATTACKS = {
     SAME_NOISE: "how much a step differs from another: noise used twice cancels",
     SAME_KEYS: "the difference to a second run without canaries: noise from a known "
     "seed cancels",
+    LOSS: "how far training lowers the loss of an image",
 }
 
 
@@ -61,8 +63,8 @@ def scores(
 def poisson_p_value(sizes: np.ndarray, num_examples: int, probability: float) -> float:
     """Tests whether batch sizes scatter as those of Poisson sampling do.
 
-    Batches of a shuffled epoch are all of one size, which tells nothing about anyone
-    but is not the sampling that is accounted for.
+    Batches of a shuffled epoch are all of one size: another sampling than that which is
+    accounted for.
 
     Args:
         sizes: int [steps].

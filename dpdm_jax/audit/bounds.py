@@ -1,7 +1,7 @@
 """Lower bounds on epsilon from what an attack scores, by jax_privacy's auditor.
 
 All choose their threshold on a random half of the scores and are computed on the other
-half, so that the stated confidence holds exactly.
+half, so that the stated confidence holds whatever the scores.
 """
 
 from types import ModuleType

@@ -15,9 +15,9 @@ _log = logging.getLogger(__name__)
 
 #: The accountant claims an epsilon for every delta. Few runs show more at large ones.
 LARGER_DELTAS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
-#: Tests of the claim in a whole audit: all attacks on one run, its batch sizes, and
-#: many runs at each delta.
-NUM_TESTS = len(attacks.ATTACKS) + 1 + 1 + len(LARGER_DELTAS)
+#: Tests of the claim in a whole audit: each attack on one run, the batch sizes of
+#: canaries and of images, and many runs at each delta.
+NUM_TESTS = len(attacks.ATTACKS) + 2 + 1 + len(LARGER_DELTAS)
 
 # Examples in all of the many runs, beside the canary.
 _BYSTANDERS = 8
@@ -117,7 +117,6 @@ def audit_one_run(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> OneRu
     """
     settings = config.audit
     plan = shortened(plan, settings.num_steps)
-    error = error_of_each_test(settings)
     count = settings.canaries
     member = np.random.default_rng(settings.seed).random(count) < 0.5
     _log.info("One run of %d steps on %d canaries.", plan.num_steps, count)
@@ -127,6 +126,31 @@ def audit_one_run(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> OneRu
     sums, sizes = training.one_run(present)
     without, _ = training.one_run(np.array([count]))
     scores = attacks.scores(sums[:, :count], without[:, :count], plan)
+    return judge_one_run(plan, settings, member, scores, sizes, len(present))
+
+
+def judge_one_run(
+    plan: PrivacyPlan,
+    settings: ml_collections.ConfigDict,
+    member: np.ndarray,
+    scores: dict[str, np.ndarray],
+    sizes: np.ndarray,
+    num_examples: int,
+) -> OneRun:
+    """Sets what attacks on one run scored against what is claimed for it.
+
+    Args:
+        plan: of the run.
+        settings: ``config.audit``.
+        member: bool [n], which canaries were in the data, each by a coin flip.
+        scores: float [n] under the name of each attack.
+        sizes: int [steps], of the batches.
+        num_examples: in the data, canaries and others.
+
+    Returns:
+        What was found.
+    """
+    error = error_of_each_test(settings)
     found = {
         attack: bounds.one_run(
             score[member], score[~member], plan.delta, error, settings.seed
@@ -135,15 +159,15 @@ def audit_one_run(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> OneRu
     }
     return OneRun(
         num_steps=plan.num_steps,
-        canaries=count,
+        canaries=len(member),
         members=int(member.sum()),
         bounds=tuple(
             Bound(attack, plan.delta, plan.epsilon, shown)
             for attack, shown in found.items()
         ),
-        most=bounds.most_of_one_run(count, plan.delta, error),
+        most=bounds.most_of_one_run(len(member), plan.delta, error),
         poisson_p_value=attacks.poisson_p_value(
-            sizes, len(present), plan.sampling.sampling_probability
+            sizes, num_examples, plan.sampling.sampling_probability
         ),
         error=error,
     )

@@ -9,6 +9,7 @@ both axes are logarithmic.
 import dataclasses
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +23,9 @@ from dpdm_jax.privacy.batch_selection import pad_indices
 
 #: False-positive rates whose true-positive rate is stated.
 RATES = (0.001, 0.01)
+
+#: ``losses(params, source, indices [n]) -> float32 [n]``
+ImageLosses = Callable[[Any, data.Source, np.ndarray], np.ndarray]
 
 _BATCH = 16
 _MAX_POINTS = 200  # of the curve, in the file
@@ -101,34 +105,26 @@ def highest_rate(rate: float, epsilon: float, delta: float) -> float:
     return min(1.0, few, 1 - math.exp(-epsilon) * (1 - delta - rate))
 
 
-def image_losses(
-    model: Model,
-    params: Any,
-    source: data.Source,
-    config: ml_collections.ConfigDict,
-) -> np.ndarray:
-    """Measures the denoising loss of images, all at the same noise.
+def make_image_losses(model: Model, config: ml_collections.ConfigDict) -> ImageLosses:
+    """Compiles the denoising loss of images, all at the same noise.
 
     Args:
         model: the denoiser.
-        params: its weights.
-        source: of the images.
-        config: ``config.audit``; ``images`` of them are measured at most.
+        config: ``config.audit``; reads ``noise_draws`` and ``seed``.
 
     Returns:
-        Float32 [n].
+        ``losses(params, source, indices [n]) -> float32 [n]``.
     """
-    shape = source.image_shape
     draws = losses.draw(
         jax.random.key(config.seed),
-        shape,
+        model.network.image_shape,
         model.noise_levels,
         noise_multiplicity=config.noise_draws,
         label_dropout=0.0,
         stratified=True,
     )
 
-    def loss(image: jax.Array, label: jax.Array) -> jax.Array:
+    def loss(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
         return losses.denoising_loss(
             model.denoise,
             model.parameterization.loss_weight,
@@ -139,15 +135,19 @@ def image_losses(
             model.null_label,
         )
 
-    losses_of = jax.jit(jax.vmap(loss))
-    chosen = np.random.default_rng(config.seed).permutation(len(source))
-    chosen = np.sort(chosen[: config.images])
-    padded = pad_indices(chosen, _BATCH)
-    measured = []
-    for start in range(0, len(padded), _BATCH):
-        batch = data.load_batch(source, padded[start : start + _BATCH])
-        measured.append(np.asarray(losses_of(batch.images, batch.labels)))
-    return np.concatenate(measured)[: len(chosen)]
+    loss_of_batch = jax.jit(jax.vmap(loss, (None, 0, 0)))
+
+    def losses_of(params: Any, source: data.Source, indices: np.ndarray) -> np.ndarray:
+        padded = pad_indices(indices, _BATCH)
+        measured = []
+        for start in range(0, len(padded), _BATCH):
+            batch = data.load_batch(source, padded[start : start + _BATCH])
+            measured.append(
+                np.asarray(loss_of_batch(params, batch.images, batch.labels))
+            )
+        return np.concatenate(measured)[: len(indices)]
+
+    return losses_of
 
 
 def to_dict(found: Membership, epsilon: float, delta: float) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from dpdm_jax import data, planning, run_dir, validate
-from dpdm_jax.audit import attacks, bounds, mechanism, membership
+from dpdm_jax.audit import attacks, bounds, images, mechanism, membership
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
-from dpdm_jax.privacy import LedgerRecord, format_epsilon, read_ledger
+from dpdm_jax.model import Model, build_model
+from dpdm_jax.privacy import PrivacyPlan, format_epsilon, read_ledger
 from dpdm_jax.training.checkpoints import Checkpoints
 
 #: Files in the run directory, which their owner alone can read.
@@ -46,24 +47,28 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
     _check(config)
     record = read_ledger(workdir / run_dir.LEDGER)
     plan = record.plan
-    found = _membership_of_run(config, workdir, plan.num_steps)
+    model, params = _finished_model(config, workdir, plan.total_steps)
+    training, held_out = (_load(config, split, model) for split in ("train", "test"))
+    found = _membership(config, model, params, training, held_out)
     claimed = math.inf if record.not_private else record.epsilon_spent()
     result = {
         "claim": {
             "epsilon": claimed,
             "delta": plan.delta,
-            "num_steps": plan.num_steps,
+            "num_steps": plan.total_steps,
             "accountant": plan.accountant,
             "not_private": list(record.not_private),
         },
         "settings": config.audit.to_dict(),
         "one_run": None,
         "many_runs": None,
+        "images_of_noise": None,
         "contradictions": [],
         "membership": membership.to_dict(found, claimed, plan.delta),
     }
     if not record.not_private:
-        result |= _audit_mechanism(config, record)
+        # Of an extended run the steps it was begun with: one code takes them all.
+        result |= _audit_mechanism(config, plan.phases[0], model, training)
     membership.draw(workdir / PICTURE, found, claimed, plan.delta)
     run_dir.write_json(workdir / RESULT, result, private=True)
     return result
@@ -107,6 +112,10 @@ def _check(config: ml_collections.ConfigDict) -> None:
             f"audit.runs is {settings.runs}; allowed: 0 for none, or at least "
             f"{_MIN_RUNS}."
         )
+    if settings.image_canaries:
+        validate.integer(
+            "audit.image_canaries", settings.image_canaries, minimum=_MIN_CANARIES
+        )
     for name in ("num_steps", "run_steps", "images", "noise_draws"):
         validate.integer(f"audit.{name}", settings[name], minimum=1)
     validate.integer("audit.seed", settings.seed, minimum=0)
@@ -119,14 +128,13 @@ def _check(config: ml_collections.ConfigDict) -> None:
     bounds.check_installed()
 
 
-def _membership_of_run(
+def _finished_model(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, num_steps: int
-) -> membership.Membership:
-    """Attacks the averaged weights, from which samples are drawn and releases made."""
+) -> tuple[Model, Any]:
+    """Reads the averaged weights, of which samples and releases are made."""
     checkpoints = Checkpoints(workdir)
     try:
-        shape, num_classes = checkpoints.stored_problem()
-        model = build_model(config, shape, num_classes)
+        model = build_model(config, *checkpoints.stored_problem())
         params, step = checkpoints.restore_weights(model)
     finally:
         checkpoints.close()
@@ -135,36 +143,65 @@ def _membership_of_run(
             f"{workdir} has taken {step} of {num_steps} steps; allowed: --mode=audit "
             "when all are taken."
         )
-    losses = []
-    for split in ("train", "test"):
-        source = data.load_source(config.data, split)
-        if source.image_shape != shape or source.num_classes != num_classes:
-            raise InputError(
-                f"The {split}ing images are {source.image_shape} of "
-                f"{source.num_classes} classes, and the model's {shape} of "
-                f"{num_classes}; allowed: the data that it was trained on."
+    return model, params
+
+
+def _load(config: ml_collections.ConfigDict, split: str, model: Model) -> data.Source:
+    source = data.load_source(config.data, split)
+    found = (source.image_shape, source.num_classes)
+    wanted = (model.network.image_shape, model.num_classes)
+    if found != wanted:
+        raise InputError(
+            f"The {split}ing images are {found[0]} of {found[1]} classes, and the "
+            f"model's {wanted[0]} of {wanted[1]}; allowed: the data that it was "
+            "trained on."
+        )
+    return source
+
+
+def _membership(
+    config: ml_collections.ConfigDict,
+    model: Model,
+    params: Any,
+    *sources: data.Source,
+) -> membership.Membership:
+    rng = np.random.default_rng(config.audit.seed)
+    losses_of = membership.make_image_losses(model, config.audit)
+    return membership.membership(
+        *(
+            losses_of(
+                params, source, rng.permutation(len(source))[: config.audit.images]
             )
-        losses.append(membership.image_losses(model, params, source, config.audit))
-    return membership.membership(*losses)
+            for source in sources
+        )
+    )
 
 
 def _audit_mechanism(
-    config: ml_collections.ConfigDict, record: LedgerRecord
+    config: ml_collections.ConfigDict,
+    plan: PrivacyPlan,
+    model: Model,
+    training: data.Source,
 ) -> dict[str, Any]:
-    one_run = mechanism.audit_one_run(config, record.plan)
-    many_runs = None
+    one_run = mechanism.audit_one_run(config, plan)
+    many_runs = on_images = None
     if config.audit.runs:
-        many_runs = mechanism.audit_many_runs(config, record.plan)
+        many_runs = mechanism.audit_many_runs(config, plan)
+    if config.audit.image_canaries:
+        on_images = images.audit_images(config, plan, model, training)
     return {
         "software": {"jax-privacy": importlib.metadata.version("jax-privacy")},
         "one_run": one_run.to_dict(),
         "many_runs": many_runs and many_runs.to_dict(),
-        "contradictions": contradictions(one_run, many_runs),
+        "images_of_noise": on_images and on_images.to_dict(),
+        "contradictions": contradictions(one_run, many_runs, on_images),
     }
 
 
 def contradictions(
-    one_run: mechanism.OneRun, many_runs: mechanism.ManyRuns | None
+    one_run: mechanism.OneRun,
+    many_runs: mechanism.ManyRuns | None = None,
+    on_images: mechanism.OneRun | None = None,
 ) -> list[str]:
     """Returns a sentence for everything that speaks against the claim."""
     found = [
@@ -173,22 +210,24 @@ def contradictions(
         for where, part in (
             (f"canaries in one run of {one_run.num_steps} steps", one_run),
             ("runs with and without a canary", many_runs),
+            ("images of noise among the training images", on_images),
         )
         if part is not None
         for bound in part.bounds
         if bound.contradicts
     ]
-    if not one_run.is_poisson:
-        found.append(
-            "batch sizes scatter unlike those of Poisson sampling (p = "
-            f"{one_run.poisson_p_value:.2g})"
-        )
+    found += [
+        "batch sizes scatter unlike those of Poisson sampling (p = "
+        f"{part.poisson_p_value:.2g})"
+        for part in (one_run, on_images)
+        if part is not None and not part.is_poisson
+    ]
     return found
 
 
 def _describe_mechanism(result: dict[str, Any]) -> list[str]:
-    settings, one_run, many_runs = (
-        result[name] for name in ("settings", "one_run", "many_runs")
+    settings, one_run, many_runs, on_images = (
+        result[name] for name in ("settings", "one_run", "many_runs", "images_of_noise")
     )
 
     def epsilons(made: dict[str, Any]) -> str:
@@ -208,9 +247,15 @@ def _describe_mechanism(result: dict[str, Any]) -> list[str]:
             f"without one canary: {epsilons(many_runs)}; tested at "
             f"{len(many_runs['bounds'])} deltas."
         )
+    if on_images is not None:
+        lines.append(
+            f"One run of {on_images['num_steps']} steps of the network itself on "
+            f"{on_images['canaries']} images of noise: {epsilons(on_images)}; so many "
+            f"can show {on_images['most']:.2f} at most."
+        )
     lines.append(
-        "Batch sizes scatter as Poisson sampling's do: p = "
-        f"{one_run['poisson_p_value']:.2g}."
+        "Batch sizes beside those of Poisson sampling: p = "
+        f"{one_run['poisson_p_value']:.2g}, suspicious below {one_run['error']:.2g}."
     )
     if result["contradictions"]:
         lines.append("Verdict: the claim is CONTRADICTED:")

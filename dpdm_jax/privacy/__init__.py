@@ -18,13 +18,20 @@ from dpdm_jax.privacy.noise import (
     new_noise_key,
     normalize_by,
 )
-from dpdm_jax.privacy.plan import PrivacyConfig, PrivacyPlan, make_plan
+from dpdm_jax.privacy.plan import (
+    PrivacyConfig,
+    PrivacyPlan,
+    extend_plan,
+    make_plan,
+)
 from dpdm_jax.privacy.statement import (
     Statement,
+    extension_text,
     format_epsilon,
     guess_bound,
     make_statement,
     make_statement_of,
+    phase_fields,
     statement,
     statement_fields,
     statement_of,
@@ -47,6 +54,8 @@ __all__ = [
     "Tuning",
     "accounting",
     "clipped_grad",
+    "extend_plan",
+    "extension_text",
     "format_epsilon",
     "gaussian_noise",
     "guess_bound",
@@ -56,6 +65,7 @@ __all__ = [
     "new_noise_key",
     "new_seed",
     "normalize_by",
+    "phase_fields",
     "read_ledger",
     "statement",
     "statement_fields",

@@ -197,6 +197,7 @@ def calibrate_noise_multiplier(
     target_epsilon: float,
     target_delta: float,
     accountant: str = "pld",
+    before: Iterable[Event] = (),
 ) -> float:
     """Returns the least noise multiplier whose epsilon is at most the target.
 
@@ -208,6 +209,8 @@ def calibrate_noise_multiplier(
         target_epsilon: > 0; infinity gives 0 (no noise, NOT PRIVATE).
         target_delta: in (0, 1).
         accountant: "pld" or "rdp".
+        before: private queries whose composition with these steps is to meet the
+            target.
 
     Returns:
         sigma, noise standard deviation over the clipping bound; 0 only for an infinite
@@ -222,8 +225,11 @@ def calibrate_noise_multiplier(
     if math.isinf(target_epsilon):
         return 0.0
 
+    before = tuple(before)
+
     def excess(noise_multiplier: float) -> float:
-        spent = epsilon(sampling, noise_multiplier, target_delta, accountant)
+        steps = _event(sampling, noise_multiplier, None)
+        spent = epsilon_of_events([*before, steps], target_delta, accountant)
         return spent - target_epsilon
 
     noise = _least(excess, _max_noise(sampling))

@@ -23,7 +23,9 @@ from dpdm_jax.privacy.plan import PrivacyPlan
 
 FILE_NAME = "privacy.json"
 
-_FORMAT = "dpdm_jax privacy ledger 1"
+# The second is that of extended runs: a program that does not know of extensions must
+# not count them as something else.
+_FORMATS = ("dpdm_jax privacy ledger 1", "dpdm_jax privacy ledger 2")
 _FIELDS = {
     "format",
     "run_id",
@@ -45,16 +47,24 @@ class LedgerEvent:
         sampling: which examples enter which step, for all planned steps.
         noise_multiplier: sigma, >= 0.
         authorized_steps: steps that may have run, 0 to ``sampling.num_steps``.
+        extension_id: random hexadecimal name of an extension, from which and the run's
+            secrets those of the extension follow; empty for the run's first steps. Not
+            a secret.
     """
 
     name: str
     sampling: PoissonSampling
     noise_multiplier: float
     authorized_steps: int
+    extension_id: str = ""
 
     def __post_init__(self):
         if not isinstance(self.name, str):
             raise InputError(f"the event name is {self.name!r}; allowed: a string.")
+        if not isinstance(self.extension_id, str):
+            raise InputError(
+                f"extension_id is {self.extension_id!r}; allowed: a string."
+            )
         validate.real("noise_multiplier", self.noise_multiplier, minimum=0)
         validate.integer("authorized_steps", self.authorized_steps, minimum=0)
         if self.authorized_steps > self.sampling.num_steps:
@@ -65,13 +75,16 @@ class LedgerEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a JSON-ready dict that ``from_dict`` restores."""
-        return {
+        fields = {
             "name": self.name,
             "sampling_probability": self.sampling.sampling_probability,
             "planned_steps": self.sampling.num_steps,
             "noise_multiplier": self.noise_multiplier,
             "authorized_steps": self.authorized_steps,
         }
+        if self.extension_id:
+            fields["extension_id"] = self.extension_id
+        return fields
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "LedgerEvent":
@@ -81,6 +94,7 @@ class LedgerEvent:
             PoissonSampling(fields["sampling_probability"], fields["planned_steps"]),
             fields["noise_multiplier"],
             fields["authorized_steps"],
+            fields.get("extension_id", ""),
         )
 
 
@@ -91,8 +105,9 @@ class LedgerRecord:
     Attributes:
         run_id: random hexadecimal name that pairs the ledger with its checkpoints; not
             a secret and not derived from one.
-        plan: the plan of the last event, the one under way.
-        events: every private query of the data; they compose.
+        plan: the plan of the run, with those that it extends.
+        events: every private query of the data; they compose. The last ones are the
+            phases of the plan.
         fixed_keys: whether noise or batches ever came from a fixed, known key.
         software: names and versions of what computed the figures.
     """
@@ -104,9 +119,14 @@ class LedgerRecord:
     software: dict[str, str]
 
     @property
+    def phases(self) -> tuple[LedgerEvent, ...]:
+        """What is counted of each of the plan's phases."""
+        return self.events[-len(self.plan.phases) :]
+
+    @property
     def authorized_steps(self) -> int:
-        """Steps of the present plan that may have run."""
-        return self.events[-1].authorized_steps
+        """Steps of the run, counted from its first, that may have run."""
+        return sum(event.authorized_steps for event in self.phases)
 
     @property
     def not_private(self) -> tuple[str, ...]:
@@ -140,20 +160,36 @@ class LedgerRecord:
 
     def continues(self, earlier: "LedgerRecord") -> bool:
         """Whether this counts all that an earlier state of the ledger did."""
-        more = len(self.events) - len(earlier.events)
-        if more < 0 or (more == 0 and self.plan.differences(earlier.plan)):
+        plans, begun = self.plan.phases, len(earlier.plan.phases)
+        if len(self.events) < len(earlier.events) or len(plans) < begun:
+            return False
+        if plans[begun - 1].differences(earlier.plan):
             return False
         return self.fixed_keys >= earlier.fixed_keys and all(
-            (now.name, now.sampling, now.noise_multiplier)
-            == (then.name, then.sampling, then.noise_multiplier)
+            (now.name, now.sampling, now.noise_multiplier, now.extension_id)
+            == (then.name, then.sampling, then.noise_multiplier, then.extension_id)
             and now.authorized_steps >= then.authorized_steps
             for now, then in zip(self.events, earlier.events, strict=False)
         )
 
+    def with_authorized(self, steps: int) -> "LedgerRecord":
+        """Returns the record with the run's first ``steps`` steps counted, at least."""
+        counted = [
+            dataclasses.replace(
+                event,
+                authorized_steps=max(event.authorized_steps, of_phase.num_steps),
+            )
+            for event, of_phase in zip(
+                self.phases, self.plan.events(steps), strict=True
+            )
+        ]
+        others = self.events[: -len(counted)]
+        return dataclasses.replace(self, events=(*others, *counted))
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the JSON-ready contents, checksum included."""
         fields = {
-            "format": _FORMAT,
+            "format": _format_of(self.plan),
             "run_id": self.run_id,
             "not_private": bool(self.not_private),
             "fixed_keys": self.fixed_keys,
@@ -172,8 +208,10 @@ class LedgerRecord:
         """
         if not isinstance(fields, dict) or set(fields) != _FIELDS:
             raise InputError(f"the fields are not {', '.join(sorted(_FIELDS))}.")
-        if fields["format"] != _FORMAT:
-            raise InputError(f"format is {fields['format']!r}; allowed: {_FORMAT}.")
+        if fields["format"] not in _FORMATS:
+            raise InputError(
+                f"format is {fields['format']!r}; allowed: {' or '.join(_FORMATS)}."
+            )
         content = {k: v for k, v in fields.items() if k != "checksum"}
         if fields["checksum"] != _checksum(content):
             raise InputError("the checksum does not match the contents.")
@@ -185,15 +223,11 @@ class LedgerRecord:
                 fixed_keys=fields["fixed_keys"],
                 software=fields["software"],
             )
-            last = record.events[-1]
-        except (KeyError, IndexError, TypeError) as e:
+        except (AttributeError, KeyError, RecursionError, TypeError) as e:
             raise InputError(f"the contents are malformed ({e!r}).") from None
-        plan = record.plan
-        if (last.sampling, last.noise_multiplier) != (
-            plan.sampling,
-            plan.noise_multiplier,
-        ):
-            raise InputError("the last event is not the plan's mechanism.")
+        if fields["format"] != _format_of(record.plan):
+            raise InputError("the format is that of another kind of plan.")
+        record._check_phases()
         if not isinstance(record.run_id, str) or not isinstance(
             record.fixed_keys, bool
         ):
@@ -201,6 +235,19 @@ class LedgerRecord:
         if fields["not_private"] is not bool(record.not_private):
             raise InputError("not_private contradicts the plan and the keys.")
         return record
+
+    def _check_phases(self) -> None:
+        plans, events = self.plan.phases, self.phases
+        if [(e.sampling, e.noise_multiplier) for e in events] != [
+            (p.sampling, p.noise_multiplier) for p in plans
+        ]:
+            raise InputError("the last events are not the plan's mechanism.")
+        if [bool(e.extension_id) for e in events] != [
+            plan.extends is not None for plan in plans
+        ]:
+            raise InputError("extensions, and they alone, have an extension_id.")
+        if self.with_authorized(self.authorized_steps) != self:
+            raise InputError("steps are counted before those that come first.")
 
 
 class Ledger:
@@ -244,10 +291,7 @@ class Ledger:
             plan=plan,
             events=(LedgerEvent("training", plan.sampling, plan.noise_multiplier, 0),),
             fixed_keys=fixed_keys,
-            software={
-                "accountant": accounting.accountant_version(),
-                "dpdm_jax": dpdm_jax.__version__,
-            },
+            software=_software(),
         )
         _write(path, record)
         return cls(path, record)
@@ -264,7 +308,7 @@ class Ledger:
 
         Args:
             path: the file.
-            plan: the plan under which the run would go on.
+            plan: the plan that the run was begun with; extensions are in the ledger.
             fixed_keys: whether it would go on with a fixed key; once true this stays.
 
         Raises:
@@ -273,14 +317,15 @@ class Ledger:
         """
         path = pathlib.Path(path)
         record = read_ledger(path)
-        changes = record.plan.differences(plan)
+        changes = record.plan.phases[0].differences(plan)
         if changes:
             listed = ", ".join(
                 f"{name} {old!r} -> {new!r}" for name, old, new in changes
             )
             raise InputError(
                 f"the plan differs from the ledger {path}: {listed}; allowed: resume "
-                "under the same plan, or begin in a new directory."
+                "under the same plan, extend it by an explicit one (--mode=extend), or "
+                "begin in a new directory."
             )
         ledger = cls(path, record)
         if fixed_keys and not record.fixed_keys:
@@ -294,7 +339,7 @@ class Ledger:
 
     @property
     def plan(self) -> PrivacyPlan:
-        """The plan of the run."""
+        """The plan of the run, extensions included."""
         return self._record.plan
 
     @property
@@ -304,7 +349,7 @@ class Ledger:
 
     @property
     def authorized_steps(self) -> int:
-        """Steps of the present plan that may have run."""
+        """Steps of the run, counted from its first, that may have run."""
         return self._record.authorized_steps
 
     def epsilon_spent(self) -> float:
@@ -317,14 +362,14 @@ class Ledger:
         Steps counted before stay counted: a smaller number changes nothing.
 
         Args:
-            up_to_step: number of steps of the plan that may have run after this call.
+            up_to_step: number of steps of the run that may have run after this call.
 
         Raises:
             InputError: if that is beyond the plan, or the file was damaged, replaced by
                 another run's, or cannot be written. Then no further step may run.
         """
         validate.integer("up_to_step", up_to_step, minimum=0)
-        planned = self.plan.num_steps
+        planned = self.plan.total_steps
         if up_to_step > planned:
             raise InputError(
                 f"the privacy budget is spent: step {up_to_step} was asked for; "
@@ -332,6 +377,41 @@ class Ledger:
             )
         if up_to_step <= self.authorized_steps:
             return
+        self._replace(self._read_again().with_authorized(up_to_step))
+
+    def extend(self, plan: PrivacyPlan) -> None:
+        """Adds the steps of a plan behind those planned so far, durably; counts none.
+
+        Args:
+            plan: what ``extend_plan`` made of this ledger's plan.
+
+        Raises:
+            InputError: if it extends another plan, or the file was damaged, replaced by
+                another run's, or cannot be written.
+        """
+        current = self._read_again()
+        if plan.extends is None or plan.extends.differences(current.plan):
+            raise InputError(
+                f"the plan does not extend that of the ledger {self._path}; allowed: "
+                "an extension of the run's plan as it is."
+            )
+        event = LedgerEvent(
+            f"extension {len(current.phases)}",
+            plan.sampling,
+            plan.noise_multiplier,
+            0,
+            secrets.token_hex(16),
+        )
+        self._replace(
+            dataclasses.replace(
+                current,
+                plan=plan,
+                events=(*current.events, event),
+                software=_software(),
+            )
+        )
+
+    def _read_again(self) -> LedgerRecord:
         # The file, not this object's memory of it, is what later runs will believe.
         current = read_ledger(self._path)
         if current.run_id != self.run_id or current.plan.differences(self.plan):
@@ -339,11 +419,7 @@ class Ledger:
                 f"the privacy ledger {self._path} was replaced by another run's; "
                 "allowed: one run in a directory."
             )
-        *earlier, last = current.events
-        last = dataclasses.replace(
-            last, authorized_steps=max(up_to_step, last.authorized_steps)
-        )
-        self._replace(dataclasses.replace(current, events=(*earlier, last)))
+        return current
 
     def _replace(self, record: LedgerRecord) -> None:
         _write(self._path, record)
@@ -370,6 +446,17 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerRecord:
             f"the privacy ledger {path} is damaged ({str(e).rstrip('.')}); allowed: an "
             "unaltered file, without which the budget spent is unknown."
         ) from None
+
+
+def _format_of(plan: PrivacyPlan) -> str:
+    return _FORMATS[0 if plan.extends is None else 1]
+
+
+def _software() -> dict[str, str]:
+    return {
+        "accountant": accounting.accountant_version(),
+        "dpdm_jax": dpdm_jax.__version__,
+    }
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -5,10 +5,15 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
+
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_size
+
+# In what an extension may differ from the plan before it.
+_MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +56,21 @@ class PrivacyPlan:
     used in training: nothing else hands a sampling rate or a noise scale around.
 
     Attributes:
-        sampling: which examples enter which step, for all T steps.
+        sampling: which examples enter which step, for all T steps; of an extension,
+            for the steps that it adds.
         num_examples: N, public.
         expected_batch_size: the constant divisor of the noised sum.
         noise_multiplier: sigma, noise standard deviation over C; 0 is NOT PRIVATE.
         l2_clip_norm: C, the bound on one example's contribution; infinity: no clipping.
         delta: in (0, 1).
         target_epsilon: the budget asked for; infinity: none.
-        epsilon: what all T steps spend, at most ``target_epsilon``.
+        epsilon: what all T steps spend, composed with those of the plans before it; at
+            most ``target_epsilon``.
         accountant: "pld" or "rdp"; the source of ``epsilon``.
         noise_multiplicity: K, for information.
         relation: which data sets count as neighbours; "add_or_remove_one".
+        extends: the plan of the steps that come first, each of which counts as taken;
+            None for a plan that is no extension. See ``extend_plan``.
     """
 
     sampling: PoissonSampling
@@ -75,6 +84,7 @@ class PrivacyPlan:
     accountant: str
     noise_multiplicity: int = 1
     relation: str = accounting.RELATION
+    extends: "PrivacyPlan | None" = None
 
     def __post_init__(self):
         validate.integer("num_examples", self.num_examples, minimum=1)
@@ -102,6 +112,18 @@ class PrivacyPlan:
                 f"{self.epsilon!r}; allowed: enough noise for at most epsilon "
                 f"{self.target_epsilon!r}."
             )
+        if self.extends is not None:
+            mine, theirs = self._terms(), self.extends._terms()
+            changed = [
+                f"{name} {theirs[name]!r} -> {mine[name]!r}"
+                for name in mine.keys() - _MAY_EXTEND
+                if mine[name] != theirs[name]
+            ]
+            if changed:
+                raise InputError(
+                    f"the extension changes {', '.join(sorted(changed))}; allowed to "
+                    f"change: {', '.join(sorted(_MAY_EXTEND))}."
+                )
 
     @property
     def is_private(self) -> bool:
@@ -110,8 +132,23 @@ class PrivacyPlan:
 
     @property
     def num_steps(self) -> int:
-        """T, the steps that the budget covers."""
+        """T, the steps of this plan without those of the plans that it extends."""
         return self.sampling.num_steps
+
+    @property
+    def phases(self) -> tuple["PrivacyPlan", ...]:
+        """The plans of the run in the order of their steps; this is the last."""
+        return (*(() if self.extends is None else self.extends.phases), self)
+
+    @property
+    def first_step(self) -> int:
+        """The steps of the run that come before those of this plan."""
+        return 0 if self.extends is None else self.extends.total_steps
+
+    @property
+    def total_steps(self) -> int:
+        """All steps of the run that the budget covers."""
+        return self.first_step + self.num_steps
 
     @property
     def noise_stddev(self) -> float:
@@ -126,22 +163,61 @@ class PrivacyPlan:
         """A batch size that all T steps stay within but for one chance in a million."""
         return self.sampling.max_batch_size(self.num_examples)
 
-    def epsilon_spent(self, steps: int, accountant: str | None = None) -> float:
-        """Returns the epsilon at ``delta`` of the first ``steps`` steps.
+    def indices(self, num_examples: int, seed: bytes, step: int) -> np.ndarray:
+        """Returns the examples of a step; see ``PoissonSampling.indices``.
 
         Args:
-            steps: steps taken, 0 to ``num_steps``.
+            num_examples: the size of the data that is sampled from, >= 1.
+            seed: secret bytes, at least 16 (128 bits).
+            step: counted from the first of the run, so that two plans of one run never
+                share a draw: ``first_step`` to ``total_steps - 1``.
+
+        Raises:
+            InputError: if a value is out of range.
+        """
+        validate.integer("step", step, minimum=self.first_step)
+        whole = dataclasses.replace(self.sampling, num_steps=self.total_steps)
+        return whole.indices(num_examples, seed, step)
+
+    def events(self, steps: int) -> list[accounting.Event]:
+        """Returns the first ``steps`` steps of the run as the accountant takes them.
+
+        Args:
+            steps: 0 to ``total_steps``.
+
+        Returns:
+            A query for each of ``phases``, of 0 steps where it has not begun.
+
+        Raises:
+            InputError: if ``steps`` is out of range.
+        """
+        validate.integer("num_steps", steps, minimum=0)
+        if steps > self.total_steps:
+            raise InputError(
+                f"num_steps is {steps}; allowed: at most {self.total_steps}, the steps "
+                "of the plan."
+            )
+        return [
+            accounting.Event(
+                phase.sampling,
+                phase.noise_multiplier,
+                min(max(steps - phase.first_step, 0), phase.num_steps),
+            )
+            for phase in self.phases
+        ]
+
+    def epsilon_spent(self, steps: int, accountant: str | None = None) -> float:
+        """Returns the epsilon at ``delta`` of the first ``steps`` steps of the run.
+
+        Args:
+            steps: steps taken, 0 to ``total_steps``.
             accountant: "pld" or "rdp"; None means the plan's.
 
         Raises:
             InputError: if a value is out of range.
         """
-        return accounting.epsilon(
-            self.sampling,
-            self.noise_multiplier,
-            self.delta,
-            accountant or self.accountant,
-            steps,
+        return accounting.epsilon_of_events(
+            self.events(steps), self.delta, accountant or self.accountant
         )
 
     def cautions(self) -> tuple[str, ...]:
@@ -175,17 +251,26 @@ class PrivacyPlan:
     def differences(self, other: "PrivacyPlan") -> list[tuple[str, Any, Any]]:
         """Returns (field, value here, value in ``other``) where the plans disagree.
 
-        Covers the mechanism and the claim made for it (delta, budget, accountant). Not
-        the achieved epsilon, which follows from them and may move in the last digit
-        between versions of dp-accounting, nor the noise multiplicity.
+        Covers the mechanism and the claim made for it (delta, budget, accountant), and
+        those of the plans before. Not the achieved epsilon, which follows from them and
+        may move in the last digit between versions of dp-accounting, nor the noise
+        multiplicity.
         """
-        return [
+        found = [
             (name, mine, theirs)
             for (name, mine), theirs in zip(
                 self._terms().items(), other._terms().values(), strict=True
             )
             if mine != theirs
         ]
+        if len(self.phases) != len(other.phases):
+            found.append(("number of plans", len(self.phases), len(other.phases)))
+        elif self.extends is not None:
+            found += [
+                (f"extends.{name}", mine, theirs)
+                for name, mine, theirs in self.extends.differences(other.extends)
+            ]
+        return found
 
     def _terms(self) -> dict[str, int | float | str]:
         return self.mechanism() | {
@@ -194,19 +279,23 @@ class PrivacyPlan:
             "accountant": self.accountant,
         }
 
-    def to_dict(self) -> dict[str, int | float | str]:
-        """Returns the plan as a flat dict for JSON; ``from_dict`` restores it exactly.
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as a dict for JSON; ``from_dict`` restores it exactly.
 
-        Infinity, which JSON lacks, is the string "inf".
+        Infinity, which JSON lacks, is the string "inf". The dict is flat but for
+        "extends" of an extension, the dict of the plan before.
         """
         fields = self._terms() | {
             "epsilon": self.epsilon,
             "noise_multiplicity": self.noise_multiplicity,
         }
-        return {
+        fields = {
             name: "inf" if value == math.inf else value
             for name, value in fields.items()
         }
+        if self.extends is not None:
+            fields["extends"] = self.extends.to_dict()
+        return fields
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "PrivacyPlan":
@@ -219,14 +308,16 @@ class PrivacyPlan:
             raise InputError(
                 f"the privacy plan is of type {type(fields).__name__}; allowed: a dict."
             )
-        names = {f.name for f in dataclasses.fields(cls)} - {"sampling"}
+        names = {f.name for f in dataclasses.fields(cls)} - {"sampling", "extends"}
         names |= {"sampling_probability", "num_steps"}
-        if set(fields) != names:
+        if set(fields) - {"extends"} != names:
             raise InputError(
                 f"the privacy plan has the fields {', '.join(sorted(map(str, fields)))}"
                 f"; allowed: exactly {', '.join(sorted(names))}."
             )
         values = {k: math.inf if v == "inf" else v for k, v in fields.items()}
+        if "extends" in fields:
+            values["extends"] = cls.from_dict(fields["extends"])
         sampling = PoissonSampling(
             values.pop("sampling_probability"), values.pop("num_steps")
         )
@@ -290,3 +381,68 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
     for caution in plan.cautions():
         warnings.warn(caution, stacklevel=2)
     return plan
+
+
+def extend_plan(
+    plan: PrivacyPlan,
+    *,
+    num_steps: int,
+    epsilon: float,
+    noise_multiplier: float | None = None,
+) -> PrivacyPlan:
+    """Returns a plan that adds steps to a run, within a new budget for the whole of it.
+
+    Data, sampling, clipping, divisor, delta and accountant stay. The epsilon is that of
+    all steps composed, which is less than the sum of the phases' epsilons. Every step
+    of ``plan`` counts, taken or not.
+
+    Args:
+        plan: of the run as it is; may itself be an extension.
+        num_steps: the steps to add, >= 1.
+        epsilon: the new budget of the whole run, above the present one.
+        noise_multiplier: sigma of the steps added, >= 0; None calibrates it to the
+            budget.
+
+    Returns:
+        The plan; its ``epsilon`` is at most the new budget.
+
+    Raises:
+        InputError: if a value is out of range, the noise does not keep to the budget,
+            or the steps added would take the guarantee from a private run.
+
+    Warns:
+        UserWarning: for each of the new plan's ``cautions``.
+    """
+    validate.integer("the number of steps to add", num_steps, minimum=1)
+    validate.real("the total epsilon", epsilon, above=0, allow_inf=True)
+    if epsilon <= plan.target_epsilon and math.isfinite(plan.target_epsilon):
+        raise InputError(
+            f"the total epsilon is {epsilon!r}; allowed: more than "
+            f"{plan.target_epsilon!r}, the budget of the run as it is."
+        )
+    sampling = dataclasses.replace(plan.sampling, num_steps=num_steps)
+    before = plan.events(plan.total_steps)
+    if noise_multiplier is None:
+        noise_multiplier = accounting.calibrate_noise_multiplier(
+            sampling, epsilon, plan.delta, plan.accountant, before
+        )
+    validate.real("noise_multiplier", noise_multiplier, minimum=0)
+    added = accounting.Event(sampling, noise_multiplier, num_steps)
+    total = accounting.epsilon_of_events([*before, added], plan.delta, plan.accountant)
+    if plan.is_private and math.isinf(total):
+        raise InputError(
+            f"noise_multiplier is {noise_multiplier!r}, which would leave a private "
+            "run without any guarantee; allowed: a finite total epsilon, or enough "
+            "noise."
+        )
+    extended = dataclasses.replace(
+        plan,
+        sampling=sampling,
+        noise_multiplier=float(noise_multiplier),
+        target_epsilon=float(epsilon),
+        epsilon=total,
+        extends=plan,
+    )
+    for caution in extended.cautions():
+        warnings.warn(caution, stacklevel=2)
+    return extended

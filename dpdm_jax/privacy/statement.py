@@ -102,7 +102,7 @@ def make_statement(
 
     Args:
         plan: the plan of the run.
-        steps: steps that may have run, 0 to ``plan.num_steps``; see the ledger.
+        steps: steps that may have run, 0 to ``plan.total_steps``; see the ledger.
         not_private: reasons why the run has no guarantee although the plan does, for
             example fixed keys; see ``LedgerRecord.not_private``.
         spent: epsilon of everything composed, when there is more than the plan's steps;
@@ -113,8 +113,8 @@ def make_statement(
         InputError: if ``steps`` is out of range.
     """
     validate.integer("steps", steps, minimum=0)
-    if steps > plan.num_steps:
-        raise InputError(f"steps is {steps}; allowed: at most {plan.num_steps}.")
+    if steps > plan.total_steps:
+        raise InputError(f"steps is {steps}; allowed: at most {plan.total_steps}.")
     reasons = list(not_private)
     if not plan.is_private and "epsilon is infinite" not in reasons:
         reasons.append("epsilon is infinite")
@@ -131,9 +131,11 @@ def make_statement(
         paragraphs = [
             "Differentially private: epsilon = "
             f"{format_epsilon(spent)}, delta = {plan.delta!r}",
-            f"This holds after {steps} of {plan.num_steps} planned steps. All planned "
-            f"steps together spend epsilon = {format_epsilon(plan.epsilon)}; the "
-            f"budget is {format_epsilon(plan.target_epsilon)}.",
+            f"This holds after {steps} of {plan.total_steps} planned steps. All "
+            "planned steps together spend epsilon = "
+            f"{format_epsilon(plan.epsilon)}; the budget is "
+            f"{format_epsilon(plan.target_epsilon)}.",
+            *([_extended(plan)] if plan.extends is not None else []),
             *([tuning.describe()] if tuning.is_counted else []),
             *(f"Caution: {caution}" for caution in plan.cautions()),
             _PROTECTED,
@@ -250,18 +252,17 @@ def statement_fields(
         "unit_of_privacy": "one training image",
         "mechanism": {
             "noise": "none" if plan.noise_multiplier == 0 else "gaussian",
-            "noise_multiplier": plan.noise_multiplier,
-            "noise_stddev": plan.noise_stddev,
             "l2_clip_norm": _finite(plan.l2_clip_norm),
             "sampling": "poisson",
             "sampling_probability": plan.sampling.sampling_probability,
             "truncation": "none",
             "steps_authorized": record.authorized_steps,
-            "steps_planned": plan.num_steps,
+            "steps_planned": plan.total_steps,
             "expected_batch_size": plan.expected_batch_size,
             "num_examples": plan.num_examples,
             "noise_multiplicity": plan.noise_multiplicity,
-        },
+        }
+        | (_noise(plan) if plan.extends is None else {"phases": phase_fields(plan)}),
         "queries": [
             {"run_id": run.run_id} | event.to_dict() | {"sampling": "poisson"}
             for run in (record, *tuning.runs)
@@ -273,6 +274,70 @@ def statement_fields(
             "selection": tuning.selection and tuning.selection.to_dict(),
         },
         "cautions": list(plan.cautions()),
+    }
+
+
+def phase_fields(plan: PrivacyPlan) -> list[dict[str, Any]]:
+    """Returns the facts of each phase of a run, for machines.
+
+    Returns:
+        JSON values in the order of the steps: what each phase adds, and the epsilon of
+        all planned steps up to its end.
+    """
+    return [
+        {
+            "first_step": phase.first_step,
+            "steps_planned": phase.num_steps,
+            "epsilon_planned": format_epsilon(phase.epsilon),
+            "epsilon_budget": format_epsilon(phase.target_epsilon),
+        }
+        | _noise(phase)
+        for phase in plan.phases
+    ]
+
+
+def phase_lines(plan: PrivacyPlan) -> list[str]:
+    """Returns a line for people on each phase of a run."""
+    return [
+        f"Phase {number}: {phase.num_steps} steps at noise multiplier sigma = "
+        f"{phase.noise_multiplier!r}; up to its end epsilon = "
+        f"{format_epsilon(phase.epsilon)} of a budget of "
+        f"{format_epsilon(phase.target_epsilon)}."
+        for number, phase in enumerate(plan.phases, start=1)
+    ]
+
+
+def extension_text(record: LedgerRecord, plan: PrivacyPlan) -> str:
+    """Returns what an extension will cost, for whoever decides on it.
+
+    Args:
+        record: the ledger of the run as it is.
+        plan: the extension of its plan.
+    """
+    lines = [
+        f"Spent so far: epsilon = {format_epsilon(record.epsilon_spent())} after "
+        f"{record.authorized_steps} of {record.plan.total_steps} planned steps.",
+        *phase_lines(plan),
+        f"Total of all {plan.total_steps} steps, composed: epsilon = "
+        f"{format_epsilon(plan.epsilon)}, delta = {plan.delta!r} "
+        f"({plan.accountant.upper()}, {accounting.accountant_version()}).",
+    ]
+    if record.fixed_keys:
+        lines.append("The run's keys are fixed, so it is NOT PRIVATE all the same.")
+    return "\n".join(lines)
+
+
+def _extended(plan: PrivacyPlan) -> str:
+    return (
+        "The run was extended by explicit plans, whose steps are composed with those "
+        f"before. {' '.join(phase_lines(plan))}"
+    )
+
+
+def _noise(plan: PrivacyPlan) -> dict[str, float]:
+    return {
+        "noise_multiplier": plan.noise_multiplier,
+        "noise_stddev": plan.noise_stddev,
     }
 
 
@@ -289,24 +354,32 @@ def _mechanism(plan: PrivacyPlan, steps: int, accountant: str) -> list[str]:
             f"its noise draws (K = {plan.noise_multiplicity}) clipped to an L2 norm of "
             f"at most C = {plan.l2_clip_norm!r}."
         )
-    if plan.noise_multiplier == 0:
-        noise = "Noise: none."
-    else:
-        noise = (
-            f"Noise: Gaussian, noise multiplier sigma = {plan.noise_multiplier!r}, "
-            f"standard deviation sigma * C = {plan.noise_stddev!r} on the sum."
-        )
+    several = len(plan.phases) > 1
+    noise = [
+        (f"Steps {phase.first_step + 1} to {phase.total_steps}: " if several else "")
+        + _noise_in_words(phase)
+        for phase in plan.phases
+    ]
     return [
         f"Data: {plan.num_examples} training images.",
         "Batches: Poisson sampling; each image enters each step independently with "
         f"probability q = {plan.sampling.sampling_probability!r}. No truncation: no "
         "sampled image is dropped.",
-        f"Steps: T = {steps} taken, {plan.num_steps} planned.",
+        f"Steps: T = {steps} taken, {plan.total_steps} planned.",
         clipping,
-        noise,
+        *noise,
         f"Divisor: the sum is divided by the constant {plan.expected_batch_size}.",
         f"Accountant: {accountant.upper()}, {accounting.accountant_version()}.",
     ]
+
+
+def _noise_in_words(plan: PrivacyPlan) -> str:
+    if plan.noise_multiplier == 0:
+        return "Noise: none."
+    return (
+        f"Noise: Gaussian, noise multiplier sigma = {plan.noise_multiplier!r}, "
+        f"standard deviation sigma * C = {plan.noise_stddev!r} on the sum."
+    )
 
 
 def _bullets(items: Sequence[str]) -> list[str]:

@@ -168,12 +168,13 @@ def _model_failures(folder: pathlib.Path, manifest: dict[str, Any]) -> list[str]
 def _config_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[str]:
     record, _ = privacy_files.read_accounted(statement)
     config = bundle.read_config(folder)
+    plan = record.plan.phases[0]  # extensions are in the ledger alone
     differences = [
         (name, mine, theirs)
-        for name, mine, theirs in _plan_of(config, record.plan).differences(record.plan)
+        for name, mine, theirs in _plan_of(config, plan).differences(plan)
         if name != "target_epsilon"
     ]
-    budgets = config.privacy.epsilon, record.plan.target_epsilon
+    budgets = config.privacy.epsilon, plan.target_epsilon
     if budgets[0] != budgets[1]:
         differences.append(("privacy.epsilon", *budgets))
     return [

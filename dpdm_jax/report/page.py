@@ -167,7 +167,7 @@ def _privacy_facts(record: LedgerRecord, statement: Statement) -> dict[str, Any]
         "delta": repr(plan.delta),
         "num_examples": plan.num_examples,
         "steps": record.authorized_steps,
-        "planned_steps": plan.num_steps,
+        "planned_steps": plan.total_steps,
     }
     if statement.not_private:
         return facts

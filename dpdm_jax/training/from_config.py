@@ -48,7 +48,8 @@ def build_training(
     Raises:
         InputError: a field is out of range.
     """
-    optimizer = build_optimizer(config.train, plan.num_steps)
+    # Of an extension, too: it goes on at the rate that the first steps ended with.
+    optimizer = build_optimizer(config.train, plan.phases[0].num_steps)
     noise = gaussian_noise(
         plan.noise_stddev,
         noise_key,

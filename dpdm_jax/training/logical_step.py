@@ -47,13 +47,13 @@ def take_step(
     Args:
         mechanism: what it is made of.
         state: the state before; its memory may be given away.
-        step: steps taken before, >= 0.
+        step: steps of the run taken before, those of earlier plans among them.
         before_microbatch: called before each micro-batch; what it raises ends the step.
 
     Returns:
         The next state; private: sums over the examples, and how many there were.
     """
-    indices = mechanism.plan.sampling.indices(
+    indices = mechanism.plan.indices(
         len(mechanism.source), mechanism.secrets.selection_seed, step
     )
     key = mechanism.secrets.loss_key(step)

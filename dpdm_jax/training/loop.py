@@ -18,11 +18,18 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from dpdm_jax import data, devices, planning, processes, run_dir, validate
 from dpdm_jax.errors import InputError, Interrupted
 from dpdm_jax.model import Model, build_model
-from dpdm_jax.privacy import Ledger, LedgerRecord, PrivacyPlan, format_epsilon
+from dpdm_jax.privacy import (
+    GaussianNoiseState,
+    Ledger,
+    LedgerRecord,
+    PrivacyPlan,
+    format_epsilon,
+)
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import (
@@ -61,22 +68,30 @@ Snapshot = Callable[[Model, Any, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Run(Mechanism):
+class Run:
     """A run that is ready to take its next step.
 
     Attributes:
         config: the whole config.
         workdir: the run directory.
+        plan: the privacy plan, with those that it extends.
+        source: the training data.
         fingerprint: of the training data, private.
         model: what is trained.
+        mesh: the devices.
+        secrets: the private randomness that the run was begun with.
         ledger: authorises steps.
         checkpoints: of this run.
     """
 
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
+    plan: PrivacyPlan
+    source: data.Source
     fingerprint: str
     model: Model
+    mesh: Mesh
+    secrets: Secrets
     ledger: SharedLedger
     checkpoints: Checkpoints
 
@@ -106,7 +121,7 @@ def train(
     """
     with contextlib.ExitStack() as resources:
         run, state = _prepare(config, workdir, resources)
-        stop = run.plan.num_steps
+        stop = run.plan.total_steps
         if config.train.stop_after_steps:
             stop = min(stop, config.train.stop_after_steps)
         with processes.together():
@@ -118,17 +133,17 @@ def train(
 
 
 def _finished_message(run: Run, done: int) -> str:
-    if done < run.plan.num_steps:
+    if done < run.plan.total_steps:
         return (
             f"train.stop_after_steps is {run.config.train.stop_after_steps} and the "
             f"run has taken {done} steps; allowed: more than that, or 0 for all "
-            f"{run.plan.num_steps}."
+            f"{run.plan.total_steps}."
         )
     spent = format_epsilon(run.ledger.record.epsilon_spent())
     return (
         f"The privacy budget of {run.workdir} is spent: all {done} planned steps were "
-        f"taken (epsilon {spent}); allowed: sampling from it, or training anew on data "
-        "whose total budget you have thought through, in another --workdir."
+        f"taken (epsilon {spent}); allowed: sampling from it, or more steps within a "
+        "larger budget for the whole run, by --mode=extend."
     )
 
 
@@ -205,12 +220,10 @@ def _prepare(
     run = Run(
         config=config,
         workdir=workdir,
-        plan=plan,
+        plan=ledger.record.plan,
         source=source,
-        microbatch_size=config.train.microbatch_size,
         fingerprint=fingerprint,
         model=model,
-        step_fns=training.step_fns,
         mesh=mesh,
         secrets=secrets,
         ledger=ledger,
@@ -403,13 +416,16 @@ def _run_steps(
     config = run.config
     every = config.checkpoint.every_steps
     reporter = _Reporter(run, stop, int(state.step)) if processes.is_first() else None
+    phase: Mechanism | None = None
     try:
         with deferred_interrupts() as stop_if_asked:
             for step in range(int(state.step), stop):
+                if phase is None or step == phase.plan.total_steps:
+                    phase, state = _enter_phase(run, state, step)
                 # Up to the next checkpoint at once: after a crash the run goes on from
                 # the one before it and takes these steps again.
                 run.ledger.authorize(min(stop, (step // every + 1) * every))
-                state, sums, examples = take_step(run, state, step, stop_if_asked)
+                state, sums, examples = take_step(phase, state, step, stop_if_asked)
                 done = step + 1
                 if reporter is not None:
                     reporter.took_step(done, sums, examples)
@@ -424,6 +440,35 @@ def _run_steps(
         if reporter is not None:
             reporter.close()
     return state
+
+
+def _enter_phase(
+    run: Run, state: TrainState, step: int
+) -> tuple[Mechanism, TrainState]:
+    """Returns what the steps of a step's phase are made of, and the state for them.
+
+    A run that lost the checkpoint behind its first plan's steps takes the last of them
+    again before those of the extension.
+    """
+    plans, counted = run.plan.phases, run.ledger.record.phases
+    number = sum(step >= plan.total_steps for plan in plans)
+    secrets = run.secrets.of_extension(counted[number].extension_id)
+    loss = run.model.loss(run.config.diffusion)
+    training = build_training(
+        run.config, plans[number], loss, secrets.noise_key, run.mesh
+    )
+    # Counted from the run's first step, as batches and the draws of the loss are.
+    noise_state = GaussianNoiseState(secrets.noise_key, np.int32(step))
+    noise_state = devices.place(noise_state, devices.replicated(run.mesh))
+    phase = Mechanism(
+        plan=plans[number],
+        source=run.source,
+        step_fns=training.step_fns,
+        mesh=run.mesh,
+        secrets=secrets,
+        microbatch_size=run.config.train.microbatch_size,
+    )
+    return phase, dataclasses.replace(state, noise_state=noise_state)
 
 
 class _Reporter:

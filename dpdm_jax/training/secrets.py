@@ -51,6 +51,35 @@ class Secrets:
         words = jnp.asarray(np.frombuffer(digest, np.uint32))
         return jax.random.wrap_key_data(words, impl="threefry2x32")
 
+    def of_extension(self, extension_id: str) -> "Secrets":
+        """Returns the secrets of an extension of the run.
+
+        Other ones than the run's: two copies of a run directory may be extended in
+        different ways, and one noise on both sums could be subtracted.
+
+        Args:
+            extension_id: of the ledger; empty for the run as it was begun.
+
+        Returns:
+            Secrets of the same sizes, which follow from these and the name.
+        """
+        if not extension_id:
+            return self
+
+        def derive(secret: bytes, purpose: bytes, size: int) -> bytes:
+            return hashlib.blake2b(
+                extension_id.encode(), key=secret, person=purpose, digest_size=size
+            ).digest()
+
+        words = derive(
+            self.noise_words.tobytes(), b"ext noise", self.noise_words.nbytes
+        )
+        return Secrets(
+            np.frombuffer(words, np.uint32).reshape(self.noise_words.shape),
+            derive(self.selection_seed, b"ext selection", len(self.selection_seed)),
+            derive(self.loss_seed, b"ext loss", len(self.loss_seed)),
+        )
+
     def data_digest(self, description: str) -> str:
         """Returns what tells the run's data from other data, and nothing else.
 

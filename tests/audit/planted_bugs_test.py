@@ -140,4 +140,4 @@ def test_batch_sizes_contradict_shuffling(config, monkeypatch):
     epochs_shuffled(monkeypatch)
     found = mechanism.audit_one_run(config, plan_with(3.0))
     assert not found.is_poisson
-    assert "unlike those of Poisson sampling" in contradictions(found, None)[-1]
+    assert "unlike those of Poisson sampling" in contradictions(found)[-1]

@@ -13,18 +13,20 @@ from dpdm_jax.privacy import format_epsilon, read_ledger
 
 
 def test_mode(trained, make_config, capsys, same_entropy):
-    modes.audit(make_config(), trained)
+    config = make_config(audit__image_canaries=100)
+    modes.audit(config, trained)
     said = capsys.readouterr().out
     record = read_ledger(trained / run_dir.LEDGER)
     assert f"Claimed: epsilon {format_epsilon(record.epsilon_spent())} at" in said
     assert "One run of 6 steps on 200 canaries: epsilon is at least" in said
     assert "100 runs of 3 steps with and without one canary: epsilon is at" in said
+    assert "6 steps of the network itself on 100 images of noise: epsilon is" in said
     assert "Verdict: nothing contradicts the claim." in said
     assert "95% confidence" in said
     assert "private, do not publish" in said
 
     written = json.loads((trained / audit_run.RESULT).read_text())
-    assert written["settings"] == make_config().audit.to_dict()
+    assert written["settings"] == config.audit.to_dict()
     # The shortened plan has an epsilon of its own.
     shorter = written["many_runs"]["bounds"][0]
     assert shorter["claimed"] == record.plan.epsilon_spent(3)
@@ -79,6 +81,7 @@ def test_unfinished_run_is_refused(trained, make_config, monkeypatch):
     [
         ("canaries", 99, "audit.canaries is 99; allowed: an integer >= 100"),
         ("runs", 50, "audit.runs is 50; allowed: 0 for none, or at least 100"),
+        ("image_canaries", 5, "audit.image_canaries is 5; allowed: an integer >= 100"),
         ("num_steps", 0, "audit.num_steps is 0"),
         ("confidence", 1.0, "audit.confidence is 1.0; allowed: a finite number > 0.5"),
         ("images", 0, "audit.images is 0"),

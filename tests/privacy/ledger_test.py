@@ -14,11 +14,49 @@ from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy import ledger as ledger_lib
 from dpdm_jax.privacy.batch_selection import PoissonSampling
 from dpdm_jax.privacy.ledger import Ledger, LedgerEvent, LedgerRecord, read_ledger
-from dpdm_jax.privacy.plan import PrivacyConfig, make_plan
+from dpdm_jax.privacy.plan import PrivacyConfig, extend_plan, make_plan
 
 CONFIG = PrivacyConfig(
     num_examples=1500, batch_size=256, epsilon=10, delta=1e-4, epochs=10
 )
+
+# As version 0.1.0 wrote it.
+LEDGER_OF_FORMAT_1 = """
+{
+  "format": "dpdm_jax privacy ledger 1",
+  "run_id": "9a909aafb23e96c43deed3715ad47830",
+  "not_private": false,
+  "fixed_keys": false,
+  "plan": {
+    "num_examples": 1500,
+    "sampling_probability": 0.16666666666666666,
+    "num_steps": 60,
+    "expected_batch_size": 250,
+    "noise_multiplier": 0.945042,
+    "l2_clip_norm": 1.0,
+    "relation": "add_or_remove_one",
+    "delta": 0.0001,
+    "target_epsilon": 10.0,
+    "accountant": "rdp",
+    "epsilon": 9.999992869450274,
+    "noise_multiplicity": 1
+  },
+  "events": [
+    {
+      "name": "training",
+      "sampling_probability": 0.16666666666666666,
+      "planned_steps": 60,
+      "noise_multiplier": 0.945042,
+      "authorized_steps": 40
+    }
+  ],
+  "software": {
+    "accountant": "dp-accounting 0.6.0",
+    "dpdm_jax": "0.1.0"
+  },
+  "checksum": "91db36220d6b005d17438e5664fdedb29de062df004c0b3c82d10f0059004e4a"
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +299,11 @@ def test_every_truncation_and_changed_value_is_noticed(path, plan):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda f: f["events"].clear(), "malformed"),
+        (lambda f: f["events"].clear(), "not the plan's"),
+        (lambda f: f["events"].append(3), "malformed"),
+        (lambda f: f["events"][0].update(extension_id=3), "extension_id is 3"),
+        (lambda f: f["events"][0].update(extension_id="00"), "have an extension_id"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 2"), "another kind"),
         (lambda f: f["events"][0].pop("name"), "malformed"),
         (lambda f: f.update(events=3), "malformed"),
         (
@@ -374,3 +416,150 @@ def test_killed_at_any_moment_the_ledger_is_whole_and_never_undercounts(tmp_path
     )
     assert run.stdout.startswith("survived"), run.stderr
     assert int(run.stdout.split()[1]) >= 40
+
+
+@pytest.fixture(scope="module")
+def first():
+    return make_plan(dataclasses.replace(CONFIG, accountant="rdp"))
+
+
+@pytest.fixture(scope="module")
+def longer(first):
+    return extend_plan(first, num_steps=30, epsilon=12)
+
+
+def test_an_extension_is_planned_and_nothing_of_it_counted(path, first, longer):
+    ledger = Ledger.create(path, first)
+    ledger.authorize(60)
+    before = ledger.record
+    ledger.extend(longer)
+    record = read_ledger(path)
+    assert record == ledger.record
+    assert record.plan == longer
+    assert record.authorized_steps == 60
+    assert record.epsilon_spent() == first.epsilon == before.epsilon_spent()
+    assert [e.name for e in record.events] == ["training", "extension 1"]
+    assert record.events[0] == before.events[0]
+    assert len(bytes.fromhex(record.events[1].extension_id)) == 16
+    assert record.continues(before)
+    assert not before.continues(record)
+
+
+def test_an_extended_budget_is_counted_and_a_hard_stop(path, first, longer):
+    ledger = Ledger.create(path, first)
+    ledger.authorize(60)
+    ledger.extend(longer)
+    ledger.authorize(70)
+    assert [e.authorized_steps for e in ledger.record.events] == [60, 10]
+    assert ledger.epsilon_spent() == longer.epsilon_spent(70)
+    Ledger.open(path, first).authorize(90)
+    assert read_ledger(path).epsilon_spent() == longer.epsilon
+    with pytest.raises(InputError, match=r"step 91 .* 90 planned"):
+        Ledger.open(path, first).authorize(91)
+
+
+def test_an_unfinished_run_is_extended_behind_its_last_planned_step(
+    path, first, longer
+):
+    ledger = Ledger.create(path, first)
+    ledger.authorize(7)
+    ledger.extend(longer)
+    assert ledger.epsilon_spent() == first.epsilon_spent(7)
+    ledger.authorize(61)
+    assert [e.authorized_steps for e in ledger.record.events] == [60, 1]
+    assert ledger.epsilon_spent() == longer.epsilon_spent(61)
+
+
+def test_extending_twice(path, first, longer):
+    ledger = Ledger.create(path, first)
+    ledger.extend(longer)
+    once = ledger.record
+    ledger.extend(extend_plan(longer, num_steps=5, epsilon=20.0, noise_multiplier=2.0))
+    ledger.authorize(93)
+    record = read_ledger(path)
+    assert [e.authorized_steps for e in record.events] == [60, 30, 3]
+    assert len({e.extension_id for e in record.events}) == 3
+    assert record.continues(once)
+
+
+@pytest.mark.parametrize("which", ["first", "stranger", "again"])
+def test_a_plan_that_does_not_extend_the_ledgers_is_refused(path, first, longer, which):
+    ledger = Ledger.create(path, first)
+    ledger.authorize(60)
+    plans = {
+        "first": first,
+        "stranger": extend_plan(
+            dataclasses.replace(first, l2_clip_norm=3.0),
+            num_steps=30,
+            epsilon=20,
+            noise_multiplier=4.0,
+        ),
+        "again": longer,
+    }
+    if which == "again":
+        ledger.extend(longer)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="does not extend"):
+        ledger.extend(plans[which])
+    assert path.read_bytes() == before
+
+
+def test_resuming_an_extended_run_asks_for_the_plan_that_it_was_begun_with(
+    path, first, longer
+):
+    Ledger.create(path, first).extend(longer)
+    assert Ledger.open(path, first).plan == longer
+    for other in (longer, dataclasses.replace(first, target_epsilon=12.0)):
+        with pytest.raises(InputError, match=r"explicit one \(--mode=extend\)"):
+            Ledger.open(path, other)
+
+
+def test_another_history_is_no_continuation(path, tmp_path, first, longer):
+    ledger = Ledger.create(path, first)
+    ledger.authorize(60)
+    (tmp_path / "copy.json").write_bytes(path.read_bytes())
+    copy = Ledger(tmp_path / "copy.json", read_ledger(tmp_path / "copy.json"))
+    ledger.extend(longer)
+    copy.extend(longer)
+    # Two extensions of one run have two names, and with them two sets of secrets.
+    assert not copy.record.continues(ledger.record)
+    assert not ledger.record.continues(copy.record)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda f: f["events"][0].update(authorized_steps=59), "that come first"),
+        (lambda f: f["events"][1].update(noise_multiplier=9.0), "not the plan's"),
+        (lambda f: f["events"][1].pop("extension_id"), "have an extension_id"),
+        (lambda f: f["events"].pop(0), "not the plan's"),
+        (lambda f: f["events"].reverse(), "not the plan's"),
+        (lambda f: f["plan"].pop("extends"), "another kind"),
+        (lambda f: f["plan"]["extends"].update(delta=1e-9), "changes delta"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 1"), "another kind"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 3"), "allowed: dpdm_jax"),
+    ],
+)
+def test_nonsense_about_extensions_is_refused(path, first, longer, edit, message):
+    ledger = Ledger.create(path, first)
+    ledger.extend(longer)
+    ledger.authorize(61)
+    fields = json.loads(path.read_text())
+    edit(fields)
+    del fields["checksum"]
+    fields["checksum"] = ledger_lib._checksum(fields)
+    path.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=message):
+        read_ledger(path)
+
+
+def test_ledgers_written_before_there_were_extensions_are_read(path, first, longer):
+    path.write_text(LEDGER_OF_FORMAT_1)
+    ledger = Ledger.open(path, first)
+    assert ledger.authorized_steps == 40
+    # Without an extension it is written as ever, for whoever reads that format alone.
+    assert ledger.record.to_dict() == json.loads(LEDGER_OF_FORMAT_1)
+    ledger.extend(longer)
+    ledger.authorize(61)
+    assert json.loads(path.read_text())["format"] == "dpdm_jax privacy ledger 2"
+    assert read_ledger(path).epsilon_spent() == longer.epsilon_spent(61)

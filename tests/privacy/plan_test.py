@@ -3,12 +3,19 @@ import json
 import math
 import warnings
 
+import dp_accounting
 import pytest
+from dp_accounting import rdp
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.batch_selection import PoissonSampling
-from dpdm_jax.privacy.plan import PrivacyConfig, PrivacyPlan, make_plan
+from dpdm_jax.privacy.plan import (
+    PrivacyConfig,
+    PrivacyPlan,
+    extend_plan,
+    make_plan,
+)
 
 CONFIG = PrivacyConfig(
     num_examples=1500, batch_size=256, epsilon=10, delta=1e-4, epochs=10
@@ -214,3 +221,136 @@ def test_mechanism_has_every_field_that_touches_the_data():
 def test_the_same_noise_given_is_the_same_plan():
     plan = make_plan(CONFIG)
     assert make_plan(changed(noise_multiplier=plan.noise_multiplier)) == plan
+
+
+# RDP, whose composition takes milliseconds.
+RDP = changed(accountant="rdp")
+
+
+def independent_epsilon(phases, delta):
+    """Of (q, sigma, steps) each, by dp-accounting itself and at its own orders."""
+    accountant = rdp.RdpAccountant()
+    for q, sigma, steps in phases:
+        step = dp_accounting.PoissonSampledDpEvent(
+            q, dp_accounting.GaussianDpEvent(sigma)
+        )
+        accountant.compose(step, steps)
+    return accountant.get_epsilon(delta)
+
+
+def test_an_extension_meets_the_total_budget_composed():
+    plan = make_plan(RDP)
+    longer = extend_plan(plan, num_steps=30, epsilon=12)
+    assert longer.epsilon <= 12
+    assert longer.epsilon > 0.999 * 12
+    phases = [
+        (1 / 6, plan.noise_multiplier, 60),
+        (1 / 6, longer.noise_multiplier, 30),
+    ]
+    assert longer.epsilon == pytest.approx(independent_epsilon(phases, 1e-4), rel=0.01)
+    # Less than what the phases spend one by one, more than either.
+    alone = accounting.epsilon(longer.sampling, longer.noise_multiplier, 1e-4, "rdp")
+    assert max(alone, plan.epsilon) < longer.epsilon < alone + plan.epsilon
+
+
+def test_an_extension_composes_under_pld():
+    plan = make_plan(CONFIG)
+    longer = extend_plan(
+        plan, num_steps=60, epsilon=1000, noise_multiplier=plan.noise_multiplier
+    )
+    # As many steps at the same noise: the figure of one plan of 120 steps.
+    twice = accounting.epsilon(PoissonSampling(1 / 6, 120), plan.noise_multiplier, 1e-4)
+    assert longer.epsilon == pytest.approx(twice, rel=1e-3)
+    assert longer.epsilon_spent(60) == plan.epsilon
+    assert plan.epsilon < longer.epsilon_spent(61) < longer.epsilon
+    assert (
+        longer.epsilon_spent(120) == longer.epsilon < longer.epsilon_spent(120, "rdp")
+    )
+
+
+def test_extending_twice_composes_all():
+    first = make_plan(RDP)
+    second = extend_plan(first, num_steps=30, epsilon=12)
+    third = extend_plan(second, num_steps=5, epsilon=13.5, noise_multiplier=4.0)
+    assert third.phases == (first, second, third)
+    assert [p.first_step for p in third.phases] == [0, 60, 90]
+    assert [p.total_steps for p in third.phases] == [60, 90, 95]
+    assert [e.num_steps for e in third.events(92)] == [60, 30, 2]
+    assert [e.num_steps for e in third.events(7)] == [7, 0, 0]
+    assert second.epsilon < third.epsilon <= 13.5
+    assert third.epsilon_spent(90) == second.epsilon
+    assert third.epsilon_spent(60) == first.epsilon
+    for bad in (-1, 96):
+        with pytest.raises(InputError, match=f"num_steps is {bad}"):
+            third.epsilon_spent(bad)
+
+
+def test_no_two_plans_of_a_run_share_a_draw():
+    plan = make_plan(RDP)
+    longer = extend_plan(plan, num_steps=3, epsilon=20, noise_multiplier=4.0)
+    seed = bytes(range(16))
+    batches = [plan.indices(1500, seed, step) for step in range(60)]
+    batches += [longer.indices(1500, seed, step) for step in range(60, 63)]
+    assert len({batch.tobytes() for batch in batches}) == 63
+    for step in (59, 63):
+        with pytest.raises(InputError, match=f"step is {step}"):
+            longer.indices(1500, seed, step)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epsilon": 10}, "total epsilon is 10; allowed: more than 10.0"),
+        ({"epsilon": 3.0}, "total epsilon is 3.0; allowed: more than 10.0"),
+        ({"epsilon": math.nan}, "total epsilon is nan"),
+        ({"epsilon": 0.0}, "total epsilon is 0.0"),
+        ({"num_steps": 0}, "number of steps to add is 0"),
+        ({"num_steps": 1.5}, "number of steps to add is 1.5"),
+        ({"noise_multiplier": -1.0}, "noise_multiplier is -1.0"),
+        ({"noise_multiplier": 0.3}, "which spends epsilon .*; allowed: enough noise"),
+        ({"noise_multiplier": 0.0}, "without any guarantee"),
+        ({"epsilon": math.inf}, "without any guarantee"),
+    ],
+)
+def test_bad_extension(fields, message):
+    with pytest.raises(InputError, match=message):
+        extend_plan(make_plan(RDP), **({"num_steps": 30, "epsilon": 12.0} | fields))
+
+
+def test_ordinary_training_is_extended_by_ordinary_training():
+    with pytest.warns(UserWarning, match="NOT PRIVATE"):
+        longer = extend_plan(make_quietly(NON_PRIVATE), num_steps=5, epsilon=math.inf)
+    assert longer.noise_stddev == 0
+    assert longer.epsilon_spent(1) == math.inf
+
+
+def test_an_extension_keeps_all_but_steps_noise_and_budget():
+    plan = make_plan(RDP)
+    longer = extend_plan(plan, num_steps=30, epsilon=12)
+    text = json.dumps(longer.to_dict(), allow_nan=False)
+    assert PrivacyPlan.from_dict(json.loads(text)) == longer
+    for name, value in (
+        ("delta", 1e-5),
+        ("l2_clip_norm", 2.0),
+        ("sampling_probability", 0.5),
+        ("accountant", "pld"),
+        ("num_examples", 1501),
+    ):
+        with pytest.raises(InputError, match=f"the extension changes {name}"):
+            PrivacyPlan.from_dict(longer.to_dict() | {name: value})
+    with pytest.raises(InputError, match="type NoneType"):
+        PrivacyPlan.from_dict(longer.to_dict() | {"extends": None})
+
+
+def test_differences_of_extensions():
+    plan = make_plan(RDP)
+    longer = extend_plan(plan, num_steps=30, epsilon=12)
+    assert longer.differences(longer) == []
+    assert ("number of plans", 2, 1) in longer.differences(plan)
+    other = extend_plan(
+        make_plan(changed(accountant="rdp", noise_multiplier=5.0)),
+        num_steps=30,
+        epsilon=12,
+    )
+    names = [name for name, _, _ in longer.differences(other)]
+    assert names == ["noise_multiplier", "extends.noise_multiplier"]

@@ -6,13 +6,15 @@ import warnings
 import pytest
 
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy.ledger import Ledger
-from dpdm_jax.privacy.plan import PrivacyConfig, make_plan
+from dpdm_jax.privacy.ledger import Ledger, read_ledger
+from dpdm_jax.privacy.plan import PrivacyConfig, extend_plan, make_plan
 from dpdm_jax.privacy.statement import (
+    extension_text,
     format_epsilon,
     guess_bound,
     make_statement,
     make_statement_of,
+    phase_lines,
     statement,
     statement_fields,
     statement_of,
@@ -213,3 +215,64 @@ def test_bound_of_a_guess_is_reached_by_randomised_response():
     e = math.exp(epsilon)
     right = delta + (1 - delta) * e / (1 + e)
     assert guess_bound(epsilon, delta) == pytest.approx(right, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def longer():
+    return extend_plan(
+        make_quietly(accountant="rdp"), num_steps=30, epsilon=12, noise_multiplier=3.5
+    )
+
+
+def test_statement_of_an_extended_run_has_each_phase_and_the_total(tmp_path, longer):
+    ledger = Ledger.create(tmp_path / "privacy.json", longer.extends)
+    ledger.authorize(60)
+    ledger.extend(longer)
+    ledger.authorize(75)
+    text = " ".join(statement_of(ledger.record).split())
+    total = format_epsilon(longer.epsilon_spent(75))
+    for fact in (
+        f"epsilon = {total}, delta = 0.0001",
+        "after 75 of 90 planned steps",
+        f"epsilon = {format_epsilon(longer.epsilon)}; the budget is 12.0000",
+        f"Phase 1: 60 steps at noise multiplier sigma = "
+        f"{longer.extends.noise_multiplier!r}; up to its end epsilon = "
+        f"{format_epsilon(longer.extends.epsilon)} of a budget of 10.0000.",
+        f"Phase 2: 30 steps at noise multiplier sigma = 3.5; up to its end epsilon = "
+        f"{format_epsilon(longer.epsilon)} of a budget of 12.0000.",
+        "T = 75 taken, 90 planned",
+        "Steps 1 to 60: Noise: Gaussian",
+        "Steps 61 to 90: Noise: Gaussian, noise multiplier sigma = 3.5, standard "
+        "deviation sigma * C = 1.75",
+    ):
+        assert fact in text, fact
+    fields = statement_fields(ledger.record)
+    assert fields["epsilon"] == fields["epsilon_rdp"] == total
+    assert fields["epsilon_planned"] == format_epsilon(longer.epsilon)
+    assert fields["epsilon_budget"] == "12.0000"
+    mechanism = fields["mechanism"]
+    assert (mechanism["steps_authorized"], mechanism["steps_planned"]) == (75, 90)
+    assert "noise_multiplier" not in mechanism  # there is no one figure
+    assert [
+        (phase["first_step"], phase["steps_planned"], phase["noise_multiplier"])
+        for phase in mechanism["phases"]
+    ] == [(0, 60, longer.extends.noise_multiplier), (60, 30, 3.5)]
+    assert [query["authorized_steps"] for query in fields["queries"]] == [60, 15]
+    json.dumps(fields, allow_nan=False)
+
+
+def test_an_extension_is_announced_with_old_new_and_total_epsilon(tmp_path, longer):
+    ledger = Ledger.create(tmp_path / "privacy.json", longer.extends)
+    ledger.authorize(30)
+    spent, *phases, total = extension_text(ledger.record, longer).splitlines()
+    old = format_epsilon(longer.extends.epsilon_spent(30))
+    assert spent == f"Spent so far: epsilon = {old} after 30 of 60 planned steps."
+    assert phases == phase_lines(longer)
+    assert total.startswith(
+        "Total of all 90 steps, composed: epsilon = "
+        f"{format_epsilon(longer.epsilon)}, delta = 0.0001 (RDP, dp-accounting "
+    )
+    Ledger.open(tmp_path / "privacy.json", longer.extends, fixed_keys=True)
+    assert "NOT PRIVATE" in extension_text(
+        read_ledger(tmp_path / "privacy.json"), longer
+    )

@@ -24,7 +24,10 @@ from dpdm_jax.privacy import (
 )
 from dpdm_jax.release import __main__ as command
 from dpdm_jax.release import bundle, privacy_files
+from dpdm_jax.release.build import release
 from dpdm_jax.release.verify import statement_failures, verify
+from dpdm_jax.training.extension import extend
+from dpdm_jax.training.loop import train
 
 
 def test_an_intact_release(released):
@@ -334,9 +337,9 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     assert privacy_files.text_failures(text, stored) == []
 
     monkeypatch.setattr(planning, "plan_report", lambda *_, **__: report)
-    modes.plan(config, as_json=False, compile_for=None)
+    modes.plan(config, tmp_path, as_json=False, compile_for=None)
     printed = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
-    modes.plan(config, as_json=True, compile_for=None)
+    modes.plan(config, tmp_path, as_json=True, compile_for=None)
     as_json = json.loads(capsys.readouterr().out)
     claim = re.search(r"epsilon = ([\d.]+),", statement_of(record))
     assert (
@@ -358,3 +361,32 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     assert printed["epsilon_rdp"].strip() == stored["epsilon_rdp"]
     assert printed["epsilon_pld"].strip() == stored["epsilon_pld"]
     assert float(stored["epsilon"]) <= math.ceil(config.privacy.epsilon * 1e4) / 1e4
+
+
+def test_a_release_of_an_extended_run_states_every_phase(make_config, workdir, capsys):
+    def say(text):
+        assert "Phase 2: 2 steps" in text
+
+    extend(make_config(extend__epsilon=12.0, extend__num_steps=2), workdir, say)
+    train(make_config(), workdir)
+    folder = release(make_config(), workdir)
+    assert verify(folder).failures == ()
+    record = read_ledger(workdir / "privacy.json")
+    total = format_epsilon(record.plan.epsilon)
+    stated = json.loads((folder / "PRIVACY.json").read_text())
+    assert stated["epsilon"] == stated["epsilon_planned"] == total
+    assert [phase["steps_planned"] for phase in stated["mechanism"]["phases"]] == [6, 2]
+    text = (folder / "PRIVACY.md").read_text()
+    assert "| extension 1 | Poisson" in text
+    assert command.main(["verify", str(folder)]) == 0
+    assert f"epsilon = {total} at delta" in capsys.readouterr().out
+    # The config is that of the first phase, and verified against it.
+    assert json.loads((folder / "config.json").read_text())["privacy"]["epsilon"] == 10
+
+    def hide_a_phase(value):
+        del value["mechanism"]["phases"][1]
+        value["epsilon"] = format_epsilon(record.plan.extends.epsilon)
+
+    failures = rewrite(folder, "PRIVACY.json", hide_a_phase)
+    assert any("states mechanism.phases.1 '(absent)'" in f for f in failures)
+    assert any("states epsilon '" in f for f in failures)

@@ -9,7 +9,14 @@ import stat
 import pytest
 
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import Selection, Tuning, format_epsilon, read_ledger
+from dpdm_jax.privacy import (
+    Ledger,
+    Selection,
+    Tuning,
+    extend_plan,
+    format_epsilon,
+    read_ledger,
+)
 from dpdm_jax.report import write_report
 
 _VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -378,3 +385,23 @@ def test_no_run_directory(tmp_path):
     with pytest.raises(InputError, match="is no run directory"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_extended_run_shows_each_phase_and_the_total(writer, report):
+    writer.config()
+    writer.ledger(steps=30)
+    path = writer.workdir / "privacy.json"
+    ledger = Ledger(path, read_ledger(path))
+    ledger.extend(extend_plan(ledger.plan, num_steps=10, epsilon=4.0))
+    ledger.authorize(35)
+    total = format_epsilon(ledger.epsilon_spent())
+    page = report(private=False)
+    for words in (
+        f"Differentially private: ε = {total}, δ = 0.0001",
+        f"epsilon spent {total} of a budget of 4.0000",
+        "training steps 35 of 40 planned",
+        "Phase 1: 30 steps at noise multiplier",
+        "Phase 2: 10 steps at noise multiplier",
+        f"{format_epsilon(ledger.plan.epsilon)} of a budget of 4.0000",
+    ):
+        assert words in page.text, words

@@ -76,3 +76,16 @@ def test_neither_repr_nor_errors_show_them():
 def test_damaged_secrets(fields):
     with pytest.raises(InputError, match="private part"):
         Secrets.from_dict(fields)
+
+
+def test_an_extension_has_secrets_of_its_own():
+    secrets, stranger = fresh_secrets(), fresh_secrets()
+    assert secrets.of_extension("") is secrets
+    made = [s.of_extension(i) for s in (secrets, stranger) for i in ("aa", "bb")]
+    made += [secrets, stranger]
+    for name in ("noise_key", "selection_seed", "loss_seed"):
+        values = [json.dumps(s.to_dict()[name]) for s in made]
+        assert len(set(values)) == 6
+        assert len({len(json.loads(value)) for value in values}) == 1
+    assert {s.noise_words.shape for s in made} == {(2, 2)}
+    assert secrets.of_extension("aa").to_dict() == made[0].to_dict()

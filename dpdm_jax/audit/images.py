@@ -1,0 +1,118 @@
+"""The configured network, trained on the data and on images that do not belong there.
+
+Images of pure noise under random labels, each in the data by a coin flip, and an
+attacker who sees their loss under the trained weights. The canaries of ``canaries`` are
+the worst case; these show what an attacker gets who sees the finished network alone.
+"""
+
+import logging
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from dpdm_jax import data, devices
+from dpdm_jax.audit import attacks, membership
+from dpdm_jax.audit.mechanism import OneRun, judge_one_run, shortened
+from dpdm_jax.model import Model
+from dpdm_jax.privacy import PrivacyPlan
+from dpdm_jax.training import rngs
+from dpdm_jax.training.from_config import build_training
+from dpdm_jax.training.logical_step import Mechanism, take_step
+from dpdm_jax.training.secrets import fresh_secrets
+from dpdm_jax.training.state import create_state
+
+_log = logging.getLogger(__name__)
+
+
+class _Joined:
+    """Two sources of one kind, one after the other; see ``data.Source``."""
+
+    def __init__(self, first: data.Source, second: data.Source):
+        self._first, self._second = first, second
+        self.image_shape = first.image_shape
+        self.num_classes = first.num_classes
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads examples; see ``data.Source.examples``."""
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        labels = np.empty(len(indices), np.int32)
+        in_first = indices < len(self._first)
+        for source, rows, start in (
+            (self._first, in_first, 0),
+            (self._second, ~in_first, len(self._first)),
+        ):
+            if rows.any():
+                images[rows], labels[rows] = source.examples(indices[rows] - start)
+        return images, labels
+
+
+def audit_images(
+    config: ml_collections.ConfigDict,
+    plan: PrivacyPlan,
+    model: Model,
+    source: data.Source,
+) -> OneRun:
+    """Trains the network on the data and about half of the canaries, and attacks it.
+
+    Args:
+        config: the whole config; the training, its optimizer and all, is the run's.
+        plan: of the run, with noise.
+        model: what the run trains.
+        source: its training data.
+
+    Returns:
+        What was found, for the first ``audit.num_steps`` steps.
+    """
+    settings = config.audit
+    plan = shortened(plan, settings.num_steps)
+    count = settings.image_canaries
+    rng = np.random.default_rng(settings.seed)
+    member = rng.random(count) < 0.5
+    pixels = rng.integers(0, 256, (count, *source.image_shape), np.uint8)
+    labels = rng.integers(0, max(1, source.num_classes), count)
+    canaries = data.ArraySource(pixels, labels, source.num_classes)
+    members = data.ArraySource(pixels[member], labels[member], source.num_classes)
+    joined = _Joined(source, members)
+
+    losses_of = membership.make_image_losses(model, settings)
+    params = model.network.init(rngs.stream(config.seed, "init"))
+    before = losses_of(params, canaries, np.arange(count))
+    _log.info("One run of %d steps on %d images of noise.", plan.num_steps, count)
+    params, sizes = _train(config, plan, model, params, joined)
+    after = losses_of(params, canaries, np.arange(count))
+    scores = {attacks.LOSS: before - after}
+    return judge_one_run(plan, settings, member, scores, sizes, len(joined))
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    plan: PrivacyPlan,
+    model: Model,
+    params: Any,
+    source: data.Source,
+) -> tuple[Any, np.ndarray]:
+    """Takes all steps of a plan; returns the averaged weights and the batch sizes."""
+    secrets, mesh = fresh_secrets(), devices.data_mesh()
+    loss = model.loss(config.diffusion)
+    training = build_training(config, plan, loss, secrets.noise_key, mesh)
+    mechanism = Mechanism(
+        plan=plan,
+        source=source,
+        step_fns=training.step_fns,
+        mesh=mesh,
+        secrets=secrets,
+        microbatch_size=config.train.microbatch_size,
+    )
+    state = devices.place(
+        create_state(params, training.optimizer, training.noise),
+        devices.replicated(mesh),
+    )
+    sizes = []
+    for step in range(plan.num_steps):
+        state, _, size = take_step(mechanism, state, step)
+        sizes.append(size)
+    return state.ema_params, np.array(sizes)

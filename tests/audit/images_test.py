@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from dpdm_jax import data
+from dpdm_jax.audit import images
+from dpdm_jax.audit.run import contradictions
+from dpdm_jax.model import build_model
+from dpdm_jax.planning import privacy_plan
+
+
+def test_joined_sources():
+    def source(values):
+        pixels = np.array(values, np.uint8)[:, None, None, None]
+        return data.ArraySource(pixels, np.array(values), num_classes=9)
+
+    joined = images._Joined(source([0, 1, 2]), source([3, 4]))
+    assert (len(joined), joined.image_shape, joined.num_classes) == (5, (1, 1, 1), 9)
+    pixels, labels = joined.examples(np.array([4, 0, 3, 2]))
+    assert labels.tolist() == pixels.ravel().tolist() == [4, 0, 3, 2]
+    assert joined.examples(np.array([1]))[1].tolist() == [1]
+
+
+@pytest.mark.usefixtures("same_entropy")
+@pytest.mark.parametrize(("noise_multiplier", "seen"), [(0.1, True), (20.0, False)])
+def test_images_of_noise_are_recognised_where_there_is_little_noise(
+    noise_multiplier, seen, make_config
+):
+    config = make_config(
+        network__hidden_width=32,
+        privacy__epsilon=float("inf"),
+        privacy__noise_multiplier=noise_multiplier,
+        train__batch_size=1437,
+        train__learning_rate=1e-2,
+        train__num_steps=60,
+        train__ema_decay=0.0,
+        train__microbatch_size=64,
+        audit__image_canaries=100,
+        audit__noise_draws=8,
+    )
+    source = data.load_source(config.data, "train")
+    model = build_model(config, source.image_shape, source.num_classes)
+    # Few images, among which a canary counts.
+    few = data.ArraySource(*source.examples(np.arange(10)), num_classes=10)
+    found = images.audit_images(config, privacy_plan(config, 1437), model, few)
+    assert (found.bounds[0].shown > 0.5) == seen
+    assert contradictions(found) == []
+    assert found.num_steps == 60
