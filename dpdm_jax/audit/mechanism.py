@@ -212,19 +212,19 @@ def audit_many_runs(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> Man
 
 
 def shortened(plan: PrivacyPlan, num_steps: int) -> PrivacyPlan:
-    """Returns the plan of the first steps alone, with the epsilon that they spend.
+    """Returns a plan of the first steps alone, with the epsilon that they spend.
 
     Args:
-        plan: the whole plan.
+        plan: the whole plan; where it extends another, its own steps count.
         num_steps: steps to keep at most, >= 1.
     """
-    if num_steps >= plan.num_steps:
-        return plan
-    return dataclasses.replace(
-        plan,
-        sampling=dataclasses.replace(plan.sampling, num_steps=num_steps),
-        epsilon=plan.epsilon_spent(num_steps),
+    sampling = dataclasses.replace(
+        plan.sampling, num_steps=min(num_steps, plan.num_steps)
     )
+    epsilon = accounting.epsilon(
+        sampling, plan.noise_multiplier, plan.delta, plan.accountant
+    )
+    return dataclasses.replace(plan, sampling=sampling, epsilon=epsilon, extends=None)
 
 
 def error_of_each_test(settings: ml_collections.ConfigDict) -> float:

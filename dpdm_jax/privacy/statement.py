@@ -41,8 +41,9 @@ _OUTSIDE = (
     "settings are treated as public.",
     "Secrets: whoever knows the noise key, or the seed of the batches or of the loss's "
     "draws, is not bound by the guarantee.",
-    "Arithmetic: the noise is floating-point noise from a pseudo-random generator; "
-    "attacks on its rounding or on the generator are not protected against.",
+    "Arithmetic: the noise is floating-point noise from a pseudo-random generator "
+    "(threefry, 128-bit key). Attacks on the last bits of noised sums, none of which "
+    "is published, or on the generator are not protected against.",
     "People: the unit is one image; someone who appears in several is protected less.",
 )
 

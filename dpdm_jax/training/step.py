@@ -170,10 +170,8 @@ def make_train_step(
 def draws_in_parts(mesh: Mesh) -> bool:
     """Whether devices should draw a part of the noise each.
 
-    On CPUs a draw takes eight times the memory of its result, which counts where
-    devices share it; other compilers fuse it with the addition. For the MNIST network
-    on eight CPU devices the temporaries of ``finish`` are 49 MB when all draw
-    everything, and 15 MB in parts.
+    On CPUs a draw takes many times the memory of its result, which counts where devices
+    share it; other compilers fuse it with the addition.
     """
     return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
 

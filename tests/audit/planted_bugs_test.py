@@ -4,6 +4,7 @@ An audit contradicts a true claim with probability 5 % at most, all of its tests
 together; the secrets come from fixed entropy, so that these do not vary.
 """
 
+import dataclasses
 import math
 import os
 
@@ -141,3 +142,12 @@ def test_batch_sizes_contradict_shuffling(config, monkeypatch):
     found = mechanism.audit_one_run(config, plan_with(3.0))
     assert not found.is_poisson
     assert "unlike those of Poisson sampling" in contradictions(found)[-1]
+
+
+def test_shortened_plan_stands_alone():
+    first = plan_with(3.0)
+    extension = dataclasses.replace(first, extends=first, epsilon=10.0)
+    for steps in (5, 30, 99):
+        plan = mechanism.shortened(extension, steps)
+        assert plan.total_steps == min(steps, 30)
+        assert plan.epsilon == first.epsilon_spent(min(steps, 30))

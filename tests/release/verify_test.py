@@ -17,6 +17,7 @@ from dpdm_jax import command_line, modes, planning
 from dpdm_jax.privacy import (
     NO_TUNING,
     Ledger,
+    accounting,
     format_epsilon,
     read_ledger,
     statement_fields,
@@ -26,6 +27,7 @@ from dpdm_jax.release import __main__ as command
 from dpdm_jax.release import bundle, privacy_files
 from dpdm_jax.release.build import release
 from dpdm_jax.release.verify import statement_failures, verify
+from dpdm_jax.report import write_report
 from dpdm_jax.training.extension import extend
 from dpdm_jax.training.loop import train
 
@@ -342,6 +344,11 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     modes.plan(config, tmp_path, as_json=True, compile_for=None)
     as_json = json.loads(capsys.readouterr().out)
     claim = re.search(r"epsilon = ([\d.]+),", statement_of(record))
+    page = write_report(tmp_path, private=False).read_text()
+    verdict = re.search(r"ε = ([\d.]+), δ", page)
+    by_api = accounting.epsilon(
+        plan.sampling, plan.noise_multiplier, plan.delta, plan.accountant
+    )
     assert (
         len(
             {
@@ -351,7 +358,9 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
                 format_epsilon(plan.epsilon_spent(plan.num_steps)),
                 format_epsilon(ledger.epsilon_spent()),
                 format_epsilon(record.epsilon_spent()),
+                format_epsilon(by_api),
                 claim[1],
+                verdict[1],
                 statement_fields(record)["epsilon"],
                 stored["epsilon"],
             }
