@@ -13,7 +13,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 sys.path.insert(0, str(TESTS.parent))  # for configs/, which is not installed
 
 from configs import base  # noqa: E402
-from dpdm_jax import xla_flags  # noqa: E402
+from dpdm_jax import command_line, xla_flags  # noqa: E402
 
 xla_flags.configure()
 
@@ -46,3 +46,30 @@ def real_data():
     if not (folder / "mnist").is_dir():
         pytest.skip(f"no {folder / 'mnist'}; set DPDM_JAX_DATA to a folder with mnist/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """Makes the digits config, cut down to seconds; ``a__b`` is ``config.a.b``."""
+
+    def make(**overrides):
+        config = command_line.load_config("configs/digits.py")
+        small = {
+            "network__base_width": 4,
+            "network__hidden_width": 8,
+            "diffusion__noise_multiplicity": 2,
+            "train__batch_size": 100,
+            "train__num_steps": 6,
+            "train__microbatch_size": 64,
+            "checkpoint__every_steps": 2,
+            "checkpoint__keep": 10,
+            "log__every_steps": 1,
+            "log__snapshot_every_steps": 0,
+            "log__tensorboard": False,
+        }
+        for name, value in (small | overrides).items():
+            group, field = name.split("__")
+            config[group][field] = value
+        return config
+
+    return make

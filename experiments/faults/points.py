@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import connection
 from typing import Any
 
 from experiments.faults import job, observe
@@ -77,6 +78,9 @@ class Points:
         self._processes.set_forkserver_preload(["experiments.faults.warm"])
         self._endings: dict[int, dict[str, Any]] = {}
         self._lock = threading.Lock()
+        # multiprocessing reads a process's status once, whichever thread asks; another
+        # that asks at the same moment is told 255. To start a process asks for all.
+        self._asking = threading.Lock()
         self._undisturbed(1)  # compiles
         start = time.perf_counter()
         self._undisturbed(0)
@@ -141,8 +145,7 @@ class Points:
                 workdir = self._folder / f"undisturbed_{attempt}"
                 errors = self._folder / f"undisturbed_{attempt}.txt"
                 process = self._start(workdir, attempt, None, errors)
-                process.join()
-                if process.exitcode:
+                if self._status(process):
                     raise RuntimeError(f"an undisturbed run failed: {_tail(errors)}")
                 self._endings[attempt] = observe.ending(workdir)
             return self._endings[attempt]
@@ -165,9 +168,16 @@ class Points:
             )
         process = self._start(workdir, attempt, kill_at, errors)
         if kind == MOMENT:
-            process.join(dice.uniform(0, self._seconds))
-            process.kill()
-        process.join()
+            connection.wait([process.sentinel], dice.uniform(0, self._seconds))
+            with self._asking:
+                process.kill()
+        return self._status(process)
+
+    def _status(self, process: multiprocessing.process.BaseProcess) -> int:
+        """Waits for a process to end and returns its status."""
+        connection.wait([process.sentinel])
+        with self._asking:
+            process.join()
         return process.exitcode
 
     def _start(
@@ -188,7 +198,8 @@ class Points:
                 self._folder / "count",
             ),
         )
-        process.start()
+        with self._asking:
+            process.start()
         return process
 
 

@@ -1,46 +1,35 @@
-import os
+import functools
+import itertools
 import pathlib
 
-import numpy as np
 import pytest
 
-from dpdm_jax import command_line
+from dpdm_jax.audit import canaries, images
 from dpdm_jax.training.loop import train
+from dpdm_jax.training.secrets import fixed_secrets
 
 
 @pytest.fixture
 def same_entropy(monkeypatch):
-    """Secrets as ever, of which the operating system would give the same each time."""
-    monkeypatch.setattr(os, "urandom", np.random.default_rng(0).bytes)
+    """The secrets of an audit's runs are the same in every test, and all different."""
+    seeds = itertools.count()
+    for module in canaries, images:
+        monkeypatch.setattr(module, "fresh_secrets", lambda: fixed_secrets(next(seeds)))
 
 
 @pytest.fixture(scope="session")
-def make_config():
-    """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
-
-    def make(**overrides):
-        config = command_line.load_config("configs/digits.py")
-        small = {
-            "network__base_width": 4,
-            "network__hidden_width": 8,
-            "diffusion__noise_multiplicity": 2,
-            "train__batch_size": 360,
-            "train__num_steps": 6,
-            "train__microbatch_size": 128,
-            "log__snapshot_every_steps": 0,
-            "log__tensorboard": False,
-            "audit__canaries": 200,
-            "audit__runs": 100,
-            "audit__run_steps": 3,
-            "audit__images": 40,
-            "audit__noise_draws": 4,
-        }
-        for name, value in (small | overrides).items():
-            group, field = name.split("__")
-            config[group][field] = value
-        return config
-
-    return make
+def make_config(tiny_config):
+    """``tiny_config`` with an audit of seconds."""
+    return functools.partial(
+        tiny_config,
+        train__batch_size=360,
+        train__microbatch_size=128,
+        audit__canaries=200,
+        audit__runs=100,
+        audit__run_steps=3,
+        audit__images=40,
+        audit__noise_draws=4,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def test_images_of_noise_are_recognised_where_there_is_little_noise(
         train__num_steps=60,
         train__ema_decay=0.0,
         train__microbatch_size=64,
-        audit__image_canaries=100,
+        audit__image_canaries=200,
         audit__noise_draws=8,
     )
     source = data.load_source(config.data, "train")

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpdm_jax.audit import attacks, mechanism
+from dpdm_jax.audit import attacks, canaries, mechanism
 from dpdm_jax.audit.run import contradictions
 from dpdm_jax.privacy import (
     PoissonSampling,
@@ -22,7 +22,7 @@ from dpdm_jax.privacy import (
     gaussian_noise,
     make_plan,
 )
-from dpdm_jax.training import from_config, step
+from dpdm_jax.training import from_config, secrets, step
 
 
 def plan_with(noise_multiplier):
@@ -89,6 +89,7 @@ def noise_reused(monkeypatch):
 def seed_published(monkeypatch):
     """Every run has the keys that anyone gets from the published seed."""
     monkeypatch.setattr(os, "urandom", lambda size: bytes(range(size)))
+    monkeypatch.setattr(canaries, "fresh_secrets", secrets.fresh_secrets)
 
 
 def epochs_shuffled(monkeypatch):

@@ -1,42 +1,21 @@
+import functools
 import pathlib
 import shutil
 
 import pytest
 
-from dpdm_jax import command_line, run_dir
+from dpdm_jax import run_dir
 from dpdm_jax.release.build import release
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.loop import train
 
 
 @pytest.fixture(scope="session")
-def make_config():
-    """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
-
-    def make(**overrides):
-        config = command_line.load_config("configs/digits.py")
-        small = {
-            "network__base_width": 4,
-            "network__hidden_width": 8,
-            "diffusion__noise_multiplicity": 2,
-            "train__batch_size": 100,
-            "train__num_steps": 6,
-            "train__microbatch_size": 64,
-            "checkpoint__every_steps": 2,
-            "checkpoint__keep": 10,
-            "log__every_steps": 1,
-            "log__snapshot_every_steps": 0,
-            "log__tensorboard": False,
-            "sampler__num_steps": 4,
-            "sample__num_images": 30,
-            "sample__batch_size": 8,
-        }
-        for name, value in (small | overrides).items():
-            group, field = name.split("__")
-            config[group][field] = value
-        return config
-
-    return make
+def make_config(tiny_config):
+    """``tiny_config`` with few samples of few steps."""
+    return functools.partial(
+        tiny_config, sampler__num_steps=4, sample__num_images=30, sample__batch_size=8
+    )
 
 
 @pytest.fixture(scope="session")
