@@ -177,7 +177,6 @@ def run(main: Callable[[list[str]], None]) -> None:
     def quiet_main(argv: list[str]) -> None:
         # Orbax and TFDS narrate through absl, whose level app.run has just set.
         absl_logging.set_verbosity(absl_logging.ERROR)
-        absl_logging.get_absl_logger().addFilter(_is_not_from_orbax)
         main(argv)
 
     try:
@@ -224,9 +223,13 @@ def _say_what_this_package_logs() -> None:
 def _say_once_what_is_raised() -> None:
     """Silences what Orbax and TensorStore say of errors that they raise as well.
 
-    They read in coroutines; when one fails, the others are left behind, and the loop
-    that the rest would report to is closed.
+    Orbax's threads log the traceback of what is raised to the caller as well: there it
+    becomes one sentence. TensorStore reads in coroutines; when one fails, the others
+    are left behind, and the loop that the rest would report to is closed.
     """
+    absl_logging.get_absl_logger().addFilter(
+        lambda record: "orbax" not in pathlib.PurePath(record.pathname).parts
+    )
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     show = sys.unraisablehook
 
@@ -236,12 +239,6 @@ def _say_once_what_is_raised() -> None:
             show(ignored)
 
     sys.unraisablehook = show_others
-
-
-def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    # Its threads log the traceback of what is raised to the caller as well: there it
-    # becomes one sentence.
-    return "orbax" not in pathlib.PurePath(record.pathname).parts
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
