@@ -296,6 +296,15 @@ def test_every_truncation_and_changed_value_is_noticed(path, plan):
                 read_ledger(path)
 
 
+def rewrite(path, edit):
+    """Edits a ledger as someone would who knows of its checksum."""
+    fields = json.loads(path.read_text())
+    edit(fields)
+    del fields["checksum"]
+    fields["checksum"] = ledger_lib._checksum(fields)
+    path.write_text(json.dumps(fields))
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -327,11 +336,7 @@ def test_every_truncation_and_changed_value_is_noticed(path, plan):
 )
 def test_consistent_nonsense_is_refused(path, plan, edit, message):
     Ledger.create(path, plan)
-    fields = json.loads(path.read_text())
-    edit(fields)
-    del fields["checksum"]
-    fields["checksum"] = ledger_lib._checksum(fields)
-    path.write_text(json.dumps(fields))
+    rewrite(path, edit)
     with pytest.raises(InputError, match=message):
         read_ledger(path)
 
@@ -544,11 +549,7 @@ def test_nonsense_about_extensions_is_refused(path, first, longer, edit, message
     ledger = Ledger.create(path, first)
     ledger.extend(longer)
     ledger.authorize(61)
-    fields = json.loads(path.read_text())
-    edit(fields)
-    del fields["checksum"]
-    fields["checksum"] = ledger_lib._checksum(fields)
-    path.write_text(json.dumps(fields))
+    rewrite(path, edit)
     with pytest.raises(InputError, match=message):
         read_ledger(path)
 
