@@ -41,10 +41,12 @@ def get_config() -> ml_collections.ConfigDict:
     network.channel_multipliers = (1, 2, 2)  # one entry per resolution
     network.num_res_blocks = 2  # per resolution on the way down, one more on the way up
     network.attention_resolutions = (7,)  # feature widths that get attention
-    network.hidden_width = 128  # mlp: of a hidden layer; transformer: of a patch
+    network.hidden_width = 128  # mlp: of a hidden layer; transformer: of a pixel
     network.num_blocks = 2  # mlp, transformer: residual blocks
     network.num_heads = 4  # transformer
-    network.patch_size = 4  # transformer: side of a patch in pixels
+    # Side of the squares of pixels that the network sees as one pixel with more
+    # channels; divides the image's sides. Widths and resolutions are counted in those.
+    network.patch_size = 1
     network.dtype = "float32"  # of the computation; parameters are always float32
 
     config.diffusion = diffusion = ml_collections.ConfigDict()

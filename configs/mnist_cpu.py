@@ -15,6 +15,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config = mnist.get_config(variant)
     config.name = config.name.replace("mnist", "mnist_cpu")
     config.network.name = "transformer"
+    config.network.patch_size = 4
     config.network.hidden_width = 96
     config.network.num_blocks = 4
     config.network.num_heads = 3

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import ml_collections
 
 from dpdm_jax import validate
-from dpdm_jax.networks import mlp, ncsnpp, transformer
+from dpdm_jax.networks import mlp, ncsnpp, patches, transformer
 from dpdm_jax.networks.network import Network
 
 #: A builder reads its own fields of ``config.network``.
@@ -26,7 +26,8 @@ def build_network(
     """Builds the network that a config names.
 
     Args:
-        config: ``config.network``; ``name`` picks the builder, which reads the rest.
+        config: ``config.network``; ``name`` picks the builder, which reads the rest but
+            for ``patch_size``.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
 
@@ -37,4 +38,6 @@ def build_network(
         InputError: the name is unknown, or the builder refuses a field.
     """
     validate.one_of("network.name", config.name, BUILDERS)
-    return BUILDERS[config.name](config, tuple(image_shape), num_classes)
+    shape = patches.folded_shape(tuple(image_shape), config.patch_size)
+    network = BUILDERS[config.name](config, shape, num_classes)
+    return patches.on_patches(network, config.patch_size)

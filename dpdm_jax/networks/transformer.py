@@ -24,13 +24,13 @@ _BRANCH_SCALE = 0.01
 
 
 class TransformerBlock(nnx.Module):
-    """Attention between patches, then a hidden layer on each; both residual.
+    """Attention between pixels, then a hidden layer on each; both residual.
 
     Noise level and label act on the hidden layer directly: under the noise of private
     training a deeper embedding learns too slowly to tell the classes apart.
 
     Args:
-        width: features of a patch.
+        width: features of a pixel.
         num_heads: divides ``width``.
         base_width: channels of the positional embedding of the noise level.
         num_classes: 0 for a network without labels.
@@ -63,12 +63,12 @@ class TransformerBlock(nnx.Module):
         """Applies the block.
 
         Args:
-            x: [n, patches, width].
+            x: [n, pixels, width].
             noise: [n, base_width].
             label: int32 [n].
 
         Returns:
-            [n, patches, width].
+            [n, pixels, width].
         """
         heads = self.query_key_value(unit_variance(x))
         heads = heads.reshape(*x.shape[:2], 3, self.num_heads, -1)
@@ -77,21 +77,20 @@ class TransformerBlock(nnx.Module):
         condition = self.noise(noise)
         if self.num_classes > 0:
             condition = condition + self.label(label)
-        # Wide, since the condition's gradient is a sum over patches.
+        # Wide, since the condition's gradient is a sum over pixels.
         wide = self.hidden(unit_variance(x)).astype(jnp.float32)
         h = (wide + condition.astype(jnp.float32)[:, None]).astype(x.dtype)
         return x + self.output(nnx.silu(h))
 
 
 class Transformer(nnx.Module):
-    """Cuts the image into patches and passes them through transformer blocks.
+    """Passes pixels, which may be folded patches, through transformer blocks.
 
     Args:
-        image_shape: (h, w, c), h and w multiples of ``patch_size``.
+        channels: of a pixel.
         num_classes: 0 for a network without labels.
-        patch_size: side of a patch in pixels.
         base_width: channels of the positional embedding of the noise level.
-        hidden_width: features of a patch, a multiple of 4 and of ``num_heads``.
+        hidden_width: features of a pixel, a multiple of 4 and of ``num_heads``.
         num_heads: of the attention.
         num_blocks: how many blocks.
         dtype: of the computation; parameters are float32.
@@ -100,10 +99,9 @@ class Transformer(nnx.Module):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        channels: int,
         num_classes: int,
         *,
-        patch_size: int,
         base_width: int,
         hidden_width: int,
         num_heads: int,
@@ -112,10 +110,8 @@ class Transformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         make = {"dtype": dtype, "rngs": rngs}
-        self.patch_size = patch_size
         self.base_width = base_width
-        pixels = patch_size**2 * image_shape[-1]
-        self.input = layers.dense(pixels, hidden_width, **make)
+        self.input = layers.dense(channels, hidden_width, **make)
         self.blocks = nnx.Dict(
             {
                 f"block_{i}": TransformerBlock(
@@ -125,23 +121,19 @@ class Transformer(nnx.Module):
             }
         )
         self.output = layers.dense(
-            hidden_width, pixels, scale=layers.NEARLY_ZERO, **make
+            hidden_width, channels, scale=layers.NEARLY_ZERO, **make
         )
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array) -> jax.Array:
         """Applies the network: x [n, h, w, c], c_noise [n], label [n] -> like x."""
         noise = positional(c_noise, self.base_width)
         n, height, width, channels = x.shape
-        size = self.patch_size
-        grid = (n, height // size, size, width // size, size, channels)
-        patches = x.reshape(grid).transpose(0, 1, 3, 2, 4, 5)
-        h = self.input(patches.reshape(n, -1, size * size * channels))
+        h = self.input(x.reshape(n, height * width, channels))
         # Constants: what is known beforehand need not be learnt under noise.
-        h = h + _positions(height // size, width // size, h.shape[-1]).astype(h.dtype)
+        h = h + _positions(height, width, h.shape[-1]).astype(h.dtype)
         for block in self.blocks.values():
             h = block(h, noise, label)
-        patches = self.output(unit_variance(h)).reshape(patches.shape)
-        return patches.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape).astype(jnp.float32)
+        return self.output(unit_variance(h)).reshape(x.shape).astype(jnp.float32)
 
 
 def _positions(rows: int, columns: int, width: int) -> np.ndarray:
@@ -166,7 +158,7 @@ def build(
 
     Args:
         config: ``config.network``; reads base_width, hidden_width, num_blocks,
-            num_heads, patch_size, dtype.
+            num_heads, dtype.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
 
@@ -177,7 +169,6 @@ def build(
     validate.integer("network.num_blocks", config.num_blocks, minimum=0)
     validate.integer("network.num_heads", config.num_heads, minimum=1)
     validate.integer("network.hidden_width", config.hidden_width, minimum=4)
-    validate.integer("network.patch_size", config.patch_size, minimum=1)
     validate.one_of("network.dtype", config.dtype, network.DTYPES)
     multiple = math.lcm(4, config.num_heads)
     if config.hidden_width % multiple:
@@ -185,16 +176,10 @@ def build(
             f"network.hidden_width is {config.hidden_width}; allowed for a transformer "
             f"with {config.num_heads} heads: a multiple of {multiple}."
         )
-    if image_shape[0] % config.patch_size or image_shape[1] % config.patch_size:
-        raise InputError(
-            f"network.patch_size is {config.patch_size}; allowed for images of "
-            f"{image_shape[0]}x{image_shape[1]}: a divisor of both sides."
-        )
     return network.from_module(
         lambda rngs: Transformer(
-            image_shape,
+            image_shape[-1],
             num_classes,
-            patch_size=config.patch_size,
             base_width=config.base_width,
             hidden_width=config.hidden_width,
             num_heads=config.num_heads,

@@ -79,6 +79,7 @@ def ncsnpp():
     config = ml_collections.ConfigDict(
         {
             "name": "ncsnpp",
+            "patch_size": 1,
             "base_width": 8,
             "channel_multipliers": (1,),
             "num_res_blocks": 1,

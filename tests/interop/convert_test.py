@@ -12,6 +12,7 @@ from dpdm_jax.networks import Network, build_network
 def make_network(num_classes=3, **changes):
     fields = {
         "name": "ncsnpp",
+        "patch_size": 1,
         "base_width": 4,
         "channel_multipliers": (1, 2),
         "num_res_blocks": 1,

@@ -24,6 +24,7 @@ CELEBA_64 = (
 def config(**changes):
     fields = {
         "name": "ncsnpp",
+        "patch_size": 1,
         "base_width": 32,
         "channel_multipliers": (1, 2, 2),
         "num_res_blocks": 2,

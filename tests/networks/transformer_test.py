@@ -122,8 +122,6 @@ def test_bfloat16_is_close_and_keeps_float32_parameters():
     [
         ({"num_heads": 5}, "hidden_width is 12; .* with 5 heads: a multiple of 20"),
         ({"hidden_width": 6, "num_heads": 1}, "a multiple of 4"),
-        ({"patch_size": 4}, "patch_size is 4; allowed for images of 4x6: a divisor"),
-        ({"patch_size": 0}, "patch_size is 0"),
         ({"num_heads": 0}, "num_heads is 0"),
         ({"num_blocks": -1}, "num_blocks is -1"),
         ({"base_width": 2}, "base_width is 2"),

@@ -340,7 +340,7 @@ def registered(**fields):
     config = ml_collections.ConfigDict(
         {"base_width": 8, "hidden_width": 8, "num_blocks": 1, "dtype": "float32"}
         | {"channel_multipliers": (1,), "num_res_blocks": 1}
-        | {"attention_resolutions": (4,), "num_heads": 2, "patch_size": 2}
+        | {"attention_resolutions": (4,), "num_heads": 2, "patch_size": 1}
         | fields
     )
     network = networks.build_network(config, (4, 4, 1), 3)
@@ -394,7 +394,7 @@ MODELS = {
     "mlp": functools.partial(registered, name="mlp"),
     "mlp in bfloat16": functools.partial(registered, name="mlp", dtype="bfloat16"),
     "ncsnpp": functools.partial(registered, name="ncsnpp"),
-    "transformer": functools.partial(registered, name="transformer"),
+    "transformer": functools.partial(registered, name="transformer", patch_size=2),
     "linen": linen,
     "equinox": equinox,
 }

@@ -1,0 +1,60 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpdm_jax import command_line
+from dpdm_jax.errors import InputError
+from dpdm_jax.networks import build_network, patches
+
+SHAPE = (4, 6, 3)
+
+
+def network_of(name, image_shape, patch_size):
+    config = command_line.load_config("configs/digits.py").network
+    config.name, config.patch_size = name, patch_size
+    config.base_width, config.hidden_width, config.num_blocks = 4, 12, 1
+    config.channel_multipliers, config.num_res_blocks = (1,), 1
+    config.attention_resolutions = (3,)
+    return build_network(config, image_shape, 2)
+
+
+def test_fold_gathers_each_square():
+    x = np.random.default_rng(0).normal(size=(5, *SHAPE)).astype(np.float32)
+    folded = patches.fold(jnp.asarray(x), 2)
+    assert folded.shape == (5, 2, 3, 12) == (5, *patches.folded_shape(SHAPE, 2))
+    for row in range(2):
+        for column in range(3):
+            square = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            np.testing.assert_array_equal(folded[:, row, column], square.reshape(5, 12))
+    np.testing.assert_array_equal(patches.unfold(folded, 2), x)
+    np.testing.assert_array_equal(patches.fold(jnp.asarray(x), 1), x)
+
+
+@pytest.mark.parametrize("name", ["ncsnpp", "transformer"])
+def test_a_network_on_patches_is_the_network_of_folded_images(name):
+    whole, inner = network_of(name, SHAPE, 2), network_of(name, (2, 3, 12), 1)
+    assert whole.image_shape == SHAPE
+    assert whole.num_classes == 2
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape),
+        whole.init(jax.random.key(0)),
+    )
+    x = jax.random.normal(jax.random.key(1), (3, *SHAPE))
+    arguments = jnp.linspace(-1, 1, 3), jnp.arange(3)
+    expected = inner.apply(params, patches.fold(x, 2), *arguments)
+    np.testing.assert_allclose(
+        patches.fold(whole.apply(params, x, *arguments), 2), expected, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (4, "patch_size is 4; allowed for images of 4x6: a divisor of both"),
+        (0, "patch_size is 0"),
+    ],
+)
+def test_bad_sizes(size, message):
+    with pytest.raises(InputError, match=message):
+        network_of("mlp", SHAPE, size)
