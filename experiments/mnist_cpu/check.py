@@ -1,0 +1,76 @@
+"""Samples a committed release and trains the protocol's CNN on the images.
+
+python -m experiments.mnist_cpu.check --data=FOLDER [--release=eps10] [--images=10000]
+
+FOLDER holds the IDX files of the data that the release was trained on. Prints one JSON
+line: accuracy on the real test images, and fid_lenet.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+
+from dpdm_jax import xla_flags
+
+# Flags must be set before JAX looks for them.
+xla_flags.configure()
+
+from dpdm_jax import load_release  # noqa: E402
+from dpdm_jax.errors import InputError  # noqa: E402
+from dpdm_jax.evaluation import downstream, image_sets, metrics  # noqa: E402
+from experiments.benchmarks import machine  # noqa: E402
+
+RELEASES = pathlib.Path(__file__).parent / "releases"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Samples, trains, tests and prints."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.mnist_cpu.check")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--release", default="eps10", help="a folder in releases/")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--classifier", default="cnn")
+    parser.add_argument("--preset", help="sampler preset of the release")
+    arguments = parser.parse_args(argv)
+    try:
+        real, test = (image_sets.load(f"{arguments.data}{s}") for s in ("", ":test"))
+        released = load_release(RELEASES / arguments.release)
+    except InputError as e:
+        parser.error(str(e))
+    start = time.perf_counter()
+    images, labels = released.sample(
+        arguments.images, seed=arguments.seed, preset=arguments.preset
+    )
+    sampled = time.perf_counter()
+    accuracy = downstream.downstream_accuracy(
+        arguments.classifier,
+        *downstream.set_apart((images, labels)),
+        (test.images, test.labels),
+        test.num_classes,
+        seeds=(arguments.seed,),
+    )
+    made = image_sets.ImageSet("samples", images, labels, test.num_classes)
+    settings = metrics.Settings(seed=arguments.seed, cache_folder=None)
+    distance = metrics.measure(["fid_lenet"], real, made, settings=settings)
+    result = {
+        "release": arguments.release,
+        "epsilon": released.privacy["epsilon"],
+        "delta": released.privacy["delta"],
+        "images": len(images),
+        "seed": arguments.seed,
+        "classifier": arguments.classifier,
+        "accuracy": accuracy.mean,
+        "fid_lenet": distance["fid_lenet"],
+        "fid_lenet_floor": distance["fid_lenet_floor"],
+        "sampling_seconds": round(sampled - start, 1),
+        "seconds": round(time.perf_counter() - start, 1),
+        "commit": machine.commit(),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
