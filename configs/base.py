@@ -47,13 +47,17 @@ def get_config() -> ml_collections.ConfigDict:
     # Side of the squares of pixels that the network sees as one pixel with more
     # channels; divides the image's sides. Widths and resolutions are counted in those.
     network.patch_size = 1
+    # edm_dct: lowest frequencies along each side that the network sees; 0 for all.
+    network.num_frequencies = 0
     network.dtype = "float32"  # of the computation; parameters are always float32
 
     config.diffusion = diffusion = ml_collections.ConfigDict()
-    diffusion.parameterization = "edm"  # edm | v | ve | vp
+    diffusion.parameterization = "edm"  # edm | v | ve | vp | edm_dct (of frequencies)
     diffusion.noise_levels = "log_normal"  # log_normal | cosine | log_uniform | vp_time
     # Assumed standard deviation of the data, that of U[-1, 1]; never measured.
     diffusion.sigma_data = 3**-0.5
+    diffusion.mean_data = 0.0  # edm_dct: assumed mean of pixels; never measured
+    diffusion.corner = 5.0  # edm_dct: half cycles across, where the spectrum falls
     diffusion.p_mean = -1.2  # log_normal: mean of ln sigma
     diffusion.p_std = 1.2  # log_normal: standard deviation of ln sigma
     diffusion.min_log_snr = -9.0  # cosine: ln(1 / sigma^2) at the largest noise

@@ -9,14 +9,16 @@ from dpdm_jax.diffusion import noise_levels as nl
 from dpdm_jax.diffusion import parameterizations as p
 from dpdm_jax.diffusion.samplers import DDIM, Heun, Sampler
 
-_PARAMETERIZATIONS = ("edm", "v", "ve", "vp")
+_PARAMETERIZATIONS = ("edm", "v", "ve", "vp", "edm_dct")
 _NOISE_LEVELS = ("log_normal", "cosine", "log_uniform", "vp_time")
 _GRIDS = ("edm", "log_uniform", "cosine")
 _SAMPLERS = ("ddim", "heun")
 
 
-def parameterization(config: ml_collections.ConfigDict) -> p.Parameterization:
-    """Builds what ``config.diffusion.parameterization`` names."""
+def parameterization(
+    config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]
+) -> p.Parameterization:
+    """Builds what ``config.diffusion.parameterization`` names, for (h, w, c) images."""
     validate.one_of(
         "diffusion.parameterization", config.parameterization, _PARAMETERIZATIONS
     )
@@ -24,6 +26,16 @@ def parameterization(config: ml_collections.ConfigDict) -> p.Parameterization:
         case "edm":
             validate.real("diffusion.sigma_data", config.sigma_data, above=0)
             return p.EDM(config.sigma_data)
+        case "edm_dct":
+            height, width, _ = image_shape
+            validate.real("diffusion.sigma_data", config.sigma_data, above=0)
+            validate.real(
+                "diffusion.mean_data", config.mean_data, minimum=-1, maximum=1
+            )
+            validate.real("diffusion.corner", config.corner, above=0)
+            return p.SpectralEDM(
+                height, width, config.sigma_data, config.mean_data, config.corner
+            )
         case "v":
             return p.V()
         case "ve":

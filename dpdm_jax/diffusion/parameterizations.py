@@ -1,12 +1,13 @@
-"""From a raw network to a denoiser: the four preconditionings behind one interface.
+"""From a raw network to a denoiser: preconditionings behind one interface.
 
 A parameterization turns a network ``F`` into a denoiser (DPDM, section 2; Karras et al.
 2022, eq. 7), always in variance-exploding coordinates ``x + sigma * n``::
 
     D(x, sigma, y) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma), y)
 
-``loss_weight`` is lambda(sigma). In all four ``lambda * c_out**2 = 1``: training is an
-unweighted regression on ``F``.
+``loss_weight`` is lambda(sigma). In the papers' four ``lambda * c_out**2 = 1``:
+training is an unweighted regression on ``F``. A fifth, ``SpectralEDM``, scales each
+frequency of the image by itself.
 """
 
 import dataclasses
@@ -15,6 +16,9 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from dpdm_jax.diffusion import spectrum
 
 Params = Any
 #: ``apply(params, x [n,h,w,c], c_noise [n], label [n]) -> [n,h,w,c]``
@@ -24,8 +28,15 @@ Denoiser = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Parameterization(Protocol):
-    """Functions of the noise level sigma > 0, elementwise on arrays of any shape."""
+    """What is scaled, and by what.
 
+    ``analyse`` and ``synthesise``, its inverse, map images [n, h, w, c] to what is
+    scaled and back. The others are functions of the noise level sigma > 0, elementwise
+    on arrays of any shape that broadcasts with what is scaled.
+    """
+
+    def analyse(self, x: jax.Array) -> jax.Array: ...
+    def synthesise(self, scaled: jax.Array) -> jax.Array: ...
     def c_skip(self, sigma: jax.Array) -> jax.Array: ...
     def c_out(self, sigma: jax.Array) -> jax.Array: ...
     def c_in(self, sigma: jax.Array) -> jax.Array: ...
@@ -33,8 +44,18 @@ class Parameterization(Protocol):
     def loss_weight(self, sigma: jax.Array) -> jax.Array: ...
 
 
+class PixelParameterization:
+    """Scales pixels as they are."""
+
+    def analyse(self, x: jax.Array) -> jax.Array:
+        return x
+
+    def synthesise(self, scaled: jax.Array) -> jax.Array:
+        return scaled
+
+
 @dataclasses.dataclass(frozen=True)
-class EDM:
+class EDM(PixelParameterization):
     """Karras et al. 2022, table 1; DPDM fixes sigma_data to the std of U[-1, 1].
 
     Attributes:
@@ -61,7 +82,7 @@ class EDM:
 
 
 @dataclasses.dataclass(frozen=True)
-class V:
+class V(PixelParameterization):
     """v-prediction (Salimans and Ho 2022); ``F`` predicts minus their v."""
 
     def c_skip(self, sigma: jax.Array) -> jax.Array:
@@ -81,7 +102,7 @@ class V:
 
 
 @dataclasses.dataclass(frozen=True)
-class VE:
+class VE(PixelParameterization):
     """Variance exploding (Song et al. 2021); ``F`` predicts minus the unit noise."""
 
     def c_skip(self, sigma: jax.Array) -> jax.Array:
@@ -101,7 +122,7 @@ class VE:
 
 
 @dataclasses.dataclass(frozen=True)
-class VP:
+class VP(PixelParameterization):
     """Variance preserving (Song et al. 2021); ``F`` predicts the unit noise.
 
     Attributes:
@@ -138,6 +159,66 @@ class VP:
         return 1.0 / sigma**2
 
 
+@dataclasses.dataclass(frozen=True)
+class SpectralEDM:
+    """EDM's scalings for each frequency of the image, by an assumed spectrum.
+
+    EDM (Karras et al. 2022, table 1) gives what a network is to predict unit variance
+    if all pixels have one variance. Those of images do not: nearly all of it lies in
+    low frequencies, and EDM's network has to learn to take the noise out of the others.
+    Here ``sigma_data`` depends on the frequency, so that a network of zeros is the
+    Wiener filter of the spectrum, and what remains to be learned needs fewer steps. The
+    network sees and predicts coefficients of the discrete cosine transform; the loss
+    stays EDM's, on pixels.
+
+    Attributes:
+        height: of images, in pixels.
+        width: of images, in pixels.
+        sigma_data: assumed standard deviation of pixels, > 0.
+        mean_data: assumed mean of pixels, in [-1, 1].
+        corner: see ``spectrum.falling_spectrum``.
+
+    The last three are public constants: they must not be measured on private images.
+    """
+
+    height: int
+    width: int
+    sigma_data: float = 3**-0.5
+    mean_data: float = 0.0
+    corner: float = 5.0
+
+    def analyse(self, x: jax.Array) -> jax.Array:
+        rows, columns = self._transforms()
+        return jnp.einsum("ui,nijc,vj->nuvc", rows, x - self.mean_data, columns)
+
+    def synthesise(self, scaled: jax.Array) -> jax.Array:
+        rows, columns = self._transforms()
+        x = jnp.einsum("ui,nuvc,vj->nijc", rows, scaled, columns)
+        return x + self.mean_data
+
+    def c_skip(self, sigma: jax.Array) -> jax.Array:
+        return self._of_frequencies().c_skip(sigma)
+
+    def c_out(self, sigma: jax.Array) -> jax.Array:
+        return self._of_frequencies().c_out(sigma)
+
+    def c_in(self, sigma: jax.Array) -> jax.Array:
+        return self._of_frequencies().c_in(sigma)
+
+    def c_noise(self, sigma: jax.Array) -> jax.Array:
+        return EDM(self.sigma_data).c_noise(sigma)
+
+    def loss_weight(self, sigma: jax.Array) -> jax.Array:
+        return EDM(self.sigma_data).loss_weight(sigma)
+
+    def _transforms(self) -> tuple[np.ndarray, np.ndarray]:
+        return spectrum.dct_matrix(self.height), spectrum.dct_matrix(self.width)
+
+    def _of_frequencies(self) -> EDM:
+        stds = spectrum.falling_spectrum(self.height, self.width, self.corner)
+        return EDM(self.sigma_data * stds)
+
+
 def make_denoiser(apply: NetworkApply, parameterization: Parameterization) -> Denoiser:
     """Wraps a raw network as a denoiser.
 
@@ -156,7 +237,8 @@ def make_denoiser(apply: NetworkApply, parameterization: Parameterization) -> De
     ) -> jax.Array:
         s = sigma[:, None, None, None]
         p = parameterization
-        raw = apply(params, p.c_in(s) * x, p.c_noise(sigma), label)
-        return p.c_skip(s) * x + p.c_out(s) * raw
+        scaled = p.analyse(x)
+        raw = apply(params, p.c_in(s) * scaled, p.c_noise(sigma), label)
+        return p.synthesise(p.c_skip(s) * scaled + p.c_out(s) * raw)
 
     return denoise

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import ml_collections
 
 from dpdm_jax import validate
-from dpdm_jax.networks import mlp, ncsnpp, patches, transformer
+from dpdm_jax.networks import frequencies, mlp, ncsnpp, patches, transformer
 from dpdm_jax.networks.network import Network
 
 #: A builder reads its own fields of ``config.network``.
@@ -27,7 +27,7 @@ def build_network(
 
     Args:
         config: ``config.network``; ``name`` picks the builder, which reads the rest but
-            for ``patch_size``.
+            for ``patch_size`` and ``num_frequencies``.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
 
@@ -38,6 +38,9 @@ def build_network(
         InputError: the name is unknown, or the builder refuses a field.
     """
     validate.one_of("network.name", config.name, BUILDERS)
-    shape = patches.folded_shape(tuple(image_shape), config.patch_size)
+    image_shape = tuple(image_shape)
+    shape = frequencies.seen_shape(image_shape, config.num_frequencies)
+    shape = patches.folded_shape(shape, config.patch_size)
     network = BUILDERS[config.name](config, shape, num_classes)
-    return patches.on_patches(network, config.patch_size)
+    network = patches.on_patches(network, config.patch_size)
+    return frequencies.on_lowest(network, image_shape)

@@ -5,7 +5,13 @@ import pytest
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.diffusion.discretizations import cosine_grid, edm_grid, log_uniform_grid
 from dpdm_jax.diffusion.noise_levels import CosineTime, LogNormal, LogUniform, VPTime
-from dpdm_jax.diffusion.parameterizations import EDM, VE, VP, V
+from dpdm_jax.diffusion.parameterizations import (
+    EDM,
+    VE,
+    VP,
+    SpectralEDM,
+    V,
+)
 from dpdm_jax.diffusion.samplers import DDIM, Heun
 from dpdm_jax.errors import InputError
 
@@ -15,6 +21,8 @@ def diffusion(**changes):
         "parameterization": "edm",
         "noise_levels": "log_normal",
         "sigma_data": 0.6,
+        "mean_data": -0.5,
+        "corner": 3.0,
         "p_mean": -1.0,
         "p_std": 1.5,
         "min_log_snr": -8.0,
@@ -50,10 +58,17 @@ def sampler(**changes):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("edm", EDM(0.6)), ("v", V()), ("ve", VE()), ("vp", VP(0.2, 18.0, 500.0))],
+    [
+        ("edm", EDM(0.6)),
+        ("v", V()),
+        ("ve", VE()),
+        ("vp", VP(0.2, 18.0, 500.0)),
+        ("edm_dct", SpectralEDM(6, 8, 0.6, -0.5, 3.0)),
+    ],
 )
 def test_parameterization_by_name(name, expected):
-    assert from_config.parameterization(diffusion(parameterization=name)) == expected
+    config = diffusion(parameterization=name)
+    assert from_config.parameterization(config, (6, 8, 1)) == expected
 
 
 @pytest.mark.parametrize(
@@ -153,6 +168,21 @@ def test_unknown_preset_lists_the_known_ones():
             "num_timesteps is 0.0; allowed: .* > 0",
         ),
         (
+            "parameterization",
+            {"parameterization": "edm_dct", "sigma_data": -1.0},
+            "sigma_data is -1.0; allowed: .* > 0",
+        ),
+        (
+            "parameterization",
+            {"parameterization": "edm_dct", "mean_data": 1.5},
+            "mean_data is 1.5; allowed: .* <= 1",
+        ),
+        (
+            "parameterization",
+            {"parameterization": "edm_dct", "corner": 0.0},
+            "corner is 0.0; allowed: .* > 0",
+        ),
+        (
             "noise_levels",
             {"noise_levels": "x"},
             "'x'; allowed: log_normal, cosine, log_uniform, vp_time",
@@ -204,9 +234,9 @@ def test_unknown_preset_lists_the_known_ones():
 )
 def test_bad_field_is_refused_with_what_is_allowed(build, changes, message):
     make = sampler if build == "sampler" else diffusion
-    config = make(**changes)
+    shape = ((8, 8, 1),) if build == "parameterization" else ()
     with pytest.raises(InputError, match=message):
-        getattr(from_config, build)(config)
+        getattr(from_config, build)(make(**changes), *shape)
 
 
 def test_heun_may_churn_without_upper_end():
