@@ -36,19 +36,20 @@ def get_config() -> ml_collections.ConfigDict:
     data.resize = "lanczos"  # lanczos | bicubic | bilinear | box
 
     config.network = network = ml_collections.ConfigDict()
-    network.name = "ncsnpp"  # ncsnpp (DDPM++, convolutions) | mlp | transformer
+    network.name = "ncsnpp"  # ncsnpp (DDPM++) | mlp | mixer | transformer
     network.base_width = 32  # channels at full resolution
     network.channel_multipliers = (1, 2, 2)  # one entry per resolution
     network.num_res_blocks = 2  # per resolution on the way down, one more on the way up
     network.attention_resolutions = (7,)  # feature widths that get attention
-    network.hidden_width = 128  # mlp: of a hidden layer; transformer: of a pixel
-    network.num_blocks = 2  # mlp, transformer: residual blocks
+    network.hidden_width = 128  # mlp: of a layer; mixer, transformer: of a pixel
+    network.num_blocks = 2  # mlp, mixer, transformer: residual blocks
+    # mlp, mixer, transformer: factor of the embeddings of noise level and label. All
+    # weights get the same noise; above 1 these, of small gradients, gain against it.
+    network.condition_gain = 1.0
     network.num_heads = 4  # transformer
     # Side of the squares of pixels that the network sees as one pixel with more
     # channels; divides the image's sides. Widths and resolutions are counted in those.
     network.patch_size = 1
-    # edm_dct: lowest frequencies along each side that the network sees; 0 for all.
-    network.num_frequencies = 0
     network.dtype = "float32"  # of the computation; parameters are always float32
 
     config.diffusion = diffusion = ml_collections.ConfigDict()

@@ -10,7 +10,6 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.diffusion import from_config, losses, noise_levels, parameterizations
-from dpdm_jax.errors import InputError
 from dpdm_jax.networks import Network, build_network
 
 
@@ -83,12 +82,6 @@ def build_model(
     """
     network = build_network(config.network, image_shape, num_classes)
     parameterization = from_config.parameterization(config.diffusion, image_shape)
-    count = config.network.num_frequencies
-    if count and config.diffusion.parameterization != "edm_dct":
-        raise InputError(
-            f"network.num_frequencies is {count}; allowed where "
-            "diffusion.parameterization is not edm_dct: 0."
-        )
     return Model(
         network=network,
         parameterization=parameterization,

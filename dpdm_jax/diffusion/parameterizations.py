@@ -30,10 +30,16 @@ Denoiser = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
 class Parameterization(Protocol):
     """What is scaled, and by what.
 
-    ``analyse`` and ``synthesise``, its inverse, map images [n, h, w, c] to what is
-    scaled and back. The others are functions of the noise level sigma > 0, elementwise
-    on arrays of any shape that broadcasts with what is scaled.
+    ``analyse`` and ``synthesise``, its inverse, map images [n, h, w, c] linearly to
+    what c_skip and c_out scale, and back. The others are functions of the noise level
+    sigma > 0, elementwise on arrays of any shape that broadcasts with images.
+
+    Attributes:
+        mean_data: assumed mean of pixels, in [-1, 1]; images are centred by it. A
+            public constant: it must not be measured on private images.
     """
+
+    mean_data: float
 
     def analyse(self, x: jax.Array) -> jax.Array: ...
     def synthesise(self, scaled: jax.Array) -> jax.Array: ...
@@ -45,7 +51,9 @@ class Parameterization(Protocol):
 
 
 class PixelParameterization:
-    """Scales pixels as they are."""
+    """Scales pixels as they are, as the papers do."""
+
+    mean_data = 0.0
 
     def analyse(self, x: jax.Array) -> jax.Array:
         return x
@@ -161,15 +169,14 @@ class VP(PixelParameterization):
 
 @dataclasses.dataclass(frozen=True)
 class SpectralEDM:
-    """EDM's scalings for each frequency of the image, by an assumed spectrum.
+    """EDM's scalings of what is predicted, for each frequency by an assumed spectrum.
 
     EDM (Karras et al. 2022, table 1) gives what a network is to predict unit variance
-    if all pixels have one variance. Those of images do not: nearly all of it lies in
-    low frequencies, and EDM's network has to learn to take the noise out of the others.
-    Here ``sigma_data`` depends on the frequency, so that a network of zeros is the
-    Wiener filter of the spectrum, and what remains to be learned needs fewer steps. The
-    network sees and predicts coefficients of the discrete cosine transform; the loss
-    stays EDM's, on pixels.
+    if all frequencies of an image have one variance. They do not: nearly all of it lies
+    in low ones, and EDM's network has to learn to take the noise out of the others.
+    Here ``sigma_data`` depends on the frequency in c_skip and c_out, so that a network
+    of zeros is the Wiener filter of the spectrum, and what remains to be learned needs
+    fewer steps. What the network sees, and the loss, stay EDM's.
 
     Attributes:
         height: of images, in pixels.
@@ -189,21 +196,22 @@ class SpectralEDM:
 
     def analyse(self, x: jax.Array) -> jax.Array:
         rows, columns = self._transforms()
-        return jnp.einsum("ui,nijc,vj->nuvc", rows, x - self.mean_data, columns)
+        return jnp.einsum("ui,nijc,vj->nuvc", rows, x, columns)
 
     def synthesise(self, scaled: jax.Array) -> jax.Array:
         rows, columns = self._transforms()
-        x = jnp.einsum("ui,nuvc,vj->nijc", rows, scaled, columns)
-        return x + self.mean_data
+        return jnp.einsum("ui,nuvc,vj->nijc", rows, scaled, columns)
 
     def c_skip(self, sigma: jax.Array) -> jax.Array:
-        return self._of_frequencies().c_skip(sigma)
+        variances = self._stds() ** 2
+        return variances / (sigma**2 + variances)
 
     def c_out(self, sigma: jax.Array) -> jax.Array:
-        return self._of_frequencies().c_out(sigma)
+        stds = self._stds()
+        return sigma * stds / jnp.sqrt(sigma**2 + stds**2)
 
     def c_in(self, sigma: jax.Array) -> jax.Array:
-        return self._of_frequencies().c_in(sigma)
+        return EDM(self.sigma_data).c_in(sigma)
 
     def c_noise(self, sigma: jax.Array) -> jax.Array:
         return EDM(self.sigma_data).c_noise(sigma)
@@ -214,9 +222,10 @@ class SpectralEDM:
     def _transforms(self) -> tuple[np.ndarray, np.ndarray]:
         return spectrum.dct_matrix(self.height), spectrum.dct_matrix(self.width)
 
-    def _of_frequencies(self) -> EDM:
-        stds = spectrum.falling_spectrum(self.height, self.width, self.corner)
-        return EDM(self.sigma_data * stds)
+    def _stds(self) -> np.ndarray:
+        return self.sigma_data * spectrum.falling_spectrum(
+            self.height, self.width, self.corner
+        )
 
 
 def make_denoiser(apply: NetworkApply, parameterization: Parameterization) -> Denoiser:
@@ -237,8 +246,9 @@ def make_denoiser(apply: NetworkApply, parameterization: Parameterization) -> De
     ) -> jax.Array:
         s = sigma[:, None, None, None]
         p = parameterization
-        scaled = p.analyse(x)
-        raw = apply(params, p.c_in(s) * scaled, p.c_noise(sigma), label)
-        return p.synthesise(p.c_skip(s) * scaled + p.c_out(s) * raw)
+        x = x - p.mean_data
+        raw = apply(params, p.c_in(s) * x, p.c_noise(sigma), label)
+        clean = p.c_skip(s) * p.analyse(x) + p.c_out(s) * p.analyse(raw)
+        return p.synthesise(clean) + p.mean_data
 
     return denoise

@@ -29,6 +29,28 @@ def positional(c_noise: jax.Array, channels: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
+def pixel_positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Sines and cosines of row and column, constants that need not be learnt.
+
+    Args:
+        rows: of the image.
+        columns: of the image.
+        width: features of a pixel, a multiple of 4.
+
+    Returns:
+        float32 [rows * columns, width]; the frequencies fall from 1 to 1 / 100.
+    """
+    frequencies = 100.0 ** -(np.arange(width // 4) / (width // 4))
+
+    def embed(count: int) -> np.ndarray:
+        angles = np.arange(count)[:, None] * frequencies
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    by_row = np.repeat(embed(rows), columns, axis=0)
+    by_column = np.tile(embed(columns), (rows, 1))
+    return np.concatenate([by_row, by_column], axis=1).astype(np.float32)
+
+
 class NoiseAndLabelEmbedding(nnx.Module):
     """Embeds noise condition and label; the last row of the table is the null label.
 

@@ -173,13 +173,19 @@ def dense(
 
 
 def embed(
-    num_embeddings: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    num_embeddings: int,
+    channels: int,
+    *,
+    std: float = 1.0,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
 ) -> nnx.Embed:
-    """Table of unit normal vectors; an index outside the table gives NaN.
+    """Table of normal vectors; an index outside the table gives NaN.
 
     Args:
         num_embeddings: rows of the table.
         channels: length of a row.
+        std: initial standard deviation.
         dtype: of the result; the table is float32.
         rngs: asked for by Flax, not used.
 
@@ -191,7 +197,7 @@ def embed(
         channels,
         dtype=dtype,
         embedding_init=_placeholder,
-        embedding_metadata={LAW: unit_normal},
+        embedding_metadata={LAW: lambda u: std * unit_normal(u)},
         rngs=rngs,
     )
 

@@ -10,47 +10,12 @@ from jax.typing import DTypeLike
 
 from dpdm_jax import validate
 from dpdm_jax.networks import layers, network
+from dpdm_jax.networks.conditioned import ConditionedMLP
 from dpdm_jax.networks.embeddings import positional
 from dpdm_jax.networks.normalization import unit_variance
 
-
-class ResidualMLPBlock(nnx.Module):
-    """Normalise, hidden layer shifted by noise level and label, SiLU, back; residual.
-
-    Noise level and label act on the hidden layer directly: under the noise of private
-    training a deeper embedding learns too slowly to tell the classes apart.
-
-    Args:
-        width: features of the input and of the hidden layer.
-        base_width: channels of the positional embedding.
-        num_classes: 0 for a network without labels.
-        dtype: of the computation.
-        rngs: see ``layers.dense``.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        base_width: int,
-        num_classes: int,
-        *,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        make = {"dtype": dtype, "rngs": rngs}
-        self.hidden = layers.dense(width, width, **make)
-        self.noise = layers.dense(base_width, width, **make)
-        if num_classes > 0:
-            self.label = layers.embed(num_classes + 1, width, **make)
-        self.output = layers.dense(width, width, scale=0.01, **make)
-        self.num_classes = num_classes
-
-    def __call__(self, x: jax.Array, noise: jax.Array, label: jax.Array) -> jax.Array:
-        """Applies the block: [n, width], [n, base_width], [n] -> [n, width]."""
-        h = self.hidden(unit_variance(x)) + self.noise(noise)
-        if self.num_classes > 0:
-            h = h + self.label(label)
-        return x + self.output(nnx.silu(h))
+# A branch starts small beside the residual stream.
+_BRANCH_SCALE = 0.01
 
 
 class MLP(nnx.Module):
@@ -65,6 +30,7 @@ class MLP(nnx.Module):
         base_width: channels of the positional embedding of the noise level.
         hidden_width: features of the blocks.
         num_blocks: how many blocks.
+        condition_gain: see ``ConditionedMLP``.
         dtype: of the computation; parameters are float32.
         rngs: see ``layers.dense``.
     """
@@ -77,6 +43,7 @@ class MLP(nnx.Module):
         base_width: int,
         hidden_width: int,
         num_blocks: int,
+        condition_gain: float,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -86,8 +53,14 @@ class MLP(nnx.Module):
         self.input = layers.dense(pixels, hidden_width, **make)
         self.blocks = nnx.Dict(
             {
-                f"block_{i}": ResidualMLPBlock(
-                    hidden_width, base_width, num_classes, **make
+                f"block_{i}": ConditionedMLP(
+                    hidden_width,
+                    hidden_width,
+                    base_width,
+                    num_classes,
+                    condition_gain=condition_gain,
+                    scale=_BRANCH_SCALE,
+                    **make,
                 )
                 for i in range(num_blocks)
             }
@@ -101,7 +74,7 @@ class MLP(nnx.Module):
         noise = positional(c_noise, self.base_width)
         h = self.input(x.reshape(x.shape[0], -1))
         for block in self.blocks.values():
-            h = block(h, noise, label)
+            h = h + block(unit_variance(h), noise, label)
         return self.output(unit_variance(h)).reshape(x.shape).astype(jnp.float32)
 
 
@@ -113,7 +86,8 @@ def build(
     """Builds the network that a config describes.
 
     Args:
-        config: ``config.network``; reads base_width, hidden_width, num_blocks, dtype.
+        config: ``config.network``; reads base_width, hidden_width, num_blocks,
+            condition_gain, dtype.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
 
@@ -123,6 +97,7 @@ def build(
     validate.integer("network.base_width", config.base_width, minimum=4)
     validate.integer("network.hidden_width", config.hidden_width, minimum=1)
     validate.integer("network.num_blocks", config.num_blocks, minimum=0)
+    validate.real("network.condition_gain", config.condition_gain, above=0)
     validate.one_of("network.dtype", config.dtype, network.DTYPES)
     return network.from_module(
         lambda rngs: MLP(
@@ -131,6 +106,7 @@ def build(
             base_width=config.base_width,
             hidden_width=config.hidden_width,
             num_blocks=config.num_blocks,
+            condition_gain=config.condition_gain,
             dtype=network.DTYPES[config.dtype],
             rngs=rngs,
         ),

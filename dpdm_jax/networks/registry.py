@@ -5,13 +5,14 @@ from collections.abc import Callable
 import ml_collections
 
 from dpdm_jax import validate
-from dpdm_jax.networks import frequencies, mlp, ncsnpp, patches, transformer
+from dpdm_jax.networks import mixer, mlp, ncsnpp, patches, transformer
 from dpdm_jax.networks.network import Network
 
 #: A builder reads its own fields of ``config.network``.
 Builder = Callable[[ml_collections.ConfigDict, tuple[int, int, int], int], Network]
 
 BUILDERS: dict[str, Builder] = {
+    "mixer": mixer.build,
     "mlp": mlp.build,
     "ncsnpp": ncsnpp.build,
     "transformer": transformer.build,
@@ -27,7 +28,7 @@ def build_network(
 
     Args:
         config: ``config.network``; ``name`` picks the builder, which reads the rest but
-            for ``patch_size`` and ``num_frequencies``.
+            for ``patch_size``.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
 
@@ -38,9 +39,6 @@ def build_network(
         InputError: the name is unknown, or the builder refuses a field.
     """
     validate.one_of("network.name", config.name, BUILDERS)
-    image_shape = tuple(image_shape)
-    shape = frequencies.seen_shape(image_shape, config.num_frequencies)
-    shape = patches.folded_shape(shape, config.patch_size)
+    shape = patches.folded_shape(tuple(image_shape), config.patch_size)
     network = BUILDERS[config.name](config, shape, num_classes)
-    network = patches.on_patches(network, config.patch_size)
-    return frequencies.on_lowest(network, image_shape)
+    return patches.on_patches(network, config.patch_size)

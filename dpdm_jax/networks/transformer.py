@@ -9,14 +9,14 @@ import math
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import layers, network
-from dpdm_jax.networks.embeddings import positional
+from dpdm_jax.networks.conditioned import ConditionedMLP
+from dpdm_jax.networks.embeddings import pixel_positions, positional
 from dpdm_jax.networks.normalization import unit_variance
 
 # A branch starts small beside the residual stream.
@@ -26,14 +26,12 @@ _BRANCH_SCALE = 0.01
 class TransformerBlock(nnx.Module):
     """Attention between pixels, then a hidden layer on each; both residual.
 
-    Noise level and label act on the hidden layer directly: under the noise of private
-    training a deeper embedding learns too slowly to tell the classes apart.
-
     Args:
         width: features of a pixel.
         num_heads: divides ``width``.
         base_width: channels of the positional embedding of the noise level.
         num_classes: 0 for a network without labels.
+        condition_gain: see ``ConditionedMLP``.
         dtype: of the computation.
         rngs: see ``layers.dense``.
     """
@@ -45,19 +43,23 @@ class TransformerBlock(nnx.Module):
         base_width: int,
         num_classes: int,
         *,
+        condition_gain: float,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         make = {"dtype": dtype, "rngs": rngs}
         self.num_heads = num_heads
-        self.num_classes = num_classes
         self.query_key_value = layers.dense(width, 3 * width, **make)
         self.attended = layers.dense(width, width, scale=_BRANCH_SCALE, **make)
-        self.hidden = layers.dense(width, 2 * width, **make)
-        self.noise = layers.dense(base_width, 2 * width, **make)
-        if num_classes > 0:
-            self.label = layers.embed(num_classes + 1, 2 * width, **make)
-        self.output = layers.dense(2 * width, width, scale=_BRANCH_SCALE, **make)
+        self.mlp = ConditionedMLP(
+            width,
+            2 * width,
+            base_width,
+            num_classes,
+            condition_gain=condition_gain,
+            scale=_BRANCH_SCALE,
+            **make,
+        )
 
     def __call__(self, x: jax.Array, noise: jax.Array, label: jax.Array) -> jax.Array:
         """Applies the block.
@@ -74,13 +76,7 @@ class TransformerBlock(nnx.Module):
         heads = heads.reshape(*x.shape[:2], 3, self.num_heads, -1)
         attended = layers.attend(*heads.transpose(2, 0, 3, 1, 4))
         x = x + self.attended(attended.swapaxes(1, 2).reshape(x.shape))
-        condition = self.noise(noise)
-        if self.num_classes > 0:
-            condition = condition + self.label(label)
-        # Wide, since the condition's gradient is a sum over pixels.
-        wide = self.hidden(unit_variance(x)).astype(jnp.float32)
-        h = (wide + condition.astype(jnp.float32)[:, None]).astype(x.dtype)
-        return x + self.output(nnx.silu(h))
+        return x + self.mlp(unit_variance(x), noise, label)
 
 
 class Transformer(nnx.Module):
@@ -93,6 +89,7 @@ class Transformer(nnx.Module):
         hidden_width: features of a pixel, a multiple of 4 and of ``num_heads``.
         num_heads: of the attention.
         num_blocks: how many blocks.
+        condition_gain: see ``ConditionedMLP``.
         dtype: of the computation; parameters are float32.
         rngs: see ``layers.dense``.
     """
@@ -106,6 +103,7 @@ class Transformer(nnx.Module):
         hidden_width: int,
         num_heads: int,
         num_blocks: int,
+        condition_gain: float,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -115,7 +113,12 @@ class Transformer(nnx.Module):
         self.blocks = nnx.Dict(
             {
                 f"block_{i}": TransformerBlock(
-                    hidden_width, num_heads, base_width, num_classes, **make
+                    hidden_width,
+                    num_heads,
+                    base_width,
+                    num_classes,
+                    condition_gain=condition_gain,
+                    **make,
                 )
                 for i in range(num_blocks)
             }
@@ -129,24 +132,10 @@ class Transformer(nnx.Module):
         noise = positional(c_noise, self.base_width)
         n, height, width, channels = x.shape
         h = self.input(x.reshape(n, height * width, channels))
-        # Constants: what is known beforehand need not be learnt under noise.
-        h = h + _positions(height, width, h.shape[-1]).astype(h.dtype)
+        h = h + pixel_positions(height, width, h.shape[-1]).astype(h.dtype)
         for block in self.blocks.values():
             h = block(h, noise, label)
         return self.output(unit_variance(h)).reshape(x.shape).astype(jnp.float32)
-
-
-def _positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Sines and cosines of row and column: float32 [rows * columns, width]."""
-    frequencies = 100.0 ** -(np.arange(width // 4) / (width // 4))
-
-    def embed(count: int) -> np.ndarray:
-        angles = np.arange(count)[:, None] * frequencies
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-
-    by_row = np.repeat(embed(rows), columns, axis=0)
-    by_column = np.tile(embed(columns), (rows, 1))
-    return np.concatenate([by_row, by_column], axis=1).astype(np.float32)
 
 
 def build(
@@ -158,7 +147,7 @@ def build(
 
     Args:
         config: ``config.network``; reads base_width, hidden_width, num_blocks,
-            num_heads, dtype.
+            num_heads, condition_gain, dtype.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
 
@@ -169,6 +158,7 @@ def build(
     validate.integer("network.num_blocks", config.num_blocks, minimum=0)
     validate.integer("network.num_heads", config.num_heads, minimum=1)
     validate.integer("network.hidden_width", config.hidden_width, minimum=4)
+    validate.real("network.condition_gain", config.condition_gain, above=0)
     validate.one_of("network.dtype", config.dtype, network.DTYPES)
     multiple = math.lcm(4, config.num_heads)
     if config.hidden_width % multiple:
@@ -184,6 +174,7 @@ def build(
             hidden_width=config.hidden_width,
             num_heads=config.num_heads,
             num_blocks=config.num_blocks,
+            condition_gain=config.condition_gain,
             dtype=network.DTYPES[config.dtype],
             rngs=rngs,
         ),

@@ -1,6 +1,6 @@
 """Samples a committed release and trains the protocol's CNN on the images.
 
-python -m experiments.mnist_cpu.check --data=FOLDER [--release=eps10] [--images=10000]
+python -m experiments.mnist_cpu.check --data=FOLDER [--release=mnist_eps10]
 
 FOLDER holds the IDX files of the data that the release was trained on. Prints one JSON
 line: accuracy on the real test images, and fid_lenet.
@@ -8,7 +8,6 @@ line: accuracy on the real test images, and fid_lenet.
 
 import argparse
 import json
-import pathlib
 import time
 from collections.abc import Sequence
 
@@ -21,15 +20,14 @@ from dpdm_jax import load_release  # noqa: E402
 from dpdm_jax.errors import InputError  # noqa: E402
 from dpdm_jax.evaluation import downstream, image_sets, metrics  # noqa: E402
 from experiments.benchmarks import machine  # noqa: E402
-
-RELEASES = pathlib.Path(__file__).parent / "releases"
+from experiments.mnist_cpu.runs import RELEASES, RUNS  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Samples, trains, tests and prints."""
     parser = argparse.ArgumentParser(prog="python -m experiments.mnist_cpu.check")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--release", default="eps10", help="a folder in releases/")
+    parser.add_argument("--release", choices=RUNS, default="mnist_eps10")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--classifier", default="cnn")

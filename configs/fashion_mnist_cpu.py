@@ -1,0 +1,20 @@
+"""Fashion-MNIST on two CPU cores: as MNIST there, but for data, draws and steps.
+
+experiments/mnist_cpu says what it reaches, and on what machine.
+
+    python -m dpdm_jax.main --config=configs/fashion_mnist_cpu.py:eps=10
+"""
+
+import ml_collections
+
+from configs import mnist_cpu
+
+
+def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
+    """Returns the config of a budget, one of ``configs/mnist.py``'s."""
+    config = mnist_cpu.get_config(variant)
+    config.name = f"fashion_{config.name}"
+    config.data.name = "fashion_mnist"
+    # Garments on black. Assumed, not measured.
+    config.diffusion.mean_data = -0.5
+    return config

@@ -1,0 +1,75 @@
+"""The layer by which noise level and label enter networks of matrix products."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from dpdm_jax.networks import layers
+
+
+class ConditionedMLP(nnx.Module):
+    """Hidden layer shifted by noise level and label, SiLU, and back.
+
+    Noise level and label act on the hidden layer directly: under the noise of private
+    training a deeper embedding learns too slowly to tell the classes apart.
+
+    Args:
+        width: features of the input and of the output.
+        hidden_width: features of the hidden layer.
+        base_width: channels of the positional embedding of the noise level.
+        num_classes: 0 for a network without labels.
+        condition_gain: factor of the shift, whose weights start so much smaller.
+            Private training adds the same noise to every weight: above 1 these, whose
+            gradients are small, gain against it.
+        scale: factor of the initial variance of the way back, small where the result is
+            added to a residual stream.
+        dtype: of the computation.
+        rngs: see ``layers.dense``.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden_width: int,
+        base_width: int,
+        num_classes: int,
+        *,
+        condition_gain: float,
+        scale: float,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        make = {"dtype": dtype, "rngs": rngs}
+        self.hidden = layers.dense(width, hidden_width, **make)
+        self.noise = layers.dense(
+            base_width, hidden_width, scale=condition_gain**-2, **make
+        )
+        if num_classes > 0:
+            self.label = layers.embed(
+                num_classes + 1, hidden_width, std=1 / condition_gain, **make
+            )
+        self.output = layers.dense(hidden_width, width, scale=scale, **make)
+        self.num_classes = num_classes
+        self.condition_gain = condition_gain
+
+    def __call__(self, x: jax.Array, noise: jax.Array, label: jax.Array) -> jax.Array:
+        """Applies the layer.
+
+        Args:
+            x: [n, width] or [n, rows, width]; all rows are shifted alike.
+            noise: [n, base_width].
+            label: int32 [n].
+
+        Returns:
+            As x.
+        """
+        shift = self.noise(noise)
+        if self.num_classes > 0:
+            shift = shift + self.label(label)
+        # Wide, since the shift's gradient is a sum over rows.
+        shift = self.condition_gain * shift.astype(jnp.float32)
+        if x.ndim == 3:
+            shift = shift[:, None]
+        h = self.hidden(x).astype(jnp.float32) + shift
+        return self.output(nnx.silu(h.astype(x.dtype)))
