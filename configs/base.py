@@ -50,6 +50,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Side of the squares of pixels that the network sees as one pixel with more
     # channels; divides the image's sides. Widths and resolutions are counted in those.
     network.patch_size = 1
+    # Adds an MLP of one block on so many of the lowest frequencies along each side.
+    network.low_frequencies = 0
+    network.low_frequency_width = 128  # of that MLP's hidden layers
     network.dtype = "float32"  # of the computation; parameters are always float32
 
     config.diffusion = diffusion = ml_collections.ConfigDict()

@@ -24,6 +24,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.network.hidden_width = 64
     config.network.num_blocks = 4
     config.network.condition_gain = 5.0
+    config.network.low_frequencies = 14
 
     config.diffusion.parameterization = "edm_dct"
     config.diffusion.noise_levels = "log_normal"
@@ -31,7 +32,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     # Bright strokes on black. Assumed, not measured.
     config.diffusion.mean_data = -0.75
     # The shape of a digit is decided at larger noise than a photograph's details.
-    config.diffusion.p_mean = -0.6
+    config.diffusion.p_mean = 0.3
     config.diffusion.stratified = True
 
     draws, batch_size, steps = BUDGETS[config.privacy.epsilon]
@@ -54,7 +55,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.sampler.num_steps = 18
     config.sampler.sigma_min = 0.1
     config.sampler.sigma_max = 40.0
-    config.sampler.guidance = 0.25
+    config.sampler.guidance = 0.0
     config.sampler_presets = ml_collections.ConfigDict()
     config.sample.num_images = 10_000
     config.sample.batch_size = 500

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpdm_jax.diffusion import spectrum
+from dpdm_jax import frequencies
 
 Params = Any
 #: ``apply(params, x [n,h,w,c], c_noise [n], label [n]) -> [n,h,w,c]``
@@ -183,7 +183,7 @@ class SpectralEDM:
         width: of images, in pixels.
         sigma_data: assumed standard deviation of pixels, > 0.
         mean_data: assumed mean of pixels, in [-1, 1].
-        corner: see ``spectrum.falling_spectrum``.
+        corner: see ``frequencies.falling_spectrum``.
 
     The last three are public constants: they must not be measured on private images.
     """
@@ -220,10 +220,10 @@ class SpectralEDM:
         return EDM(self.sigma_data).loss_weight(sigma)
 
     def _transforms(self) -> tuple[np.ndarray, np.ndarray]:
-        return spectrum.dct_matrix(self.height), spectrum.dct_matrix(self.width)
+        return frequencies.dct_matrix(self.height), frequencies.dct_matrix(self.width)
 
     def _stds(self) -> np.ndarray:
-        return self.sigma_data * spectrum.falling_spectrum(
+        return self.sigma_data * frequencies.falling_spectrum(
             self.height, self.width, self.corner
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import ml_collections
 
 from dpdm_jax import validate
-from dpdm_jax.networks import mixer, mlp, ncsnpp, patches, transformer
+from dpdm_jax.networks import low_frequencies, mixer, mlp, ncsnpp, patches, transformer
 from dpdm_jax.networks.network import Network
 
 #: A builder reads its own fields of ``config.network``.
@@ -28,7 +28,7 @@ def build_network(
 
     Args:
         config: ``config.network``; ``name`` picks the builder, which reads the rest but
-            for ``patch_size``.
+            for ``patch_size`` and ``low_frequencies``.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
 
@@ -40,5 +40,19 @@ def build_network(
     """
     validate.one_of("network.name", config.name, BUILDERS)
     shape = patches.folded_shape(tuple(image_shape), config.patch_size)
+    count = config.low_frequencies
+    low_frequencies.check_count(image_shape, count)
     network = BUILDERS[config.name](config, shape, num_classes)
-    return patches.on_patches(network, config.patch_size)
+    network = patches.on_patches(network, config.patch_size)
+    if count == 0:
+        return network
+    seen = (count, count, image_shape[-1])
+    perceptron = mlp.build(_perceptron(config), seen, num_classes)
+    return low_frequencies.with_perceptron(network, perceptron)
+
+
+def _perceptron(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    perceptron = config.copy_and_resolve_references()
+    perceptron.hidden_width = config.low_frequency_width
+    perceptron.num_blocks = 1
+    return perceptron

@@ -12,7 +12,7 @@ from dpdm_jax.diffusion.parameterizations import (
     V,
     make_denoiser,
 )
-from dpdm_jax.diffusion.spectrum import falling_spectrum
+from dpdm_jax.frequencies import falling_spectrum
 
 SIGMAS = jnp.geomspace(1e-3, 90.0, 50)
 ALL = [EDM(), EDM(sigma_data=0.5), V(), VE(), VP()]

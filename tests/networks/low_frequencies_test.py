@@ -1,0 +1,57 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpdm_jax import command_line
+from dpdm_jax.errors import InputError
+from dpdm_jax.frequencies import dct_matrix
+from dpdm_jax.networks import build_network
+
+SHAPE = (6, 8, 2)
+
+
+def config_of(**fields):
+    config = command_line.load_config("configs/digits.py").network
+    config.base_width, config.num_blocks, config.low_frequency_width = 4, 1, 5
+    for field, value in fields.items():
+        config[field] = value
+    return config
+
+
+def network_of(**fields):
+    config = config_of(name="mixer", patch_size=2, hidden_width=12, **fields)
+    return build_network(config, SHAPE, 2)
+
+
+def test_the_perceptron_is_added_on_the_lowest_frequencies():
+    alone, both = network_of(), network_of(low_frequencies=3)
+    perceptron = build_network(config_of(name="mlp", hidden_width=5), (3, 3, 2), 2)
+    assert both.image_shape == SHAPE
+    assert both.num_parameters == alone.num_parameters + perceptron.num_parameters
+    params = jax.tree.map(lambda leaf: leaf + 0.1, both.init(jax.random.key(0)))
+    x = jax.random.normal(jax.random.key(1), (3, *SHAPE))
+    rest = jnp.linspace(-1, 1, 3), jnp.arange(3)
+    added = both.apply(params, x, *rest) - alone.apply(params["network"], x, *rest)
+    rows, columns = dct_matrix(6), dct_matrix(8)
+    coefficients = np.einsum("ui,nijc,vj->nuvc", rows, x, columns)
+    predicted = np.einsum("ui,nijc,vj->nuvc", rows, added, columns)
+    expected = perceptron.apply(
+        params["low_frequencies"], coefficients[:, :3, :3], *rest
+    )
+    np.testing.assert_allclose(predicted[:, :3, :3], expected, atol=1e-5)
+    assert np.abs(expected).min() > 1e-3
+    np.testing.assert_allclose(predicted[:, 3:], 0, atol=1e-5)
+    np.testing.assert_allclose(predicted[:, :, 3:], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("low_frequencies", 7, "is 7; allowed for images of 6x8: 0 to 6"),
+        ("low_frequencies", -1, "low_frequencies is -1"),
+    ],
+)
+def test_bad_counts(field, value, message):
+    with pytest.raises(InputError, match=message):
+        network_of(**{field: value})
