@@ -9,9 +9,11 @@ import ml_collections
 
 from configs import mnist_cpu
 
+VARIANTS = mnist_cpu.VARIANTS
+
 
 def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
-    """Returns the config of a budget, one of ``configs/mnist.py``'s."""
+    """Returns the config of a budget."""
     config = mnist_cpu.get_config(variant)
     config.name = f"fashion_{config.name}"
     config.data.name = "fashion_mnist"

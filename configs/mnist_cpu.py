@@ -9,13 +9,15 @@ import ml_collections
 
 from configs import mnist
 
+VARIANTS = mnist.VARIANTS
+
 #: By epsilon: noise draws per image, nominal batch size, steps. The smaller the budget,
 #: the more is an image's gradient worth beside the time that it takes.
 BUDGETS = {0.2: (16, 300, 150), 1.0: (8, 600, 400), 10.0: (2, 1000, 1200)}
 
 
 def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
-    """Returns the config of a budget, one of ``configs/mnist.py``'s."""
+    """Returns the config of a budget."""
     config = mnist.get_config(variant)
     config.name = config.name.replace("mnist", "mnist_cpu")
 

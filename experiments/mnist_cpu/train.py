@@ -2,9 +2,9 @@
 
 python -m experiments.mnist_cpu.train mnist_eps10 --data=FOLDER [--workdir=DIR]
 
-FOLDER holds the IDX files of MNIST, or of Fashion-MNIST. Writes
-``releases/<name>/`` and ``results/<name>.json``. Started again after an interruption it
-goes on where the run was, and adds up the time.
+FOLDER holds the IDX files of MNIST, or of Fashion-MNIST. Writes ``releases/<name>/``
+and ``results/<name>.json``. Started again after an interruption it goes on where the
+run was; the time is then that of the last process. Other flags go to ``dpdm_jax.main``.
 """
 
 import argparse
@@ -30,39 +30,45 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", choices=RUNS)
     parser.add_argument("--data", required=True, type=pathlib.Path)
     parser.add_argument("--workdir", type=pathlib.Path)
-    arguments = parser.parse_args(argv)
+    arguments, flags = parser.parse_known_args(argv)
     workdir = arguments.workdir or pathlib.Path("runs/mnist_cpu") / arguments.run
     command = [sys.executable, "-m", "dpdm_jax.main", f"--workdir={workdir}"]
     command += [f"--config={RUNS[arguments.run]}"]
     command += ["--config.data.source=idx", f"--config.data.path={arguments.data}"]
-    started = datetime.datetime.now(datetime.UTC)
-    at_start = machine.state()
-    start = time.perf_counter()
-    subprocess.run([*command, "--mode=train"], check=True)
-    part = {
-        "seconds": round(time.perf_counter() - start, 1),
-        "started": started.isoformat(timespec="seconds"),
-        "commit": machine.commit(),
-        "machine": machine.describe()
-        | {"at_start": at_start, "at_end": machine.state()},
-    }
-    parts = workdir / "parts.json"
-    done = json.loads(parts.read_text()) if parts.exists() else []
-    run_dir.write_json(parts, [*done, part])
+    command += flags
+    done = workdir / "training.json"
+    if not done.exists():
+        _train(command, done)
     subprocess.run([*command, "--mode=release"], check=True)
     release = RELEASES / arguments.run
     shutil.rmtree(release, ignore_errors=True)
     shutil.copytree(workdir / run_dir.RELEASE, release)
-    result = {"parts": [*done, part], "curve": _curve(workdir)}
+    result = json.loads(done.read_text()) | {"curve": _curve(workdir)}
     RESULTS.mkdir(exist_ok=True)
     run_dir.write_json(RESULTS / f"{arguments.run}.json", result)
+
+
+def _train(command: list[str], done: pathlib.Path) -> None:
+    started = datetime.datetime.now(datetime.UTC)
+    at_start = machine.state()
+    start = time.perf_counter()
+    subprocess.run([*command, "--mode=train"], check=True)
+    seconds = round(time.perf_counter() - start, 1)
+    states = {"at_start": at_start, "at_end": machine.state()}
+    result = {
+        "seconds": seconds,
+        "started": started.isoformat(timespec="seconds"),
+        "commit": machine.commit(),
+        "machine": machine.describe() | states,
+    }
+    run_dir.write_json(done, result)
 
 
 def _curve(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """The training loss by step: private, were the images not public."""
     lines = (workdir / FILE_NAME).read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    return [{"step": row["step"], "loss": row["loss"]} for row in rows]
+    return [{"step": row["step"], "loss": row["private/loss"]} for row in rows]
 
 
 if __name__ == "__main__":

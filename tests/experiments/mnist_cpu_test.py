@@ -1,35 +1,74 @@
-"""The committed release is small, states its budget, and can be checked."""
+"""The committed releases are small, state their budget, and can be checked."""
 
 import json
 
 import numpy as np
 import pytest
 
-from dpdm_jax import load_release
+from dpdm_jax import command_line, load_release
 from dpdm_jax.release.verify import verify
-from experiments.mnist_cpu import check
+from experiments.mnist_cpu import check, train
+from experiments.mnist_cpu.runs import RELEASES, RESULTS, RUNS
 
-_FOLDERS = sorted(check.RELEASES.iterdir())
+_NAMES = sorted(folder.name for folder in RELEASES.iterdir())
 
 
-@pytest.mark.parametrize("folder", _FOLDERS, ids=lambda folder: folder.name)
-def test_releases_are_small_and_intact(folder):
-    outcome = verify(folder)
+@pytest.mark.parametrize("name", _NAMES)
+def test_releases_are_small_intact_and_of_their_config(name):
+    outcome = verify(RELEASES / name)
     assert outcome.failures == ()
     assert outcome.statement["private"]
-    budget = float(folder.name.removeprefix("eps"))
-    assert float(outcome.statement["epsilon"]) <= budget
-    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 10**6
+    config = command_line.load_config(RUNS[name])
+    assert float(outcome.statement["epsilon"]) <= config.privacy.epsilon
+    assert float(outcome.statement["delta"]) == config.privacy.delta == 1e-5
+    files = (f for f in (RELEASES / name).rglob("*") if f.is_file())
+    assert sum(f.stat().st_size for f in files) < 10**6
+    assert json.loads((RESULTS / f"{name}.json").read_text())["seconds"] > 0
+
+
+def test_a_run_trains_and_releases(tmp_path, monkeypatch):
+    write_idx(tmp_path / "data")
+    monkeypatch.setattr(train, "RELEASES", tmp_path / "releases")
+    monkeypatch.setattr(train, "RESULTS", tmp_path / "results")
+    size = "--config.data.num_examples=50 --config.train.batch_size=25"
+    short = "--config.train.num_steps=10 --config.train.microbatch_size=50"
+    delta = "--config.privacy.delta=1e-3 --config.log.snapshot_every_steps=0"
+    command = ["mnist_eps10", f"--data={tmp_path / 'data'}"]
+    command += [f"--workdir={tmp_path / 'run'}", *f"{size} {short} {delta}".split()]
+    train.main(command)
+    written = tmp_path / "results/mnist_eps10.json"
+    result = json.loads(written.read_text())
+    assert result["seconds"] > 0
+    assert result["curve"][-1]["step"] == 10
+    # What is finished is not trained again.
+    train.main(command)
+    assert json.loads(written.read_text()) == result
+    assert verify(tmp_path / "releases/mnist_eps10").failures == ()
+
+
+def write_idx(folder):
+    """Writes 50 training and 20 test images as MNIST's four files."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, n in ("train", 50), ("t10k", 20):
+        for kind, values in (
+            ("images-idx3", rng.integers(0, 256, (n, 28, 28))),
+            ("labels-idx1", np.arange(n) % 10),
+        ):
+            shape = b"".join(side.to_bytes(4, "big") for side in values.shape)
+            header = bytes([0, 0, 8, values.ndim]) + shape
+            data = header + values.astype(np.uint8).tobytes()
+            (folder / f"{split}-{kind}-ubyte").write_bytes(data)
 
 
 def test_a_release_is_checked(tmp_path, capsys):
     """On its own images in place of real ones, by the cheapest classifier."""
-    images, labels = load_release(_FOLDERS[0]).sample(400, labels="balanced", seed=1)
+    released = load_release(RELEASES / "mnist_eps10")
+    images, labels = released.sample(400, labels="balanced", seed=1)
     assert np.ptp(images) > 200  # there is something to see
     for split in "train", "test":
         np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
-    chosen = f"--release={_FOLDERS[0].name} --images=200 --classifier=logreg"
-    check.main([f"--data={tmp_path}", *chosen.split()])
+    check.main([f"--data={tmp_path}", "--images=200", "--classifier=logreg"])
     result = json.loads(capsys.readouterr().out)
     assert result["images"] == 200
     assert result["accuracy"] > 0.5  # 0.1 by chance
