@@ -8,7 +8,6 @@ ones are not repeated. Prints one JSON object.
 """
 
 import argparse
-import datetime
 import json
 import pathlib
 import subprocess
@@ -77,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/ablations")
     arguments = parser.parse_args(argv)
     fields = COMMON | {"data.source": "idx", "data.path": arguments.data}
-    started = datetime.datetime.now(datetime.UTC)
-    at_start = machine.state()
+    recorder = machine.Recorder()
     rows = []
     runs = [
         (name, variant, seed)
@@ -93,11 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {
         "common": dict(COMMON),
         "rows": rows,
-        "started": started.isoformat(timespec="seconds"),
-        "commit": machine.commit(),
-        "machine": machine.describe() | {"at_start": at_start},
     }
-    print(json.dumps(result, indent=1))
+    print(json.dumps(result | recorder.record(), indent=1))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """What a figure depends on beside the code: machine, its speed just now, versions."""
 
+import datetime
 import importlib.metadata
 import os
 import pathlib
 import platform
 import subprocess
 import time
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +40,27 @@ def state() -> dict[str, float]:
         "load_average": os.getloadavg()[0],
         "matrix_product_gflops": matrix_product_rate(),
     }
+
+
+class Recorder:
+    """Notes how long a run takes, from which commit, and on what machine."""
+
+    def __init__(self) -> None:
+        """Starts the clock; the machine should be as busy as during the run."""
+        self._at_start = state()
+        self._started = datetime.datetime.now(datetime.UTC)
+        self._start = time.perf_counter()
+
+    def record(self) -> dict[str, Any]:
+        """What a committed result says of its origin, as JSON values."""
+        seconds = time.perf_counter() - self._start
+        states = {"at_start": self._at_start, "at_end": state()}
+        return {
+            "seconds": round(seconds, 1),
+            "started": self._started.isoformat(timespec="seconds"),
+            "commit": commit(),
+            "machine": describe() | states,
+        }
 
 
 def describe() -> dict:

@@ -5,13 +5,11 @@ python -m experiments.faults [--points=200] [--seed=0] [--jobs=2] [--json]
 
 import argparse
 import concurrent.futures
-import datetime
 import json
 import os
 import pathlib
 import sys
 import tempfile
-import time
 
 import tqdm
 
@@ -27,8 +25,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="points at the same time")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    started = datetime.datetime.now(datetime.UTC)
-    start = time.perf_counter()
+    recorder = machine.Recorder()
     outcome = points.Outcome()
     with tempfile.TemporaryDirectory() as folder:
         # Compiled once, for all processes; the environment is inherited.
@@ -48,12 +45,7 @@ def main() -> int:
             "operations_of_a_run": operations,
         }
         | vars(outcome)
-        | {
-            "seconds": round(time.perf_counter() - start, 1),
-            "started": started.isoformat(timespec="seconds"),
-            "commit": machine.commit(),
-            "machine": machine.describe(),
-        }
+        | recorder.record()
     )
     if arguments.json:
         print(json.dumps(result, indent=2))

@@ -5,13 +5,11 @@ python -m experiments.fuzz [--files=10000] [--first=0] [--seed=0] [--jobs=2] [--
 
 import argparse
 import concurrent.futures
-import datetime
 import json
 import pathlib
 import queue
 import sys
 import tempfile
-import time
 
 import tqdm
 
@@ -29,8 +27,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=120, help="seconds for a file")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    started = datetime.datetime.now(datetime.UTC)
-    start = time.perf_counter()
+    recorder = machine.Recorder()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         formats.make_files(folder / "undamaged")
@@ -38,12 +35,7 @@ def main() -> int:
     result = (
         {"files": arguments.files, "first": arguments.first, "seed": arguments.seed}
         | cases.summarise(results)
-        | {
-            "seconds": round(time.perf_counter() - start, 1),
-            "started": started.isoformat(timespec="seconds"),
-            "commit": machine.commit(),
-            "machine": machine.describe(),
-        }
+        | recorder.record()
     )
     if arguments.json:
         print(json.dumps(result, indent=2))

@@ -38,11 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         released = load_release(RELEASES / arguments.release)
     except InputError as e:
         parser.error(str(e))
+    recorder = machine.Recorder()
     start = time.perf_counter()
     images, labels = released.sample(
         arguments.images, seed=arguments.seed, preset=arguments.preset
     )
-    sampled = time.perf_counter()
+    sampling_seconds = round(time.perf_counter() - start, 1)
     accuracy = downstream.downstream_accuracy(
         arguments.classifier,
         *downstream.set_apart((images, labels)),
@@ -63,11 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "accuracy": accuracy.mean,
         "fid_lenet": distance["fid_lenet"],
         "fid_lenet_floor": distance["fid_lenet_floor"],
-        "sampling_seconds": round(sampled - start, 1),
-        "seconds": round(time.perf_counter() - start, 1),
-        "commit": machine.commit(),
+        "sampling_seconds": sampling_seconds,
     }
-    print(json.dumps(result))
+    print(json.dumps(result | recorder.record()))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,11 @@ run was; the time is then that of the last process. Other flags go to ``dpdm_jax
 """
 
 import argparse
-import datetime
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,19 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train(command: list[str], done: pathlib.Path) -> None:
-    started = datetime.datetime.now(datetime.UTC)
-    at_start = machine.state()
-    start = time.perf_counter()
+    recorder = machine.Recorder()
     subprocess.run([*command, "--mode=train"], check=True)
-    seconds = round(time.perf_counter() - start, 1)
-    states = {"at_start": at_start, "at_end": machine.state()}
-    result = {
-        "seconds": seconds,
-        "started": started.isoformat(timespec="seconds"),
-        "commit": machine.commit(),
-        "machine": machine.describe() | states,
-    }
-    run_dir.write_json(done, result)
+    run_dir.write_json(done, recorder.record())
 
 
 def _curve(workdir: pathlib.Path) -> list[dict[str, Any]]:

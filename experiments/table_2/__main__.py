@@ -9,7 +9,6 @@ goes to standard error, the result to standard output: one JSON object.
 
 import argparse
 import dataclasses
-import datetime
 import json
 import math
 import pathlib
@@ -46,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         test = image_sets.load(f"{arguments.data}:test")
     except InputError as e:
         parser.error(str(e))
-    started = datetime.datetime.now(datetime.UTC)
-    at_start = machine.state()
+    recorder = machine.Recorder()
     rows = []
     for name in arguments.classifiers:
         for epsilon in arguments.epsilons:
@@ -61,14 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{name} at epsilon {epsilon:g}: {result.mean:.2%} in {seconds:.0f} s",
                 file=sys.stderr,
             )
-    result = {
-        "data": arguments.data.name,
-        "rows": rows,
-        "started": started.isoformat(timespec="seconds"),
-        "commit": machine.commit(),
-        "machine": machine.describe() | {"at_start": at_start},
-    }
-    print(json.dumps(result, indent=1))
+    result = {"data": arguments.data.name, "rows": rows}
+    print(json.dumps(result | recorder.record(), indent=1))
 
 
 def _trained(

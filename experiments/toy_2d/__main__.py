@@ -8,7 +8,6 @@ Jacobians compared. Mixture, networks and training are ours: the paper's are not
 """
 
 import argparse
-import datetime
 import functools
 import json
 import time
@@ -249,17 +248,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.toy_2d")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments = parser.parse_args(argv)
-    started = datetime.datetime.now(datetime.UTC)
+    recorder = machine.Recorder()
     runs = [measure(seed) for seed in arguments.seeds]
     for run in runs[1:]:
         del run["points"]  # one picture is enough
-    result = {
-        "runs": runs,
-        "started": started.isoformat(timespec="seconds"),
-        "commit": machine.commit(),
-        "machine": machine.describe(),
-    }
-    print(json.dumps(result, indent=1))
+    print(json.dumps({"runs": runs} | recorder.record(), indent=1))
 
 
 if __name__ == "__main__":
