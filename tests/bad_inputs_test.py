@@ -405,8 +405,8 @@ DATA = [
     data_row(*_NPZ, "allowed: at least one image", archive(images=_IMAGES[:0])),
     data_row(
         *_NPZ,
-        "4x4x3; the config asks for 8x8x3",
-        archive(images=_IMAGES),
+        "4x3x3 and would be distorted by resizing to 8x8; allowed: a square image",
+        archive(images=_IMAGES[:, :, :3]),
         "--config.data.image_size=8",
     ),
     data_row(*_NPZ, "Object arrays cannot be loaded", archive(images=np.array([{}]))),

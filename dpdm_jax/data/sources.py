@@ -102,6 +102,19 @@ class ArraySource:
         """Reads examples; see ``Source.examples``."""
         return self._images[indices], self._labels[indices]
 
+    def prepared(self, preparation: transforms.Preparation) -> "ArraySource":
+        """Returns the source with its images cropped, converted and resized.
+
+        Raises:
+            InputError: see ``Preparation``.
+        """
+        # All images have one shape: what keeps the first one's changes none.
+        if preparation(self._images[0]).shape == self.image_shape:
+            return self
+        images = np.stack([preparation(image) for image in self._images])
+        labels = self._labels if self.num_classes else None
+        return ArraySource(images, labels, self.num_classes)
+
 
 def resolve_num_classes(requested: int, found: int | None, name: str) -> int:
     """Decides the number of classes from the config's and the data's.
@@ -139,8 +152,7 @@ def resolve_num_classes(requested: int, found: int | None, name: str) -> int:
 def load_source(config: Any, split: str) -> Source:
     """Loads the train or test split that a config describes.
 
-    The sources tfds and image_folder crop, convert and resize as the config says; the
-    others hold arrays, which are taken as stored and must fit.
+    All sources crop, convert and resize as the config says.
 
     Args:
         config: config dict with
@@ -175,7 +187,8 @@ def load_source(config: Any, split: str) -> Source:
     # Imported by name and late, so that no source pays for another one's library.
     loader = importlib.import_module(f"dpdm_jax.data.{config.source}")
     source = loader.load(config, split)
-    _check_shape(source.image_shape, config)
+    if isinstance(source, ArraySource):
+        source = source.prepared(transforms.Preparation.from_config(config))
     # The accountant trusts this number, so it must be that of the data.
     if split == "train" and config.num_examples not in (0, len(source)):
         raise InputError(
@@ -218,14 +231,3 @@ def _count_classes(labels: np.ndarray, num_images: int, name: str) -> int:
             f"{_MAX_CLASSES}."
         )
     return highest + 1
-
-
-def _check_shape(shape: tuple[int, int, int], config: Any) -> None:
-    size = config.image_size
-    height, width, channels = size or shape[0], size or shape[1], config.channels
-    wanted = (height, width, channels or shape[2])
-    if shape != wanted:
-        raise InputError(
-            f"data images are {transforms.format_shape(shape)}; the config asks for "
-            f"{transforms.format_shape(wanted)} (data.image_size, data.channels)."
-        )

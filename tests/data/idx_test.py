@@ -84,7 +84,7 @@ def test_damaged_file_is_refused(tmp_path, name, content, message):
         ("empty", {}, "has no file train-images-idx3-ubyte or train-images-idx3"),
         ("good", {"train_split": "extra"}, "has no file extra-images-idx3-ubyte"),
         ("good", {"num_classes": 3}, "go up to 3; allowed: 0 to 2"),
-        ("good", {"image_size": 28}, "images are 5x4x1; the config asks for 28x28x1"),
+        ("good", {"image_size": 28}, "5x4x1 and would be distorted"),
         ("good", {"num_examples": 8}, "is 8 but the training data has 7 images"),
         ("short", {}, r"labels of .*short \(train\) have shape \(6,\)"),
     ],

@@ -51,7 +51,7 @@ def test_folder_has_both_splits_and_labels_are_optional(tmp_path, data_config):
         ({"images": GREY, "labels": -LABELS}, {}, "go down to -2"),
         ({"images": GREY, "labels": LABELS}, {"num_classes": 2}, "go up to 2"),
         ({"images": GREY}, {"num_classes": 2}, "has no labels; allowed: 0"),
-        ({"images": GREY}, {"image_size": 4}, "4x5x1; the config asks for 4x4x1"),
+        ({"images": GREY}, {"image_size": 4}, "4x5x1 and would be distorted"),
         ({"images": np.array([{}])}, {}, "cannot be read as an .npz archive"),
     ],
 )

@@ -76,8 +76,7 @@ def test_array_source_refuses(images, labels, num_classes, message):
         ({"num_classes": -2}, "num_classes is -2; allowed: an integer >= -1"),
         ({"num_classes": 5}, "go up to 9; allowed: 0 to 4"),
         ({"num_examples": 1797}, "is 1797 but the training data has 1437 images"),
-        ({"image_size": 28}, "images are 8x8x1; the config asks for 28x28x1"),
-        ({"channels": 3}, "images are 8x8x1; the config asks for 8x8x3"),
+        ({"crop": "celeba"}, "crop is 'celeba' but the image is 8x8x1"),
         ({"train_split": ""}, "train_split is ''; allowed: the name of a split"),
         ({"train_split": "all"}, "train_split is 'all'; allowed: train, test"),
     ],
@@ -85,6 +84,20 @@ def test_array_source_refuses(images, labels, num_classes, message):
 def test_load_source_refuses(data_config, overrides, message):
     with pytest.raises(InputError, match=message):
         data.load_source(data_config(**overrides), "train")
+
+
+def test_arrays_are_resized_and_converted_as_files_are(data_config):
+    stored, labels = data.load_source(data_config(), "train").examples(np.arange(3))
+    source = data.load_source(data_config(image_size=4, channels=3), "train")
+    assert source.image_shape == (4, 4, 3)
+    assert source.num_classes == 10
+    assert len(source) == 1437
+    images, same_labels = source.examples(np.arange(3))
+    np.testing.assert_array_equal(same_labels, labels)
+    for image, original in zip(images, stored, strict=True):
+        np.testing.assert_array_equal(
+            image, data.resize(np.repeat(original, 3, axis=-1), 4, "lanczos")
+        )
 
 
 def test_load_source_refuses_another_split(data_config):
