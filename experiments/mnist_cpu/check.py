@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.mnist_cpu.check")
     parser.add_argument("--data", required=True)
     parser.add_argument("--release", choices=RUNS, default="mnist_eps10")
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--classifier", default="cnn")
     parser.add_argument("--preset", help="sampler preset of the release")

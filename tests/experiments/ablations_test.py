@@ -2,12 +2,16 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from dpdm_jax import command_line, planning
+from dpdm_jax import command_line, load_release, planning
 from dpdm_jax.diffusion import from_config
 from experiments.ablations import __main__ as ablations
+from experiments.ablations import gradients
 from experiments.ablations.variants import ABLATIONS, COMMON
+from experiments.mnist_cpu.runs import RELEASES
 
 _VARIANTS = [
     pytest.param(variant, id=f"{name}:{variant.name}")
@@ -47,3 +51,28 @@ def test_finished_work_is_not_repeated(tmp_path, monkeypatch):
     assert "other" not in rows[0]
     assert ablations.run(variant, 3, tmp_path / "run", COMMON) == rows
     assert len(calls) == 1 + len(variant.samplers)
+
+
+def test_gradients_are_compared():
+    """Against their law: K draws divide the variance, and random units cancel."""
+    key = jax.random.key(0)
+    mean = jnp.zeros(300).at[0].set(3.0)
+    for k in 1, 4:
+        noise = jax.random.normal(key, (2, 2000, 300)) / jnp.sqrt(k)
+        found = gradients.summary(*(mean + noise))
+        assert found["variance"] == pytest.approx(300 / k, rel=0.01)
+        length = (9 + 300 / k) ** 0.5
+        assert found["median_norm"] == pytest.approx(length, rel=0.01)
+        assert found["signal"] == pytest.approx(3 / length, rel=0.05)
+
+
+def test_gradients_of_images_differ_by_their_draws():
+    model = load_release(min(RELEASES.iterdir()))
+    images = jnp.zeros((3, *model.model.network.image_shape))
+    labels = jnp.arange(3)
+    alone = gradients.gradients(model, images, labels, jax.random.key(0), 2)
+    size = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    assert alone.shape == (3, size)
+    assert jnp.all(jnp.linalg.norm(alone, axis=1) > 0)
+    again = gradients.gradients(model, images, labels, jax.random.key(1), 2)
+    assert not jnp.allclose(alone, again)

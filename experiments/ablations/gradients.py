@@ -1,0 +1,119 @@
+"""What noise multiplicity does to an image's gradient, at a release's weights.
+
+python -m experiments.ablations.gradients --data=FOLDER [--release=mnist_eps10]
+
+FOLDER holds the IDX files of the data that the release was trained on. For each K, an
+image's gradient is taken twice with independent draws. Prints one JSON object with, for
+each K: the variance of the gradient over its draws, summed over weights and averaged
+over images; the median norm; and how long the mean of the gradients is once each is
+scaled to length 1. That mean is the signal that private training adds its noise to.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+
+from dpdm_jax import load_release
+from dpdm_jax.data import transforms
+from dpdm_jax.errors import InputError
+from dpdm_jax.evaluation import image_sets
+from dpdm_jax.release.model import ReleasedModel
+from experiments.benchmarks import machine
+from experiments.mnist_cpu.runs import RELEASES, RUNS
+
+_BATCH = 50
+
+
+def gradients(
+    released: ReleasedModel,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    k: int,
+) -> jax.Array:
+    """Gradients of images' losses with K draws each, as rows.
+
+    Args:
+        released: model and weights.
+        images: float32 [n, h, w, c] in [-1, 1].
+        labels: int32 [n].
+        key: of the draws.
+        k: noise multiplicity.
+
+    Returns:
+        float32 [n, number of weights].
+    """
+    settings = released.config.diffusion.copy_and_resolve_references()
+    settings.noise_multiplicity = k
+    settings.stratified = False
+    loss = released.model.loss(settings)
+
+    @jax.jit
+    @jax.vmap
+    def gradient(image: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
+        tree = jax.grad(loss)(released.params, image, label, key)
+        return jax.flatten_util.ravel_pytree(tree)[0]
+
+    keys = jax.random.split(key, len(images))
+    parts = range(0, len(images), _BATCH)
+    arrays = (images, labels, keys)
+    return jnp.concatenate(
+        [gradient(*(a[start : start + _BATCH] for a in arrays)) for start in parts]
+    )
+
+
+def summary(first: jax.Array, second: jax.Array) -> dict[str, float]:
+    """Compares two gradients of each image.
+
+    Args:
+        first: float32 [n, weights].
+        second: float32 [n, weights], of independent draws.
+
+    Returns:
+        variance, median_norm and signal, as the head of this file says.
+    """
+    units = [g / jnp.linalg.norm(g, axis=1, keepdims=True) for g in (first, second)]
+    # Of different images in both factors, so that no image meets itself: unbiased.
+    half = len(first) // 2
+    squared = jnp.vdot(units[0][:half].mean(0), units[1][half:].mean(0))
+    return {
+        "variance": float(jnp.mean(jnp.sum((first - second) ** 2, axis=1)) / 2),
+        "median_norm": float(jnp.median(jnp.linalg.norm(first, axis=1))),
+        "signal": float(jnp.sqrt(jnp.maximum(squared, 0))),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures every K and prints."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.ablations.gradients")
+    parser.add_argument("--data", required=True, type=pathlib.Path)
+    parser.add_argument("--release", choices=RUNS, default="mnist_eps10")
+    parser.add_argument("--draws", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    try:
+        real = image_sets.load(str(arguments.data))
+        released = load_release(RELEASES / arguments.release)
+    except InputError as e:
+        parser.error(str(e))
+    recorder = machine.Recorder()
+    images = jnp.asarray(transforms.to_float(real.images[: arguments.images]))
+    labels = jnp.asarray(real.labels[: arguments.images], jnp.int32)
+    keys = jax.random.split(jax.random.key(arguments.seed))
+    rows: list[dict[str, Any]] = []
+    for k in arguments.draws:
+        pair = [gradients(released, images, labels, key, k) for key in keys]
+        rows.append({"noise_multiplicity": k} | summary(*pair))
+    asked = {"release": arguments.release, "images": len(images)}
+    print(json.dumps(asked | {"rows": rows} | recorder.record(), indent=1))
+
+
+if __name__ == "__main__":
+    main()
