@@ -80,6 +80,7 @@ def ncsnpp():
         {
             "name": "ncsnpp",
             "patch_size": 1,
+            "low_frequencies": 0,
             "base_width": 8,
             "channel_multipliers": (1,),
             "num_res_blocks": 1,

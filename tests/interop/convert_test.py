@@ -13,6 +13,7 @@ def make_network(num_classes=3, **changes):
     fields = {
         "name": "ncsnpp",
         "patch_size": 1,
+        "low_frequencies": 0,
         "base_width": 4,
         "channel_multipliers": (1, 2),
         "num_res_blocks": 1,

@@ -25,6 +25,7 @@ def config(**changes):
     fields = {
         "name": "ncsnpp",
         "patch_size": 1,
+        "low_frequencies": 0,
         "base_width": 32,
         "channel_multipliers": (1, 2, 2),
         "num_res_blocks": 2,

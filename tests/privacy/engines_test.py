@@ -341,6 +341,7 @@ def registered(**fields):
         {"base_width": 8, "hidden_width": 8, "num_blocks": 1, "dtype": "float32"}
         | {"channel_multipliers": (1,), "num_res_blocks": 1}
         | {"attention_resolutions": (4,), "num_heads": 2, "patch_size": 1}
+        | {"condition_gain": 2.0, "low_frequencies": 0, "low_frequency_width": 6}
         | fields
     )
     network = networks.build_network(config, (4, 4, 1), 3)
@@ -395,6 +396,9 @@ MODELS = {
     "mlp in bfloat16": functools.partial(registered, name="mlp", dtype="bfloat16"),
     "ncsnpp": functools.partial(registered, name="ncsnpp"),
     "transformer": functools.partial(registered, name="transformer", patch_size=2),
+    "mixer with a perceptron": functools.partial(
+        registered, name="mixer", patch_size=2, low_frequencies=3
+    ),
     "linen": linen,
     "equinox": equinox,
 }
