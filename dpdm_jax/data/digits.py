@@ -10,6 +10,7 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.data.sources import ArraySource, resolve_num_classes, split_name
+from dpdm_jax.data.transforms import Preparation
 
 NUM_TRAIN = 1437
 NUM_TEST = 360
@@ -27,7 +28,8 @@ def load(config: Any, split: str) -> ArraySource:
     split, the other 360 the test split.
 
     Args:
-        config: data config; reads num_classes, train_split and test_split.
+        config: data config; reads num_classes, train_split, test_split and what
+            ``Preparation`` does.
         split: "train" or "test".
 
     Returns:
@@ -50,6 +52,7 @@ def load(config: Any, split: str) -> ArraySource:
     # RandomState is frozen by NumPy, unlike Generator: the split outlives versions.
     order = np.random.RandomState(SPLIT_SEED).permutation(NUM_TRAIN + NUM_TEST)
     chosen = order[:NUM_TRAIN] if name == "train" else order[NUM_TRAIN:]
-    return ArraySource(
+    source = ArraySource(
         images[chosen], data.target[chosen], num_classes, name="scikit-learn's digits"
     )
+    return source.prepared(Preparation.from_config(config))

@@ -14,6 +14,7 @@ import numpy as np
 
 from dpdm_jax.data import paths
 from dpdm_jax.data.sources import ArraySource, split_name
+from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
 _UINT8 = 8
@@ -27,12 +28,12 @@ def load(config: Any, split: str) -> ArraySource:
     data.train_split or data.test_split, where "test" stands for the usual "t10k".
 
     Args:
-        config: data config; reads path, num_classes, train_split and test_split. The
-            labels file is not needed if num_classes is 0.
+        config: data config; reads path, num_classes, train_split, test_split and what
+            ``Preparation`` does. The labels file is not needed if num_classes is 0.
         split: "train" or "test".
 
     Returns:
-        The source, images [N, H, W, 1].
+        The source, images [N, H, W, 1] unless the config asks for others.
 
     Raises:
         InputError: a file is missing, damaged, or not of this format.
@@ -44,9 +45,10 @@ def load(config: Any, split: str) -> ArraySource:
     labels = None
     if config.num_classes != 0:
         labels = read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"), num_dims=1)
-    return ArraySource(
+    source = ArraySource(
         images[..., None], labels, config.num_classes, name=f"{folder} ({prefix})"
     )
+    return source.prepared(Preparation.from_config(config))
 
 
 def read_idx(path: Path, num_dims: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from dpdm_jax.data import paths
 from dpdm_jax.data.sources import ArraySource, split_name
+from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
 # The record at the end of a zip file, which a comment of 2**16 bytes may follow.
@@ -21,8 +22,8 @@ def load(config: Any, split: str) -> ArraySource:
     """Loads ``images`` uint8 [N, H, W] or [N, H, W, C] and ``labels`` int [N].
 
     Args:
-        config: data config; reads path, num_classes, train_split and test_split. The
-            path is a folder that holds ``SPLIT.npz``, or one file, which then is the
+        config: data config; reads path, num_classes, train_split, test_split and what
+            ``Preparation`` does. The path is a folder that holds ``SPLIT.npz``, or one file, which then is the
             training split.
         split: "train" or "test".
 
@@ -48,7 +49,8 @@ def load(config: Any, split: str) -> ArraySource:
     if images.ndim == 3:
         images = images[..., None]
     labels = arrays.get("labels")
-    return ArraySource(images, labels, config.num_classes, name=str(path))
+    source = ArraySource(images, labels, config.num_classes, name=str(path))
+    return source.prepared(Preparation.from_config(config))
 
 
 def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -105,6 +105,9 @@ class ArraySource:
     def prepared(self, preparation: transforms.Preparation) -> "ArraySource":
         """Returns the source with its images cropped, converted and resized.
 
+        For data that is read as one array; the other sources prepare what they read
+        file by file.
+
         Raises:
             InputError: see ``Preparation``.
         """
@@ -187,8 +190,6 @@ def load_source(config: Any, split: str) -> Source:
     # Imported by name and late, so that no source pays for another one's library.
     loader = importlib.import_module(f"dpdm_jax.data.{config.source}")
     source = loader.load(config, split)
-    if isinstance(source, ArraySource):
-        source = source.prepared(transforms.Preparation.from_config(config))
     # The accountant trusts this number, so it must be that of the data.
     if split == "train" and config.num_examples not in (0, len(source)):
         raise InputError(
