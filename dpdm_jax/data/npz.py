@@ -23,8 +23,8 @@ def load(config: Any, split: str) -> ArraySource:
 
     Args:
         config: data config; reads path, num_classes, train_split, test_split and what
-            ``Preparation`` does. The path is a folder that holds ``SPLIT.npz``, or one file, which then is the
-            training split.
+            ``Preparation`` does. The path is a folder that holds ``SPLIT.npz``, or one
+            file, which then is the training split.
         split: "train" or "test".
 
     Returns:

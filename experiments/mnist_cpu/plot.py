@@ -31,11 +31,11 @@ def main() -> None:
             if value is not None:
                 place, shown = i + 0.25 * (j - 1), label if i == 0 else None
                 accuracies.bar(place, value, 0.23, color=f"C{j}", label=shown)
-    losses.set(xlabel="hours", ylabel="training loss", yscale="log")
+    losses.set(xlabel="hours", ylabel="training loss")
     losses.legend()
-    accuracies.set(ylabel="accuracy of the CNN, %", ylim=(50, 100))
+    accuracies.set(ylabel="accuracy of the CNN, %", ylim=(50, 110))
     accuracies.set_xticks(range(len(names)), names)
-    accuracies.legend(loc="lower left")
+    accuracies.legend(loc="upper center", ncols=3)
     figure.savefig(pathlib.Path(__file__).parent / "curves.png", dpi=110)
 
 
