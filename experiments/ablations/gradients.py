@@ -12,8 +12,8 @@ scaled to length 1. That mean is the signal that private training adds its noise
 import argparse
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.flatten_util
@@ -30,14 +30,21 @@ from experiments.mnist_cpu.runs import RELEASES, RUNS
 _BATCH = 50
 
 
+class Pair(NamedTuple):
+    """Two gradients of each of some images, as rows: float32 [n, weights]."""
+
+    first: jax.Array
+    second: jax.Array
+
+
 def gradients(
     released: ReleasedModel,
     images: jax.Array,
     labels: jax.Array,
     key: jax.Array,
     k: int,
-) -> jax.Array:
-    """Gradients of images' losses with K draws each, as rows.
+) -> Iterator[Pair]:
+    """Gradients of images' losses with K draws each, some images at a time.
 
     Args:
         released: model and weights.
@@ -46,8 +53,8 @@ def gradients(
         key: of the draws.
         k: noise multiplicity.
 
-    Returns:
-        float32 [n, number of weights].
+    Yields:
+        Two gradients with independent draws, of ``_BATCH`` images or fewer.
     """
     settings = released.config.diffusion.copy_and_resolve_references()
     settings.noise_multiplicity = k
@@ -60,31 +67,33 @@ def gradients(
         tree = jax.grad(loss)(released.params, image, label, key)
         return jax.flatten_util.ravel_pytree(tree)[0]
 
-    keys = jax.random.split(key, len(images))
-    parts = range(0, len(images), _BATCH)
-    arrays = (images, labels, keys)
-    return jnp.concatenate(
-        [gradient(*(a[start : start + _BATCH] for a in arrays)) for start in parts]
-    )
+    keys = jax.random.split(key, (2, len(images)))
+    for start in range(0, len(images), _BATCH):
+        rows = slice(start, start + _BATCH)
+        yield Pair(*(gradient(images[rows], labels[rows], one[rows]) for one in keys))
 
 
-def summary(first: jax.Array, second: jax.Array) -> dict[str, float]:
-    """Compares two gradients of each image.
+def summary(pairs: Iterable[Pair]) -> dict[str, float]:
+    """Compares the gradients of each image, and those of different images.
 
     Args:
-        first: float32 [n, weights].
-        second: float32 [n, weights], of independent draws.
+        pairs: of all images.
 
     Returns:
         variance, median_norm and signal, as the head of this file says.
     """
-    units = [g / jnp.linalg.norm(g, axis=1, keepdims=True) for g in (first, second)]
-    # Of different images in both factors, so that no image meets itself: unbiased.
-    half = len(first) // 2
-    squared = jnp.vdot(units[0][:half].mean(0), units[1][half:].mean(0))
+    squares, norms, mean = [], [], 0.0
+    for first, second in pairs:
+        squares.append(jnp.sum((first - second) ** 2, axis=1) / 2)
+        norms.append(jnp.linalg.norm(first, axis=1))
+        mean += jnp.sum(first / norms[-1][:, None], axis=0)
+    n = sum(len(part) for part in norms)
+    # Of the n^2 products of two, the n of an image with itself are 1: left out, the
+    # rest estimate the squared length of the mean without bias.
+    squared = (jnp.vdot(mean, mean) - n) / (n * (n - 1))
     return {
-        "variance": float(jnp.mean(jnp.sum((first - second) ** 2, axis=1)) / 2),
-        "median_norm": float(jnp.median(jnp.linalg.norm(first, axis=1))),
+        "variance": float(jnp.mean(jnp.concatenate(squares))),
+        "median_norm": float(jnp.median(jnp.concatenate(norms))),
         "signal": float(jnp.sqrt(jnp.maximum(squared, 0))),
     }
 
@@ -95,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", required=True, type=pathlib.Path)
     parser.add_argument("--release", choices=RUNS, default="mnist_eps10")
     parser.add_argument("--draws", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     try:
@@ -106,11 +115,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     recorder = machine.Recorder()
     images = jnp.asarray(transforms.to_float(real.images[: arguments.images]))
     labels = jnp.asarray(real.labels[: arguments.images], jnp.int32)
-    keys = jax.random.split(jax.random.key(arguments.seed))
+    key = jax.random.key(arguments.seed)
     rows: list[dict[str, Any]] = []
     for k in arguments.draws:
-        pair = [gradients(released, images, labels, key, k) for key in keys]
-        rows.append({"noise_multiplicity": k} | summary(*pair))
+        found = summary(gradients(released, images, labels, key, k))
+        rows.append({"noise_multiplicity": k} | found)
     asked = {"release": arguments.release, "images": len(images)}
     print(json.dumps(asked | {"rows": rows} | recorder.record(), indent=1))
 

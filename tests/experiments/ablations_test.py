@@ -59,7 +59,9 @@ def test_gradients_are_compared():
     mean = jnp.zeros(300).at[0].set(3.0)
     for k in 1, 4:
         noise = jax.random.normal(key, (2, 2000, 300)) / jnp.sqrt(k)
-        found = gradients.summary(*(mean + noise))
+        found = gradients.summary(
+            gradients.Pair(*part) for part in jnp.split(mean + noise, 4, axis=1)
+        )
         assert found["variance"] == pytest.approx(300 / k, rel=0.01)
         length = (9 + 300 / k) ** 0.5
         assert found["median_norm"] == pytest.approx(length, rel=0.01)
@@ -70,9 +72,8 @@ def test_gradients_of_images_differ_by_their_draws():
     model = load_release(min(RELEASES.iterdir()))
     images = jnp.zeros((3, *model.model.network.image_shape))
     labels = jnp.arange(3)
-    alone = gradients.gradients(model, images, labels, jax.random.key(0), 2)
+    (pair,) = gradients.gradients(model, images, labels, jax.random.key(0), 2)
     size = sum(leaf.size for leaf in jax.tree.leaves(model.params))
-    assert alone.shape == (3, size)
-    assert jnp.all(jnp.linalg.norm(alone, axis=1) > 0)
-    again = gradients.gradients(model, images, labels, jax.random.key(1), 2)
-    assert not jnp.allclose(alone, again)
+    assert pair.first.shape == pair.second.shape == (3, size)
+    assert jnp.all(jnp.linalg.norm(pair.first, axis=1) > 0)
+    assert not jnp.allclose(*pair)
