@@ -195,7 +195,7 @@ def build_clipped_grad(
     )
 
 
-class ChosenParameterization:
+class ChosenParameterization(parameterizations.PixelParameterization):
     """One of PARAMETERIZATIONS, by an index that may be traced."""
 
     def __init__(self, index: jax.Array):
