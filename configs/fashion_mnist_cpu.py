@@ -19,4 +19,6 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.data.name = "fashion_mnist"
     # Garments on black. Assumed, not measured.
     config.diffusion.mean_data = -0.5
+    if config.privacy.epsilon == 10:
+        config.train.num_steps = 400
     return config

@@ -13,7 +13,7 @@ VARIANTS = mnist.VARIANTS
 
 #: By epsilon: noise draws per image, nominal batch size, steps. The smaller the budget,
 #: the more is an image's gradient worth beside the time that it takes.
-BUDGETS = {0.2: (16, 300, 150), 1.0: (8, 600, 400), 10.0: (2, 1000, 1200)}
+BUDGETS = {0.2: (16, 1000, 120), 1.0: (8, 1000, 400), 10.0: (4, 2000, 800)}
 
 
 def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
@@ -46,7 +46,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.train.microbatch_size = 100
     config.train.engine = "scan"
     config.train.engine_microbatch_size = 4
-    config.train.learning_rate = 3e-3
+    config.train.learning_rate = 4e-3
     config.train.schedule = "cosine"
     config.train.warmup_steps = 20
     config.train.ema_decay = 0.99

@@ -6,6 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dpdm_jax.networks import layers
+from dpdm_jax.networks.fusion import materialize
 
 
 class ConditionedMLP(nnx.Module):
@@ -72,4 +73,5 @@ class ConditionedMLP(nnx.Module):
         if x.ndim == 3:
             shift = shift[:, None]
         h = self.hidden(x).astype(jnp.float32) + shift
-        return self.output(nnx.silu(h.astype(x.dtype)))
+        h = materialize(h.astype(x.dtype))
+        return self.output(materialize(nnx.silu(h)))
