@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from dpdm_jax import xla_flags
 
@@ -19,6 +20,7 @@ xla_flags.configure()
 from dpdm_jax import load_release  # noqa: E402
 from dpdm_jax.errors import InputError  # noqa: E402
 from dpdm_jax.evaluation import downstream, image_sets, metrics  # noqa: E402
+from dpdm_jax.release.model import ReleasedModel  # noqa: E402
 from experiments.benchmarks import machine  # noqa: E402
 from experiments.mnist_cpu.runs import RELEASES, RUNS  # noqa: E402
 
@@ -39,34 +41,66 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as e:
         parser.error(str(e))
     recorder = machine.Recorder()
-    start = time.perf_counter()
-    images, labels = released.sample(
-        arguments.images, seed=arguments.seed, preset=arguments.preset
+    result = {"release": arguments.release} | check(
+        released,
+        real,
+        test,
+        images=arguments.images,
+        seed=arguments.seed,
+        classifier=arguments.classifier,
+        preset=arguments.preset,
     )
+    print(json.dumps(result | recorder.record()))
+
+
+def check(
+    released: ReleasedModel,
+    real: image_sets.ImageSet,
+    test: image_sets.ImageSet,
+    *,
+    images: int,
+    seed: int,
+    classifier: str,
+    preset: str | None = None,
+) -> dict[str, Any]:
+    """Samples a release and trains a classifier on the images.
+
+    Args:
+        released: what is sampled.
+        real: training images, for ``fid_lenet``.
+        test: what the classifier is tested on.
+        images: how many are sampled.
+        seed: of samples and classifier.
+        classifier: name of its recipe.
+        preset: sampler preset of the release; None for its own sampler.
+
+    Returns:
+        Budget, accuracy, ``fid_lenet`` with its floor, and seconds of sampling.
+    """
+    start = time.perf_counter()
+    made, labels = released.sample(images, seed=seed, preset=preset)
     sampling_seconds = round(time.perf_counter() - start, 1)
     accuracy = downstream.downstream_accuracy(
-        arguments.classifier,
-        *downstream.set_apart((images, labels)),
+        classifier,
+        *downstream.set_apart((made, labels)),
         (test.images, test.labels),
         test.num_classes,
-        seeds=(arguments.seed,),
+        seeds=(seed,),
     )
-    made = image_sets.ImageSet("samples", images, labels, test.num_classes)
-    settings = metrics.Settings(seed=arguments.seed, cache_folder=None)
-    distance = metrics.measure(["fid_lenet"], real, made, settings=settings)
-    result = {
-        "release": arguments.release,
+    samples = image_sets.ImageSet("samples", made, labels, test.num_classes)
+    settings = metrics.Settings(seed=seed, cache_folder=None)
+    distance = metrics.measure(["fid_lenet"], real, samples, settings=settings)
+    return {
         "epsilon": released.privacy["epsilon"],
         "delta": released.privacy["delta"],
-        "images": len(images),
-        "seed": arguments.seed,
-        "classifier": arguments.classifier,
+        "images": len(made),
+        "seed": seed,
+        "classifier": classifier,
         "accuracy": accuracy.mean,
         "fid_lenet": distance["fid_lenet"],
         "fid_lenet_floor": distance["fid_lenet_floor"],
         "sampling_seconds": sampling_seconds,
     }
-    print(json.dumps(result | recorder.record()))
 
 
 if __name__ == "__main__":

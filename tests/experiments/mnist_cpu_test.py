@@ -2,12 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from dpdm_jax import command_line, load_release
 from dpdm_jax.release.verify import verify
-from experiments.mnist_cpu import check, train
+from experiments.mnist_cpu import check, curve, plot, train
 from experiments.mnist_cpu.runs import RELEASES, RESULTS, RUNS
 
 _NAMES = sorted(folder.name for folder in RELEASES.iterdir())
@@ -26,7 +27,7 @@ def test_releases_are_small_intact_and_of_their_config(name):
     assert json.loads((RESULTS / f"{name}.json").read_text())["seconds"] > 0
 
 
-def test_a_run_trains_and_releases(tmp_path, monkeypatch):
+def test_a_run_trains_and_releases(tmp_path, monkeypatch, capsys):
     write_idx(tmp_path / "data")
     monkeypatch.setattr(train, "RELEASES", tmp_path / "releases")
     monkeypatch.setattr(train, "RESULTS", tmp_path / "results")
@@ -35,15 +36,28 @@ def test_a_run_trains_and_releases(tmp_path, monkeypatch):
     delta = "--config.privacy.delta=1e-3 --config.log.snapshot_every_steps=0"
     command = ["mnist_eps10", f"--data={tmp_path / 'data'}"]
     command += [f"--workdir={tmp_path / 'run'}", *f"{size} {short} {delta}".split()]
-    train.main(command)
+    keep = ["--config.checkpoint.every_steps=5", "--config.checkpoint.keep=20"]
+    train.main(command + keep)
     written = tmp_path / "results/mnist_eps10.json"
     result = json.loads(written.read_text())
     assert result["seconds"] > 0
     assert result["curve"][-1]["step"] == 10
     # What is finished is not trained again.
-    train.main(command)
+    train.main(command + keep)
     assert json.loads(written.read_text()) == result
     assert verify(tmp_path / "releases/mnist_eps10").failures == ()
+
+    def first_weight(released, *_, **__):
+        weight = float(jax.tree.leaves(released.params)[0].ravel()[0])
+        return {"accuracy": weight, "fid_lenet": 0.0}
+
+    monkeypatch.setattr(curve, "check", first_weight)
+    curve.main(command[:3])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["step"] for row in rows] == [5, 10]
+    assert rows[0]["accuracy"] != rows[1]["accuracy"]
+    manifest = json.loads((tmp_path / "run/release/MANIFEST.json").read_text())
+    assert manifest["step"] == 10
 
 
 def write_idx(folder):
@@ -75,3 +89,10 @@ def test_a_release_is_checked(tmp_path, capsys):
     assert result["images"] == 200
     assert result["accuracy"] > 0.5  # 0.1 by chance
     assert result["fid_lenet"] > 0
+
+
+def test_extrapolation_of_a_power_law():
+    hours = [0.1, 0.3, 1.0]
+    errors = [20 * x**-0.4 for x in hours]
+    found = plot.extrapolate(hours, errors, [2.0, 4.0])
+    assert found == pytest.approx([20 * 2**-0.4, 20 * 4**-0.4])
