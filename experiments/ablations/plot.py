@@ -34,7 +34,6 @@ def main() -> None:
         axes[0].set_xticks([])
     columns[0][0].set_ylabel("fid_lenet (lower is better)")
     columns[0][1].set_ylabel("accuracy of the MLP, %")
-    columns[0][1].set_ylim(40, 90)
     figure.savefig(_FOLDER / "ablations.png", dpi=110)
 
 
@@ -55,7 +54,7 @@ def _bars(
         [i + 0.4 - width / 2 for i in range(len(variants))], variants, rotation=60
     )
     if len(samplers) > 1:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right")
 
 
 if __name__ == "__main__":
