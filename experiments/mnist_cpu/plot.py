@@ -47,7 +47,8 @@ def main() -> None:
     losses.legend()
     learning.set(xlabel="hours", ylabel="errors of the CNN, %")
     learning.set(xscale="log", yscale="log")
-    learning.legend()
+    if learning.lines:
+        learning.legend()
     accuracies.set(ylabel="accuracy of the CNN, %", ylim=(50, 110))
     accuracies.set_xticks(range(len(names)), names, fontsize=8)
     accuracies.legend(loc="upper center", ncols=3)
