@@ -94,4 +94,6 @@ def build(
     """
     height, width, _ = image_shape
     make_block = functools.partial(MixerBlock, height * width)
-    return pixel_blocks.build(make_block, config, image_shape, num_classes, multiple=4)
+    return pixel_blocks.build(
+        make_block, config, image_shape, num_classes, kind="a mixer", multiple=4
+    )

@@ -86,6 +86,7 @@ def build(
     image_shape: tuple[int, int, int],
     num_classes: int,
     *,
+    kind: str,
     multiple: int,
 ) -> network.Network:
     """Builds the network that a config describes.
@@ -96,6 +97,7 @@ def build(
             condition_gain, dtype.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
+        kind: of network, as an error calls it: "a mixer".
         multiple: of what hidden_width has to be one; itself one of 4.
 
     Raises:
@@ -108,8 +110,8 @@ def build(
     validate.one_of("network.dtype", config.dtype, network.DTYPES)
     if config.hidden_width % multiple:
         raise InputError(
-            f"network.hidden_width is {config.hidden_width}; allowed for this "
-            f"{config.name}: a multiple of {multiple}."
+            f"network.hidden_width is {config.hidden_width}; allowed for "
+            f"{kind}: a multiple of {multiple}."
         )
     return network.from_module(
         lambda rngs: PixelBlocks(

@@ -101,5 +101,6 @@ def build(
         config,
         image_shape,
         num_classes,
+        kind=f"a transformer with {config.num_heads} heads",
         multiple=math.lcm(4, config.num_heads),
     )

@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         real, test = (image_sets.load(f"{arguments.data}{s}") for s in ("", ":test"))
         with contextlib.closing(Checkpoints(arguments.workdir)) as checkpoints:
             steps = [step for step in checkpoints.steps() if step > 0]
-        for config.release.step in steps:
+        for step in steps:
+            config.release.step = step
             checked = check(
                 load_release(release(config, arguments.workdir)),
                 real,
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 classifier=arguments.classifier,
             )
             measured = {key: checked[key] for key in ("accuracy", "fid_lenet")}
-            rows.append({"step": config.release.step} | measured)
+            rows.append({"step": step} | measured)
     except InputError as e:
         parser.error(str(e))
     result = {

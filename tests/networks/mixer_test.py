@@ -98,11 +98,7 @@ def test_the_gain_changes_the_weights_and_not_the_start():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (
-            "hidden_width",
-            10,
-            "hidden_width is 10; allowed for this mixer: a multiple of",
-        ),
+        ("hidden_width", 10, "hidden_width is 10; allowed for a mixer: a multiple of"),
         ("condition_gain", 0.0, "condition_gain is 0.0; allowed: .* > 0"),
         ("num_blocks", -1, "num_blocks is -1"),
     ],

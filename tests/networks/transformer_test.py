@@ -120,7 +120,7 @@ def test_bfloat16_is_close_and_keeps_float32_parameters():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_heads": 5}, "hidden_width is 12; .* this transformer: a multiple of 20"),
+        ({"num_heads": 5}, "hidden_width is 12; .* with 5 heads: a multiple of 20"),
         ({"hidden_width": 6, "num_heads": 1}, "a multiple of 4"),
         ({"num_heads": 0}, "num_heads is 0"),
         ({"num_blocks": -1}, "num_blocks is -1"),
