@@ -8,6 +8,7 @@ line: accuracy on the real test images, and fid_lenet.
 
 import argparse
 import json
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -62,6 +63,7 @@ def check(
     seed: int,
     classifier: str,
     preset: str | None = None,
+    cache_folder: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Samples a release and trains a classifier on the images.
 
@@ -73,6 +75,7 @@ def check(
         seed: of samples and classifier.
         classifier: name of its recipe.
         preset: sampler preset of the release; None for its own sampler.
+        cache_folder: keeps what ``fid_lenet`` learns of the real images; None for not.
 
     Returns:
         Budget, accuracy, ``fid_lenet`` with its floor, and seconds of sampling.
@@ -88,7 +91,7 @@ def check(
         seeds=(seed,),
     )
     samples = image_sets.ImageSet("samples", made, labels, test.num_classes)
-    settings = metrics.Settings(seed=seed, cache_folder=None)
+    settings = metrics.Settings(seed=seed, cache_folder=cache_folder)
     distance = metrics.measure(["fid_lenet"], real, samples, settings=settings)
     return {
         "epsilon": released.privacy["epsilon"],

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import pathlib
+import tempfile
 from collections.abc import Sequence
 
 from dpdm_jax import xla_flags
@@ -44,18 +45,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         real, test = (image_sets.load(f"{arguments.data}{s}") for s in ("", ":test"))
         with contextlib.closing(Checkpoints(arguments.workdir)) as checkpoints:
             steps = [step for step in checkpoints.steps() if step > 0]
-        for step in steps:
-            config.release.step = step
-            checked = check(
-                load_release(release(config, arguments.workdir)),
-                real,
-                test,
-                images=arguments.images,
-                seed=arguments.seed,
-                classifier=arguments.classifier,
-            )
-            measured = {key: checked[key] for key in ("accuracy", "fid_lenet")}
-            rows.append({"step": step} | measured)
+        with tempfile.TemporaryDirectory() as cache_folder:
+            for step in steps:
+                config.release.step = step
+                checked = check(
+                    load_release(release(config, arguments.workdir)),
+                    real,
+                    test,
+                    images=arguments.images,
+                    seed=arguments.seed,
+                    classifier=arguments.classifier,
+                    cache_folder=pathlib.Path(cache_folder),
+                )
+                measured = {key: checked[key] for key in ("accuracy", "fid_lenet")}
+                rows.append({"step": step} | measured)
     except InputError as e:
         parser.error(str(e))
     result = {
