@@ -20,5 +20,5 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     # Garments on black. Assumed, not measured.
     config.diffusion.mean_data = -0.5
     if config.privacy.epsilon == 10:
-        config.train.num_steps = 400
+        config.train.batch_size, config.train.num_steps = 4000, 600
     return config

@@ -13,7 +13,7 @@ VARIANTS = mnist.VARIANTS
 
 #: By epsilon: noise draws per image, nominal batch size, steps. The smaller the budget,
 #: the more is an image's gradient worth beside the time that it takes.
-BUDGETS = {0.2: (16, 1000, 120), 1.0: (16, 1250, 320), 10.0: (4, 2000, 800)}
+BUDGETS = {0.2: (16, 1000, 120), 1.0: (16, 1500, 300), 10.0: (4, 2000, 800)}
 
 
 def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
