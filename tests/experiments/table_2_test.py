@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from dpdm_jax import load_release
+from experiments.mnist_cpu.runs import RELEASES
 from experiments.table_2 import __main__ as table_2
 
 
@@ -35,3 +37,24 @@ def test_both_trainings_are_recorded(folder, capsys):
         assert row["settings"]["epochs"] == 3
     assert ordinary["settings"]["num_train"] == 480  # the rest selects the epoch
     assert private["settings"]["num_train"] == 600
+
+
+def test_samples_of_a_release_take_the_real_training_images_place(tmp_path, capsys):
+    """Tested on the release's own images, so that there is something to learn."""
+    released = load_release(RELEASES / "mnist_eps10")
+    images, labels = released.sample(100, labels="balanced", seed=1)
+    np.savez(tmp_path / "test.npz", images=images, labels=labels)
+    arguments = "--release=mnist_eps10 --images=200 --classifiers logreg --epochs 30"
+    table_2.main([f"--data={tmp_path}", *arguments.split()])
+    result = json.loads(capsys.readouterr().out)
+    assert result["release_budget"] == {"epsilon": 10.0, "delta": 1e-5}
+    (row,) = result["rows"]
+    assert row["epsilon"] is None
+    assert row["settings"]["num_train"] == 160
+    assert row["accuracy"] > 0.5  # 0.1 by chance
+
+
+def test_a_release_has_its_own_epsilon(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        table_2.main([f"--data={tmp_path}", "--release=mnist_eps10", "--epsilons", "1"])
+    assert "not allowed with argument" in capsys.readouterr().err
