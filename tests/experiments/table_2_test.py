@@ -8,6 +8,7 @@ import pytest
 from dpdm_jax import load_release
 from experiments.mnist_cpu.runs import RELEASES
 from experiments.table_2 import __main__ as table_2
+from experiments.table_2 import plot
 
 
 @pytest.fixture
@@ -58,3 +59,24 @@ def test_a_release_has_its_own_epsilon(tmp_path, capsys):
     with pytest.raises(SystemExit):
         table_2.main([f"--data={tmp_path}", "--release=mnist_eps10", "--epsilons", "1"])
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_figures_are_found_and_drawn(tmp_path, monkeypatch):
+    rows = [
+        {"epsilon": 1.0, "classifier": "mlp", "accuracy": 0.875},
+        {"epsilon": None, "classifier": "mlp", "accuracy": 0.96},
+    ]
+    private = {"data": "mnist", "rows": rows}
+    budget = {"epsilon": 0.2, "delta": 1e-5}
+    samples = {"data": "mnist", "release_budget": budget, "release": "mnist_eps0.2"}
+    samples["rows"] = rows[1:]
+    check = {"release": "fashion_mnist_eps10", "epsilon": "10.0000"}
+    check |= {"classifier": "cnn", "accuracy": 0.75}
+    assert plot.accuracies([private, samples], [check]) == {
+        ("mnist", 1.0, "mlp", "DP-SGD"): 87.5,
+        ("mnist", 0.2, "mlp", "samples"): 96.0,
+        ("fashion_mnist", 10.0, "cnn", "samples"): 75.0,
+    }
+    monkeypatch.setattr(plot, "PICTURE", tmp_path / "table_2.png")
+    plot.main()
+    assert (tmp_path / "table_2.png").read_bytes().startswith(b"\x89PNG")
