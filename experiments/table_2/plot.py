@@ -105,7 +105,8 @@ def _draw(axes: Axes, data: str, classifier: str, found: dict[Cell, float]) -> N
         obtained = kind == "obtained"
         marks = "o-" if obtained else "x:"
         axes.plot(places, values, marks, color=f"C{i}", label=f"{source}, {kind}")
-    axes.set_xticks(places, [f"epsilon {epsilon:g}" for epsilon in _EPSILONS])
+    axes.set_xticks(places, [f"{epsilon:g}" for epsilon in _EPSILONS])
+    axes.set_xlabel("epsilon")
     axes.set_title(f"{classifier} on {data}", fontsize=10)
 
 
