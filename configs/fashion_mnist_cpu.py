@@ -1,4 +1,4 @@
-"""Fashion-MNIST on two CPU cores: as MNIST there, but for data, batches, steps and sampler.
+"""Fashion-MNIST on two CPU cores: as MNIST there, but for data, steps and sampler.
 
 experiments/mnist_cpu says what it reaches, and on what machine.
 
