@@ -1,4 +1,4 @@
-"""Fashion-MNIST on two CPU cores: as MNIST there, but for data, steps and sampler.
+"""Fashion-MNIST on two CPU cores: as MNIST there, but for data, draws and steps.
 
 experiments/mnist_cpu says what it reaches, and on what machine.
 
@@ -21,6 +21,4 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.diffusion.mean_data = -0.5
     if config.privacy.epsilon == 10:
         config.train.batch_size, config.train.num_steps = 4000, 600
-    # The last step takes away the grain, which classifiers learn.
-    config.sampler.sigma_min = 0.3
     return config
