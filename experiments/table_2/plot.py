@@ -75,15 +75,20 @@ def accuracies(
         for row in result["rows"]:
             source, epsilon = "DP-SGD", row["epsilon"]
             if "release" in result:
-                source, epsilon = "samples", result["release_budget"]["epsilon"]
+                source, epsilon = "samples", _planned_epsilon(result["release"])
             if epsilon is not None:
                 cell = result["data"], epsilon, row["classifier"], source
                 found[cell] = 100 * row["accuracy"]
     for check in checks:
-        data = check["release"].partition("_eps")[0]
-        cell = data, float(check["epsilon"]), check["classifier"], "samples"
-        found[cell] = 100 * check["accuracy"]
+        name = check["release"]
+        data, epsilon = name.partition("_eps")[0], _planned_epsilon(name)
+        found[data, epsilon, check["classifier"], "samples"] = 100 * check["accuracy"]
     return found
+
+
+def _planned_epsilon(release: str) -> float:
+    """What a run was to spend; it spends that or a little less."""
+    return float(release.partition("_eps")[2])
 
 
 def _read(folder: pathlib.Path, pattern: str) -> list[dict[str, Any]]:
