@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from experiments.mnist_cpu.runs import PAPER, RESULTS, RUNS, TARGETS
 
@@ -47,6 +48,10 @@ def main() -> None:
     losses.legend()
     learning.set(xlabel="hours", ylabel="errors of the CNN, %")
     learning.set(xscale="log", yscale="log")
+    for axis in learning.xaxis, learning.yaxis:
+        axis.set_major_locator(LogLocator(2))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     if learning.lines:
         learning.legend()
     accuracies.set(ylabel="accuracy of the CNN, %", ylim=(50, 110))
