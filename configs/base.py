@@ -56,12 +56,19 @@ def get_config() -> ml_collections.ConfigDict:
     network.dtype = "float32"  # of the computation; parameters are always float32
 
     config.diffusion = diffusion = ml_collections.ConfigDict()
-    diffusion.parameterization = "edm"  # edm | v | ve | vp | edm_dct (of frequencies)
+    # edm | v | ve | vp | edm_dct (of frequencies) | edm_moments (of those measured by
+    # privacy.moments_noise_multiplier)
+    diffusion.parameterization = "edm"
     diffusion.noise_levels = "log_normal"  # log_normal | cosine | log_uniform | vp_time
     # Assumed standard deviation of the data, that of U[-1, 1]; never measured.
     diffusion.sigma_data = 3**-0.5
-    diffusion.mean_data = 0.0  # edm_dct: assumed mean of pixels; never measured
-    diffusion.corner = 5.0  # edm_dct: half cycles across, where the spectrum falls
+    # edm_dct, edm_moments: assumed mean of pixels, never measured; half cycles across
+    # the image, where the assumed spectrum falls.
+    diffusion.mean_data = 0.0
+    diffusion.corner = 5.0
+    # edm_moments: images that are further from the assumed mean than so many assumed
+    # standard deviations (root mean square of frequencies) count as if they were not.
+    diffusion.moments_clip = 2.0
     diffusion.p_mean = -1.2  # log_normal: mean of ln sigma
     diffusion.p_std = 1.2  # log_normal: standard deviation of ln sigma
     diffusion.min_log_snr = -9.0  # cosine: ln(1 / sigma^2) at the largest noise
@@ -83,6 +90,9 @@ def get_config() -> ml_collections.ConfigDict:
     privacy.accountant = "pld"  # pld | rdp (looser; the papers')
     # Noise standard deviation over C; unset calibrates it to the budget.
     privacy.noise_multiplier = config_dict.placeholder(float)
+    # edm_moments: of each of two queries of all images, noise standard deviation over
+    # what one image contributes at most. The steps get what they leave of the budget.
+    privacy.moments_noise_multiplier = config_dict.placeholder(float)
     # Replaces the secret keys by this seed, for tests: the run is then NOT PRIVATE.
     privacy.fixed_keys_seed = config_dict.placeholder(int)
 

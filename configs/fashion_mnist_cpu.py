@@ -20,5 +20,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     # Garments on black. Assumed, not measured.
     config.diffusion.mean_data = -0.5
     if config.privacy.epsilon == 10:
-        config.train.batch_size, config.train.num_steps = 4000, 600
+        config.diffusion.parameterization = "edm_moments"
+        config.privacy.moments_noise_multiplier = 3.0
+        config.train.batch_size, config.train.num_steps = 2000, 300
     return config

@@ -11,6 +11,7 @@ import numpy as np
 from dpdm_jax import validate
 from dpdm_jax.diffusion import from_config, losses, noise_levels, parameterizations
 from dpdm_jax.networks import Network, build_network
+from dpdm_jax.networks.moments import MOMENTS, with_moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +83,19 @@ def build_model(
     """
     network = build_network(config.network, image_shape, num_classes)
     parameterization = from_config.parameterization(config.diffusion, image_shape)
+    if isinstance(parameterization, parameterizations.MomentsEDM):
+        network = with_moments(network)
     return Model(
         network=network,
         parameterization=parameterization,
         noise_levels=from_config.noise_levels(config.diffusion),
         denoise=parameterizations.make_denoiser(network.apply, parameterization),
     )
+
+
+def kinds_of(params: dict[str, Any]) -> dict[str, str]:
+    """Returns "trained" or "measured" for each part of the parameters."""
+    return {name: "measured" if name == MOMENTS else "trained" for name in params}
 
 
 def named_leaves(params: Any) -> dict[str, Any]:

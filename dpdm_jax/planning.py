@@ -75,6 +75,7 @@ def privacy_plan(config: ml_collections.ConfigDict, num_examples: int) -> Privac
     """
     train, privacy = config.train, config.privacy
     validate.integer("train.num_steps", train.num_steps, minimum=0)
+    _check_moments(config)
     return make_plan(
         PrivacyConfig(
             num_examples=num_examples,
@@ -87,8 +88,22 @@ def privacy_plan(config: ml_collections.ConfigDict, num_examples: int) -> Privac
             accountant=privacy.accountant,
             noise_multiplier=privacy.noise_multiplier,
             noise_multiplicity=config.diffusion.noise_multiplicity,
+            moments_noise_multiplier=privacy.get("moments_noise_multiplier"),
         )
     )
+
+
+def _check_moments(config: ml_collections.ConfigDict) -> None:
+    """What is measured must be used, and what is used be measured."""
+    # Released configs of earlier versions do not have the field.
+    noise_multiplier = config.privacy.get("moments_noise_multiplier")
+    parameterization = config.diffusion.parameterization
+    if (noise_multiplier is None) == (parameterization == "edm_moments"):
+        raise InputError(
+            f"privacy.moments_noise_multiplier is {noise_multiplier} with "
+            f"diffusion.parameterization {parameterization!r}; allowed: a number above "
+            "0 with 'edm_moments', and none with another."
+        )
 
 
 def extended_plan(

@@ -215,7 +215,8 @@ def shortened(plan: PrivacyPlan, num_steps: int) -> PrivacyPlan:
     """Returns a plan of the first steps alone, with the epsilon that they spend.
 
     Args:
-        plan: the whole plan; where it extends another, its own steps count.
+        plan: the whole plan; where it extends another, its own steps count, and queries
+            of moments do not.
         num_steps: steps to keep at most, >= 1.
     """
     sampling = dataclasses.replace(
@@ -224,7 +225,13 @@ def shortened(plan: PrivacyPlan, num_steps: int) -> PrivacyPlan:
     epsilon = accounting.epsilon(
         sampling, plan.noise_multiplier, plan.delta, plan.accountant
     )
-    return dataclasses.replace(plan, sampling=sampling, epsilon=epsilon, extends=None)
+    return dataclasses.replace(
+        plan,
+        sampling=sampling,
+        epsilon=epsilon,
+        moments_noise_multiplier=None,
+        extends=None,
+    )
 
 
 def error_of_each_test(settings: ml_collections.ConfigDict) -> float:

@@ -9,7 +9,7 @@ from dpdm_jax.diffusion import noise_levels as nl
 from dpdm_jax.diffusion import parameterizations as p
 from dpdm_jax.diffusion.samplers import DDIM, Heun, Sampler
 
-_PARAMETERIZATIONS = ("edm", "v", "ve", "vp", "edm_dct")
+_PARAMETERIZATIONS = ("edm", "v", "ve", "vp", "edm_dct", "edm_moments")
 _NOISE_LEVELS = ("log_normal", "cosine", "log_uniform", "vp_time")
 _GRIDS = ("edm", "log_uniform", "cosine")
 _SAMPLERS = ("ddim", "heun")
@@ -26,14 +26,15 @@ def parameterization(
         case "edm":
             validate.real("diffusion.sigma_data", config.sigma_data, above=0)
             return p.EDM(config.sigma_data)
-        case "edm_dct":
+        case "edm_dct" | "edm_moments" as name:
             height, width, _ = image_shape
             validate.real("diffusion.sigma_data", config.sigma_data, above=0)
             validate.real(
                 "diffusion.mean_data", config.mean_data, minimum=-1, maximum=1
             )
             validate.real("diffusion.corner", config.corner, above=0)
-            return p.SpectralEDM(
+            kind = p.SpectralEDM if name == "edm_dct" else p.MomentsEDM
+            return kind(
                 height, width, config.sigma_data, config.mean_data, config.corner
             )
         case "v":

@@ -6,8 +6,8 @@ A parameterization turns a network ``F`` into a denoiser (DPDM, section 2; Karra
     D(x, sigma, y) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma), y)
 
 ``loss_weight`` is lambda(sigma). In the papers' four ``lambda * c_out**2 = 1``:
-training is an unweighted regression on ``F``. A fifth, ``SpectralEDM``, scales each
-frequency of the image by itself.
+training is an unweighted regression on ``F``. Two more, ``SpectralEDM`` and
+``MomentsEDM``, scale each frequency of the image by itself.
 """
 
 import dataclasses
@@ -41,6 +41,20 @@ class Parameterization(Protocol):
 
     mean_data: float
 
+    @property
+    def expected(self) -> float | jax.Array:
+        """Mean of what ``analyse`` makes of centred images; 0 unless measured."""
+        ...
+
+    def given(self, params: Params, label: jax.Array) -> "Parameterization":
+        """Returns the parameterization of images of some classes.
+
+        Args:
+            params: of the model, whose ``"moments"`` may have been measured.
+            label: int32 [n].
+        """
+        ...
+
     def analyse(self, x: jax.Array) -> jax.Array: ...
     def synthesise(self, scaled: jax.Array) -> jax.Array: ...
     def c_skip(self, sigma: jax.Array) -> jax.Array: ...
@@ -54,6 +68,10 @@ class PixelParameterization:
     """Scales pixels as they are, as the papers do."""
 
     mean_data = 0.0
+    expected = 0.0
+
+    def given(self, params: Params, label: jax.Array) -> Parameterization:
+        return self
 
     def analyse(self, x: jax.Array) -> jax.Array:
         return x
@@ -194,6 +212,13 @@ class SpectralEDM:
     mean_data: float = 0.0
     corner: float = 5.0
 
+    @property
+    def expected(self) -> float | jax.Array:
+        return 0.0
+
+    def given(self, params: Params, label: jax.Array) -> Parameterization:
+        return self
+
     def analyse(self, x: jax.Array) -> jax.Array:
         rows, columns = self._transforms()
         return jnp.einsum("ui,nijc,vj->nuvc", rows, x, columns)
@@ -222,10 +247,64 @@ class SpectralEDM:
     def _transforms(self) -> tuple[np.ndarray, np.ndarray]:
         return frequencies.dct_matrix(self.height), frequencies.dct_matrix(self.width)
 
-    def _stds(self) -> np.ndarray:
+    def _stds(self) -> np.ndarray | jax.Array:
+        return self.assumed_stds
+
+    @property
+    def assumed_stds(self) -> np.ndarray:
+        """Assumed standard deviations of what ``analyse`` gives, [height, width, 1]."""
         return self.sigma_data * frequencies.falling_spectrum(
             self.height, self.width, self.corner
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class MomentsEDM(SpectralEDM):
+    """``SpectralEDM`` of means and spectra that were measured privately of each class.
+
+    A network of zeros is then the best linear denoiser of Gaussian classes, whose
+    images already look like blurred ones of theirs; the network learns the rest. The
+    moments, which cost a part of the privacy budget, are among the parameters and are
+    not trained: see ``privacy.class_moments``.
+    """
+
+    def given(self, params: Params, label: jax.Array) -> Parameterization:
+        moments = jax.lax.stop_gradient(params["moments"])
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _GivenMoments(
+            **fields, mean=moments["mean"][label], std=moments["std"][label]
+        )
+
+    def whiten(self, x: jax.Array) -> jax.Array:
+        """Returns images' frequencies in assumed means and standard deviations.
+
+        Args:
+            x: [n, h, w, c].
+
+        Returns:
+            [n, h, w, c], in whose units the moments are.
+        """
+        return self.analyse(x - self.mean_data) / self.assumed_stds
+
+
+@dataclasses.dataclass(frozen=True)
+class _GivenMoments(SpectralEDM):
+    """Of images [n, h, w, c] whose frequencies have these moments.
+
+    Attributes:
+        mean: [n, h, w, c], in assumed standard deviations from the assumed mean.
+        std: [n, h, w, c], > 0, in assumed standard deviations.
+    """
+
+    mean: jax.Array = dataclasses.field(kw_only=True)
+    std: jax.Array = dataclasses.field(kw_only=True)
+
+    @property
+    def expected(self) -> float | jax.Array:
+        return self.mean * self.assumed_stds
+
+    def _stds(self) -> np.ndarray | jax.Array:
+        return self.std * self.assumed_stds
 
 
 def make_denoiser(apply: NetworkApply, parameterization: Parameterization) -> Denoiser:
@@ -245,10 +324,10 @@ def make_denoiser(apply: NetworkApply, parameterization: Parameterization) -> De
         params: Params, x: jax.Array, sigma: jax.Array, label: jax.Array
     ) -> jax.Array:
         s = sigma[:, None, None, None]
-        p = parameterization
+        p = parameterization.given(params, label)
         x = x - p.mean_data
         raw = apply(params, p.c_in(s) * x, p.c_noise(sigma), label)
-        clean = p.c_skip(s) * p.analyse(x) + p.c_out(s) * p.analyse(raw)
-        return p.synthesise(clean) + p.mean_data
+        clean = p.c_skip(s) * (p.analyse(x) - p.expected) + p.c_out(s) * p.analyse(raw)
+        return p.synthesise(clean + p.expected) + p.mean_data
 
     return denoise

@@ -23,9 +23,9 @@ from dpdm_jax.privacy.plan import PrivacyPlan
 
 FILE_NAME = "privacy.json"
 
-# The second is that of extended runs: a program that does not know of extensions must
-# not count them as something else.
-_FORMATS = ("dpdm_jax privacy ledger 1", "dpdm_jax privacy ledger 2")
+# The second is that of extended runs, the third that of runs that measured moments: a
+# program that does not know of these must not count them as something else.
+_FORMATS = tuple(f"dpdm_jax privacy ledger {number}" for number in (1, 2, 3))
 _FIELDS = {
     "format",
     "run_id",
@@ -180,7 +180,7 @@ class LedgerRecord:
                 authorized_steps=max(event.authorized_steps, of_phase.num_steps),
             )
             for event, of_phase in zip(
-                self.phases, self.plan.events(steps), strict=True
+                self.phases, self.plan.step_events(steps), strict=True
             )
         ]
         others = self.events[: -len(counted)]
@@ -242,6 +242,11 @@ class LedgerRecord:
             (p.sampling, p.noise_multiplier) for p in plans
         ]:
             raise InputError("the last events are not the plan's mechanism.")
+        moments = self.plan.moments_event
+        if moments is not None:
+            before = self.accounted_events()[: -len(plans)]
+            if before[-1:] != [moments]:
+                raise InputError("the moments' queries are not before the steps.")
         if [bool(e.extension_id) for e in events] != [
             plan.extends is not None for plan in plans
         ]:
@@ -270,7 +275,7 @@ class Ledger:
         *,
         fixed_keys: bool = False,
     ) -> "Ledger":
-        """Writes the ledger of a new run, with nothing authorised yet.
+        """Writes the ledger of a new run, with no step authorised yet.
 
         Args:
             path: the file to create, in an existing directory.
@@ -286,10 +291,13 @@ class Ledger:
                 f"the privacy ledger {path} exists; allowed: resume that run, or begin "
                 "in a new directory."
             )
+        training = LedgerEvent("training", plan.sampling, plan.noise_multiplier, 0)
+        # Counted at once: nothing that is written later has to be waited for.
+        moments = [] if plan.moments_event is None else [plan.moments_event]
         record = LedgerRecord(
             run_id=secrets.token_hex(16),
             plan=plan,
-            events=(LedgerEvent("training", plan.sampling, plan.noise_multiplier, 0),),
+            events=(*(LedgerEvent("moments", *event) for event in moments), training),
             fixed_keys=fixed_keys,
             software=_software(),
         )
@@ -449,6 +457,8 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerRecord:
 
 
 def _format_of(plan: PrivacyPlan) -> str:
+    if plan.moments_noise_multiplier is not None:
+        return _FORMATS[2]
     return _FORMATS[0 if plan.extends is None else 1]
 
 

@@ -9,11 +9,14 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy import accounting, class_moments
 from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_size
 
 # In what an extension may differ from the plan before it.
 _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
+
+# Of a plan as JSON: not there in those that have nothing of the kind.
+_OPTIONAL = frozenset({"extends", "moments_noise_multiplier"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,8 @@ class PrivacyConfig:
         noise_multiplier: sigma instead of a calibrated one, >= 0; None calibrates.
         noise_multiplicity: K, the noise draws per example and step, >= 1. For
             information: it plays no part in the guarantee.
+        moments_noise_multiplier: sigma of each of the queries that measure the moments
+            of classes before the first step, > 0; None for no such queries.
     """
 
     num_examples: int
@@ -46,6 +51,7 @@ class PrivacyConfig:
     accountant: str = "pld"
     noise_multiplier: float | None = None
     noise_multiplicity: int = 1
+    moments_noise_multiplier: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,8 @@ class PrivacyPlan:
         accountant: "pld" or "rdp"; the source of ``epsilon``.
         noise_multiplicity: K, for information.
         relation: which data sets count as neighbours; "add_or_remove_one".
+        moments_noise_multiplier: sigma of each of the queries of all examples that come
+            before the run's first step (``class_moments``); None for none.
         extends: the plan of the steps that come first, each of which counts as taken;
             None for a plan that is no extension. See ``extend_plan``.
     """
@@ -84,6 +92,7 @@ class PrivacyPlan:
     accountant: str
     noise_multiplicity: int = 1
     relation: str = accounting.RELATION
+    moments_noise_multiplier: float | None = None
     extends: "PrivacyPlan | None" = None
 
     def __post_init__(self):
@@ -97,6 +106,7 @@ class PrivacyPlan:
         validate.one_of("accountant", self.accountant, accounting.ACCOUNTANTS)
         validate.integer("noise_multiplicity", self.noise_multiplicity, minimum=1)
         validate.one_of("relation", self.relation, (accounting.RELATION,))
+        _check_moments(self.moments_noise_multiplier)
         if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
             raise InputError(
                 f"l2_clip_norm is inf with noise_multiplier {self.noise_multiplier!r}; "
@@ -179,7 +189,27 @@ class PrivacyPlan:
         whole = dataclasses.replace(self.sampling, num_steps=self.total_steps)
         return whole.indices(num_examples, seed, step)
 
+    @property
+    def moments_event(self) -> accounting.Event | None:
+        """What comes before the first step; it counts from the run's beginning."""
+        return _moments_event(self.moments_noise_multiplier)
+
     def events(self, steps: int) -> list[accounting.Event]:
+        """Returns a run of ``steps`` steps as the accountant takes it.
+
+        Args:
+            steps: 0 to ``total_steps``.
+
+        Returns:
+            The queries of the moments, if there are any, and ``step_events``.
+
+        Raises:
+            InputError: if ``steps`` is out of range.
+        """
+        moments = self.moments_event
+        return [*([] if moments is None else [moments]), *self.step_events(steps)]
+
+    def step_events(self, steps: int) -> list[accounting.Event]:
         """Returns the first ``steps`` steps of the run as the accountant takes them.
 
         Args:
@@ -236,7 +266,7 @@ class PrivacyPlan:
             )
         return tuple(found)
 
-    def mechanism(self) -> dict[str, int | float | str]:
+    def mechanism(self) -> dict[str, int | float | str | None]:
         """Returns the fields whose change alters what is done to the data."""
         return {
             "num_examples": self.num_examples,
@@ -246,6 +276,7 @@ class PrivacyPlan:
             "noise_multiplier": self.noise_multiplier,
             "l2_clip_norm": self.l2_clip_norm,
             "relation": self.relation,
+            "moments_noise_multiplier": self.moments_noise_multiplier,
         }
 
     def differences(self, other: "PrivacyPlan") -> list[tuple[str, Any, Any]]:
@@ -272,7 +303,7 @@ class PrivacyPlan:
             ]
         return found
 
-    def _terms(self) -> dict[str, int | float | str]:
+    def _terms(self) -> dict[str, int | float | str | None]:
         return self.mechanism() | {
             "delta": self.delta,
             "target_epsilon": self.target_epsilon,
@@ -283,7 +314,8 @@ class PrivacyPlan:
         """Returns the plan as a dict for JSON; ``from_dict`` restores it exactly.
 
         Infinity, which JSON lacks, is the string "inf". The dict is flat but for
-        "extends" of an extension, the dict of the plan before.
+        "extends" of an extension, the dict of the plan before. A plan without moments
+        has no "moments_noise_multiplier".
         """
         fields = self._terms() | {
             "epsilon": self.epsilon,
@@ -292,6 +324,7 @@ class PrivacyPlan:
         fields = {
             name: "inf" if value == math.inf else value
             for name, value in fields.items()
+            if value is not None
         }
         if self.extends is not None:
             fields["extends"] = self.extends.to_dict()
@@ -308,9 +341,9 @@ class PrivacyPlan:
             raise InputError(
                 f"the privacy plan is of type {type(fields).__name__}; allowed: a dict."
             )
-        names = {f.name for f in dataclasses.fields(cls)} - {"sampling", "extends"}
+        names = {f.name for f in dataclasses.fields(cls)} - {"sampling"} - _OPTIONAL
         names |= {"sampling_probability", "num_steps"}
-        if set(fields) - {"extends"} != names:
+        if set(fields) - _OPTIONAL != names:
             raise InputError(
                 f"the privacy plan has the fields {', '.join(sorted(map(str, fields)))}"
                 f"; allowed: exactly {', '.join(sorted(names))}."
@@ -355,14 +388,16 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
     validate.real("delta", config.delta, above=0, below=1)
     validate.real("l2_clip_norm", config.l2_clip_norm, above=0, allow_inf=True)
     noise_multiplier, l2_clip_norm = config.noise_multiplier, config.l2_clip_norm
+    before = _before(config)
     if noise_multiplier is not None:
         validate.real("noise_multiplier", noise_multiplier, minimum=0)
     else:
         noise_multiplier = accounting.calibrate_noise_multiplier(
-            sampling, config.epsilon, config.delta, config.accountant
+            sampling, config.epsilon, config.delta, config.accountant, before
         )
         if noise_multiplier == 0:
             l2_clip_norm = math.inf
+    steps = accounting.Event(sampling, noise_multiplier, sampling.num_steps)
     # Plain floats, so that 10 and 10.0 are one value in plan files.
     plan = PrivacyPlan(
         sampling=sampling,
@@ -372,15 +407,47 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         l2_clip_norm=float(l2_clip_norm),
         delta=float(config.delta),
         target_epsilon=float(config.epsilon),
-        epsilon=accounting.epsilon(
-            sampling, noise_multiplier, config.delta, config.accountant
+        epsilon=accounting.epsilon_of_events(
+            [*before, steps], config.delta, config.accountant
         ),
         accountant=config.accountant,
         noise_multiplicity=config.noise_multiplicity,
+        moments_noise_multiplier=(
+            float(config.moments_noise_multiplier) if before else None
+        ),
     )
     for caution in plan.cautions():
         warnings.warn(caution, stacklevel=2)
     return plan
+
+
+def _before(config: PrivacyConfig) -> list[accounting.Event]:
+    """Returns the queries before the first step, which leave something for it."""
+    noise_multiplier = config.moments_noise_multiplier
+    _check_moments(noise_multiplier)
+    event = _moments_event(noise_multiplier)
+    if event is None:
+        return []
+    spent = accounting.epsilon_of_events([event], config.delta, config.accountant)
+    if spent >= config.epsilon:
+        raise InputError(
+            f"moments_noise_multiplier is {noise_multiplier!r}, which spends epsilon "
+            f"{spent!r} before the first step; allowed: enough noise for less than the "
+            f"budget of {config.epsilon!r}."
+        )
+    return [event]
+
+
+def _check_moments(noise_multiplier: float | None) -> None:
+    if noise_multiplier is not None:
+        validate.real("moments_noise_multiplier", noise_multiplier, above=0)
+
+
+def _moments_event(noise_multiplier: float | None) -> accounting.Event | None:
+    if noise_multiplier is None:
+        return None
+    queries = class_moments.QUERIES
+    return accounting.Event(PoissonSampling(1.0, queries), noise_multiplier, queries)
 
 
 def extend_plan(

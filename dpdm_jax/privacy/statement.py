@@ -263,6 +263,7 @@ def statement_fields(
             "num_examples": plan.num_examples,
             "noise_multiplicity": plan.noise_multiplicity,
         }
+        | _moments(plan)
         | (_noise(plan) if plan.extends is None else {"phases": phase_fields(plan)}),
         "queries": [
             {"run_id": run.run_id} | event.to_dict() | {"sampling": "poisson"}
@@ -342,6 +343,18 @@ def _noise(plan: PrivacyPlan) -> dict[str, float]:
     }
 
 
+def _moments(plan: PrivacyPlan) -> dict[str, Any]:
+    event = plan.moments_event
+    if event is None:
+        return {}
+    return {
+        "moments": {
+            "queries": event.num_steps,
+            "noise_multiplier": event.noise_multiplier,
+        }
+    }
+
+
 def _finite(value: float) -> float | str:
     return "inf" if math.isinf(value) else value
 
@@ -363,6 +376,7 @@ def _mechanism(plan: PrivacyPlan, steps: int, accountant: str) -> list[str]:
     ]
     return [
         f"Data: {plan.num_examples} training images.",
+        *_moments_in_words(plan),
         "Batches: Poisson sampling; each image enters each step independently with "
         f"probability q = {plan.sampling.sampling_probability!r}. No truncation: no "
         "sampled image is dropped.",
@@ -371,6 +385,18 @@ def _mechanism(plan: PrivacyPlan, steps: int, accountant: str) -> list[str]:
         *noise,
         f"Divisor: the sum is divided by the constant {plan.expected_batch_size}.",
         f"Accountant: {accountant.upper()}, {accounting.accountant_version()}.",
+    ]
+
+
+def _moments_in_words(plan: PrivacyPlan) -> list[str]:
+    event = plan.moments_event
+    if event is None:
+        return []
+    return [
+        f"Moments: before the first step, {event.num_steps} queries of all images "
+        "measured means and spreads of the classes. An image contributes one vector of "
+        "L2 norm at most 1 to each; noise: Gaussian, noise multiplier sigma = "
+        f"{event.noise_multiplier!r}. They are counted from the start."
     ]
 
 

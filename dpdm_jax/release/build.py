@@ -132,7 +132,7 @@ def _read_accounts(workdir: pathlib.Path, stored: dict[str, Any]) -> LedgerRecor
             f"The checkpoint is of run {stored['run_id']} and {path} of run "
             f"{record.run_id}; allowed: the run's own ledger."
         )
-    counted = sum(event.authorized_steps for event in record.events)
+    counted = record.authorized_steps
     if stored["step"] > counted:
         raise InputError(
             f"The checkpoint is of step {stored['step']} and {path} counts {counted} "

@@ -120,7 +120,7 @@ def statement_failures(
         )
     if bool(statement.get("not_private")) is expected["private"]:
         failures.append(f"{bundle.PRIVACY}: not_private contradicts the ledger.")
-    counted = sum(event.authorized_steps for event in record.events)
+    counted = record.authorized_steps
     if not 0 <= manifest["step"] <= counted:
         failures.append(
             f"{bundle.MANIFEST} states step {manifest['step']}; the ledger counts "

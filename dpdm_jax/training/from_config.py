@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from dpdm_jax import devices
 from dpdm_jax.diffusion.losses import ExampleLoss
+from dpdm_jax.model import kinds_of
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.step import TrainStep, draws_in_parts, make_train_step
@@ -50,6 +51,10 @@ def build_training(
     """
     # Of an extension, too: it goes on at the rate that the first steps ended with.
     optimizer = build_optimizer(config.train, plan.phases[0].num_steps)
+    if plan.moments_noise_multiplier is not None:
+        optimizer = optax.partition(
+            {"trained": optimizer, "measured": optax.set_to_zero()}, kinds_of
+        )
     noise = gaussian_noise(
         plan.noise_stddev,
         noise_key,

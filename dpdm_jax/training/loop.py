@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from dpdm_jax import data, devices, planning, processes, run_dir, validate
 from dpdm_jax.errors import InputError, Interrupted
-from dpdm_jax.model import Model, build_model
+from dpdm_jax.model import MOMENTS, Model, build_model
 from dpdm_jax.privacy import (
     GaussianNoiseState,
     Ledger,
@@ -41,6 +41,7 @@ from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.logical_step import Mechanism, take_step
 from dpdm_jax.training.metrics import PRIVATE, MetricsLog, private_diagnostics
+from dpdm_jax.training.moments import measure
 from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
 from dpdm_jax.training.shared_ledger import SharedLedger
 from dpdm_jax.training.state import TrainState, create_state
@@ -234,7 +235,28 @@ def _prepare(
         # The secrets must be on disk before the first step uses them: a run killed in
         # its first steps then repeats their noise instead of drawing it anew.
         _save(run, state)
+    if int(state.step) == 0 and run.plan.moments_noise_multiplier is not None:
+        state = _with_moments(run, state)
     return run, state
+
+
+def _with_moments(run: Run, state: TrainState) -> TrainState:
+    """Measures the moments, which the ledger counts since it was created."""
+    with processes.together():
+        moments = measure(
+            run.model,
+            run.source,
+            clip=run.config.diffusion.moments_clip,
+            noise_multiplier=run.plan.moments_noise_multiplier,
+            noise_key=run.secrets.moments_key,
+        )
+    # Sums of floating-point numbers may differ between machines.
+    moments = processes.same_arrays(moments)
+    params, average = (
+        weights | {MOMENTS: devices.place(moments, devices.replicated(run.mesh))}
+        for weights in (state.params, state.ema_params)
+    )
+    return dataclasses.replace(state, params=params, ema_params=average)
 
 
 def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> bool:
@@ -408,6 +430,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
         "train.engine_microbatch_size", config.train.engine_microbatch_size, minimum=0
     )
     validate.real("train.ema_decay", config.train.ema_decay, minimum=0, below=1)
+    validate.real("diffusion.moments_clip", config.diffusion.moments_clip, above=0)
 
 
 def _run_steps(

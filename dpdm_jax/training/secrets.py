@@ -34,6 +34,18 @@ class Secrets:
             jnp.array(self.noise_words), impl="threefry2x32"
         )
 
+    @property
+    def moments_key(self) -> jax.Array:
+        """Typed PRNG keys [n] for the noise on moments, others than the steps'."""
+        digest = hashlib.blake2b(
+            b"moments",
+            key=self.noise_words.tobytes(),
+            digest_size=self.noise_words.nbytes,
+            person=b"moments",
+        ).digest()
+        words = np.frombuffer(digest, np.uint32).reshape(self.noise_words.shape)
+        return jax.random.wrap_key_data(jnp.array(words), impl="threefry2x32")
+
     def loss_key(self, step: int) -> jax.Array:
         """Typed PRNG key of the loss's draws (noise levels, noise, label drop-out).
 

@@ -8,6 +8,7 @@ from dpdm_jax.diffusion.parameterizations import (
     EDM,
     VE,
     VP,
+    MomentsEDM,
     SpectralEDM,
     V,
     make_denoiser,
@@ -156,3 +157,69 @@ def test_spectral_edm_asks_for_unit_variance_at_every_frequency():
     s = np.full((1, 1, 1, 1), 0.5, np.float32)
     variance = (1 - p.c_skip(s)) ** 2 * stds**2 + (p.c_skip(s) * s) ** 2
     np.testing.assert_allclose(variance / p.c_out(s) ** 2, 1, rtol=1e-4)
+
+
+def moments_of(rng, rows=3):
+    """Means and standard deviations of classes and of all images, of 6x6."""
+    mean = rng.standard_normal((rows, 6, 6, 1)).astype(np.float32)
+    std = rng.uniform(0.3, 2, (rows, 6, 6, 1)).astype(np.float32)
+    return {"moments": {"mean": mean, "std": std}}
+
+
+def test_assumed_moments_are_spectral_edm():
+    arguments = (6, 6, 0.4, -0.5, 2.0)
+    x = jax.random.normal(jax.random.key(0), (3, 6, 6, 1))
+    sigma, labels = jnp.array([0.01, 0.5, 20.0]), jnp.array([0, 1, 2])
+    params = {
+        "moments": {"mean": jnp.zeros((3, 6, 6, 1)), "std": jnp.ones((3, 6, 6, 1))}
+    }
+
+    def apply(params, scaled, c_noise, label):
+        return jnp.tanh(scaled) * c_noise[:, None, None, None]
+
+    np.testing.assert_allclose(
+        make_denoiser(apply, MomentsEDM(*arguments))(params, x, sigma, labels),
+        make_denoiser(apply, SpectralEDM(*arguments))({}, x, sigma, labels),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_measured_moments_without_a_network_are_the_best_linear_denoiser():
+    p = MomentsEDM(6, 6, sigma_data=0.7, mean_data=-0.25, corner=2.0)
+    params = moments_of(np.random.default_rng(0))
+    assumed = 0.7 * falling_spectrum(6, 6, 2.0)
+    clean_key, noise_key = jax.random.split(jax.random.key(0))
+    n = 10_000
+    labels = jnp.arange(n) % 3
+    mean, std = (
+        np.asarray(params["moments"][k])[labels] * assumed for k in ("mean", "std")
+    )
+    unit = jax.random.normal(clean_key, (n, 6, 6, 1))
+    clean = p.synthesise(mean + std * unit) - 0.25
+    np.testing.assert_allclose(
+        p.whiten(clean) * assumed, mean + std * unit, rtol=1e-4, atol=1e-4
+    )
+    noisy = clean + 0.5 * jax.random.normal(noise_key, clean.shape)
+    denoise = make_denoiser(lambda params, x, *_: jnp.zeros_like(x), p)
+    error = denoise(params, noisy, jnp.full(n, 0.5), labels) - clean
+    # The posterior's variance per frequency and class; 360,000 values: 3 sigma.
+    expected = np.mean(std**2 * 0.25 / (std**2 + 0.25))
+    np.testing.assert_allclose(np.mean(error**2), expected, rtol=8e-3)
+
+
+def test_no_gradient_reaches_the_moments():
+    p = MomentsEDM(6, 6)
+    params = moments_of(np.random.default_rng(0)) | {"w": jnp.float32(0.5)}
+
+    def apply(params, x, c_noise, label):
+        return params["w"] * x
+
+    def loss(params):
+        x = jax.random.normal(jax.random.key(0), (3, 6, 6, 1))
+        denoise = make_denoiser(apply, p)
+        return jnp.sum(denoise(params, x, jnp.ones(3), jnp.arange(3)) ** 2)
+
+    grads = jax.grad(loss)(params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads["moments"]))
+    assert grads["w"] != 0

@@ -542,7 +542,8 @@ def test_another_history_is_no_continuation(path, tmp_path, first, longer):
         (lambda f: f["plan"].pop("extends"), "another kind"),
         (lambda f: f["plan"]["extends"].update(delta=1e-9), "changes delta"),
         (lambda f: f.update(format="dpdm_jax privacy ledger 1"), "another kind"),
-        (lambda f: f.update(format="dpdm_jax privacy ledger 3"), "allowed: dpdm_jax"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 3"), "another kind"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 4"), "allowed: dpdm_jax"),
     ],
 )
 def test_nonsense_about_extensions_is_refused(path, first, longer, edit, message):
@@ -564,3 +565,69 @@ def test_ledgers_written_before_there_were_extensions_are_read(path, first, long
     ledger.authorize(61)
     assert json.loads(path.read_text())["format"] == "dpdm_jax privacy ledger 2"
     assert read_ledger(path).epsilon_spent() == longer.epsilon_spent(61)
+
+
+@pytest.fixture(scope="module")
+def moments_plan():
+    return make_plan(dataclasses.replace(CONFIG, moments_noise_multiplier=5.0))
+
+
+def test_moments_are_counted_from_the_start(path, moments_plan):
+    ledger = Ledger.create(path, moments_plan)
+    spent = accounting.epsilon_of_events(
+        [(PoissonSampling(1.0, 2), 5.0, 2)], moments_plan.delta
+    )
+    assert ledger.epsilon_spent() == spent > 0
+    assert ledger.authorized_steps == 0
+    ledger.authorize(60)
+    record = read_ledger(path)
+    assert record.epsilon_spent() == moments_plan.epsilon
+    assert [(e.name, e.authorized_steps) for e in record.events] == [
+        ("moments", 2),
+        ("training", 60),
+    ]
+    assert json.loads(path.read_text())["format"] == "dpdm_jax privacy ledger 3"
+    assert Ledger.open(path, moments_plan).record == record
+
+
+def test_moments_with_fixed_keys_are_not_private(path, moments_plan):
+    assert Ledger.create(path, moments_plan, fixed_keys=True).epsilon_spent() == (
+        math.inf
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda f: f["events"].pop(0), "moments' queries"),
+        (lambda f: f["events"].reverse(), "not the plan's"),
+        (lambda f: f["events"][0].update(authorized_steps=1), "moments' queries"),
+        (lambda f: f["events"][0].update(noise_multiplier=6.0), "moments' queries"),
+        (lambda f: f["events"][0].update(sampling_probability=0.5), "moments' queries"),
+        (lambda f: f["plan"].pop("moments_noise_multiplier"), "another kind"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 1"), "another kind"),
+    ],
+)
+def test_moments_cannot_be_left_out(path, moments_plan, edit, message):
+    Ledger.create(path, moments_plan)
+    rewrite(path, edit)
+    with pytest.raises(InputError, match=message):
+        read_ledger(path)
+
+
+def test_a_run_cannot_go_on_with_or_without_moments(path, plan, moments_plan):
+    Ledger.create(path, moments_plan)
+    with pytest.raises(InputError, match=r"moments_noise_multiplier 5\.0 -> None"):
+        Ledger.open(path, plan)
+
+
+def test_moments_stay_before_an_extension(path, moments_plan):
+    ledger = Ledger.create(path, moments_plan)
+    ledger.extend(extend_plan(moments_plan, num_steps=30, epsilon=12))
+    ledger.authorize(90)
+    assert [e.name for e in ledger.record.events] == [
+        "moments",
+        "training",
+        "extension 1",
+    ]
+    assert read_ledger(path).epsilon_spent() == ledger.plan.epsilon

@@ -215,6 +215,7 @@ def test_mechanism_has_every_field_that_touches_the_data():
         "noise_multiplier",
         "l2_clip_norm",
         "relation",
+        "moments_noise_multiplier",
     }
 
 
@@ -354,3 +355,83 @@ def test_differences_of_extensions():
     )
     names = [name for name, _, _ in longer.differences(other)]
     assert names == ["noise_multiplier", "extends.noise_multiplier"]
+
+
+MOMENTS = changed(moments_noise_multiplier=5.0)
+
+
+@pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
+def test_moments_and_steps_share_the_budget(accountant):
+    plan = make_plan(dataclasses.replace(MOMENTS, accountant=accountant))
+    assert 9.99 < plan.epsilon <= 10
+    assert plan.epsilon_spent(60) == plan.epsilon
+    assert plan.epsilon_spent(0) > 0
+    assert plan.noise_multiplier > make_plan(changed()).noise_multiplier
+
+
+def test_moments_compose_as_two_gaussians_of_all_examples():
+    plan = make_plan(dataclasses.replace(MOMENTS, accountant="rdp"))
+    independent = rdp.RdpAccountant(accounting._RDP_ORDERS)
+    independent.compose(dp_accounting.GaussianDpEvent(5.0), 2)
+    alone = independent.get_epsilon(1e-4)
+    assert plan.epsilon_spent(0) == pytest.approx(alone, rel=1e-9)
+    step = dp_accounting.PoissonSampledDpEvent(
+        1 / 6, dp_accounting.GaussianDpEvent(plan.noise_multiplier)
+    )
+    independent.compose(step, 60)
+    assert plan.epsilon == pytest.approx(independent.get_epsilon(1e-4), rel=1e-9)
+
+
+def test_given_noise_beside_moments():
+    plan = make_plan(dataclasses.replace(MOMENTS, noise_multiplier=2.0))
+    assert plan.epsilon > make_plan(changed(noise_multiplier=2.0)).epsilon
+    with pytest.raises(InputError, match=r"noise_multiplier is 2\.0, which spends"):
+        make_plan(
+            dataclasses.replace(MOMENTS, noise_multiplier=2.0, epsilon=plan.epsilon / 2)
+        )
+
+
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (0.0, "moments_noise_multiplier is 0.0"),
+        (-1.0, "moments_noise_multiplier is -1.0"),
+        (math.nan, "moments_noise_multiplier is nan"),
+        ("a", "moments_noise_multiplier is 'a'"),
+        (0.1, "which spends epsilon .* before the first step"),
+        (1e-9, "which spends epsilon inf before the first step"),
+    ],
+)
+def test_bad_noise_of_moments(noise, message):
+    with pytest.raises(InputError, match=message):
+        make_plan(changed(moments_noise_multiplier=noise))
+
+
+def test_a_plan_with_moments_as_json():
+    plan = make_plan(MOMENTS)
+    fields = json.loads(json.dumps(plan.to_dict()))
+    assert fields["moments_noise_multiplier"] == 5.0
+    assert PrivacyPlan.from_dict(fields) == plan
+    assert "moments_noise_multiplier" not in make_plan(CONFIG).to_dict()
+
+
+def test_plans_differ_in_moments():
+    plan = make_plan(changed(noise_multiplier=2.0))
+    other = make_plan(dataclasses.replace(MOMENTS, noise_multiplier=2.0))
+    assert ("moments_noise_multiplier", None, 5.0) in plan.differences(other)
+
+
+def test_an_extension_counts_the_moments_once():
+    plan = make_plan(dataclasses.replace(MOMENTS, accountant="rdp"))
+    extended = extend_plan(plan, num_steps=30, epsilon=12)
+    assert 11.9 < extended.epsilon <= 12
+    assert extended.moments_noise_multiplier == 5.0
+    assert [event.num_steps for event in extended.events(70)] == [2, 60, 10]
+    phases = [
+        (1 / 6, plan.noise_multiplier, 60),
+        (1 / 6, extended.noise_multiplier, 30),
+        (1.0, 5.0, 2),
+    ]
+    assert extended.epsilon == pytest.approx(
+        independent_epsilon(phases, 1e-4), rel=1e-9
+    )

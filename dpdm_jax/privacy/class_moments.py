@@ -1,0 +1,180 @@
+"""Means and spreads of the classes of a data set, by two Gaussian queries of all of it.
+
+An example adds one vector of L2 norm at most 1 to the sum of its class, and nothing to
+the others: adding or removing it changes a query by at most 1. The second query depends
+on the first's result; the two compose (``QUERIES``).
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpdm_jax import validate
+from dpdm_jax.privacy.noise import gaussian_noise
+
+#: Queries of all examples, each with the noise multiplier that is accounted.
+QUERIES = 2
+
+# Public guesses, which trade noise against bias: how far apart classes' spreads are,
+# and how small one is.
+_CLASS_SPREAD = 0.2
+_LEAST_STD = 0.1
+
+#: Batches of (features [n, d], labels int [n]); all of the data, each example once.
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+
+
+class ClassMoments(NamedTuple):
+    """Moments of classes, and behind them those of all examples.
+
+    Attributes:
+        mean: float32 [num_classes + 1, d].
+        std: float32 [num_classes + 1, d], > 0.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def measure(
+    batches: Callable[[], Batches],
+    num_classes: int,
+    mean_prior: np.ndarray,
+    *,
+    l2_clip_norm: float,
+    noise_multiplier: float,
+    noise_key: jax.Array,
+) -> ClassMoments:
+    """Measures the moments of classes.
+
+    Args:
+        batches: starts a pass over the data; called twice. Features are in units in
+            which standard deviations near 1 are expected.
+        num_classes: labels are in [0, num_classes); 0 for unlabelled data, whose labels
+            are 0.
+        mean_prior: float [d], guessed variances of the classes' means; public.
+        l2_clip_norm: bound on the features of an example, > 0; larger ones are scaled
+            down to it.
+        noise_multiplier: sigma of each query, > 0.
+        noise_key: see ``gaussian_noise``.
+
+    Returns:
+        The moments; private as the noise says, all that follows from them included.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+    validate.real("l2_clip_norm", l2_clip_norm, above=0)
+    validate.real("noise_multiplier", noise_multiplier, above=0)
+    noise = gaussian_noise(noise_multiplier, noise_key)
+    state = noise.init(None)
+    classes = max(num_classes, 1)
+
+    sums, state = noise.update(
+        jnp.asarray(sum_first(batches(), classes, l2_clip_norm)), state
+    )
+    scale = math.sqrt(2) * l2_clip_norm
+    sums = np.asarray(sums, np.float64)
+    # No class is taken to be smaller than its noise lets one see.
+    counts = np.maximum(math.sqrt(2) * sums[:, -1:], math.sqrt(2) * noise_multiplier)
+    mean = scale * sums[:, :-1] / counts
+    noise_variance = (scale * noise_multiplier / counts) ** 2
+    mean *= mean_prior / (mean_prior + noise_variance)
+
+    sums, _ = noise.update(
+        jnp.asarray(sum_deviations(batches(), mean, l2_clip_norm)), state
+    )
+    # Of a Gaussian the mean deviation is sqrt(2 / pi) standard deviations.
+    scale = math.sqrt(math.pi / 2) * l2_clip_norm
+    std = scale * np.asarray(sums, np.float64) / counts
+    noise_variance = (scale * noise_multiplier / counts) ** 2
+    share = counts / counts.sum()
+    pooled = (share * std).sum(axis=0)
+    std = pooled + _CLASS_SPREAD**2 / (_CLASS_SPREAD**2 + noise_variance) * (
+        std - pooled
+    )
+    std = np.maximum(std, _LEAST_STD)
+    if num_classes:
+        mean, std = _with_all(mean, std, share)
+    return ClassMoments(mean.astype(np.float32), std.astype(np.float32))
+
+
+def sum_first(batches: Batches, classes: int, l2_clip_norm: float) -> np.ndarray:
+    """Sums clipped features and counts examples: the first query, without noise.
+
+    Args:
+        batches: see ``Batches``.
+        classes: number of sums, >= 1.
+        l2_clip_norm: see ``measure``.
+
+    Returns:
+        float32 [classes, d + 1], of sensitivity 1: sums of features over sqrt(2)
+        ``l2_clip_norm``, and counts over sqrt(2).
+    """
+
+    def contributions(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        ones = np.ones((len(features), 1))
+        clipped = _clipped(features, l2_clip_norm)
+        return np.concatenate([clipped, ones], axis=1) / math.sqrt(2)
+
+    return _sum_by_class(batches, classes, contributions)
+
+
+def sum_deviations(
+    batches: Batches, mean: np.ndarray, l2_clip_norm: float
+) -> np.ndarray:
+    """Sums clipped absolute deviations from means: the second query, without noise.
+
+    Squares would be of far larger sensitivity beside what they measure.
+
+    Args:
+        batches: see ``Batches``.
+        mean: [classes, d], public.
+        l2_clip_norm: see ``measure``.
+
+    Returns:
+        float32 [classes, d], of sensitivity 1: sums over ``l2_clip_norm``.
+    """
+
+    def contributions(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return _clipped(np.abs(features - mean[labels]), l2_clip_norm)
+
+    return _sum_by_class(batches, len(mean), contributions)
+
+
+def _clipped(vectors: np.ndarray, l2_clip_norm: float) -> np.ndarray:
+    """Scales rows down to a norm of 1, for the bound; those without a norm to 0."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        scaled = vectors / np.maximum(norms, l2_clip_norm)
+    return np.where(np.isfinite(norms), scaled, 0.0)
+
+
+def _sum_by_class(
+    batches: Batches,
+    classes: int,
+    contributions: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    total = 0.0
+    for features, labels in batches:
+        vectors = contributions(np.asarray(features, np.float64), labels)
+        total = total + np.stack(
+            [vectors[labels == k].sum(axis=0) for k in range(classes)]
+        )
+    return np.asarray(total, np.float32)
+
+
+def _with_all(
+    mean: np.ndarray, std: np.ndarray, share: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Appends the moments of the classes' mixture."""
+    overall = (share * mean).sum(axis=0, keepdims=True)
+    square = (share * (std**2 + mean**2)).sum(axis=0, keepdims=True)
+    return (
+        np.concatenate([mean, overall]),
+        np.concatenate([std, np.sqrt(square - overall**2)]),
+    )

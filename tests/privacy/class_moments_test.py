@@ -1,0 +1,170 @@
+"""Two queries: what one example changes, what they measure, and what noise they get."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy import class_moments
+
+CLASSES, SIZE, CLIP = 3, 5, 2.0
+# Float32 rounding of sums of a few dozen vectors of norm 1.
+ROUNDING = 1e-5
+KEY = jax.random.key(0)
+
+
+def examples(number, seed=0, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return scale * rng.standard_normal((number, SIZE)), rng.integers(0, CLASSES, number)
+
+
+def queries(features, labels, mean):
+    batches = [(features, labels)]
+    return (
+        class_moments.sum_first(batches, CLASSES, CLIP),
+        class_moments.sum_deviations(batches, mean, CLIP),
+    )
+
+
+EXTRA = [
+    np.zeros(SIZE),
+    np.full(SIZE, 0.1),
+    np.full(SIZE, 1e30),
+    np.array([1e300, -1e300, 0, 0, 0]),
+    np.array([math.nan, 0, 0, 0, 0]),
+    np.array([math.inf, 0, 0, 0, 0]),
+    np.array([-math.inf, math.nan, 1, 1, 1]),
+    np.array([0, 0, -CLIP, 0, 0]),
+]
+
+
+@pytest.mark.parametrize("extra", EXTRA, ids=str)
+@pytest.mark.parametrize("scale", [0.1, 1.0, 100.0])
+def test_an_example_changes_its_class_alone_by_at_most_1(extra, scale):
+    features, labels = examples(40, scale=scale)
+    mean = np.random.default_rng(1).standard_normal((CLASSES, SIZE))
+    for label in range(CLASSES):
+        more = np.vstack([features, extra]), np.append(labels, label)
+        for with_it, without in zip(
+            queries(*more, mean), queries(features, labels, mean), strict=True
+        ):
+            change = with_it - without
+            assert np.isfinite(with_it).all()
+            assert np.linalg.norm(change) <= 1 + ROUNDING
+            assert not np.delete(change, label, axis=0).any()
+
+
+def test_the_bound_of_1_is_reached():
+    """Else the noise would be larger than the guarantee asks for."""
+    far = np.array([[0, 30.0, 0, 40.0, 0]]), np.array([1])
+    for total in queries(*far, np.zeros((CLASSES, SIZE))):
+        np.testing.assert_allclose(np.linalg.norm(total), 1, rtol=1e-6)
+
+
+def test_each_example_counts_once_however_it_is_batched():
+    features, labels = examples(50)
+    mean = np.zeros((CLASSES, SIZE))
+    whole = queries(features, labels, mean)
+    parts = [(features[i : i + 7], labels[i : i + 7]) for i in range(0, 50, 7)]
+    first = class_moments.sum_first(parts, CLASSES, CLIP)
+    np.testing.assert_allclose(first, whole[0], rtol=1e-5)
+    second = class_moments.sum_deviations(parts, mean, CLIP)
+    np.testing.assert_allclose(second, whole[1], rtol=1e-5)
+    counts = np.bincount(labels, minlength=CLASSES)
+    np.testing.assert_allclose(math.sqrt(2) * first[:, -1], counts, rtol=1e-5)
+
+
+def measure(features, labels, num_classes=CLASSES, key=KEY, **changes):
+    settings = {"l2_clip_norm": 20.0, "noise_multiplier": 0.01} | changes
+    return class_moments.measure(
+        lambda: [(features, labels)],
+        num_classes,
+        np.ones(features.shape[1]),
+        noise_key=key,
+        **settings,
+    )
+
+
+def test_moments_of_gaussian_classes_are_found():
+    rng = np.random.default_rng(0)
+    mean = np.array([[0, 1, -1, 0.5, 2], [1, 1, 1, 1, 1], [-2, 0, 0, 0, 0.3]])
+    std = np.array([[1, 0.5, 2, 1, 1], [0.3, 0.3, 1, 1, 0.7], [1, 1, 1.5, 0.4, 1]])
+    labels = rng.choice(CLASSES, 60_000, p=[0.2, 0.5, 0.3])
+    features = mean[labels] + std[labels] * rng.standard_normal((60_000, SIZE))
+    found = measure(features, labels)
+    # Means of at least 11,000 draws of standard deviation 2 at most: 4 sigma.
+    np.testing.assert_allclose(found.mean[:CLASSES], mean, atol=0.08)
+    # Beside that, the pull towards the classes' average, small without much noise.
+    np.testing.assert_allclose(found.std[:CLASSES], std, rtol=0.03)
+    np.testing.assert_allclose(found.mean[-1], features.mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(found.std[-1], features.std(axis=0), rtol=0.03)
+
+
+def test_unlabelled_data_are_one_class():
+    features, _ = examples(20_000)
+    found = measure(features, np.zeros(20_000, int), num_classes=0)
+    assert found.mean.shape == found.std.shape == (1, SIZE)
+    np.testing.assert_allclose(found.mean[0], features.mean(axis=0), atol=0.01)
+    np.testing.assert_allclose(found.std[0], features.std(axis=0), rtol=0.03)
+
+
+def test_noise_is_what_is_accounted_for():
+    """Of sums of nothing only the noise is left, seen through the means' scale."""
+    noise, size = 50.0, 20_000
+    nothing = np.zeros((0, size)), np.zeros(0, int)
+    found = measure(*nothing, num_classes=0, noise_multiplier=noise, l2_clip_norm=1e-3)
+    # Such a class counts sqrt(2) sigma at least, or what the noise on its count says.
+    count = class_moments.gaussian_noise(noise, KEY)
+    zeros = np.zeros((1, size + 1), np.float32)
+    drawn = np.asarray(count.update(zeros, count.init(None))[0])[0]
+    counted = max(math.sqrt(2) * drawn[-1], math.sqrt(2) * noise)
+    expected = math.sqrt(2) * 1e-3 * drawn[:-1] / counted
+    np.testing.assert_allclose(found.mean[0], expected, rtol=1e-4)
+    # 20,000 draws: the standard deviation is within 2 % at 4 sigma.
+    np.testing.assert_allclose(drawn.std(), noise, rtol=0.02)
+
+
+def test_one_key_gives_one_result_and_two_keys_two():
+    features, labels = examples(100)
+    once, again = (measure(features, labels, noise_multiplier=3.0) for _ in "ab")
+    other = measure(features, labels, noise_multiplier=3.0, key=jax.random.key(1))
+    for name in ("mean", "std"):
+        np.testing.assert_array_equal(getattr(once, name), getattr(again, name))
+    assert not np.allclose(once.mean, other.mean)
+
+
+def test_the_two_queries_do_not_share_their_noise(monkeypatch):
+    drawn = []
+
+    def spying(stddev, key):
+        noise = real(stddev, key)
+
+        def update(sums, state):
+            noised, state = noise.update(sums, state)
+            drawn.append(np.asarray(noised - sums))
+            return noised, state
+
+        return noise._replace(update=update)
+
+    real = class_moments.gaussian_noise
+    monkeypatch.setattr(class_moments, "gaussian_noise", spying)
+    measure(*examples(100), noise_multiplier=3.0)
+    assert len(drawn) == class_moments.QUERIES
+    first, second = (noise.reshape(-1)[: CLASSES * SIZE] for noise in drawn)
+    assert not np.isclose(first, second).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"noise_multiplier": 0.0}, "noise_multiplier is 0.0"),
+        ({"noise_multiplier": math.nan}, "noise_multiplier is nan"),
+        ({"l2_clip_norm": 0.0}, "l2_clip_norm is 0.0"),
+        ({"l2_clip_norm": math.inf}, "l2_clip_norm is inf"),
+    ],
+)
+def test_bad_input(changes, message):
+    with pytest.raises(InputError, match=message):
+        measure(*examples(10), **changes)

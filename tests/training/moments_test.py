@@ -1,0 +1,195 @@
+"""Moments are measured once, before the first step, and no step changes them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from dpdm_jax import data
+from dpdm_jax.errors import InputError
+from dpdm_jax.model import build_model
+from dpdm_jax.privacy import read_ledger
+from dpdm_jax.release.build import release
+from dpdm_jax.release.model import load_release
+from dpdm_jax.release.verify import verify
+from dpdm_jax.training import loop, moments
+
+ENGINES = ("vmap", "scan", "book_keeping")
+
+
+@pytest.fixture
+def make_config(tiny_config):
+    def make(**overrides):
+        settings = {
+            "diffusion__parameterization": "edm_moments",
+            "privacy__moments_noise_multiplier": 5.0,
+            "train__num_steps": 3,
+        }
+        return tiny_config(**settings | overrides)
+
+    return make
+
+
+def leaves(tree):
+    return jax.tree.leaves(jax.device_get(tree))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_steps_train_the_network_and_leave_the_moments(make_config, tmp_path, engine):
+    fixed = {"privacy__fixed_keys_seed": 0, "train__engine": engine}
+    one = loop.train(make_config(**fixed, train__stop_after_steps=1), tmp_path / "one")
+    all_steps = loop.train(make_config(**fixed), tmp_path / "all")
+    for now, then in zip(
+        leaves(all_steps.params["moments"]), leaves(one.params["moments"]), strict=True
+    ):
+        np.testing.assert_array_equal(now, then)
+    for now, then in zip(
+        leaves(all_steps.params["network"]), leaves(one.params["network"]), strict=True
+    ):
+        assert (now != then).any()
+    # The average of one value, but for rounding.
+    for average, value in zip(
+        leaves(all_steps.ema_params["moments"]),
+        leaves(all_steps.params["moments"]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(average, value, rtol=1e-5, atol=1e-6)
+
+
+def test_engines_agree(make_config, tmp_path):
+    finals = [
+        loop.train(
+            make_config(privacy__fixed_keys_seed=0, train__engine=engine),
+            tmp_path / engine,
+        ).params
+        for engine in ENGINES
+    ]
+    for other in finals[1:]:
+        for a, b in zip(leaves(finals[0]), leaves(other), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_measured_is_near_the_data(make_config, tmp_path):
+    """A quarter of a standard deviation is far more than this noise: digits differ."""
+    config = make_config(
+        privacy__moments_noise_multiplier=0.05,
+        privacy__epsilon=float("inf"),
+        train__num_steps=1,
+    )
+    state = loop.train(config, tmp_path)
+    source = data.load_source(config.data, "train")
+    batch = data.load_batch(source, np.arange(len(source)))
+    model = build_model(config, source.image_shape, source.num_classes)
+    white = np.asarray(model.parameterization.whiten(batch.images))
+    found = np.asarray(state.params["moments"]["mean"])
+    for label in range(10):
+        mean = white[batch.labels == label].mean(axis=0)
+        # Frequencies that differ most between classes; the guess for the others is 0.
+        low = np.s_[:3, :3]
+        np.testing.assert_allclose(found[label][low], mean[low], atol=0.25)
+    assert np.abs(found[:10, :3, :3] - found[10, :3, :3]).max() > 1
+
+
+def test_a_run_killed_before_its_first_step_measures_the_same_again(
+    make_config, tmp_path, monkeypatch
+):
+    """With secret keys: those of step 0 are on disk before anything is measured."""
+    seen = []
+    real = moments.measure
+
+    def killed(*args, **kwargs):
+        seen.append(real(*args, **kwargs))
+        if len(seen) < 3:
+            raise KeyboardInterrupt
+        return seen[-1]
+
+    monkeypatch.setattr(loop, "measure", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(make_config(), tmp_path)
+        assert read_ledger(tmp_path / "privacy.json").epsilon_spent() > 0
+    state = loop.train(make_config(), tmp_path)
+    for each in seen[1:]:
+        for name in ("mean", "std"):
+            np.testing.assert_array_equal(each[name], seen[0][name])
+    np.testing.assert_array_equal(state.params["moments"]["mean"], seen[0]["mean"])
+
+
+def test_a_resumed_run_does_not_measure_again(make_config, tmp_path, monkeypatch):
+    fixed = {"privacy__fixed_keys_seed": 0}
+    whole = loop.train(make_config(**fixed), tmp_path / "whole")
+    loop.train(make_config(**fixed, train__stop_after_steps=2), tmp_path / "parts")
+    monkeypatch.setattr(loop, "measure", None)
+    parts = loop.train(make_config(**fixed), tmp_path / "parts")
+    for a, b in zip(
+        leaves((parts.params, parts.ema_params, parts.opt_state)),
+        leaves((whole.params, whole.ema_params, whole.opt_state)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_two_runs_measure_with_different_noise(make_config, tmp_path):
+    config = make_config(train__num_steps=1)
+    means = [
+        np.asarray(loop.train(config, tmp_path / name).params["moments"]["mean"])
+        for name in "ab"
+    ]
+    assert (means[0] != means[1]).mean() > 0.99
+
+
+def test_noise_of_the_moments_is_not_that_of_the_steps():
+    secrets = loop.fixed_secrets(0)
+    keys = [jax.random.key_data(k) for k in (secrets.moments_key, secrets.noise_key)]
+    assert keys[0].shape == keys[1].shape
+    assert not np.isin(keys[0], keys[1]).any()
+    other = dataclasses.replace(secrets, noise_words=secrets.noise_words + 1)
+    assert (jax.random.key_data(other.moments_key) != keys[0]).any()
+
+
+def test_a_release_has_the_moments_and_counts_them(make_config, tmp_path):
+    config = make_config()
+    loop.train(config, tmp_path)
+    folder = release(config, tmp_path)
+    assert verify(folder).failures == ()
+    released = load_release(folder)
+    stored = released.params["moments"]
+    assert stored["mean"].shape == (11, 8, 8, 1)
+    assert released.privacy["epsilon"] == "10.0000"
+    assert [query["name"] for query in released.privacy["queries"]] == [
+        "moments",
+        "training",
+    ]
+    described = released.privacy["mechanism"]["moments"]
+    assert described == {"queries": 2, "noise_multiplier": 5.0}
+    images, labels = released.sample(4)
+    assert images.shape == (4, 8, 8, 1)
+    assert labels.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"privacy__moments_noise_multiplier": None},
+            "privacy.moments_noise_multiplier is None with "
+            "diffusion.parameterization 'edm_moments'; allowed",
+        ),
+        (
+            {"diffusion__parameterization": "edm_dct"},
+            "privacy.moments_noise_multiplier is 5.0 with "
+            "diffusion.parameterization 'edm_dct'; allowed",
+        ),
+        ({"diffusion__moments_clip": 0.0}, "diffusion.moments_clip is 0.0"),
+        (
+            {"privacy__moments_noise_multiplier": 0.1},
+            "moments_noise_multiplier is 0.1, which spends epsilon",
+        ),
+        ({"privacy__moments_noise_multiplier": 0.0}, "multiplier is 0.0"),
+    ],
+)
+def test_bad_config(make_config, tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        loop.train(make_config(**overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
