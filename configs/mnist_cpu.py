@@ -13,7 +13,7 @@ VARIANTS = mnist.VARIANTS
 
 #: By epsilon: noise draws per image, nominal batch size, steps. The smaller the budget,
 #: the more is an image's gradient worth beside the time that it takes.
-BUDGETS = {0.2: (16, 1000, 120), 1.0: (8, 1000, 240), 10.0: (4, 2000, 800)}
+BUDGETS = {0.2: (16, 1000, 120), 1.0: (8, 1000, 200), 10.0: (4, 2000, 800)}
 
 #: By epsilon: noise multiplier of the classes' moments, where they are measured. That
 #: makes the steps' noise larger by 3 %.
