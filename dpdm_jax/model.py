@@ -40,6 +40,11 @@ class Model:
         """The label that stands for 'no label'; None for unlabelled data."""
         return self.num_classes or None
 
+    @property
+    def has_moments(self) -> bool:
+        """Whether the parameters hold moments, which are measured and not trained."""
+        return isinstance(self.parameterization, parameterizations.MomentsEDM)
+
     def loss(self, config: ml_collections.ConfigDict) -> losses.ExampleLoss:
         """Builds the training loss of one example.
 

@@ -98,7 +98,14 @@ def _train(
     """Takes all steps of a plan; returns the averaged weights and the batch sizes."""
     secrets, mesh = fresh_secrets(), devices.data_mesh()
     loss = model.loss(config.diffusion)
-    training = build_training(config, plan, loss, secrets.noise_key, mesh)
+    training = build_training(
+        config,
+        plan,
+        loss,
+        secrets.noise_key,
+        mesh,
+        has_moments=model.has_moments,
+    )
     mechanism = Mechanism(
         plan=plan,
         source=source,

@@ -205,7 +205,14 @@ def _programs(
     everywhere = NamedSharding(mesh, P())
     per_device = NamedSharding(mesh, P(DATA_AXIS))
     loss = model.loss(config.diffusion)
-    training = build_training(config, plan, loss, new_noise_key(), mesh)
+    training = build_training(
+        config,
+        plan,
+        loss,
+        new_noise_key(),
+        mesh,
+        has_moments=model.has_moments,
+    )
     step = training.step_fns
     sampler_config = diffusion_from_config.with_preset(config)
     sample = sampling_program(

@@ -36,6 +36,8 @@ def build_training(
     loss: ExampleLoss,
     noise_key: jax.Array,
     mesh: Mesh,
+    *,
+    has_moments: bool = False,
 ) -> Training:
     """Builds optimizer, noise and step.
 
@@ -45,13 +47,14 @@ def build_training(
         loss: of one example; see ``Model.loss``.
         noise_key: see ``gaussian_noise``.
         mesh: see ``make_train_step``.
+        has_moments: see ``Model``.
 
     Raises:
         InputError: a field is out of range.
     """
     # Of an extension, too: it goes on at the rate that the first steps ended with.
     optimizer = build_optimizer(config.train, plan.phases[0].num_steps)
-    if plan.moments_noise_multiplier is not None:
+    if has_moments:
         optimizer = optax.partition(
             {"trained": optimizer, "measured": optax.set_to_zero()}, kinds_of
         )

@@ -182,7 +182,14 @@ def _prepare(
     with processes.together():
         model = build_model(config, problem.image_shape, problem.num_classes)
         loss = model.loss(config.diffusion)
-        training = build_training(config, plan, loss, secrets.noise_key, mesh)
+        training = build_training(
+            config,
+            plan,
+            loss,
+            secrets.noise_key,
+            mesh,
+            has_moments=model.has_moments,
+        )
 
     ledger_path = workdir / run_dir.LEDGER
     begun = processes.from_first(lambda: _claim(workdir, resources))
@@ -235,7 +242,7 @@ def _prepare(
         # The secrets must be on disk before the first step uses them: a run killed in
         # its first steps then repeats their noise instead of drawing it anew.
         _save(run, state)
-    if int(state.step) == 0 and run.plan.moments_noise_multiplier is not None:
+    if int(state.step) == 0 and model.has_moments:
         state = _with_moments(run, state)
     return run, state
 
@@ -478,7 +485,12 @@ def _enter_phase(
     secrets = run.secrets.of_extension(counted[number].extension_id)
     loss = run.model.loss(run.config.diffusion)
     training = build_training(
-        run.config, plans[number], loss, secrets.noise_key, run.mesh
+        run.config,
+        plans[number],
+        loss,
+        secrets.noise_key,
+        run.mesh,
+        has_moments=run.model.has_moments,
     )
     # Counted from the run's first step, as batches and the draws of the loss are.
     noise_state = GaussianNoiseState(secrets.noise_key, np.int32(step))

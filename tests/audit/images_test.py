@@ -1,8 +1,10 @@
+import jax
 import numpy as np
 import pytest
 
 from dpdm_jax import data
 from dpdm_jax.audit import images
+from dpdm_jax.audit.mechanism import shortened
 from dpdm_jax.audit.run import contradictions
 from dpdm_jax.model import build_model
 from dpdm_jax.planning import privacy_plan
@@ -45,3 +47,25 @@ def test_images_of_noise_are_recognised_where_there_is_little_noise(
     assert (found.bounds[0].shown > 0.5) == seen
     assert contradictions(found) == []
     assert found.num_steps == 60
+
+
+def test_moments_are_neither_trained_nor_claimed(make_config):
+    """The audit trains from the assumed ones: it asks what the steps give away."""
+    config = make_config(
+        diffusion__parameterization="edm_moments",
+        privacy__moments_noise_multiplier=5.0,
+        train__num_steps=3,
+    )
+    source = data.load_source(config.data, "train")
+    plan = privacy_plan(config, len(source))
+    steps = shortened(plan, 2)
+    assert steps.moments_noise_multiplier is None
+    assert steps.epsilon == steps.epsilon_spent(2) < plan.epsilon_spent(2)
+    model = build_model(config, source.image_shape, source.num_classes)
+    before = model.network.init(jax.random.key(0))
+    after, _ = images._train(config, steps, model, before, source)
+    for name, assumed in before["moments"].items():
+        np.testing.assert_allclose(after["moments"][name], assumed, rtol=1e-5)
+    trained = jax.tree.leaves(jax.device_get(after["network"]))
+    for now, then in zip(trained, jax.tree.leaves(before["network"]), strict=True):
+        assert (now != then).any()

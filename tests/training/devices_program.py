@@ -63,7 +63,9 @@ class Spy:
 
         def loading(source, indices):
             self.on_load(self.step)
-            self.loaded[self.step] += indices[indices >= 0].tolist()
+            # Before the first step moments are measured, of all examples.
+            loaded = self.loaded.setdefault(self.step, [])
+            loaded += indices[indices >= 0].tolist()
             return load(source, indices)
 
         PoissonSampling.indices, data.load_batch = selecting, loading

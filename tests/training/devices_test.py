@@ -171,6 +171,26 @@ def test_secrets_are_drawn_by_process_0_alone(several):
         assert [t["drawn_secrets"] for t in part] == [1] + [0] * (len(part) - 1)
 
 
+def test_moments_are_those_of_one_process(tmp_path):
+    overrides = {
+        "diffusion.parameterization": "edm_moments",
+        "privacy.moments_noise_multiplier": 3.0,
+        "train.num_steps": 1,
+    }
+    ends = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        ends += run(folder, processes, 2, overrides=overrides)
+    for told in ends[1:]:
+        np.testing.assert_allclose(
+            told["params"], ends[0]["params"], rtol=1e-4, atol=1e-5
+        )
+        assert told["loaded"]["-1"] == ends[0]["loaded"]["-1"]
+        assert len(told["loaded"]["-1"]) == 2 * 1437  # each example, by each query
+    assert ends[1]["params"] == ends[2]["params"]
+
+
 def test_devices_speak_once_a_logical_step(several):
     """As compiled: one all-reduce of all sums, and, as CPUs draw, the parts' gather."""
     for told in (t for part in several[2:] for t in part):
