@@ -39,7 +39,7 @@ class Network:
 
     @property
     def num_parameters(self) -> int:
-        """Number of trained scalars, counted without allocating them."""
+        """Number of scalars, measured ones among them; allocates none."""
         shapes = jax.eval_shape(self.init, jax.random.key(0))
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
