@@ -17,6 +17,7 @@ from dpdm_jax import command_line, modes, planning
 from dpdm_jax.privacy import (
     NO_TUNING,
     Ledger,
+    PoissonSampling,
     accounting,
     format_epsilon,
     read_ledger,
@@ -346,9 +347,11 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     claim = re.search(r"epsilon = ([\d.]+),", statement_of(record))
     page = write_report(tmp_path, private=False).read_text()
     verdict = re.search(r"ε = ([\d.]+), δ", page)
-    by_api = accounting.epsilon(
-        plan.sampling, plan.noise_multiplier, plan.delta, plan.accountant
-    )
+    queries = [(plan.sampling, plan.noise_multiplier, plan.num_steps)]
+    if config.diffusion.parameterization == "edm_moments":
+        noise = config.privacy.moments_noise_multiplier
+        queries.insert(0, (PoissonSampling(1.0, 2), noise, 2))
+    by_api = accounting.epsilon_of_events(queries, plan.delta, plan.accountant)
     assert (
         len(
             {
