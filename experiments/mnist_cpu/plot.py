@@ -39,13 +39,11 @@ def main() -> None:
             if value is not None:
                 place, shown = i + 0.25 * (j - 1), label if i == 0 else None
                 accuracies.bar(place, value, 0.23, color=f"C{j}", label=shown)
-    for path in sorted(RESULTS.rglob("*_curve.json")):
-        name = str(path.relative_to(RESULTS)).removesuffix("_curve.json")
-        rows = _read(f"{name}_curve")["rows"]
-        hour = _read(name)["seconds"] / 3600 / rows[-1]["step"]
-        run = pathlib.PurePath(name).name
-        target, colour = TARGETS.get(run), f"C{names.index(run)}"
-        print(f"{name}: {_draw_curve(learning, name, rows, hour, target, colour)}")
+        if (RESULTS / f"{name}_curve.json").exists():
+            rows = _read(f"{name}_curve")["rows"]
+            hour = trained["seconds"] / 3600 / rows[-1]["step"]
+            found = _draw_curve(learning, name, rows, hour, f"C{i}")
+            print(f"{name}: {found}")
     losses.set(xlabel="hours", ylabel="training loss")
     losses.legend()
     learning.set(xlabel="hours", ylabel="errors of the CNN, %")
@@ -84,12 +82,7 @@ def extrapolate(
 
 
 def _draw_curve(
-    axes: Axes,
-    name: str,
-    rows: list[dict[str, Any]],
-    hour: float,
-    target: float | None,
-    colour: str,
+    axes: Axes, name: str, rows: list[dict[str, Any]], hour: float, colour: str
 ) -> str:
     hours = [row["step"] * hour for row in rows]
     errors = [100 * (1 - row["accuracy"]) for row in rows]
@@ -98,8 +91,8 @@ def _draw_curve(
     ahead = [hours[-1] * factor for factor in (1, 2, 4)]
     law = extrapolate(hours[last], errors[last], ahead)
     axes.plot(ahead, law, ":", color=colour)
-    if target is not None:
-        axes.axhline(100 - target, color=colour, linewidth=0.5)
+    if name in TARGETS:
+        axes.axhline(100 - TARGETS[name], color=colour, linewidth=0.5)
     twice, four_times = (f"{100 - error:.1f} %" for error in law[1:])
     return f"{twice} with twice the compute, {four_times} with four times"
 
