@@ -17,7 +17,7 @@ from dpdm_jax.audit.mechanism import OneRun, judge_one_run, shortened
 from dpdm_jax.model import Model
 from dpdm_jax.privacy import PrivacyPlan
 from dpdm_jax.training import rngs
-from dpdm_jax.training.from_config import build_training
+from dpdm_jax.training.from_config import build_model_training
 from dpdm_jax.training.logical_step import Mechanism, take_step
 from dpdm_jax.training.secrets import fresh_secrets
 from dpdm_jax.training.state import create_state
@@ -97,15 +97,7 @@ def _train(
 ) -> tuple[Any, np.ndarray]:
     """Takes all steps of a plan; returns the averaged weights and the batch sizes."""
     secrets, mesh = fresh_secrets(), devices.data_mesh()
-    loss = model.loss(config.diffusion)
-    training = build_training(
-        config,
-        plan,
-        loss,
-        secrets.noise_key,
-        mesh,
-        has_moments=model.has_moments,
-    )
+    training = build_model_training(config, plan, model, secrets.noise_key, mesh)
     mechanism = Mechanism(
         plan=plan,
         source=source,

@@ -23,7 +23,7 @@ from dpdm_jax.model import Model, build_model
 from dpdm_jax.privacy import PrivacyPlan, new_noise_key
 from dpdm_jax.privacy.clipping import LossTraits, choose_engine, loss_traits
 from dpdm_jax.sampling.generate import sampling_program
-from dpdm_jax.training.from_config import build_training
+from dpdm_jax.training.from_config import build_model_training
 from dpdm_jax.training.state import create_state
 from dpdm_jax.training.step import DATA_AXIS
 
@@ -204,15 +204,7 @@ def _programs(
     mesh = Mesh(np.array(target.devices), (DATA_AXIS,))
     everywhere = NamedSharding(mesh, P())
     per_device = NamedSharding(mesh, P(DATA_AXIS))
-    loss = model.loss(config.diffusion)
-    training = build_training(
-        config,
-        plan,
-        loss,
-        new_noise_key(),
-        mesh,
-        has_moments=model.has_moments,
-    )
+    training = build_model_training(config, plan, model, new_noise_key(), mesh)
     step = training.step_fns
     sampler_config = diffusion_from_config.with_preset(config)
     sample = sampling_program(

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from dpdm_jax import devices
 from dpdm_jax.diffusion.losses import ExampleLoss
-from dpdm_jax.model import kinds_of
+from dpdm_jax.model import Model, kinds_of
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.step import TrainStep, draws_in_parts, make_train_step
@@ -75,3 +75,32 @@ def build_training(
         engine_microbatch_size=config.train.engine_microbatch_size or None,
     )
     return Training(optimizer, noise, step_fns)
+
+
+def build_model_training(
+    config: ml_collections.ConfigDict,
+    plan: PrivacyPlan,
+    model: Model,
+    noise_key: jax.Array,
+    mesh: Mesh,
+) -> Training:
+    """Builds ``build_training`` of a model's own loss, which keeps its moments.
+
+    Args:
+        config: the whole config; reads ``train`` and ``diffusion``.
+        plan: the privacy plan.
+        model: what is trained.
+        noise_key: see ``gaussian_noise``.
+        mesh: see ``make_train_step``.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    return build_training(
+        config,
+        plan,
+        model.loss(config.diffusion),
+        noise_key,
+        mesh,
+        has_moments=model.has_moments,
+    )

@@ -37,7 +37,7 @@ from dpdm_jax.training.checkpoints import (
     DamagedCheckpointError,
     Restored,
 )
-from dpdm_jax.training.from_config import build_training
+from dpdm_jax.training.from_config import build_model_training
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.logical_step import Mechanism, take_step
 from dpdm_jax.training.metrics import PRIVATE, MetricsLog, private_diagnostics
@@ -181,15 +181,7 @@ def _prepare(
     mesh = devices.data_mesh()
     with processes.together():
         model = build_model(config, problem.image_shape, problem.num_classes)
-        loss = model.loss(config.diffusion)
-        training = build_training(
-            config,
-            plan,
-            loss,
-            secrets.noise_key,
-            mesh,
-            has_moments=model.has_moments,
-        )
+        training = build_model_training(config, plan, model, secrets.noise_key, mesh)
 
     ledger_path = workdir / run_dir.LEDGER
     begun = processes.from_first(lambda: _claim(workdir, resources))
@@ -483,14 +475,8 @@ def _enter_phase(
     plans, counted = run.plan.phases, run.ledger.record.phases
     number = sum(step >= plan.total_steps for plan in plans)
     secrets = run.secrets.of_extension(counted[number].extension_id)
-    loss = run.model.loss(run.config.diffusion)
-    training = build_training(
-        run.config,
-        plans[number],
-        loss,
-        secrets.noise_key,
-        run.mesh,
-        has_moments=run.model.has_moments,
+    training = build_model_training(
+        run.config, plans[number], run.model, secrets.noise_key, run.mesh
     )
     # Counted from the run's first step, as batches and the draws of the loss are.
     noise_state = GaussianNoiseState(secrets.noise_key, np.int32(step))
