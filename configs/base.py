@@ -69,6 +69,9 @@ def get_config() -> ml_collections.ConfigDict:
     # edm_moments: images that are further from the assumed mean than so many assumed
     # standard deviations (root mean square of frequencies) count as if they were not.
     diffusion.moments_clip = 2.0
+    # edm_moments: so many principal components of each class are measured, too, by a
+    # third query.
+    diffusion.moments_components = 0
     diffusion.p_mean = -1.2  # log_normal: mean of ln sigma
     diffusion.p_std = 1.2  # log_normal: standard deviation of ln sigma
     diffusion.min_log_snr = -9.0  # cosine: ln(1 / sigma^2) at the largest noise
@@ -90,8 +93,9 @@ def get_config() -> ml_collections.ConfigDict:
     privacy.accountant = "pld"  # pld | rdp (looser; the papers')
     # Noise standard deviation over C; unset calibrates it to the budget.
     privacy.noise_multiplier = config_dict.placeholder(float)
-    # edm_moments: of each of two queries of all images, noise standard deviation over
-    # what one image contributes at most. The steps get what they leave of the budget.
+    # edm_moments: of each of two queries of all images (three with components), noise
+    # standard deviation over what one image contributes at most. The steps get what
+    # they leave of the budget.
     privacy.moments_noise_multiplier = config_dict.placeholder(float)
     # Replaces the secret keys by this seed, for tests: the run is then NOT PRIVATE.
     privacy.fixed_keys_seed = config_dict.placeholder(int)

@@ -89,7 +89,7 @@ def build_model(
     network = build_network(config.network, image_shape, num_classes)
     parameterization = from_config.parameterization(config.diffusion, image_shape)
     if isinstance(parameterization, parameterizations.MomentsEDM):
-        network = with_moments(network)
+        network = with_moments(network, parameterization.components)
     return Model(
         network=network,
         parameterization=parameterization,

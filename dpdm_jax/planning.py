@@ -15,6 +15,7 @@ from dpdm_jax.privacy import (
     LedgerRecord,
     PrivacyConfig,
     PrivacyPlan,
+    class_moments,
     extend_plan,
     make_plan,
     phase_fields,
@@ -89,6 +90,9 @@ def privacy_plan(config: ml_collections.ConfigDict, num_examples: int) -> Privac
             noise_multiplier=privacy.noise_multiplier,
             noise_multiplicity=config.diffusion.noise_multiplicity,
             moments_noise_multiplier=privacy.get("moments_noise_multiplier"),
+            moments_queries=class_moments.num_queries(
+                config.diffusion.get("moments_components", 0) > 0
+            ),
         )
     )
 

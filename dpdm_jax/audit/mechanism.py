@@ -230,6 +230,7 @@ def shortened(plan: PrivacyPlan, num_steps: int) -> PrivacyPlan:
         sampling=sampling,
         epsilon=epsilon,
         moments_noise_multiplier=None,
+        moments_queries=PrivacyPlan.moments_queries,
         extends=None,
     )
 

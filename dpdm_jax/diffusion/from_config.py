@@ -1,5 +1,7 @@
 """The diffusion objects that a config names."""
 
+import math
+
 import ml_collections
 import numpy as np
 
@@ -8,10 +10,13 @@ from dpdm_jax.diffusion import discretizations
 from dpdm_jax.diffusion import noise_levels as nl
 from dpdm_jax.diffusion import parameterizations as p
 from dpdm_jax.diffusion.samplers import DDIM, Heun, Sampler
+from dpdm_jax.errors import InputError
 
 _PARAMETERIZATIONS = ("edm", "v", "ve", "vp", "edm_dct", "edm_moments")
 _NOISE_LEVELS = ("log_normal", "cosine", "log_uniform", "vp_time")
 _GRIDS = ("edm", "log_uniform", "cosine")
+# Values of an image whose covariances, a matrix for each class, are measured at most.
+_MAX_COVARIED = 3072
 _SAMPLERS = ("ddim", "heun")
 
 
@@ -33,10 +38,21 @@ def parameterization(
                 "diffusion.mean_data", config.mean_data, minimum=-1, maximum=1
             )
             validate.real("diffusion.corner", config.corner, above=0)
-            kind = p.SpectralEDM if name == "edm_dct" else p.MomentsEDM
-            return kind(
-                height, width, config.sigma_data, config.mean_data, config.corner
+            arguments = (
+                height,
+                width,
+                config.sigma_data,
+                config.mean_data,
+                config.corner,
             )
+            if name == "edm_dct":
+                return p.SpectralEDM(*arguments)
+            # Released configs of earlier versions do not have the field.
+            components = config.get("moments_components", 0)
+            _check_components(components, image_shape)
+            if not components:
+                return p.MomentsEDM(*arguments)
+            return p.ComponentsEDM(*arguments, components=components)
         case "v":
             return p.V()
         case "ve":
@@ -45,6 +61,18 @@ def parameterization(
             _check_vp(config)
             validate.real("diffusion.num_timesteps", config.num_timesteps, above=0)
             return p.VP(config.beta_min, config.beta_d, config.num_timesteps)
+
+
+def _check_components(components: int, image_shape: tuple[int, int, int]) -> None:
+    validate.integer("diffusion.moments_components", components, minimum=0)
+    size = math.prod(image_shape)
+    most = size if size <= _MAX_COVARIED else 0
+    if components > most:
+        raise InputError(
+            f"diffusion.moments_components is {components}; allowed for images of "
+            f"{'x'.join(map(str, image_shape))}: 0 to {most}"
+            + ("." if most else f", above {_MAX_COVARIED} values 0 alone.")
+        )
 
 
 def noise_levels(config: ml_collections.ConfigDict) -> nl.NoiseLevels:

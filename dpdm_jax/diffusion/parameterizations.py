@@ -6,8 +6,8 @@ A parameterization turns a network ``F`` into a denoiser (DPDM, section 2; Karra
     D(x, sigma, y) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma), y)
 
 ``loss_weight`` is lambda(sigma). In the papers' four ``lambda * c_out**2 = 1``:
-training is an unweighted regression on ``F``. Two more, ``SpectralEDM`` and
-``MomentsEDM``, scale each frequency of the image by itself.
+training is an unweighted regression on ``F``. Three more, ``SpectralEDM``,
+``MomentsEDM`` and ``ComponentsEDM``, scale each frequency of the image by itself.
 """
 
 import dataclasses
@@ -30,9 +30,9 @@ Denoiser = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
 class Parameterization(Protocol):
     """What is scaled, and by what.
 
-    ``analyse`` and ``synthesise``, its inverse, map images [n, h, w, c] linearly to
-    what c_skip and c_out scale, and back. The others are functions of the noise level
-    sigma > 0, elementwise on arrays of any shape that broadcasts with images.
+    ``analyse`` maps images [n, h, w, c] linearly to what c_skip and c_out scale, an
+    array of four axes, and ``synthesise`` back. The others are functions of the noise
+    level sigma > 0, elementwise on arrays of any shape that broadcasts with those.
 
     Attributes:
         mean_data: assumed mean of pixels, in [-1, 1]; images are centred by it. A
@@ -268,6 +268,9 @@ class MomentsEDM(SpectralEDM):
     not trained: see ``privacy.class_moments``.
     """
 
+    # Principal components of each class among the moments.
+    components = 0
+
     def given(self, params: Params, label: jax.Array) -> Parameterization:
         moments = jax.lax.stop_gradient(params["moments"])
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -305,6 +308,83 @@ class _GivenMoments(SpectralEDM):
 
     def _stds(self) -> np.ndarray | jax.Array:
         return self.std * self.assumed_stds
+
+
+@dataclasses.dataclass(frozen=True)
+class ComponentsEDM(MomentsEDM):
+    """``MomentsEDM`` that knows principal components of each class, too.
+
+    Each is scaled by its own standard deviation, and what is orthogonal to all of them
+    by that of each frequency: a network of zeros is then (but for correlations of the
+    rest) the best linear denoiser of Gaussian classes with few directions in which
+    pixels vary together.
+
+    Attributes:
+        components: of each class, >= 1.
+    """
+
+    components: int = dataclasses.field(kw_only=True)
+
+    def given(self, params: Params, label: jax.Array) -> Parameterization:
+        moments = jax.lax.stop_gradient(params["moments"])
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del fields["components"]
+        return _GivenComponents(
+            **fields,
+            mean=moments["mean"][label],
+            std=moments["std"][label],
+            components=moments["components"][label],
+            component_std=moments["component_std"][label],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _GivenComponents(_GivenMoments):
+    """Of images with these moments and principal components.
+
+    What is scaled is, side by side in [n, 1, 1, k + h w c], an image's k components and
+    the frequencies of the rest of it.
+
+    Attributes:
+        std: of the rest, as in ``_GivenMoments``.
+        components: [n, k, h, w, c], orthonormal vectors of frequencies.
+        component_std: [n, k], > 0, in assumed standard deviations of pixels.
+    """
+
+    components: jax.Array = dataclasses.field(kw_only=True)
+    component_std: jax.Array = dataclasses.field(kw_only=True)
+
+    @property
+    def expected(self) -> float | jax.Array:
+        return self._split(super().expected)
+
+    def analyse(self, x: jax.Array) -> jax.Array:
+        return self._split(super().analyse(x))
+
+    def synthesise(self, scaled: jax.Array) -> jax.Array:
+        count = self.component_std.shape[1]
+        along = scaled[:, 0, 0, :count]
+        _, rest = self._apart(scaled[:, 0, 0, count:].reshape(self.std.shape))
+        return super().synthesise(rest + self._sum(along))
+
+    def _stds(self) -> jax.Array:
+        rest = super()._stds()
+        along = self.component_std * self.sigma_data
+        return self._side_by_side(along, rest)
+
+    def _split(self, frequencies: jax.Array) -> jax.Array:
+        return self._side_by_side(*self._apart(frequencies))
+
+    def _apart(self, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:
+        along = jnp.einsum("nkuvc,nuvc->nk", self.components, frequencies)
+        return along, frequencies - self._sum(along)
+
+    def _sum(self, along: jax.Array) -> jax.Array:
+        return jnp.einsum("nkuvc,nk->nuvc", self.components, along)
+
+    def _side_by_side(self, along: jax.Array, rest: jax.Array) -> jax.Array:
+        both = jnp.concatenate([along, rest.reshape(len(rest), -1)], axis=1)
+        return both[:, None, None, :]
 
 
 def make_denoiser(apply: NetworkApply, parameterization: Parameterization) -> Denoiser:

@@ -1,8 +1,9 @@
-"""Means and spreads of the classes of a data set, by two Gaussian queries of all of it.
+"""Moments of the classes of a data set, by a few Gaussian queries of all of it.
 
+They are means and standard deviations of features and, if asked for, covariances.
 An example adds one vector of L2 norm at most 1 to the sum of its class, and nothing to
-the others: adding or removing it changes a query by at most 1. The second query depends
-on the first's result; the two compose (``QUERIES``).
+the others: adding or removing it changes a query by at most 1. Each query depends on
+the results before it; all of them compose (``num_queries``).
 """
 
 import math
@@ -15,9 +16,6 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.privacy.noise import gaussian_noise
-
-#: Queries of all examples, each with the noise multiplier that is accounted.
-QUERIES = 2
 
 # Public guesses, which trade noise against bias: how far apart classes' spreads are,
 # and how small one is.
@@ -34,16 +32,29 @@ class ClassMoments(NamedTuple):
     Attributes:
         mean: float32 [num_classes + 1, d].
         std: float32 [num_classes + 1, d], > 0.
+        covariance: float64 [num_classes + 1, d, d], symmetric, about ``std ** 2`` on
+            the diagonal; None unless asked for.
     """
 
     mean: np.ndarray
     std: np.ndarray
+    covariance: np.ndarray | None
+
+
+def num_queries(covariances: bool) -> int:
+    """Returns how many queries of all examples ``measure`` makes.
+
+    Args:
+        covariances: whether they are measured.
+    """
+    return 3 if covariances else 2
 
 
 def measure(
     batches: Callable[[], Batches],
     num_classes: int,
     mean_prior: np.ndarray,
+    covariance_weights: np.ndarray | None = None,
     *,
     l2_clip_norm: float,
     noise_multiplier: float,
@@ -52,11 +63,13 @@ def measure(
     """Measures the moments of classes.
 
     Args:
-        batches: starts a pass over the data; called twice. Features are in units in
-            which standard deviations near 1 are expected.
+        batches: starts a pass over the data; called for each query. Features are in
+            units in which standard deviations near 1 are expected.
         num_classes: labels are in [0, num_classes); 0 for unlabelled data, whose labels
             are 0.
         mean_prior: float [d], guessed variances of the classes' means; public.
+        covariance_weights: float [d], > 0, public: the larger, the less noise a
+            feature's covariances have, at the cost of the others; None for none.
         l2_clip_norm: bound on the features of an example, > 0; larger ones are scaled
             down to it.
         noise_multiplier: sigma of each query, > 0.
@@ -85,7 +98,7 @@ def measure(
     noise_variance = (scale * noise_multiplier / counts) ** 2
     mean *= mean_prior / (mean_prior + noise_variance)
 
-    sums, _ = noise.update(
+    sums, state = noise.update(
         jnp.asarray(sum_deviations(batches(), mean, l2_clip_norm)), state
     )
     # Of a Gaussian the mean deviation is sqrt(2 / pi) standard deviations.
@@ -98,9 +111,26 @@ def measure(
         std - pooled
     )
     std = np.maximum(std, _LEAST_STD)
+
+    covariance = None
+    if covariance_weights is not None:
+        # A root mean square of 1, after which the clip norm is that of features.
+        weights = covariance_weights / np.sqrt(np.mean(covariance_weights**2))
+        sums, _ = noise.update(
+            jnp.asarray(
+                sum_products(_weighted(batches(), mean, weights), classes, l2_clip_norm)
+            ),
+            state,
+        )
+        scale = l2_clip_norm**2 / math.sqrt(2) / counts
+        products = scale * np.asarray(sums, np.float64)
+        covariance = _above_noise(products, scale * noise_multiplier, len(weights))
+        covariance /= np.outer(weights, weights)
+        diagonal = np.arange(len(weights))
+        covariance[:, diagonal, diagonal] += std**2
     if num_classes:
-        mean, std = _with_all(mean, std, share)
-    return ClassMoments(mean.astype(np.float32), std.astype(np.float32))
+        mean, std, covariance = _with_all(mean, std, covariance, share)
+    return ClassMoments(mean.astype(np.float32), std.astype(np.float32), covariance)
 
 
 def sum_first(batches: Batches, classes: int, l2_clip_norm: float) -> np.ndarray:
@@ -146,6 +176,55 @@ def sum_deviations(
     return _sum_by_class(batches, len(mean), contributions)
 
 
+def sum_products(batches: Batches, classes: int, l2_clip_norm: float) -> np.ndarray:
+    """Sums products of two clipped features each: the third query, without noise.
+
+    Args:
+        batches: see ``Batches``; of d features.
+        classes: number of sums, >= 1.
+        l2_clip_norm: see ``measure``.
+
+    Returns:
+        float32 [classes, d (d - 1) / 2], of sensitivity 1: sqrt(2) times sums of
+        products over ``l2_clip_norm ** 2``, row by row of what is above the diagonal of
+        the matrix of all. Its Frobenius norm is at most 1 for each example.
+    """
+    total = 0.0
+    for features, labels in batches:
+        clipped = _clipped(np.asarray(features, np.float64), l2_clip_norm)
+        each = [clipped[labels == k] for k in range(classes)]
+        total = total + np.stack([rows.T @ rows for rows in each])
+    first, second = np.triu_indices(total.shape[1], 1)
+    return np.asarray(math.sqrt(2) * total[:, first, second], np.float32)
+
+
+def _weighted(batches: Batches, mean: np.ndarray, weights: np.ndarray) -> Batches:
+    for features, labels in batches:
+        yield weights * (features - mean[labels]), labels
+
+
+def _above_noise(products: np.ndarray, noise: np.ndarray, size: int) -> np.ndarray:
+    """Takes from symmetric matrices what noise makes of their eigenvalues.
+
+    Args:
+        products: [classes, size (size - 1) / 2], what is above the diagonals.
+        noise: [classes, 1], its noise's standard deviation.
+        size: d, of the matrices.
+
+    Returns:
+        [classes, d, d]. The eigenvalues of noise alone lie within an edge of 2 noise
+        sqrt(d), and are taken for 0; larger ones are shrunk as is best in Frobenius
+        norm (Gavish and Donoho 2017, for matrices of low rank under white noise).
+    """
+    first, second = np.triu_indices(size, 1)
+    matrices = np.zeros((len(products), size, size))
+    matrices[:, first, second] = matrices[:, second, first] = products
+    values, vectors = np.linalg.eigh(matrices)
+    edge = 2 * noise * math.sqrt(size)
+    values = np.sign(values) * np.sqrt(np.maximum(values**2 - edge**2, 0))
+    return np.einsum("kij,kj,klj->kil", vectors, values, vectors, optimize=True)
+
+
 def _clipped(vectors: np.ndarray, l2_clip_norm: float) -> np.ndarray:
     """Scales rows down to a norm of 1, for the bound; those without a norm to 0."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -169,12 +248,17 @@ def _sum_by_class(
 
 
 def _with_all(
-    mean: np.ndarray, std: np.ndarray, share: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    mean: np.ndarray, std: np.ndarray, covariance: np.ndarray | None, share: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Appends the moments of the classes' mixture."""
     overall = (share * mean).sum(axis=0, keepdims=True)
     square = (share * (std**2 + mean**2)).sum(axis=0, keepdims=True)
+    if covariance is not None:
+        apart = np.sqrt(share) * (mean - overall)
+        mixed = (share[:, :, None] * covariance).sum(axis=0) + apart.T @ apart
+        covariance = np.concatenate([covariance, mixed[None]])
     return (
         np.concatenate([mean, overall]),
         np.concatenate([std, np.sqrt(square - overall**2)]),
+        covariance,
     )

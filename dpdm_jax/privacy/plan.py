@@ -16,7 +16,10 @@ from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_siz
 _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 # Of a plan as JSON: not there in those that have nothing of the kind.
-_OPTIONAL = frozenset({"extends", "moments_noise_multiplier"})
+_OPTIONAL = frozenset({"extends", "moments_noise_multiplier", "moments_queries"})
+
+# Means and spreads of classes take so many queries; plans that say nothing have these.
+_FEWEST_QUERIES = class_moments.num_queries(covariances=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,7 @@ class PrivacyConfig:
             information: it plays no part in the guarantee.
         moments_noise_multiplier: sigma of each of the queries that measure the moments
             of classes before the first step, > 0; None for no such queries.
+        moments_queries: how many they are, see ``class_moments.num_queries``.
     """
 
     num_examples: int
@@ -52,6 +56,7 @@ class PrivacyConfig:
     noise_multiplier: float | None = None
     noise_multiplicity: int = 1
     moments_noise_multiplier: float | None = None
+    moments_queries: int = _FEWEST_QUERIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +82,7 @@ class PrivacyPlan:
         relation: which data sets count as neighbours; "add_or_remove_one".
         moments_noise_multiplier: sigma of each of the queries of all examples that come
             before the run's first step (``class_moments``); None for none.
+        moments_queries: how many they are, if there are any.
         extends: the plan of the steps that come first, each of which counts as taken;
             None for a plan that is no extension. See ``extend_plan``.
     """
@@ -93,6 +99,7 @@ class PrivacyPlan:
     noise_multiplicity: int = 1
     relation: str = accounting.RELATION
     moments_noise_multiplier: float | None = None
+    moments_queries: int = _FEWEST_QUERIES
     extends: "PrivacyPlan | None" = None
 
     def __post_init__(self):
@@ -106,7 +113,7 @@ class PrivacyPlan:
         validate.one_of("accountant", self.accountant, accounting.ACCOUNTANTS)
         validate.integer("noise_multiplicity", self.noise_multiplicity, minimum=1)
         validate.one_of("relation", self.relation, (accounting.RELATION,))
-        _check_moments(self.moments_noise_multiplier)
+        _check_moments(self.moments_noise_multiplier, self.moments_queries)
         if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
             raise InputError(
                 f"l2_clip_norm is inf with noise_multiplier {self.noise_multiplier!r}; "
@@ -192,7 +199,7 @@ class PrivacyPlan:
     @property
     def moments_event(self) -> accounting.Event | None:
         """What comes before the first step; it counts from the run's beginning."""
-        return _moments_event(self.moments_noise_multiplier)
+        return _moments_event(self.moments_noise_multiplier, self.moments_queries)
 
     def events(self, steps: int) -> list[accounting.Event]:
         """Returns a run of ``steps`` steps as the accountant takes it.
@@ -277,6 +284,7 @@ class PrivacyPlan:
             "l2_clip_norm": self.l2_clip_norm,
             "relation": self.relation,
             "moments_noise_multiplier": self.moments_noise_multiplier,
+            "moments_queries": self.moments_queries,
         }
 
     def differences(self, other: "PrivacyPlan") -> list[tuple[str, Any, Any]]:
@@ -315,12 +323,14 @@ class PrivacyPlan:
 
         Infinity, which JSON lacks, is the string "inf". The dict is flat but for
         "extends" of an extension, the dict of the plan before. A plan without moments
-        has no "moments_noise_multiplier".
+        has no "moments_noise_multiplier", one of two queries no "moments_queries".
         """
         fields = self._terms() | {
             "epsilon": self.epsilon,
             "noise_multiplicity": self.noise_multiplicity,
         }
+        if self.moments_queries == _FEWEST_QUERIES:
+            del fields["moments_queries"]
         fields = {
             name: "inf" if value == math.inf else value
             for name, value in fields.items()
@@ -415,6 +425,7 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         moments_noise_multiplier=(
             float(config.moments_noise_multiplier) if before else None
         ),
+        moments_queries=config.moments_queries,
     )
     for caution in plan.cautions():
         warnings.warn(caution, stacklevel=2)
@@ -424,8 +435,8 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
 def _before(config: PrivacyConfig) -> list[accounting.Event]:
     """Returns the queries before the first step, which leave something for it."""
     noise_multiplier = config.moments_noise_multiplier
-    _check_moments(noise_multiplier)
-    event = _moments_event(noise_multiplier)
+    _check_moments(noise_multiplier, config.moments_queries)
+    event = _moments_event(noise_multiplier, config.moments_queries)
     if event is None:
         return []
     spent = accounting.epsilon_of_events([event], config.delta, config.accountant)
@@ -438,15 +449,22 @@ def _before(config: PrivacyConfig) -> list[accounting.Event]:
     return [event]
 
 
-def _check_moments(noise_multiplier: float | None) -> None:
+def _check_moments(noise_multiplier: float | None, queries: int) -> None:
     if noise_multiplier is not None:
         validate.real("moments_noise_multiplier", noise_multiplier, above=0)
+    validate.integer("moments_queries", queries, minimum=_FEWEST_QUERIES)
+    if noise_multiplier is None and queries != _FEWEST_QUERIES:
+        raise InputError(
+            f"moments_queries is {queries!r} without a moments_noise_multiplier; "
+            "allowed: a number above 0 for it."
+        )
 
 
-def _moments_event(noise_multiplier: float | None) -> accounting.Event | None:
+def _moments_event(
+    noise_multiplier: float | None, queries: int
+) -> accounting.Event | None:
     if noise_multiplier is None:
         return None
-    queries = class_moments.QUERIES
     return accounting.Event(PoissonSampling(1.0, queries), noise_multiplier, queries)
 
 

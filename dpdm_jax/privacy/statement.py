@@ -394,7 +394,7 @@ def _moments_in_words(plan: PrivacyPlan) -> list[str]:
         return []
     return [
         f"Moments: before the first step, {event.num_steps} queries of all images "
-        "measured means and spreads of the classes. An image contributes one vector of "
+        "measured moments of the classes. An image contributes one vector of "
         "L2 norm at most 1 to each; noise: Gaussian, noise multiplier sigma = "
         f"{event.noise_multiplier!r}. They are counted from the start."
     ]

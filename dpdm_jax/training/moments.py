@@ -13,6 +13,15 @@ from dpdm_jax.privacy import class_moments
 # Images that are looked at together.
 _BATCH = 1000
 
+# Weights of frequencies' covariances, as a power of the assumed spectrum: of 0 nearly
+# all noise would be about details, of 1 the largest directions alone rise above it.
+_COVARIANCE_POWER = 0.75
+
+# What of a frequency's variance is left beside the principal components at least, and
+# the variance of one of these.
+_LEAST_REST = 0.02
+_LEAST_VARIANCE = 1e-4
+
 
 def measure(
     model: Model,
@@ -36,23 +45,58 @@ def measure(
         noise_key: see ``gaussian_noise``.
 
     Returns:
-        Float32 [classes + 1, h, w, c] each: "mean" and "std".
+        Float32 arrays by their name.
 
     Raises:
         InputError: a value is out of range.
     """
     shape = model.network.image_shape
-    size = int(np.prod(shape))
+    parameterization = model.parameterization
+    # How far the classes' means are apart, and how much of an image's variance is there
+    # is guessed alike: the less, the finer the detail.
+    falling = _of_frequencies(parameterization.assumed_stds, shape)
+    falling /= falling.max()
     measured = class_moments.measure(
-        lambda: _whitened(model.parameterization, source),
+        lambda: _whitened(parameterization, source),
         model.num_classes,
-        _mean_prior(model.parameterization, shape),
-        l2_clip_norm=clip * size**0.5,
+        falling,
+        falling**_COVARIANCE_POWER if parameterization.components else None,
+        l2_clip_norm=clip * falling.size**0.5,
         noise_multiplier=noise_multiplier,
         noise_key=noise_key,
     )
+    moments = {"mean": measured.mean, "std": measured.std}
+    components = parameterization.components
+    if components:
+        scales = _of_frequencies(parameterization.assumed_stds, shape)
+        moments |= _components(measured, components, scales)
+        moments["component_std"] /= parameterization.sigma_data
+        moments["components"] = moments["components"].reshape(-1, components, *shape)
+    for name in ("mean", "std"):
+        moments[name] = moments[name].reshape(-1, *shape)
+    return {name: value.astype(np.float32) for name, value in moments.items()}
+
+
+def _components(
+    measured: class_moments.ClassMoments, count: int, scales: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns principal components, their spreads, and those of the rest.
+
+    Args:
+        measured: moments of d features, with covariances.
+        count: of the components.
+        scales: [d], by which features are multiplied before.
+    """
+    values, vectors = np.linalg.eigh(measured.covariance * np.outer(scales, scales))
+    values, vectors = values[:, ::-1][:, :count], vectors[:, :, ::-1][:, :, :count]
+    variances = np.maximum(values, 0)
+    explained = np.einsum("kij,kj->ki", vectors**2, variances) / scales**2
+    rest = measured.std**2 - explained
+    least = _LEAST_REST * measured.std**2
     return {
-        name: value.reshape(-1, *shape) for name, value in measured._asdict().items()
+        "std": np.sqrt(np.maximum(rest, least)),
+        "components": vectors.transpose(0, 2, 1),
+        "component_std": np.sqrt(np.maximum(variances, _LEAST_VARIANCE)),
     }
 
 
@@ -67,9 +111,5 @@ def _whitened(
         yield features.reshape(len(features), -1), batch.labels
 
 
-def _mean_prior(
-    parameterization: MomentsEDM, shape: tuple[int, int, int]
-) -> np.ndarray:
-    """Guesses how far the classes' means are apart: the less, the finer the detail."""
-    stds = parameterization.assumed_stds
-    return np.broadcast_to(stds / stds.max(), shape).reshape(-1)
+def _of_frequencies(stds: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    return np.broadcast_to(stds, shape).reshape(-1).astype(np.float64)

@@ -1,5 +1,6 @@
-"""Two queries: what one example changes, what they measure, and what noise they get."""
+"""Queries: what one example changes, what they measure, and what noise they get."""
 
+import itertools
 import math
 
 import jax
@@ -25,6 +26,7 @@ def queries(features, labels, mean):
     return (
         class_moments.sum_first(batches, CLASSES, CLIP),
         class_moments.sum_deviations(batches, mean, CLIP),
+        class_moments.sum_products(batches, CLASSES, CLIP),
     )
 
 
@@ -59,8 +61,29 @@ def test_an_example_changes_its_class_alone_by_at_most_1(extra, scale):
 def test_the_bound_of_1_is_reached():
     """Else the noise would be larger than the guarantee asks for."""
     far = np.array([[0, 30.0, 0, 40.0, 0]]), np.array([1])
-    for total in queries(*far, np.zeros((CLASSES, SIZE))):
+    first, deviations, _ = queries(*far, np.zeros((CLASSES, SIZE)))
+    for total in (first, deviations):
         np.testing.assert_allclose(np.linalg.norm(total), 1, rtol=1e-6)
+    # Products with themselves are not asked for: what d equal features leave is most.
+    size = 400
+    level = [(np.full((1, size), 50.0), np.array([1]))]
+    products = class_moments.sum_products(level, CLASSES, CLIP)
+    np.testing.assert_allclose(np.linalg.norm(products) ** 2, 1 - 1 / size, rtol=1e-4)
+
+
+def test_products_are_those_of_the_clipped_features():
+    features, labels = examples(30, scale=2.0)
+    found = class_moments.sum_products([(features, labels)], CLASSES, CLIP)
+    norms = np.linalg.norm(features, axis=1)
+    assert (norms > CLIP).any()
+    assert (norms < CLIP).any()
+    expected = np.zeros((CLASSES, SIZE, SIZE))
+    for x, norm, label in zip(features, norms, labels, strict=True):
+        expected[label] += np.outer(x, x) / max(norm, CLIP) ** 2
+    upper = np.triu_indices(SIZE, 1)
+    np.testing.assert_allclose(
+        found, math.sqrt(2) * expected[:, *upper], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_each_example_counts_once_however_it_is_batched():
@@ -68,6 +91,8 @@ def test_each_example_counts_once_however_it_is_batched():
     mean = np.zeros((CLASSES, SIZE))
     whole = queries(features, labels, mean)
     parts = [(features[i : i + 7], labels[i : i + 7]) for i in range(0, 50, 7)]
+    third = class_moments.sum_products(parts, CLASSES, CLIP)
+    np.testing.assert_allclose(third, whole[2], rtol=1e-4, atol=1e-6)
     first = class_moments.sum_first(parts, CLASSES, CLIP)
     np.testing.assert_allclose(first, whole[0], rtol=1e-5)
     second = class_moments.sum_deviations(parts, mean, CLIP)
@@ -76,12 +101,13 @@ def test_each_example_counts_once_however_it_is_batched():
     np.testing.assert_allclose(math.sqrt(2) * first[:, -1], counts, rtol=1e-5)
 
 
-def measure(features, labels, num_classes=CLASSES, key=KEY, **changes):
+def measure(features, labels, num_classes=CLASSES, weights=None, key=KEY, **changes):
     settings = {"l2_clip_norm": 20.0, "noise_multiplier": 0.01} | changes
     return class_moments.measure(
         lambda: [(features, labels)],
         num_classes,
         np.ones(features.shape[1]),
+        weights,
         noise_key=key,
         **settings,
     )
@@ -100,6 +126,46 @@ def test_moments_of_gaussian_classes_are_found():
     np.testing.assert_allclose(found.std[:CLASSES], std, rtol=0.03)
     np.testing.assert_allclose(found.mean[-1], features.mean(axis=0), atol=0.02)
     np.testing.assert_allclose(found.std[-1], features.std(axis=0), rtol=0.03)
+
+
+@pytest.mark.parametrize("weights", [np.ones(SIZE), np.arange(1.0, 6.0)], ids=str)
+def test_covariances_of_classes_are_found(weights):
+    rng = np.random.default_rng(0)
+    mixing = rng.standard_normal((CLASSES, SIZE, SIZE))
+    labels = rng.choice(CLASSES, 60_000, p=[0.2, 0.5, 0.3])
+    white = rng.standard_normal((60_000, SIZE))
+    features = np.einsum("nij,nj->ni", mixing[labels], white) + labels[:, None]
+    found = measure(features, labels, weights=weights, l2_clip_norm=60.0)
+    off = ~np.eye(SIZE, dtype=bool)
+    for label in range(CLASSES):
+        exact = np.cov(features[labels == label].T)
+        # What is below the noise's edge of 0.03 at most is left out.
+        np.testing.assert_allclose(found.covariance[label][off], exact[off], atol=0.08)
+        np.testing.assert_allclose(
+            np.diag(found.covariance[label]), np.diag(exact), rtol=0.06
+        )
+    all_of_them = np.cov(features.T)
+    np.testing.assert_allclose(found.covariance[-1][off], all_of_them[off], atol=0.08)
+
+
+def test_covariances_of_noise_are_taken_for_none():
+    """Random symmetric matrices keep within the edge but for finite-size effects."""
+    rng = np.random.default_rng(0)
+    size, noise = 60, 10.0
+    features = 0.5 * rng.standard_normal((2000, size))
+    features[:, :2] += 3 * rng.standard_normal((2000, 1))
+    found = measure(
+        features,
+        np.zeros(2000, int),
+        num_classes=0,
+        weights=np.ones(size),
+        noise_multiplier=noise,
+        l2_clip_norm=5.0,
+    )
+    signal = found.covariance[0] - np.diag(found.std[0].astype(float) ** 2)
+    values, vectors = np.linalg.eigh(signal)
+    assert (np.abs(values) > 1e-4).sum() <= 4
+    np.testing.assert_allclose(np.abs(vectors[:2, -1]), 0.5**0.5, atol=0.1)
 
 
 def test_unlabelled_data_are_one_class():
@@ -135,7 +201,7 @@ def test_one_key_gives_one_result_and_two_keys_two():
     assert not np.allclose(once.mean, other.mean)
 
 
-def test_the_two_queries_do_not_share_their_noise(monkeypatch):
+def test_queries_do_not_share_their_noise(monkeypatch):
     drawn = []
 
     def spying(stddev, key):
@@ -150,10 +216,30 @@ def test_the_two_queries_do_not_share_their_noise(monkeypatch):
 
     real = class_moments.gaussian_noise
     monkeypatch.setattr(class_moments, "gaussian_noise", spying)
-    measure(*examples(100), noise_multiplier=3.0)
-    assert len(drawn) == class_moments.QUERIES
-    first, second = (noise.reshape(-1)[: CLASSES * SIZE] for noise in drawn)
-    assert not np.isclose(first, second).any()
+    measure(*examples(100), weights=np.ones(SIZE), noise_multiplier=3.0)
+    assert len(drawn) == class_moments.num_queries(covariances=True) == 3
+    for one, other in itertools.combinations(drawn, 2):
+        one, other = (noise.reshape(-1)[: CLASSES * SIZE] for noise in (one, other))
+        assert not np.isclose(one, other).any()
+    # 15 or 30 draws each: the spread is within a factor of 2 at 4 sigma.
+    for noise in drawn:
+        assert 1.5 < noise.std() < 6
+
+
+def test_means_and_spreads_alone_take_two_queries(monkeypatch):
+    calls = []
+    real = class_moments.gaussian_noise
+
+    def counting(stddev, key):
+        noise = real(stddev, key)
+        return noise._replace(
+            update=lambda *arguments: calls.append(1) or noise.update(*arguments)
+        )
+
+    monkeypatch.setattr(class_moments, "gaussian_noise", counting)
+    found = measure(*examples(100))
+    assert found.covariance is None
+    assert len(calls) == class_moments.num_queries(covariances=False) == 2
 
 
 @pytest.mark.parametrize(
