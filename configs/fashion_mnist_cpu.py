@@ -26,5 +26,5 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
         config.diffusion.parameterization = "edm_moments"
         config.diffusion.moments_components = 20
         config.privacy.moments_noise_multiplier = 2.0
-        config.train.batch_size, config.train.num_steps = 4000, 240
+        config.train.batch_size, config.train.num_steps = 4000, 150
     return config

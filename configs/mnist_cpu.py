@@ -13,11 +13,11 @@ VARIANTS = mnist.VARIANTS
 
 #: By epsilon: noise draws per image, nominal batch size, steps. The smaller the budget,
 #: the more is an image's gradient worth beside the time that it takes.
-BUDGETS = {0.2: (16, 1000, 120), 1.0: (16, 1500, 300), 10.0: (4, 2000, 800)}
+BUDGETS = {0.2: (16, 1000, 120), 1.0: (16, 1500, 120), 10.0: (4, 2000, 800)}
 
-#: By epsilon: noise multiplier of the classes' moments, where they are measured. That
-#: makes the steps' noise larger by 3 %.
-MOMENTS = {1.0: 20.0}
+#: By epsilon: principal components of each class and noise multiplier of its moments,
+#: where they are measured. That makes the steps' noise larger by a fifth.
+MOMENTS = {1.0: (12, 10.0)}
 
 
 def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
@@ -39,7 +39,9 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.diffusion.mean_data = -0.75
     if config.privacy.epsilon in MOMENTS:
         config.diffusion.parameterization = "edm_moments"
-        config.privacy.moments_noise_multiplier = MOMENTS[config.privacy.epsilon]
+        components, noise_multiplier = MOMENTS[config.privacy.epsilon]
+        config.diffusion.moments_components = components
+        config.privacy.moments_noise_multiplier = noise_multiplier
     # The shape of a digit is decided at larger noise than a photograph's details.
     config.diffusion.p_mean = 0.3
     config.diffusion.stratified = True

@@ -41,6 +41,20 @@ class ClassMoments(NamedTuple):
     covariance: np.ndarray | None
 
 
+class Covariances(NamedTuple):
+    """How covariances of features are measured.
+
+    Attributes:
+        weights: float [d], > 0, public: the larger, the less noise a feature's
+            covariances have, at the cost of the others.
+        l2_clip_norm: bound on an example's deviation from its class's mean, by the
+            weights, > 0; larger ones are scaled down to it.
+    """
+
+    weights: np.ndarray
+    l2_clip_norm: float
+
+
 def num_queries(covariances: bool) -> int:
     """Returns how many queries of all examples ``measure`` makes.
 
@@ -54,7 +68,7 @@ def measure(
     batches: Callable[[], Batches],
     num_classes: int,
     mean_prior: np.ndarray,
-    covariance_weights: np.ndarray | None = None,
+    covariances: Covariances | None = None,
     *,
     l2_clip_norm: float,
     noise_multiplier: float,
@@ -68,8 +82,7 @@ def measure(
         num_classes: labels are in [0, num_classes); 0 for unlabelled data, whose labels
             are 0.
         mean_prior: float [d], guessed variances of the classes' means; public.
-        covariance_weights: float [d], > 0, public: the larger, the less noise a
-            feature's covariances have, at the cost of the others; None for none.
+        covariances: how they are measured, if they are.
         l2_clip_norm: bound on the features of an example, > 0; larger ones are scaled
             down to it.
         noise_multiplier: sigma of each query, > 0.
@@ -83,6 +96,8 @@ def measure(
     """
     validate.real("l2_clip_norm", l2_clip_norm, above=0)
     validate.real("noise_multiplier", noise_multiplier, above=0)
+    if covariances is not None:
+        validate.real("covariances.l2_clip_norm", covariances.l2_clip_norm, above=0)
     noise = gaussian_noise(noise_multiplier, noise_key)
     state = noise.init(None)
     classes = max(num_classes, 1)
@@ -113,16 +128,13 @@ def measure(
     std = np.maximum(std, _LEAST_STD)
 
     covariance = None
-    if covariance_weights is not None:
-        # A root mean square of 1, after which the clip norm is that of features.
-        weights = covariance_weights / np.sqrt(np.mean(covariance_weights**2))
+    if covariances is not None:
+        weights, clip_norm = covariances.weights, covariances.l2_clip_norm
+        weighted = _weighted(batches(), mean, weights)
         sums, _ = noise.update(
-            jnp.asarray(
-                sum_products(_weighted(batches(), mean, weights), classes, l2_clip_norm)
-            ),
-            state,
+            jnp.asarray(sum_products(weighted, classes, clip_norm)), state
         )
-        scale = l2_clip_norm**2 / math.sqrt(2) / counts
+        scale = clip_norm**2 / math.sqrt(2) / counts
         products = scale * np.asarray(sums, np.float64)
         covariance = _above_noise(products, scale * noise_multiplier, len(weights))
         covariance /= np.outer(weights, weights)
@@ -182,7 +194,7 @@ def sum_products(batches: Batches, classes: int, l2_clip_norm: float) -> np.ndar
     Args:
         batches: see ``Batches``; of d features.
         classes: number of sums, >= 1.
-        l2_clip_norm: see ``measure``.
+        l2_clip_norm: see ``Covariances``.
 
     Returns:
         float32 [classes, d (d - 1) / 2], of sensitivity 1: sqrt(2) times sums of

@@ -13,9 +13,9 @@ from dpdm_jax.privacy import class_moments
 # Images that are looked at together.
 _BATCH = 1000
 
-# Weights of frequencies' covariances, as a power of the assumed spectrum: of 0 nearly
-# all noise would be about details, of 1 the largest directions alone rise above it.
-_COVARIANCE_POWER = 0.75
+# Bound on an image's deviation from the mean of its class, for covariances: of the root
+# mean square of its pixels in units of sigma_data. A public guess, near 1.
+_COVARIANCE_CLIP = 1.25
 
 # What of a frequency's variance is left beside the principal components at least, and
 # the variance of one of these.
@@ -52,23 +52,24 @@ def measure(
     """
     shape = model.network.image_shape
     parameterization = model.parameterization
-    # How far the classes' means are apart, and how much of an image's variance is there
-    # is guessed alike: the less, the finer the detail.
-    falling = _of_frequencies(parameterization.assumed_stds, shape)
-    falling /= falling.max()
+    scales = _of_frequencies(parameterization.assumed_stds, shape)
+    covariances = class_moments.Covariances(
+        weights=scales / parameterization.sigma_data,
+        l2_clip_norm=_COVARIANCE_CLIP * scales.size**0.5,
+    )
+    components = parameterization.components
     measured = class_moments.measure(
         lambda: _whitened(parameterization, source),
         model.num_classes,
-        falling,
-        falling**_COVARIANCE_POWER if parameterization.components else None,
-        l2_clip_norm=clip * falling.size**0.5,
+        # How far the means of classes are apart: the less, the finer the detail.
+        scales / scales.max(),
+        covariances if components else None,
+        l2_clip_norm=clip * scales.size**0.5,
         noise_multiplier=noise_multiplier,
         noise_key=noise_key,
     )
     moments = {"mean": measured.mean, "std": measured.std}
-    components = parameterization.components
     if components:
-        scales = _of_frequencies(parameterization.assumed_stds, shape)
         moments |= _components(measured, components, scales)
         moments["component_std"] /= parameterization.sigma_data
         moments["components"] = moments["components"].reshape(-1, components, *shape)

@@ -103,11 +103,15 @@ def test_each_example_counts_once_however_it_is_batched():
 
 def measure(features, labels, num_classes=CLASSES, weights=None, key=KEY, **changes):
     settings = {"l2_clip_norm": 20.0, "noise_multiplier": 0.01} | changes
+    covariances = None
+    if weights is not None:
+        norm = settings["l2_clip_norm"] * np.sqrt(np.mean(weights**2))
+        covariances = class_moments.Covariances(weights, norm)
     return class_moments.measure(
         lambda: [(features, labels)],
         num_classes,
         np.ones(features.shape[1]),
-        weights,
+        covariances,
         noise_key=key,
         **settings,
     )
