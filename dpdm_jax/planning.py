@@ -108,6 +108,13 @@ def _check_moments(config: ml_collections.ConfigDict) -> None:
             f"diffusion.parameterization {parameterization!r}; allowed: a number above "
             "0 with 'edm_moments', and none with another."
         )
+    components = config.diffusion.get("moments_components", 0)
+    if components > 0 and parameterization != "edm_moments":
+        raise InputError(
+            f"diffusion.moments_components is {components} with "
+            f"diffusion.parameterization {parameterization!r}; allowed: 0 but with "
+            "'edm_moments'."
+        )
 
 
 def extended_plan(

@@ -129,17 +129,12 @@ def measure(
 
     covariance = None
     if covariances is not None:
-        weights, clip_norm = covariances.weights, covariances.l2_clip_norm
-        weighted = _weighted(batches(), mean, weights)
+        weighted = _weighted(batches(), mean, covariances.weights)
         sums, _ = noise.update(
-            jnp.asarray(sum_products(weighted, classes, clip_norm)), state
+            jnp.asarray(sum_products(weighted, classes, covariances.l2_clip_norm)),
+            state,
         )
-        scale = clip_norm**2 / math.sqrt(2) / counts
-        products = scale * np.asarray(sums, np.float64)
-        covariance = _above_noise(products, scale * noise_multiplier, len(weights))
-        covariance /= np.outer(weights, weights)
-        diagonal = np.arange(len(weights))
-        covariance[:, diagonal, diagonal] += std**2
+        covariance = _covariance(sums, counts, std, covariances, noise_multiplier)
     if num_classes:
         mean, std, covariance = _with_all(mean, std, covariance, share)
     return ClassMoments(mean.astype(np.float32), std.astype(np.float32), covariance)
@@ -215,26 +210,34 @@ def _weighted(batches: Batches, mean: np.ndarray, weights: np.ndarray) -> Batche
         yield weights * (features - mean[labels]), labels
 
 
-def _above_noise(products: np.ndarray, noise: np.ndarray, size: int) -> np.ndarray:
-    """Takes from symmetric matrices what noise makes of their eigenvalues.
+def _covariance(
+    sums: jax.Array,
+    counts: np.ndarray,
+    std: np.ndarray,
+    covariances: Covariances,
+    noise_multiplier: float,
+) -> np.ndarray:
+    """Makes covariances [classes, d, d] of noised sums of products.
 
-    Args:
-        products: [classes, size (size - 1) / 2], what is above the diagonals.
-        noise: [classes, 1], its noise's standard deviation.
-        size: d, of the matrices.
-
-    Returns:
-        [classes, d, d]. The eigenvalues of noise alone lie within an edge of 2 noise
-        sqrt(d), and are taken for 0; larger ones are shrunk as is best in Frobenius
-        norm (Gavish and Donoho 2017, for matrices of low rank under white noise).
+    Eigenvalues of noise alone lie within an edge of 2 sqrt(d) of its standard deviation
+    and are taken for 0; larger ones are shrunk as is best in Frobenius norm for few
+    directions under white noise (Gavish and Donoho 2017).
     """
+    size = std.shape[1]
+    scale = covariances.l2_clip_norm**2 / math.sqrt(2) / counts
     first, second = np.triu_indices(size, 1)
-    matrices = np.zeros((len(products), size, size))
-    matrices[:, first, second] = matrices[:, second, first] = products
+    matrices = np.zeros((len(std), size, size))
+    matrices[:, first, second] = scale * np.asarray(sums, np.float64)
+    matrices += matrices.transpose(0, 2, 1)
     values, vectors = np.linalg.eigh(matrices)
-    edge = 2 * noise * math.sqrt(size)
+    edge = 2 * math.sqrt(size) * scale * noise_multiplier
     values = np.sign(values) * np.sqrt(np.maximum(values**2 - edge**2, 0))
-    return np.einsum("kij,kj,klj->kil", vectors, values, vectors, optimize=True)
+    weights = covariances.weights
+    covariance = np.einsum("kij,kj,klj->kil", vectors, values, vectors, optimize=True)
+    covariance /= np.outer(weights, weights)
+    diagonal = np.arange(size)
+    covariance[:, diagonal, diagonal] += std**2
+    return covariance
 
 
 def _clipped(vectors: np.ndarray, l2_clip_norm: float) -> np.ndarray:

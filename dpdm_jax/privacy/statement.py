@@ -9,7 +9,7 @@ from typing import Any
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy import accounting, class_moments
 from dpdm_jax.privacy.ledger import LedgerRecord
 from dpdm_jax.privacy.plan import PrivacyPlan
 from dpdm_jax.privacy.tuning import NO_TUNING, Tuning
@@ -392,9 +392,12 @@ def _moments_in_words(plan: PrivacyPlan) -> list[str]:
     event = plan.moments_event
     if event is None:
         return []
+    measured = "means and spreads"
+    if event.num_steps == class_moments.num_queries(covariances=True):
+        measured = "means, spreads and covariances"
     return [
         f"Moments: before the first step, {event.num_steps} queries of all images "
-        "measured moments of the classes. An image contributes one vector of "
+        f"measured {measured} of the classes. An image contributes one vector of "
         "L2 norm at most 1 to each; noise: Gaussian, noise multiplier sigma = "
         f"{event.noise_multiplier!r}. They are counted from the start."
     ]

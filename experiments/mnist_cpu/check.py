@@ -3,7 +3,8 @@
 python -m experiments.mnist_cpu.check --data=FOLDER [--release=mnist_eps10]
 
 FOLDER holds the IDX files of the data that the release was trained on. Prints one JSON
-line: accuracy on the real test images, and fid_lenet.
+line: accuracy on the real test images, and fid_lenet. ``--without-network`` samples by
+the measured moments of the classes alone.
 """
 
 import argparse
@@ -17,6 +18,9 @@ from dpdm_jax import xla_flags
 
 # Flags must be set before JAX looks for them.
 xla_flags.configure()
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
 
 from dpdm_jax import load_release  # noqa: E402
 from dpdm_jax.errors import InputError  # noqa: E402
@@ -35,14 +39,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--classifier", default="cnn")
     parser.add_argument("--preset", help="sampler preset of the release")
+    parser.add_argument("--without-network", action="store_true")
     arguments = parser.parse_args(argv)
     try:
         real, test = (image_sets.load(f"{arguments.data}{s}") for s in ("", ":test"))
         released = load_release(RELEASES / arguments.release)
+        if arguments.without_network:
+            _remove_network(released)
     except InputError as e:
         parser.error(str(e))
     recorder = machine.Recorder()
-    result = {"release": arguments.release} | check(
+    result = {
+        "release": arguments.release,
+        "without_network": arguments.without_network,
+    } | check(
         released,
         real,
         test,
@@ -52,6 +62,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         preset=arguments.preset,
     )
     print(json.dumps(result | recorder.record()))
+
+
+def _remove_network(released: ReleasedModel) -> None:
+    """Makes the network predict zeros: the linear denoiser of Gaussian classes."""
+    if not released.model.has_moments:
+        name = released.config.diffusion.parameterization
+        raise InputError(
+            f"the release's diffusion.parameterization is {name!r}, which measures no "
+            "moments; allowed with --without-network: 'edm_moments'."
+        )
+    weights = jax.tree.map(np.zeros_like, released.params["network"])
+    released.params = released.params | {"network": weights}
 
 
 def check(

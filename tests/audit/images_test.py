@@ -53,6 +53,7 @@ def test_moments_are_neither_trained_nor_claimed(make_config):
     """The audit trains from the assumed ones: it asks what the steps give away."""
     config = make_config(
         diffusion__parameterization="edm_moments",
+        diffusion__moments_components=2,
         privacy__moments_noise_multiplier=5.0,
         train__num_steps=3,
     )

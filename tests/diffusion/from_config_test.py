@@ -9,6 +9,8 @@ from dpdm_jax.diffusion.parameterizations import (
     EDM,
     VE,
     VP,
+    ComponentsEDM,
+    MomentsEDM,
     SpectralEDM,
     V,
 )
@@ -54,6 +56,24 @@ def sampler(**changes):
         "churn_limit": 0.4,
     }
     return ml_collections.ConfigDict(fields | changes)
+
+
+def test_moments_with_and_without_components():
+    """Configs of releases from before there were components do not have the field."""
+    without = diffusion(parameterization="edm_moments")
+    assert "moments_components" not in without
+    build = from_config.parameterization
+    plain = MomentsEDM(6, 8, 0.6, -0.5, 3.0)
+    assert build(without, (6, 8, 1)) == plain
+    none, two = (
+        diffusion(parameterization="edm_moments", moments_components=count)
+        for count in (0, 2)
+    )
+    assert build(none, (6, 8, 1)) == plain
+    expected = ComponentsEDM(6, 8, 0.6, -0.5, 3.0, components=2)
+    assert build(two, (6, 8, 1)) == expected
+    with pytest.raises(InputError, match="images of 64x64x3: 0 to 0, above 3072"):
+        build(two, (64, 64, 3))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +201,16 @@ def test_unknown_preset_lists_the_known_ones():
             "parameterization",
             {"parameterization": "edm_dct", "corner": 0.0},
             "corner is 0.0; allowed: .* > 0",
+        ),
+        (
+            "parameterization",
+            {"parameterization": "edm_moments", "moments_components": -1},
+            "moments_components is -1; allowed: an integer >= 0",
+        ),
+        (
+            "parameterization",
+            {"parameterization": "edm_moments", "moments_components": 65},
+            "moments_components is 65; allowed for images of 8x8x1: 0 to 64.",
         ),
         (
             "noise_levels",

@@ -8,6 +8,7 @@ from dpdm_jax.diffusion.parameterizations import (
     EDM,
     VE,
     VP,
+    ComponentsEDM,
     MomentsEDM,
     SpectralEDM,
     V,
@@ -208,9 +209,95 @@ def test_measured_moments_without_a_network_are_the_best_linear_denoiser():
     np.testing.assert_allclose(np.mean(error**2), expected, rtol=8e-3)
 
 
-def test_no_gradient_reaches_the_moments():
-    p = MomentsEDM(6, 6)
-    params = moments_of(np.random.default_rng(0)) | {"w": jnp.float32(0.5)}
+def components_of(rng, count=4, rows=3):
+    """``moments_of`` with principal components beside what is left of the spreads."""
+    moments = moments_of(rng, rows)["moments"]
+    vectors = np.linalg.qr(rng.standard_normal((rows, 36, count)))[0]
+    moments["components"] = vectors.transpose(0, 2, 1).reshape(rows, count, 6, 6, 1)
+    moments["component_std"] = rng.uniform(0.5, 3, (rows, count))
+    return {"moments": {k: v.astype(np.float32) for k, v in moments.items()}}
+
+
+def test_components_are_taken_apart_and_put_together():
+    p = ComponentsEDM(6, 6, components=4)
+    params = components_of(np.random.default_rng(0))
+    given = p.given(params, jnp.array([0, 2]))
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 1))
+    parts = given.analyse(x)
+    assert parts.shape == (2, 1, 1, 4 + 36)
+    np.testing.assert_allclose(given.synthesise(parts), x, atol=1e-5)
+    # What is beside the components is orthogonal to them.
+    alone = parts.at[..., :4].set(0)
+    again = given.analyse(given.synthesise(alone))
+    np.testing.assert_allclose(again[..., :4], 0, atol=1e-5)
+
+
+def test_components_of_the_frequencies_own_spreads_are_spectral_edm():
+    arguments = (6, 6, 0.4, -0.5, 2.0)
+    x = jax.random.normal(jax.random.key(0), (3, 6, 6, 1))
+    sigma, labels = jnp.array([0.01, 0.5, 20.0]), jnp.array([0, 1, 2])
+    first = np.eye(5, 36, dtype=np.float32).reshape(5, 6, 6, 1)
+    spreads = falling_spectrum(6, 6, 2.0).reshape(-1)[:5]
+    moments = {
+        "mean": np.zeros((3, 6, 6, 1), np.float32),
+        "std": np.ones((3, 6, 6, 1), np.float32),
+        "components": np.tile(first, (3, 1, 1, 1, 1)),
+        "component_std": np.tile(spreads, (3, 1)),
+    }
+
+    def apply(params, scaled, c_noise, label):
+        return jnp.tanh(scaled) * c_noise[:, None, None, None]
+
+    p = ComponentsEDM(*arguments, components=5)
+    np.testing.assert_allclose(
+        make_denoiser(apply, p)({"moments": moments}, x, sigma, labels),
+        make_denoiser(apply, SpectralEDM(*arguments))({}, x, sigma, labels),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_components_without_a_network_are_the_best_linear_denoiser():
+    """Exactly so where what is beside them has one variance."""
+    p = ComponentsEDM(6, 6, sigma_data=0.7, mean_data=-0.25, components=4)
+    params = components_of(np.random.default_rng(0))
+    moments = params["moments"]
+    moments["std"] = np.broadcast_to(0.3 / p.assumed_stds, (3, 6, 6, 1))
+    clean_key, rest_key, noise_key = jax.random.split(jax.random.key(0), 3)
+    n = 10_000
+    labels = jnp.arange(n) % 3
+    along = moments["component_std"] * 0.7
+    vectors = moments["components"].reshape(3, 4, 36)
+    unit = np.asarray(jax.random.normal(rest_key, (n, 36)))
+    own = vectors[labels]
+    rest = unit - np.einsum("nkd,nk->nd", own, np.einsum("nkd,nd->nk", own, unit))
+    drawn = along[labels] * np.asarray(jax.random.normal(clean_key, (n, 4)))
+    frequencies = 0.3 * rest + np.einsum("nkd,nk->nd", own, drawn)
+    frequencies = frequencies.reshape(n, 6, 6, 1) + (
+        moments["mean"][labels] * p.assumed_stds
+    )
+    clean = p.synthesise(jnp.asarray(frequencies, jnp.float32)) - 0.25
+    noisy = clean + 0.5 * jax.random.normal(noise_key, clean.shape)
+    denoise = make_denoiser(lambda params, x, *_: jnp.zeros_like(x), p)
+    error = denoise(params, noisy, jnp.full(n, 0.5), labels) - clean
+
+    def posterior(std):
+        return std**2 * 0.25 / (std**2 + 0.25)
+
+    expected = (posterior(along).sum(axis=1).mean() + 32 * posterior(0.3)) / 36
+    # 360,000 values: 3 sigma.
+    np.testing.assert_allclose(np.mean(error**2), expected, rtol=8e-3)
+
+
+@pytest.mark.parametrize(
+    ("p", "moments"),
+    [
+        (MomentsEDM(6, 6), moments_of),
+        (ComponentsEDM(6, 6, components=4), components_of),
+    ],
+)
+def test_no_gradient_reaches_the_moments(p, moments):
+    params = moments(np.random.default_rng(0)) | {"w": jnp.float32(0.5)}
 
     def apply(params, x, c_noise, label):
         return params["w"] * x

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line, load_release
+from dpdm_jax.errors import InputError
 from dpdm_jax.release.verify import verify
 from experiments.mnist_cpu import check, curve, plot, train
 from experiments.mnist_cpu.runs import RELEASES, RESULTS, RUNS
@@ -89,6 +90,28 @@ def test_a_release_is_checked(tmp_path, capsys):
     assert result["images"] == 200
     assert result["accuracy"] > 0.5  # 0.1 by chance
     assert result["fid_lenet"] > 0
+
+
+def test_a_release_is_checked_without_its_network():
+    found = {
+        name: load_release(RELEASES / name)
+        for name in ("fashion_mnist_eps10", "mnist_eps10")
+    }
+    measured = found["fashion_mnist_eps10"]
+    assert measured.model.has_moments
+    check._remove_network(measured)
+    x = np.random.default_rng(0).standard_normal((2, 28, 28, 1))
+    x = x.astype(np.float32)
+    arguments = np.ones(2, np.float32), np.arange(2)
+    denoise = measured.model.denoise
+    at_zero, once, twice = (
+        np.asarray(denoise(measured.params, scale * x, *arguments))
+        for scale in (0, 1, 2)
+    )
+    np.testing.assert_allclose(twice - once, once - at_zero, atol=1e-5)
+    assert np.ptp(at_zero) > 0.5  # the classes' means
+    with pytest.raises(InputError, match="'edm_dct', which measures no moments"):
+        check._remove_network(found["mnist_eps10"])
 
 
 def test_extrapolation_of_a_power_law():

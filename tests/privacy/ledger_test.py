@@ -590,6 +590,22 @@ def test_moments_are_counted_from_the_start(path, moments_plan):
     assert Ledger.open(path, moments_plan).record == record
 
 
+def test_a_third_query_is_counted_and_cannot_be_left_out(path, moments_plan):
+    three = make_plan(
+        dataclasses.replace(CONFIG, moments_noise_multiplier=5.0, moments_queries=3)
+    )
+    ledger = Ledger.create(path, three)
+    assert ledger.epsilon_spent() == accounting.epsilon_of_events(
+        [(PoissonSampling(1.0, 3), 5.0, 3)], three.delta
+    )
+    assert Ledger.open(path, three).record == ledger.record
+    with pytest.raises(InputError, match="moments_queries 3 -> 2"):
+        Ledger.open(path, moments_plan)
+    rewrite(path, lambda fields: fields["plan"].pop("moments_queries"))
+    with pytest.raises(InputError, match="moments' queries"):
+        read_ledger(path)
+
+
 def test_moments_with_fixed_keys_are_not_private(path, moments_plan):
     assert Ledger.create(path, moments_plan, fixed_keys=True).epsilon_spent() == (
         math.inf

@@ -382,6 +382,37 @@ def test_moments_compose_as_two_gaussians_of_all_examples():
     assert plan.epsilon == pytest.approx(independent.get_epsilon(1e-4), rel=1e-9)
 
 
+def test_covariances_are_a_third_query():
+    three = dataclasses.replace(MOMENTS, accountant="rdp", moments_queries=3)
+    plan = make_plan(three)
+    assert [event.num_steps for event in plan.events(60)] == [3, 60]
+    independent = rdp.RdpAccountant(accounting._RDP_ORDERS)
+    independent.compose(dp_accounting.GaussianDpEvent(5.0), 3)
+    alone = independent.get_epsilon(1e-4)
+    assert plan.epsilon_spent(0) == pytest.approx(alone, rel=1e-9)
+    step = dp_accounting.PoissonSampledDpEvent(
+        1 / 6, dp_accounting.GaussianDpEvent(plan.noise_multiplier)
+    )
+    independent.compose(step, 60)
+    assert plan.epsilon == pytest.approx(independent.get_epsilon(1e-4), rel=1e-9)
+    two = make_plan(dataclasses.replace(three, moments_queries=2))
+    assert plan.noise_multiplier > two.noise_multiplier
+    assert ("moments_queries", 3, 2) in plan.differences(two)
+
+
+@pytest.mark.parametrize(
+    ("queries", "noise", "message"),
+    [
+        (1, 5.0, "moments_queries is 1; allowed: an integer >= 2"),
+        (True, 5.0, "moments_queries is True"),
+        (3, None, "moments_queries is 3 without a moments_noise_multiplier"),
+    ],
+)
+def test_bad_number_of_queries(queries, noise, message):
+    with pytest.raises(InputError, match=message):
+        make_plan(changed(moments_noise_multiplier=noise, moments_queries=queries))
+
+
 def test_given_noise_beside_moments():
     plan = make_plan(dataclasses.replace(MOMENTS, noise_multiplier=2.0))
     assert plan.epsilon > make_plan(changed(noise_multiplier=2.0)).epsilon
@@ -413,6 +444,16 @@ def test_a_plan_with_moments_as_json():
     assert fields["moments_noise_multiplier"] == 5.0
     assert PrivacyPlan.from_dict(fields) == plan
     assert "moments_noise_multiplier" not in make_plan(CONFIG).to_dict()
+
+
+@pytest.mark.parametrize("queries", [2, 3])
+def test_queries_in_a_plan_as_json(queries):
+    """Those of two queries are written as before there were more."""
+    plan = make_plan(dataclasses.replace(MOMENTS, moments_queries=queries))
+    fields = json.loads(json.dumps(plan.to_dict()))
+    assert fields.get("moments_queries") == (None if queries == 2 else 3)
+    assert PrivacyPlan.from_dict(fields) == plan
+    assert PrivacyPlan.from_dict(fields).epsilon_spent(60) == plan.epsilon
 
 
 def test_plans_differ_in_moments():

@@ -174,6 +174,7 @@ def test_secrets_are_drawn_by_process_0_alone(several):
 def test_moments_are_those_of_one_process(tmp_path):
     overrides = {
         "diffusion.parameterization": "edm_moments",
+        "diffusion.moments_components": 2,
         "privacy.moments_noise_multiplier": 3.0,
         "train.num_steps": 1,
     }
@@ -187,7 +188,7 @@ def test_moments_are_those_of_one_process(tmp_path):
             told["params"], ends[0]["params"], rtol=1e-4, atol=1e-5
         )
         assert told["loaded"]["-1"] == ends[0]["loaded"]["-1"]
-        assert len(told["loaded"]["-1"]) == 2 * 1437  # each example, by each query
+        assert len(told["loaded"]["-1"]) == 3 * 1437  # each example, by each query
     assert ends[1]["params"] == ends[2]["params"]
 
 

@@ -35,9 +35,16 @@ def leaves(tree):
     return jax.tree.leaves(jax.device_get(tree))
 
 
+@pytest.mark.parametrize("components", [0, 3])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_steps_train_the_network_and_leave_the_moments(make_config, tmp_path, engine):
-    fixed = {"privacy__fixed_keys_seed": 0, "train__engine": engine}
+def test_steps_train_the_network_and_leave_the_moments(
+    make_config, tmp_path, engine, components
+):
+    fixed = {
+        "privacy__fixed_keys_seed": 0,
+        "train__engine": engine,
+        "diffusion__moments_components": components,
+    }
     one = loop.train(make_config(**fixed, train__stop_after_steps=1), tmp_path / "one")
     all_steps = loop.train(make_config(**fixed), tmp_path / "all")
     for now, then in zip(
@@ -57,10 +64,15 @@ def test_steps_train_the_network_and_leave_the_moments(make_config, tmp_path, en
         np.testing.assert_allclose(average, value, rtol=1e-5, atol=1e-6)
 
 
-def test_engines_agree(make_config, tmp_path):
+@pytest.mark.parametrize("components", [0, 3])
+def test_engines_agree(make_config, tmp_path, components):
     finals = [
         loop.train(
-            make_config(privacy__fixed_keys_seed=0, train__engine=engine),
+            make_config(
+                privacy__fixed_keys_seed=0,
+                train__engine=engine,
+                diffusion__moments_components=components,
+            ),
             tmp_path / engine,
         ).params
         for engine in ENGINES
@@ -89,6 +101,30 @@ def test_what_is_measured_is_near_the_data(make_config, tmp_path):
         low = np.s_[:3, :3]
         np.testing.assert_allclose(found[label][low], mean[low], atol=0.25)
     assert np.abs(found[:10, :3, :3] - found[10, :3, :3]).max() > 1
+
+
+def test_components_are_near_the_data(make_config, tmp_path):
+    config = make_config(
+        privacy__moments_noise_multiplier=0.1,
+        privacy__epsilon=float("inf"),
+        diffusion__moments_components=3,
+        train__num_steps=1,
+    )
+    moments_found = loop.train(config, tmp_path).params["moments"]
+    source = data.load_source(config.data, "train")
+    batch = data.load_batch(source, np.arange(len(source)))
+    p = build_model(config, source.image_shape, source.num_classes).parameterization
+    frequencies = np.asarray(p.whiten(batch.images) * p.assumed_stds).reshape(-1, 64)
+    for label in range(10):
+        found = np.asarray(moments_found["components"][label]).reshape(3, 64)
+        np.testing.assert_allclose(found @ found.T, np.eye(3), atol=1e-5)
+        covariance = np.cov(frequencies[batch.labels == label].T)
+        values, vectors = np.linalg.eigh(covariance)
+        explained = np.trace(found @ covariance @ found.T)
+        assert explained > 0.9 * values[-3:].sum()
+        assert abs(found[0] @ vectors[:, -1]) > 0.9
+        stds = np.asarray(moments_found["component_std"][label]) * p.sigma_data
+        np.testing.assert_allclose(stds**2, values[:-4:-1], rtol=0.3)
 
 
 def test_a_run_killed_before_its_first_step_measures_the_same_again(
@@ -148,21 +184,29 @@ def test_noise_of_the_moments_is_not_that_of_the_steps():
     assert (jax.random.key_data(other.moments_key) != keys[0]).any()
 
 
-def test_a_release_has_the_moments_and_counts_them(make_config, tmp_path):
-    config = make_config()
+@pytest.mark.parametrize("components", [0, 3])
+def test_a_release_has_the_moments_and_counts_them(make_config, tmp_path, components):
+    config = make_config(diffusion__moments_components=components)
     loop.train(config, tmp_path)
     folder = release(config, tmp_path)
     assert verify(folder).failures == ()
     released = load_release(folder)
     stored = released.params["moments"]
     assert stored["mean"].shape == (11, 8, 8, 1)
+    assert ("components" in stored) == (components > 0)
+    if components:
+        assert stored["components"].shape == (11, 3, 8, 8, 1)
     assert released.privacy["epsilon"] == "10.0000"
     assert [query["name"] for query in released.privacy["queries"]] == [
         "moments",
         "training",
     ]
     described = released.privacy["mechanism"]["moments"]
-    assert described == {"queries": 2, "noise_multiplier": 5.0}
+    queries = 3 if components else 2
+    assert described == {"queries": queries, "noise_multiplier": 5.0}
+    measured = "means, spreads and covariances" if components else "means and spreads"
+    text = " ".join((folder / "PRIVACY.md").read_text().split())
+    assert f"{queries} queries of all images measured {measured} of" in text
     images, labels = released.sample(4)
     assert images.shape == (4, 8, 8, 1)
     assert labels.shape == (4,)
@@ -181,7 +225,17 @@ def test_a_release_has_the_moments_and_counts_them(make_config, tmp_path):
             "privacy.moments_noise_multiplier is 5.0 with "
             "diffusion.parameterization 'edm_dct'; allowed",
         ),
+        (
+            {
+                "privacy__moments_noise_multiplier": None,
+                "diffusion__parameterization": "edm_dct",
+                "diffusion__moments_components": 3,
+            },
+            "diffusion.moments_components is 3 with diffusion.parameterization "
+            "'edm_dct'; allowed: 0",
+        ),
         ({"diffusion__moments_clip": 0.0}, "diffusion.moments_clip is 0.0"),
+        ({"diffusion__moments_components": 65}, "moments_components is 65; allowed"),
         (
             {"privacy__moments_noise_multiplier": 0.1},
             "moments_noise_multiplier is 0.1, which spends epsilon",
