@@ -216,6 +216,7 @@ def test_mechanism_has_every_field_that_touches_the_data():
         "l2_clip_norm",
         "relation",
         "moments_noise_multiplier",
+        "moments_queries",
     }
 
 

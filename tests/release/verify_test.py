@@ -350,7 +350,8 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     queries = [(plan.sampling, plan.noise_multiplier, plan.num_steps)]
     if config.diffusion.parameterization == "edm_moments":
         noise = config.privacy.moments_noise_multiplier
-        queries.insert(0, (PoissonSampling(1.0, 2), noise, 2))
+        asked = 3 if config.diffusion.moments_components else 2
+        queries.insert(0, (PoissonSampling(1.0, asked), noise, asked))
     by_api = accounting.epsilon_of_events(queries, plan.delta, plan.accountant)
     assert (
         len(
