@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,10 @@ _RDP_ORDERS = (
     *range(64, 128, 4),
     *(round(128 * 2 ** (i / 2)) for i in range(11)),
 )
+
+# Every so many of them are tried, then fewer around the best; see
+# ``_least_rdp_epsilon``.
+_STRIDES = (27, 9, 3, 1)
 
 # dp-accounting composes privacy loss distributions by raising a Fourier transform to
 # the power T, whose rounding error grows with T and would understate epsilon for small
@@ -284,13 +289,32 @@ def _within_range(events: tuple[Event, ...]) -> tuple[Event, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _rdp_epsilon(events: tuple[Event, ...], delta: float) -> float:
+    return _least_rdp_epsilon([dp_event(*event) for event in events], delta)
+
+
+def _least_rdp_epsilon(events: list["dp_accounting.DpEvent"], delta: float) -> float:
+    """Returns the least epsilon of all orders.
+
+    Every order gives a valid bound, and the bounds fall to one minimum and rise again,
+    so that those around the best of a few are enough. A fractional order takes
+    dp-accounting as long as the composition of a privacy loss distribution.
+    """
     from dp_accounting import rdp
 
-    accountant = rdp.RdpAccountant(_RDP_ORDERS, _relation())
-    with _quiet():
+    def least(orders: tuple[float, ...]) -> tuple[float, float]:
+        accountant = rdp.RdpAccountant(orders, _relation())
         for event in events:
-            accountant.compose(dp_event(*event))
-        return float(accountant.get_epsilon(delta))
+            accountant.compose(event)
+        return accountant.get_epsilon_and_optimal_order(delta)
+
+    with _quiet():
+        epsilon, order = least((*_RDP_ORDERS[:: _STRIDES[0]], _RDP_ORDERS[-1]))
+        for wide, stride in itertools.pairwise(_STRIDES):
+            at = _RDP_ORDERS.index(order)
+            around = range(max(at % stride, at - wide), at + wide + 1, stride)
+            near = [_RDP_ORDERS[i] for i in around if i < len(_RDP_ORDERS)]
+            epsilon, order = least(tuple(near))
+    return float(epsilon)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -302,18 +326,11 @@ def _selection_epsilon(
     delta: float,
 ) -> float:
     import dp_accounting
-    from dp_accounting import rdp
 
     run = dp_accounting.ComposedDpEvent([dp_event(*event) for event in candidate])
-    accountant = rdp.RdpAccountant(_RDP_ORDERS, _relation())
-    with _quiet():
-        accountant.compose(
-            # Not among the names that the package itself exports.
-            dp_accounting.dp_event.RepeatAndSelectDpEvent(run, mean, shape)
-        )
-        for event in others:
-            accountant.compose(dp_event(*event))
-        return float(accountant.get_epsilon(delta))
+    # Not among the names that the package itself exports.
+    selection = dp_accounting.dp_event.RepeatAndSelectDpEvent(run, mean, shape)
+    return _least_rdp_epsilon([selection, *(dp_event(*e) for e in others)], delta)
 
 
 @functools.lru_cache(maxsize=4096)

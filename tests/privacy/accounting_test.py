@@ -59,6 +59,27 @@ def test_published_noise_multipliers(sampling, eps, delta, by_rdp, by_pld):
     assert calibrated["pld"] <= calibrated["rdp"]
 
 
+@pytest.mark.parametrize(
+    ("sampling", "noise", "delta"),
+    [
+        (MNIST, 80.56, 1e-5),
+        (MNIST, 2.4874, 1e-5),
+        (IMAGENET, 0.6045, 7e-7),
+        (SMALL, 0.3, 0.5),
+        (SMALL, 1.0, 1e-5),
+        (SMALL, 40.0, 1e-9),
+        (PoissonSampling(1.0, 3), 500.0, 1e-5),
+        (PoissonSampling(0.003, 1), 1.0, 1e-12),
+    ],
+)
+def test_rdp_epsilon_is_the_least_of_all_orders(sampling, noise, delta):
+    """Though few of them are looked at."""
+    event = accounting.dp_event(sampling, noise)
+    accountant = rdp.RdpAccountant(accounting._RDP_ORDERS, RELATION)
+    expected = accountant.compose(event).get_epsilon(delta)
+    assert accounting.epsilon(sampling, noise, delta, "rdp") == expected
+
+
 @pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
 @pytest.mark.parametrize("eps", [0.01, 3, 100])
 @pytest.mark.parametrize("sampling", [SMALL, PoissonSampling(1.0, 3)])
