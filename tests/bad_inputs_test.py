@@ -710,8 +710,10 @@ TABLE = [
 _FORKING = """
 import importlib, json, os, sys, traceback
 from dpdm_jax import command_line, data, planning
-module = importlib.import_module(sys.argv[1])
 from dpdm_jax import evaluation, modes, report  # before the forks, not in each
+from dpdm_jax.evaluation import downstream, fid, lenet_features, metrics
+from dpdm_jax.interop import torch_checkpoints
+from dpdm_jax.release import build, verify
 config = command_line.load_config("configs/digits.py")
 source = data.load_source(config.data, "train")
 tasks, tiny = json.load(sys.stdin)
@@ -720,17 +722,17 @@ for name, value in tiny.items():
     section, field = name.split(".")
     config[section][field] = value
 planning.privacy_plan(config, len(source))
-for here, args in tasks:
+for module, here, args in tasks:
     child = os.fork()
     if child == 0:
         handle = os.open(f"{here}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.chdir(here)
-        sys.argv = [sys.argv[1], *args]
+        sys.argv = [module, *args]
         status = 0
         try:
-            command_line.run(module.main)
+            command_line.run(importlib.import_module(module).main)
         except SystemExit as e:
             status = e.code or 0
         except BaseException:
@@ -781,35 +783,30 @@ def finished(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def answers(finished, tmp_path_factory):
     """For each row: its folder, exit status, words, and whether files changed."""
-    found: dict[int, tuple[pathlib.Path, int, str, bool]] = {}
-    for module in dict.fromkeys(row.module for row in TABLE):
-        numbers = [i for i, row in enumerate(TABLE) if row.module == module]
-        folders = [tmp_path_factory.mktemp(f"row_{i}") for i in numbers]
-        tasks, before = [], []
-        for i, here in zip(numbers, folders, strict=True):
-            row = TABLE[i]
-            if row.prepare is not None:
-                row.prepare(here, finished)
-            before.append(contents(here))
-            places = {"here": here, "run": finished}
-            args = [arg.format(**places) if "{" in arg else arg for arg in row.args]
-            tasks.append((str(here), args))
-        done = subprocess.run(
-            [sys.executable, "-c", _FORKING, module],
-            input=json.dumps([tasks, _TINY]),
-            cwd=command_line.CHECKOUT,
-            env=os.environ | {"PYTHONPATH": str(command_line.CHECKOUT)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        statuses = map(int, done.stdout.split())
-        for i, here, was, status in zip(
-            numbers, folders, before, statuses, strict=True
-        ):
-            words = here.with_name(f"{here.name}.err").read_text()
-            found[i] = here, status, words, contents(here) == was
-    return found
+    folders = [tmp_path_factory.mktemp(f"row_{i}") for i in range(len(TABLE))]
+    tasks, before = [], []
+    for row, here in zip(TABLE, folders, strict=True):
+        if row.prepare is not None:
+            row.prepare(here, finished)
+        before.append(contents(here))
+        places = {"here": here, "run": finished}
+        args = [arg.format(**places) if "{" in arg else arg for arg in row.args]
+        tasks.append((row.module, str(here), args))
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKING],
+        input=json.dumps([tasks, _TINY]),
+        cwd=command_line.CHECKOUT,
+        env=os.environ | {"PYTHONPATH": str(command_line.CHECKOUT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    statuses = map(int, done.stdout.split())
+    return [
+        (here, status, here.with_name(f"{here.name}.err").read_text(), unchanged)
+        for here, was, status in zip(folders, before, statuses, strict=True)
+        for unchanged in [contents(here) == was]
+    ]
 
 
 @pytest.mark.parametrize(
