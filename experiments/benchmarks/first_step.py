@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny network, one pair")
     options = parser.parse_args(argv)
     if options.quick:
-        options.network, options.pairs = "tiny", 1
+        options.network, options.pairs = "least", 1
 
     before = machine.state()
     result = measure(options.network, options.data, options.pairs)

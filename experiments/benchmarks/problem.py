@@ -12,8 +12,15 @@ NETWORKS: dict[str, dict] = {
     "mnist": {},
     # Half the depth: parameters and activations shrink alike.
     "small": {"num_res_blocks": 1},
-    # For tests of the benchmarks themselves.
+    # For tests of the benchmarks themselves: one stage, without attention, for those
+    # that compile it many times.
     "mlp": {"name": "mlp", "base_width": 8, "hidden_width": 32, "num_blocks": 1},
+    "least": {
+        "base_width": 8,
+        "channel_multipliers": (1,),
+        "num_res_blocks": 1,
+        "attention_resolutions": (),
+    },
     "tiny": {
         "base_width": 8,
         "channel_multipliers": (1, 2),
@@ -23,7 +30,7 @@ NETWORKS: dict[str, dict] = {
 }
 
 #: Those that PyTorch's side and the plain port know.
-CONVOLUTIONAL = ("mnist", "small", "tiny")
+CONVOLUTIONAL = ("mnist", "small", "tiny", "least")
 
 
 def load_config(network: str, noise_multiplicity: int) -> ml_collections.ConfigDict:

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny network, one pair")
     options = parser.parse_args(argv)
     if options.quick:
-        options.network, options.pairs = "tiny", 1
+        options.network, options.pairs = "least", 1
         options.batch_size, options.num_steps = 2, 3
 
     before = machine.state()
