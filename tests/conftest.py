@@ -6,14 +6,23 @@ import pytest
 
 TESTS = Path(__file__).parent
 
-# Before JAX initialises: compiling is most of the time, small programs included.
+# Before JAX initialises, for this process and all that tests start: compiling is most
+# of the time, small programs included.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(TESTS.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+_CHEAPLY = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+os.environ.setdefault(_CHEAPLY, "1")
+# Threads that spin while they wait take the other worker's core.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(TESTS.parent))  # for configs/, which is not installed
+sys.path.insert(0, str(TESTS / "plugins"))
 
 from configs import base  # noqa: E402
 from dpdm_jax import command_line, xla_flags  # noqa: E402
+
+pytest_plugins = ["processor_time"]
 
 xla_flags.configure()
 
@@ -24,6 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(TESTS / "golden"),
         help="folder of figures from the official code; see tests/golden/README.md",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compiles as users do for tests marked so, and as cheaply as can be for others."""
+    import jax
+
+    cheaply = item.get_closest_marker("optimized") is None
+    os.environ[_CHEAPLY] = str(int(cheaply))
+    jax.config.update("jax_disable_most_optimizations", cheaply)
 
 
 @pytest.fixture
