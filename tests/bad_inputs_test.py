@@ -1,18 +1,11 @@
-"""Everything that can be got wrong, in one table, and the sentence that each gets.
-
-A process imports the program once and forks for each row: its exit status, words and
-files are those of a command.
-"""
+"""Everything that can be got wrong, in one table, and the sentence that each gets."""
 
 import dataclasses
 import gzip
 import hashlib
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -707,43 +700,6 @@ TABLE = [
     *CONVERSION,
 ]
 
-_FORKING = """
-import importlib, json, os, sys, traceback
-from dpdm_jax import command_line, data, planning
-from dpdm_jax import evaluation, modes, report  # before the forks, not in each
-from dpdm_jax.evaluation import downstream, fid, lenet_features, metrics
-from dpdm_jax.interop import torch_checkpoints
-from dpdm_jax.release import build, verify
-config = command_line.load_config("configs/digits.py")
-source = data.load_source(config.data, "train")
-tasks, tiny = json.load(sys.stdin)
-planning.privacy_plan(config, len(source))  # the accountant remembers
-for name, value in tiny.items():
-    section, field = name.split(".")
-    config[section][field] = value
-planning.privacy_plan(config, len(source))
-for module, here, args in tasks:
-    child = os.fork()
-    if child == 0:
-        handle = os.open(f"{here}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(handle, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.chdir(here)
-        sys.argv = [module, *args]
-        status = 0
-        try:
-            command_line.run(importlib.import_module(module).main)
-        except SystemExit as e:
-            status = e.code or 0
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        sys.stderr.flush()
-        os._exit(status)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
-
 
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
@@ -781,7 +737,7 @@ def finished(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def answers(finished, tmp_path_factory):
+def answers(finished, commands, tmp_path_factory):
     """For each row: its folder, exit status, words, and whether files changed."""
     folders = [tmp_path_factory.mktemp(f"row_{i}") for i in range(len(TABLE))]
     tasks, before = [], []
@@ -791,21 +747,15 @@ def answers(finished, tmp_path_factory):
         before.append(contents(here))
         places = {"here": here, "run": finished}
         args = [arg.format(**places) if "{" in arg else arg for arg in row.args]
-        tasks.append((row.module, str(here), args))
-    done = subprocess.run(
-        [sys.executable, "-c", _FORKING],
-        input=json.dumps([tasks, _TINY]),
-        cwd=command_line.CHECKOUT,
-        env=os.environ | {"PYTHONPATH": str(command_line.CHECKOUT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    statuses = map(int, done.stdout.split())
+        tasks.append((row.module, here, args))
+    commands.plan()
+    commands.plan(**_TINY)
+    ends = [
+        commands.run(*args, module=module, cwd=here) for module, here, args in tasks
+    ]
     return [
-        (here, status, here.with_name(f"{here.name}.err").read_text(), unchanged)
-        for here, was, status in zip(folders, before, statuses, strict=True)
-        for unchanged in [contents(here) == was]
+        (here, end.returncode, end.stderr, contents(here) == was)
+        for here, was, end in zip(folders, before, ends, strict=True)
     ]
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(TESTS / "plugins"))
 from configs import base  # noqa: E402
 from dpdm_jax import command_line, xla_flags  # noqa: E402
 
-pytest_plugins = ["processor_time"]
+pytest_plugins = ["processor_time", "commands"]
 
 xla_flags.configure()
 

@@ -32,21 +32,19 @@ _TINY = (
 )
 
 
-def dpdm(*args: str, module: str = "dpdm_jax.main") -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", module, *args],
-        cwd=command_line.CHECKOUT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
+    """A run of the main job, cut down to seconds, as a person starts it."""
+    workdir = tmp_path_factory.mktemp("run")
+    command = [sys.executable, "-m", "dpdm_jax.main", f"--workdir={workdir}", *_TINY]
+    where = {"cwd": command_line.CHECKOUT, "env": os.environ}
+    return workdir, subprocess.run(command, **where, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
-    """A run of the main job, cut down to seconds."""
-    workdir = tmp_path_factory.mktemp("run")
-    return workdir, dpdm(f"--workdir={workdir}", *_TINY)
+def dpdm(commands):
+    """Runs further command lines."""
+    return commands.run
 
 
 def test_main_job(finished):
@@ -73,7 +71,7 @@ def test_main_job(finished):
     assert "images/s" in done.stderr
 
 
-def test_main_job_again_finds_it_done(finished):
+def test_main_job_again_finds_it_done(finished, dpdm):
     workdir, _ = finished
     before = (workdir / "privacy.json").read_bytes()
     done = dpdm(f"--workdir={workdir}", *_TINY)
@@ -82,7 +80,7 @@ def test_main_job_again_finds_it_done(finished):
     assert (workdir / "privacy.json").read_bytes() == before
 
 
-def test_training_on_is_refused(finished):
+def test_training_on_is_refused(finished, dpdm):
     workdir, _ = finished
     done = dpdm(f"--workdir={workdir}", "--mode=train", *_TINY)
     assert done.returncode == 2
@@ -90,7 +88,7 @@ def test_training_on_is_refused(finished):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_extend_mode(finished, tmp_path):
+def test_extend_mode(finished, tmp_path, dpdm):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     done = dpdm(
         f"--workdir={workdir}",
@@ -112,7 +110,7 @@ def test_extend_mode(finished, tmp_path):
     assert f"steps_planned 3, epsilon_planned {total}, " in phases[1]
 
 
-def test_sample_mode(finished):
+def test_sample_mode(finished, dpdm):
     workdir, _ = finished
     done = dpdm(
         f"--workdir={workdir}",
@@ -128,7 +126,7 @@ def test_sample_mode(finished):
         assert archive["labels"].tolist() == [3] * 5
 
 
-def test_release_mode_and_its_verification(finished):
+def test_release_mode_and_its_verification(finished, dpdm):
     workdir, _ = finished
     done = dpdm(
         f"--workdir={workdir}",
@@ -152,7 +150,7 @@ def test_release_mode_and_its_verification(finished):
     assert sentences[1].startswith("samples.npz cannot be read")
 
 
-def test_report_mode(finished):
+def test_report_mode(finished, dpdm):
     workdir, _ = finished
     done = dpdm(
         f"--workdir={workdir}", "--mode=report", "--config.report.private_parts=False"
@@ -163,7 +161,7 @@ def test_report_mode(finished):
     assert path.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_plan_mode_json_is_one_line():
+def test_plan_mode_json_is_one_line(dpdm):
     done = dpdm("--config=configs/cifar10.py", "--mode=plan", "--json")
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.strip().splitlines()
@@ -188,13 +186,13 @@ def test_plan_mode_json_is_one_line():
     assert plan["num_steps"] == 12500
 
 
-def test_delta_of_one_over_n_is_a_warning():
+def test_delta_of_one_over_n_is_a_warning(dpdm):
     done = dpdm("--mode=plan", "--config.privacy.delta=0.01")
     assert done.returncode == 0
     assert "warning: delta is 0.01" in done.stderr
 
 
-def test_a_mistake_exits_with_2_and_without_a_traceback(tmp_path):
+def test_a_mistake_exits_with_2_and_without_a_traceback(tmp_path, dpdm):
     done = dpdm("--config.train.batchsize=3", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --config.train.batchsize is an unknown")

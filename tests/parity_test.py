@@ -30,6 +30,8 @@ from dpdm_jax.interop.convert import convert
 from dpdm_jax.networks import Network, Params, ncsnpp
 from dpdm_jax.privacy.clipping import clipped_grad
 
+pytestmark = pytest.mark.optimized  # their figures
+
 OUTPUT_TOLERANCE = 2e-5
 RELATIVE_TOLERANCE = 1e-4
 SAMPLE_TOLERANCE = 1e-4

@@ -4,6 +4,8 @@ import pytest
 
 from dpdm_jax.compilation import hlo
 
+pytestmark = pytest.mark.optimized  # their programs
+
 # Shortened from what libtpu prints: S(1) is memory on the chip.
 _TPU = """HloModule jit_f, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[]}
 

@@ -12,6 +12,8 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.model import build_model
 from dpdm_jax.privacy.clipping import auto
 
+pytestmark = pytest.mark.optimized  # their programs
+
 
 def small_config(**overrides):
     config = command_line.load_config("configs/digits.py")

@@ -8,6 +8,8 @@ from dpdm_jax import data
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import downstream, recipes, registry
 
+pytestmark = pytest.mark.optimized  # trains long enough to gain by it
+
 
 def _accuracy(name, *sets, num_classes=10, **settings):
     """Runs the protocol, with some of the recipe's numbers replaced."""

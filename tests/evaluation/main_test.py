@@ -1,23 +1,16 @@
 """The command ``python -m dpdm_jax.evaluation``."""
 
+import functools
 import json
-import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from dpdm_jax import command_line
 
-
-def run(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "dpdm_jax.evaluation", *args],
-        cwd=command_line.CHECKOUT,
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture
+def run(commands):
+    return functools.partial(commands.run, module="dpdm_jax.evaluation")
 
 
 @pytest.fixture
@@ -30,7 +23,7 @@ def archives(digits, tmp_path):
     return tmp_path
 
 
-def test_prints_one_json_line(archives):
+def test_prints_one_json_line(archives, run):
     done = run(
         f"--real={archives / 'real.npz'}",
         f"--synthetic={archives / 'synthetic.npz'}",
@@ -58,7 +51,7 @@ def test_prints_one_json_line(archives):
 
 @pytest.mark.slow
 def test_fid_of_png_folders_is_that_of_pytorch_fid(
-    pytorch_fid, inception_state, tmp_path, monkeypatch
+    run, pytorch_fid, inception_state, tmp_path, monkeypatch
 ):
     import torch
 

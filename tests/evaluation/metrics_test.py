@@ -14,6 +14,8 @@ from dpdm_jax.evaluation import inception, inception_weights, metrics
 from dpdm_jax.evaluation.dp_sgd import DPSGD
 from dpdm_jax.evaluation.image_sets import ImageSet
 
+pytestmark = pytest.mark.optimized  # trains long enough to gain by it
+
 LENET = [f"{name}_lenet" for name in metrics.FEATURE_METRICS]
 
 

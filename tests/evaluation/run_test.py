@@ -16,6 +16,8 @@ from dpdm_jax.sampling import images
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.optimized  # trains long enough to gain by it
+
 
 def config_of(**fields):
     config = command_line.load_config("configs/digits.py")

@@ -1,8 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dpdm_jax.networks.fusion import materialize
+
+pytestmark = pytest.mark.optimized  # what their compiler makes of it
 
 
 def test_values_and_gradients_pass():

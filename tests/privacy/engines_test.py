@@ -582,10 +582,10 @@ for options in ({"engine": "vmap"}, {"engine": "scan", "microbatch_size": 2},
                 {"engine": "book_keeping"}):
     grad_fn = clipped_grad(fun, l2_clip_norm=2.0, **options)
     for check in (True, False):
-        total = jax.shard_map(
+        total = jax.jit(jax.shard_map(
             lambda w, x: jax.lax.psum(grad_fn(w, x), "data"),
             mesh=mesh, in_specs=(P(), P("data")), out_specs=P(), check_vma=check,
-        )(w, x)
+        ))(w, x)
         np.testing.assert_allclose(total, expected, rtol=1e-5, err_msg=f"{options}")
 assert len(jax.devices()) == 2
 """

@@ -10,13 +10,13 @@ import pathlib
 import shutil
 import socket
 import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from commands import Commands
 
 from dpdm_jax import command_line, data, run_dir
 from dpdm_jax.errors import InputError
@@ -460,43 +460,43 @@ def test_other_errors_stay_what_they_are(tmp_path):
         raise error
 
 
-_ON_A_SMALL_DISK = """
-set -e
-mount -t tmpfs -o size=$SIZE tmpfs $WORKDIR
-for time in 1 2; do
-    status=0
-    "$@" --workdir=$WORKDIR/run 2>$RESULT/errors_$time || status=$?
-    echo $status >$RESULT/status_$time
-    mount -o remount,size=50m $WORKDIR
-done
-cp -r $WORKDIR/run $RESULT/
-"""
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    """Commands that see file systems of their own."""
+    if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("no mount namespaces here")
+    made = Commands(tmp_path_factory.mktemp("apart"), prefix=("unshare", "-rm"))
+    made.plan(**_FIELDS)
+    yield made
+    made.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["16k", "220k", "400k"])
-def test_a_disk_that_is_really_full(tmp_path, size):
+def test_a_disk_that_is_really_full(apart, tmp_path, size):
     """A file system in memory, too small at first, then large enough."""
-    if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("no mount namespaces here")
-    result, disk = tmp_path / "result", tmp_path / "disk"
-    result.mkdir()
+    disk, result = tmp_path / "disk", tmp_path / "result"
     disk.mkdir()
+    result.mkdir()
     flags = [f"--config.{name}={value}" for name, value in _FIELDS.items()]
-    command = [sys.executable, "-m", "dpdm_jax.main", "--mode=train", *flags]
-    subprocess.run(
-        ["unshare", "-rm", "sh", "-c", _ON_A_SMALL_DISK, "sh", *command],
-        cwd=command_line.CHECKOUT,
-        env=os.environ | {"SIZE": size, "WORKDIR": str(disk), "RESULT": str(result)},
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    errors = (result / "errors_1").read_text()
-    assert (result / "status_1").read_text() == "2\n", errors
+
+    def shell(*command: object) -> None:
+        done = apart.run(*map(str, command), module="shell")
+        assert done.returncode == 0, done.stderr
+
+    ends = []
+    shell("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk)
+    for _ in range(2):
+        ends.append(apart.run("--mode=train", f"--workdir={disk / 'run'}", *flags))
+        shell("mount", "-o", "remount,size=50m", disk)
+    shell("cp", "-r", disk / "run", result)
+    shell("umount", disk)
+    errors = ends[0].stderr
+    assert ends[0].returncode == 2, errors
     assert "Traceback" not in errors
     (message,) = [e for e in errors.splitlines() if e.startswith("error: ")]
     assert "No space left on device" in message
-    assert (result / "status_2").read_text() == "0\n", (result / "errors_2").read_text()
+    assert ends[1].returncode == 0, ends[1].stderr
     workdir = result / "run"
     assert read_ledger(workdir / "privacy.json").authorized_steps == _STEPS
     assert list(steps_logged(workdir)) == list(range(1, _STEPS + 1))

@@ -1,10 +1,7 @@
 """A real process, killed without warning, ends where an undisturbed one does."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -33,15 +30,10 @@ _FLAGS = (
 )
 
 
-def start(workdir):
-    return subprocess.Popen(
-        [sys.executable, "-m", "dpdm_jax.main", f"--workdir={workdir}", *_FLAGS],
-        cwd=command_line.CHECKOUT,
-        env=os.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start(commands):
+    """Starts the run in a directory."""
+    return lambda workdir: commands.start(f"--workdir={workdir}", *_FLAGS)
 
 
 def wait_for_checkpoint(process, workdir, step):
@@ -64,11 +56,11 @@ def weights(workdir):
     return params
 
 
-def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
+def test_killed_runs_end_like_an_undisturbed_one(start, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     process = start(undisturbed)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    ended = process.wait()
+    assert ended.returncode == 0, ended.stderr
 
     # Killed while saving its first checkpoint or soon after, then in mid-run: where
     # exactly depends on the machine, the end must not.
@@ -77,7 +69,7 @@ def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
         wait_for_checkpoint(process, killed, reached)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
         if (killed / "privacy.json").exists():
             record = read_ledger(killed / "privacy.json")
             checkpoints = Checkpoints(killed)
@@ -85,8 +77,8 @@ def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
             checkpoints.close()
             assert record.authorized_steps >= newest
     process = start(killed)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    ended = process.wait()
+    assert ended.returncode == 0, ended.stderr
 
     jax.tree.map(np.testing.assert_array_equal, weights(killed), weights(undisturbed))
     ledgers = [read_ledger(d / "privacy.json") for d in (killed, undisturbed)]
@@ -95,14 +87,14 @@ def test_killed_runs_end_like_an_undisturbed_one(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_request_to_stop_saves_and_exits_with_one_line(tmp_path, number):
+def test_a_request_to_stop_saves_and_exits_with_one_line(start, tmp_path, number):
     process = start(tmp_path)
     wait_for_checkpoint(process, tmp_path, 3)
     process.send_signal(number)
-    _, errors = process.communicate()
-    assert process.returncode == 128 + number
-    assert "Traceback" not in errors
-    assert "the same command goes on" in errors
+    ended = process.wait()
+    assert ended.returncode == 128 + number
+    assert "Traceback" not in ended.stderr
+    assert "the same command goes on" in ended.stderr
     # Saved where it stopped, although checkpoints are due every third step only.
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     checkpoints = Checkpoints(tmp_path)

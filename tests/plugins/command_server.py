@@ -1,0 +1,95 @@
+"""Imports the program once, then forks a process for each command line it is told.
+
+Jobs come in on standard input, one JSON object a line, and each is answered by a line.
+{"overrides": ...} plans the digits with those fields, so that the accountant of every
+later process remembers; {"module": ..., ...} starts a command; {"pid": ...} asks
+whether it has ended.
+"""
+
+import gc
+import json
+import os
+import runpy
+import sys
+import traceback
+
+from dpdm_jax import command_line, evaluation, modes, planning, report
+from dpdm_jax.evaluation import classifiers, downstream, fid, lenet_features, metrics
+from dpdm_jax.interop import torch_checkpoints
+from dpdm_jax.release import build, verify
+
+_IMPORTED = (evaluation, modes, report, classifiers, downstream, fid, lenet_features)
+_IMPORTED += (metrics, torch_checkpoints, build, verify)
+_DIGITS = 1437  # training images
+
+
+def plan(overrides: dict) -> None:
+    """Makes the privacy plan of the digits, for the processes to come."""
+    config = command_line.load_config("configs/digits.py")
+    for name, value in overrides.items():
+        group, field = name.split(".")
+        config[group][field] = value
+    planning.privacy_plan(config, _DIGITS)
+
+
+def how_it_ended(pid: int) -> dict:
+    """Returns exit status and processor seconds of a command, once it has ended."""
+    ended, status, usage = os.wait4(pid, os.WNOHANG)
+    if not ended:
+        return {}
+    seconds = usage.ru_utime + usage.ru_stime
+    return {"status": os.waitstatus_to_exitcode(status), "seconds": seconds}
+
+
+def serve() -> dict:
+    """Answers until standard input ends; returns in the processes of commands alone."""
+    answer = {"seconds": sum(os.times()[:2])}
+    while True:
+        print(json.dumps(answer), flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            os._exit(0)
+        job = json.loads(line)
+        if "overrides" in job:
+            before = sum(os.times()[:2])
+            plan(job["overrides"])
+            answer = {"seconds": sum(os.times()[:2]) - before}
+        elif "pid" in job:
+            answer = how_it_ended(job["pid"])
+        else:
+            child = os.fork()
+            if child == 0:
+                return job
+            answer = {"pid": child}
+
+
+def run(job: dict) -> int:
+    """Does what ``python -m`` does; returns the exit status."""
+    for path, number, mode in (
+        (os.devnull, 0, os.O_RDONLY),
+        (job["out"], 1, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+        (job["err"], 2, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    ):
+        os.dup2(os.open(path, mode), number)
+    os.chdir(job["cwd"])
+    sys.argv = [job["module"], *job["args"]]
+    try:
+        runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as e:
+        if e.code is None or isinstance(e.code, int):
+            return e.code or 0
+        print(e.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    gc.freeze()  # what is imported stays, and stays shared with the processes
+    status = run(serve())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Taking an interpreter down with all that it imported takes a second.
+    os._exit(status)

@@ -1,0 +1,141 @@
+"""A pytest plugin with a fixture that runs command lines in cheap processes.
+
+They are real ones, with exit status, signals and files of their own; only the imports,
+which take seconds, are those of ``command_server``.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import processor_time
+import pytest
+
+from dpdm_jax import command_line
+
+_SERVER = pathlib.Path(__file__).parent / "command_server.py"
+
+
+@dataclasses.dataclass
+class Command:
+    """A command that was started.
+
+    Attributes:
+        pid: its process.
+        files: its output and its errors.
+        ask: asks the server that it was forked from.
+        ended: what the server said of its end; empty while it runs.
+    """
+
+    pid: int
+    files: tuple[pathlib.Path, pathlib.Path]
+    ask: Callable[[dict], dict]
+    ended: dict = dataclasses.field(default_factory=dict)
+
+    def poll(self) -> int | None:
+        """Returns its exit status, negative for a signal; None while it runs."""
+        self.ended = self.ended or self.ask({"pid": self.pid})
+        return self.ended.get("status")
+
+    def wait(self) -> subprocess.CompletedProcess:
+        """Waits for its end and returns what it said."""
+        while self.poll() is None:
+            time.sleep(0.005)
+        out, err = (path.read_text() for path in self.files)
+        return subprocess.CompletedProcess([], self.poll(), out, err)
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class Commands:
+    """Starts command lines from one server."""
+
+    def __init__(self, folder: pathlib.Path, prefix: Sequence[str] = ()) -> None:
+        """Starts the server.
+
+        Args:
+            folder: for what the commands say.
+            prefix: command that the server is started by.
+        """
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._started: list[Command] = []
+        self._server = subprocess.Popen(
+            [*prefix, sys.executable, str(_SERVER)],
+            cwd=command_line.CHECKOUT,
+            env=os.environ | {"PYTHONPATH": str(command_line.CHECKOUT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._seconds = self._answer()["seconds"]
+        processor_time.elsewhere.append(self.seconds)
+
+    def start(
+        self,
+        *args: str,
+        module: str = "dpdm_jax.main",
+        cwd: pathlib.Path = command_line.CHECKOUT,
+    ) -> Command:
+        """Starts ``python -m module *args``."""
+        name = str(next(self._numbers))
+        files = self._folder / f"{name}.out", self._folder / f"{name}.err"
+        job = {"module": module, "args": args, "cwd": str(cwd)}
+        job |= dict(zip(("out", "err"), map(str, files), strict=True))
+        command = Command(self._ask(job)["pid"], files, self._ask)
+        self._started.append(command)
+        return command
+
+    def run(self, *args: str, **settings: Any) -> subprocess.CompletedProcess:
+        """Runs ``python -m module *args``."""
+        return self.start(*args, **settings).wait()
+
+    def plan(self, **overrides: Any) -> None:
+        """Plans the digits once for all later commands; ``a__b`` is ``config.a.b``."""
+        fields = {name.replace("__", "."): v for name, v in overrides.items()}
+        self._seconds += self._ask({"overrides": fields})["seconds"]
+
+    def seconds(self) -> float:
+        """Processor time of the server, which is not waited for, and its commands."""
+        if self._server.returncode is not None:
+            return 0.0
+        ended = (command.ended.get("seconds", 0.0) for command in self._started)
+        return self._seconds + sum(ended)
+
+    def close(self) -> None:
+        """Ends the server, and what of its commands still runs."""
+        for command in self._started:
+            command.send_signal(signal.SIGKILL)
+            command.wait()
+        self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
+
+    def _ask(self, job: dict) -> dict:
+        self._server.stdin.write(json.dumps(job) + "\n")
+        self._server.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict:
+        line = self._server.stdout.readline()
+        assert line, "the server of commands has ended; its messages stand above"
+        return json.loads(line)
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Runs command lines of the program."""
+    made = Commands(tmp_path_factory.mktemp("commands"))
+    yield made
+    made.close()
