@@ -166,7 +166,6 @@ def run(main: Callable[[list[str]], None]) -> None:
     Args:
         main: takes what the flags left of the command line.
     """
-    xla_flags.configure()
     # TensorFlow (TFDS, TensorBoard) announces itself on standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -180,6 +179,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(argv)
 
     try:
+        xla_flags.configure()
         app.run(quiet_main, flags_parser=parse)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)

@@ -41,7 +41,7 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
     """
 
     def put(x: Any) -> jax.Array:
-        if isinstance(x, jax.Array) and x.sharding == sharding:
+        if isinstance(x, jax.Array) and _has(x, sharding):
             return x
         if hasattr(x, "dtype") and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             words = put(jax.random.key_data(x))
@@ -52,6 +52,13 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
         )
 
     return jax.tree.map(put, tree)
+
+
+def _has(x: jax.Array, sharding: NamedSharding) -> bool:
+    # P() and P(None) are unequal names of one layout.
+    return isinstance(x.sharding, NamedSharding) and x.sharding.is_equivalent_to(
+        sharding, x.ndim
+    )
 
 
 def rows_of_this_process(count: int, sharding: NamedSharding) -> np.ndarray:

@@ -2,19 +2,21 @@
 
 import functools
 import glob
-import importlib.metadata
 import importlib.util
 import mmap
 import os
 import pathlib
+import re
+
+from dpdm_jax.errors import InputError
 
 # jaxlib 0.10 hands single CPU convolutions to another library by default, which makes
 # the weight gradients of these networks several times slower.
 _CPU_FLAGS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
-#: Keeps the barriers of ``networks.fusion`` until fusions are made. The compilers for
-#: GPU and TPU need the pass that drops them.
-ONLY_CPU_FLAGS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+# The compiler pass that drops optimization barriers. Newer CPU compilers cannot do
+# without it, and say so by ending the process.
+_BARRIERS = "cse_barrier_expander"
 
 # libtpu also compiles on machines without a TPU. JAX loads it there at every start, and
 # it would ask a cloud for its place in a slice, and complain on standard error.
@@ -34,28 +36,32 @@ def configure() -> None:
 
     What the user has set stays as it is. A flag that the installed jaxlib does not know
     is left out, since XLA aborts the process over an unknown flag.
+
+    Raises:
+        InputError: the user's flags would have XLA abort the process later.
     """
     tpu_is_attached = bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
     if importlib.util.find_spec("libtpu") is not None and not tpu_is_attached:
         for variable, value in _NO_TPU.items():
             os.environ.setdefault(variable, value)
-    wanted = dict(_CPU_FLAGS)
-    if os.environ.get("JAX_PLATFORMS") == "cpu" or not (
-        tpu_is_attached or _has_plugins()
-    ):
-        wanted |= ONLY_CPU_FLAGS
-    flags = os.environ.get("XLA_FLAGS", "")
-    for name, value in wanted.items():
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flags and not flags.startswith("-"):
+        return  # the name of a file that XLA reads flags from
+    _check(flags)
+    for name, value in _CPU_FLAGS.items():
         if name not in flags and _is_known(name):
             flags = f"{flags} --{name}={value}".strip()
     os.environ["XLA_FLAGS"] = flags
 
 
-def _has_plugins() -> bool:
-    """Whether JAX would find another platform's plugin (CUDA, ROCm, Metal, ...)."""
-    return importlib.util.find_spec("jax_plugins") is not None or bool(
-        importlib.metadata.entry_points(group="jax_plugins")
-    )
+def _check(flags: str) -> None:
+    for passes in re.findall(r"-xla_disable_hlo_passes=(\S*)", flags):
+        if _BARRIERS in passes.split(","):
+            raise InputError(
+                f"XLA_FLAGS has --xla_disable_hlo_passes={passes}; allowed: other "
+                f"passes than {_BARRIERS}, without which XLA's CPU compiler aborts on "
+                "rematerialised networks."
+            )
 
 
 @functools.cache

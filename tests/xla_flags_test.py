@@ -1,9 +1,18 @@
+import functools
 import importlib.util
 import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
 from dpdm_jax import xla_flags
+from dpdm_jax.errors import InputError
+from dpdm_jax.fusion import materialize
+from dpdm_jax.privacy.noise import gaussian_noise
 
 _FLAG = "xla_cpu_experimental_ynn_fusion_type"
 
@@ -26,24 +35,42 @@ def test_a_users_flags_are_kept(monkeypatch):
     assert configured(monkeypatch, other).startswith(other)
 
 
+def test_a_file_of_flags_is_left_to_xla(monkeypatch):
+    assert configured(monkeypatch, "flags.txt") == "flags.txt"
+
+
 def test_a_flag_that_jaxlib_does_not_know_is_left_out(monkeypatch):
-    for flags in ("_CPU_FLAGS", "ONLY_CPU_FLAGS"):
-        monkeypatch.setattr(xla_flags, flags, {"xla_no_such_flag": "1"})
+    monkeypatch.setattr(xla_flags, "_CPU_FLAGS", {"xla_no_such_flag": "1"})
     assert configured(monkeypatch, "--a=b") == "--a=b"
 
 
-def test_barriers_are_kept_only_where_there_is_nothing_but_the_cpu(monkeypatch):
-    keeps = "xla_disable_hlo_passes=cse_barrier_expander"
-    monkeypatch.setattr(xla_flags.glob, "glob", lambda pattern: [])
-    monkeypatch.setattr(xla_flags, "_has_plugins", lambda: True)
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert keeps in configured(monkeypatch, "")
-    monkeypatch.delenv("JAX_PLATFORMS")
-    assert keeps not in configured(monkeypatch, "")
-    monkeypatch.setattr(xla_flags, "_has_plugins", lambda: False)
-    assert keeps in configured(monkeypatch, "")
-    monkeypatch.setattr(xla_flags.glob, "glob", lambda pattern: ["/dev/accel0"])
-    assert keeps not in configured(monkeypatch, "")
+def test_flags_under_which_xla_ends_the_process_are_refused(monkeypatch):
+    mine = "--a=b --xla_disable_hlo_passes=fusion,cse_barrier_expander --c=d"
+    with pytest.raises(InputError, match=r"XLA_FLAGS has .*; allowed: other passes"):
+        configured(monkeypatch, mine)
+    assert os.environ["XLA_FLAGS"] == mine
+
+
+def test_barriers_compile_wherever_they_stand():
+    """Rematerialised layers and noise contain some, here inside a loop."""
+    x = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    noise = gaussian_noise(0.1, jax.random.key(0))
+
+    def step(carry, _, layer):
+        w, state = carry
+        gradient = jax.grad(lambda w: jnp.sum(layer(layer(x, w), w)))(w)
+        update, state = noise.update(gradient, state)
+        return (w - update, state), gradient
+
+    def gradients(layer):
+        w = jnp.eye(3)
+        step_of = functools.partial(step, layer=layer)
+        return jax.jit(lambda: jax.lax.scan(step_of, (w, noise.init(w)), length=3)[1])()
+
+    plain = gradients(lambda x, w: jnp.tanh(x @ w))
+    stored = jax.checkpoint(lambda x, w: materialize(jnp.tanh(x @ w)))
+    np.testing.assert_allclose(gradients(stored), plain, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(plain[0], plain[1])
 
 
 def libtpu_configured(monkeypatch, *, device_files: list[str]) -> str | None:

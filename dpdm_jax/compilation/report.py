@@ -64,7 +64,7 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
     programs = {}
     for name, lower in _programs(config, target, model, plan).items():
         _log.info("compiling %s for %s ...", name, target.name)
-        programs[name] = _compile(lower, target)
+        programs[name] = _compile(lower)
         _log.info("  took %.0f s", programs[name]["compile_seconds"])
 
     # The work that the method asks of a call of accumulate, on one device: a forward
@@ -250,7 +250,7 @@ def _placed(tree: Any, sharding: Sharding) -> Any:
     )
 
 
-def _compile(lower: Callable[[], jax.stages.Lowered], target: Target) -> dict[str, Any]:
+def _compile(lower: Callable[[], jax.stages.Lowered]) -> dict[str, Any]:
     lowered = lower()
     start, cpu_start = time.perf_counter(), time.process_time()
 
@@ -262,7 +262,7 @@ def _compile(lower: Callable[[], jax.stages.Lowered], target: Target) -> dict[st
 
     with _no_compilation_cache():
         try:
-            compiled = lowered.compile(compiler_options=target.compiler_options)
+            compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise

@@ -48,14 +48,12 @@ class Target:
         num_chips: of the slice; as many as devices for "cpu".
         device_limits: figures of one device, which on some TPUs is half a chip; None
             where they are not known.
-        compiler_options: what the compiler must be told.
     """
 
     name: str
     devices: tuple[jax.Device, ...]
     num_chips: int
     device_limits: Chip | None
-    compiler_options: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def find_target(name: str) -> Target:
@@ -88,9 +86,7 @@ def find_target(name: str) -> Target:
     if limits is not None:
         share = num_chips / len(devices)
         limits = Chip(*(share * figure for figure in dataclasses.astuple(limits)))
-    # The flags of a machine without a TPU reach every compiler that is loaded there.
-    undone = dict.fromkeys(xla_flags.ONLY_CPU_FLAGS, "")
-    return Target(name, devices, num_chips, limits, undone)
+    return Target(name, devices, num_chips, limits)
 
 
 def _tpu_devices(name: str, *, single_chip: bool) -> tuple[jax.Device, ...]:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import layers
-from dpdm_jax.networks.fusion import materialize
 
 
 class ConditionedMLP(nnx.Module):

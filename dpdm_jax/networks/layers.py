@@ -16,8 +16,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dpdm_jax.errors import InputError
+from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import convolution, normalization
-from dpdm_jax.networks.fusion import materialize
 
 Law = Callable[[jax.Array], jax.typing.ArrayLike]
 

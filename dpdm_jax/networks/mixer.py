@@ -12,9 +12,9 @@ import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
 
+from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import network, pixel_blocks
 from dpdm_jax.networks.conditioned import ConditionedMLP
-from dpdm_jax.networks.fusion import materialize
 from dpdm_jax.networks.normalization import unit_variance
 
 # A branch starts small beside the residual stream.

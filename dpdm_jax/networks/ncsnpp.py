@@ -18,8 +18,8 @@ from jax.typing import DTypeLike
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
+from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import embeddings, layers, network
-from dpdm_jax.networks.fusion import materialize
 
 
 @dataclasses.dataclass(frozen=True)

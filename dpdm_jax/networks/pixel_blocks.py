@@ -10,9 +10,9 @@ from jax.typing import DTypeLike
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
+from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import layers, network
 from dpdm_jax.networks.embeddings import pixel_positions, positional
-from dpdm_jax.networks.fusion import materialize
 from dpdm_jax.networks.normalization import unit_variance
 
 #: ``make_block(width, base_width, num_classes, condition_gain=, dtype=, rngs=)`` gives

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
+from dpdm_jax.fusion import materialize
 
 
 class GaussianNoiseState(NamedTuple):
@@ -87,7 +88,7 @@ def gaussian_noise(
             step_keys, sum(leaf.size for leaf in leaves), sharding
         )
         # XLA would otherwise draw anew for every leaf, and compile twice as long.
-        flat = jax.lax.optimization_barrier(flat)
+        flat = materialize(jax.lax.optimization_barrier(flat))
         noisy, offset = [], 0
         for leaf in leaves:
             noise = flat[offset : offset + leaf.size].reshape(leaf.shape)
