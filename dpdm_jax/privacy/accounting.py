@@ -293,7 +293,7 @@ def _rdp_epsilon(events: tuple[Event, ...], delta: float) -> float:
 
 
 def _least_rdp_epsilon(events: list["dp_accounting.DpEvent"], delta: float) -> float:
-    """Returns the least epsilon of all orders.
+    """Returns the least epsilon of all orders, of queries that compose.
 
     Every order gives a valid bound, and the bounds fall to one minimum and rise again,
     so that those around the best of a few are enough. A fractional order takes
@@ -326,11 +326,19 @@ def _selection_epsilon(
     delta: float,
 ) -> float:
     import dp_accounting
+    from dp_accounting import rdp
 
     run = dp_accounting.ComposedDpEvent([dp_event(*event) for event in candidate])
-    # Not among the names that the package itself exports.
-    selection = dp_accounting.dp_event.RepeatAndSelectDpEvent(run, mean, shape)
-    return _least_rdp_epsilon([selection, *(dp_event(*e) for e in others)], delta)
+    # A selection's bound of one order is made of the run's of all.
+    accountant = rdp.RdpAccountant(_RDP_ORDERS, _relation())
+    with _quiet():
+        accountant.compose(
+            # Not among the names that the package itself exports.
+            dp_accounting.dp_event.RepeatAndSelectDpEvent(run, mean, shape)
+        )
+        for event in others:
+            accountant.compose(dp_event(*event))
+        return float(accountant.get_epsilon(delta))
 
 
 @functools.lru_cache(maxsize=4096)
