@@ -186,6 +186,7 @@ _DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", _DAMAGES.values(), ids=_DAMAGES)
 def test_a_damaged_newest_checkpoint_is_gone_on_without(
     workdir, undisturbed, damage, caplog
@@ -206,6 +207,7 @@ def test_a_damaged_newest_checkpoint_is_gone_on_without(
     assert_ended_like(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_several_damaged_checkpoints_and_a_second_time(workdir, undisturbed):
     for step in ("5", "4", "2"):
         truncate(workdir / "checkpoints" / step)
@@ -217,6 +219,7 @@ def test_several_damaged_checkpoints_and_a_second_time(workdir, undisturbed):
     assert_ended_like(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_whose_last_checkpoint_is_damaged_is_finished_again(
     undisturbed, tmp_path
 ):
@@ -236,6 +239,7 @@ def test_without_a_sound_checkpoint_nothing_begins_anew(workdir):
     assert contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_other_keys_are_not_fallen_back_to(workdir, tmp_path):
     """A sound checkpoint with other secrets would give the steps taken other noise."""
     other = tmp_path / "other"
@@ -271,6 +275,7 @@ def test_a_ledger_that_counts_less_is_refused(workdir):
     assert not (workdir / "checkpoints" / "damaged").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -297,6 +302,7 @@ def test_a_damaged_ledger_stops_the_run_and_its_return_goes_on(
     assert_ended_like(workdir, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, b"", b'{"name": '])
 def test_a_damaged_config_is_written_anew(workdir, undisturbed, content):
     path = workdir / "config.json"
@@ -308,6 +314,7 @@ def test_a_damaged_config_is_written_anew(workdir, undisturbed, content):
     assert_ended_like(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_the_first_format_are_read(workdir, undisturbed):
     """They had neither digests nor checksums."""
     for step in ("0", "2", "4", "5"):
@@ -351,6 +358,7 @@ def swap_two(images, labels):
         array[[5, 6]] = array[[6, 5]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [brighten_one, change_a_label, swap_two])
 def test_other_data_of_the_same_size_is_refused(tmp_path, change):
     here = write_digits(tmp_path / "data")
@@ -425,6 +433,7 @@ def full_for(name):
     return fill
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fill", "answer", "named"),
     [
@@ -508,6 +517,7 @@ def test_a_disk_that_is_really_full(apart, tmp_path, size):
 # ---- clock and host
 
 
+@pytest.mark.slow
 def test_clock_and_host_do_not_matter(workdir, undisturbed, monkeypatch):
     """The clock jumps back a century and runs backwards; the host has a new name."""
     backwards = itertools.count(0, -3600)
