@@ -72,6 +72,20 @@ def num_queries(covariances: bool) -> int:
     return 3 if covariances else 2
 
 
+def num_coordinates(num_classes: int, features: int, *, covariances: bool) -> int:
+    """Returns how many numbers the largest query's sum has.
+
+    Args:
+        num_classes: see ``measure``.
+        features: d.
+        covariances: whether they are measured.
+    """
+    largest = features + 1
+    if covariances:
+        largest = max(largest, features * (features - 1) // 2)
+    return max(num_classes, 1) * largest
+
+
 def measure(
     batches: Callable[[], Batches],
     num_classes: int,
