@@ -11,6 +11,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(TESTS.parent / ".cache" /
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 sys.path.insert(0, str(TESTS.parent))  # for configs/, which is not installed
+sys.path.insert(0, str(TESTS))  # for float_sums
 
 from configs import base  # noqa: E402
 from dpdm_jax import command_line, xla_flags  # noqa: E402

@@ -18,7 +18,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from dpdm_jax import data, devices, processes  # noqa: E402
+from dpdm_jax import data, devices, privacy, processes  # noqa: E402
 from dpdm_jax.errors import InputError, Interrupted  # noqa: E402
 from dpdm_jax.privacy import PoissonSampling, gaussian_noise  # noqa: E402
 from dpdm_jax.sampling import run  # noqa: E402
@@ -104,7 +104,7 @@ def noise_of_two_steps(seed):
     )
     update = jax.jit(noise.update, out_shardings=devices.replicated(mesh))
     zeros, state = (
-        jnp.zeros(10_007),
+        privacy.exact_sum(jnp.zeros((1, 10_007)), l2_clip_norm=1.0),
         devices.place(noise.init(None), devices.replicated(mesh)),
     )
     drawn = []

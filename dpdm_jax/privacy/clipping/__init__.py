@@ -1,10 +1,12 @@
 """Sums of clipped per-example gradients behind one call, by interchangeable engines."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -14,7 +16,12 @@ from dpdm_jax.privacy.clipping.arithmetic import (
     Engine,
     arithmetic_of,
 )
-from dpdm_jax.privacy.clipping.auto import LossTraits, choose_engine, loss_traits
+from dpdm_jax.privacy.clipping.auto import (
+    LossTraits,
+    choose_engine,
+    equations,
+    loss_traits,
+)
 from dpdm_jax.privacy.clipping.base import (
     Aux,
     ClippedGrad,
@@ -23,6 +30,7 @@ from dpdm_jax.privacy.clipping.base import (
     PyTree,
     batch_size,
     manual_axes,
+    shape_of_one,
     vary,
 )
 from dpdm_jax.privacy.clipping.book_keeping import book_keeping_engine
@@ -159,9 +167,11 @@ def clipped_grad(
         # parameters that are the same on all: several examples' before clipping.
         params = vary(jax.tree.map(jnp.asarray, params), manual_axes(examples))
         is_padding_example = _padding(is_padding_example, size)
+        _warn_of_unmapped(args, mapped, argnums, size)
+        traced = _traced(loss, params, tuple(examples))
         axes = manual_axes((examples, is_padding_example))
         result = run(
-            loss,
+            traced,
             params,
             tuple(examples),
             vary(is_padding_example, axes),
@@ -256,6 +266,48 @@ def _check_differentiable(params: PyTree) -> None:
                 "floating-point numbers."
             )
     _check_narrow(params, "clipped_grad")
+
+
+def _traced(loss: ExampleLoss, params: PyTree, batch: PyTree) -> ExampleLoss:
+    """Traces a loss of one example, once for all who look at it.
+
+    Raises:
+        InputError: a rule of its own would let it see the other examples of a batch.
+    """
+    closed, shapes = jax.make_jaxpr(loss, return_shape=True)(
+        params, *shape_of_one(batch)
+    )
+    if any(
+        equation.primitive.name == "custom_vmap_call"
+        for equation in equations(closed.jaxpr)
+    ):
+        raise InputError(
+            "The loss has a custom_vmap, by which an example may see others of its "
+            "batch; allowed: operations that JAX vectorizes itself, and gradient rules."
+        )
+    treedef = jax.tree.structure(shapes)
+    evaluate = core.jaxpr_as_fun(closed)
+    return lambda *args: treedef.unflatten(evaluate(*jax.tree.leaves(args)))
+
+
+def _warn_of_unmapped(
+    args: tuple[Any, ...],
+    mapped: tuple[int, ...],
+    argnums: int | Sequence[int],
+    size: int,
+) -> None:
+    """Warns of arguments that look like the batch's but are given to all examples."""
+    for position, value in enumerate(args):
+        if size < 2 or position in (*mapped, *_as_tuple(argnums)):
+            continue
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(value)]
+        if any(shape[:1] == (size,) for shape in shapes):
+            warnings.warn(
+                f"argument {position} has an array of length {size}, as the batch has, "
+                "and every example sees all of it; if it belongs to the examples, it "
+                "is protected only as one of batch_argnums.",
+                stacklevel=3,
+            )
 
 
 def _check_narrow(tree: PyTree, where: str) -> None:
