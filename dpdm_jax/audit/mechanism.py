@@ -196,7 +196,11 @@ def audit_many_runs(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> Man
 
     def bound(delta: float) -> Bound:
         claimed = accounting.epsilon(
-            plan.sampling, plan.noise_multiplier, delta, plan.accountant
+            plan.sampling,
+            plan.noise_multiplier,
+            delta,
+            plan.accountant,
+            coordinates=plan.coordinates,
         )
         shown = bounds.many_runs(
             score[:each], score[each:], delta, error, settings.seed
@@ -223,7 +227,11 @@ def shortened(plan: PrivacyPlan, num_steps: int) -> PrivacyPlan:
         plan.sampling, num_steps=min(num_steps, plan.num_steps)
     )
     epsilon = accounting.epsilon(
-        sampling, plan.noise_multiplier, plan.delta, plan.accountant
+        sampling,
+        plan.noise_multiplier,
+        plan.delta,
+        plan.accountant,
+        coordinates=plan.coordinates,
     )
     return dataclasses.replace(
         plan,

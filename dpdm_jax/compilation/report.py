@@ -52,8 +52,10 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
             devices.
     """
     problem = planning.public_problem(config)
-    plan = planning.privacy_plan(config, problem.num_examples)
     model = build_model(config, problem.image_shape, problem.num_classes)
+    plan = planning.privacy_plan(
+        config, problem.num_examples, planning.coordinates_of(model)
+    )
     num_devices = len(target.devices)
     planning.check_microbatch(config.train.microbatch_size, num_devices)
     config = _with_engine_of(config, target, model)

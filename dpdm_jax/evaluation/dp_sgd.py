@@ -104,6 +104,7 @@ def dp_sgd_accuracy(
             delta=settings.delta,
             l2_clip_norm=settings.l2_clip_norm,
             epochs=settings.epochs,
+            coordinates=classifiers.num_parameters(classifier),
         )
     )
     on_device = [(jnp.asarray(x), jnp.asarray(y, jnp.int32)) for x, y in (train, test)]

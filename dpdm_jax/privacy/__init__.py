@@ -10,7 +10,14 @@ host. Only ``plan`` couples them.
 
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.batch_selection import PoissonSampling, new_seed
-from dpdm_jax.privacy.clipping import ENGINES, Aux, ClippedGrad, clipped_grad
+from dpdm_jax.privacy.clipping import (
+    ENGINES,
+    Aux,
+    ClippedGrad,
+    clipped_grad,
+    exact_sum,
+)
+from dpdm_jax.privacy.exact.grid import ExactSum
 from dpdm_jax.privacy.ledger import Ledger, LedgerRecord, read_ledger
 from dpdm_jax.privacy.noise import (
     GaussianNoiseState,
@@ -43,6 +50,7 @@ __all__ = [
     "NO_TUNING",
     "Aux",
     "ClippedGrad",
+    "ExactSum",
     "GaussianNoiseState",
     "Ledger",
     "LedgerRecord",
@@ -54,6 +62,7 @@ __all__ = [
     "Tuning",
     "accounting",
     "clipped_grad",
+    "exact_sum",
     "extend_plan",
     "extension_text",
     "format_epsilon",

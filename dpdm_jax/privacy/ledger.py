@@ -23,9 +23,10 @@ from dpdm_jax.privacy.plan import PrivacyPlan
 
 FILE_NAME = "privacy.json"
 
-# The second is that of extended runs, the third that of runs that measured moments: a
-# program that does not know of these must not count them as something else.
-_FORMATS = tuple(f"dpdm_jax privacy ledger {number}" for number in (1, 2, 3))
+# The second is that of extended runs, the third that of runs that measured moments, the
+# fourth that of runs of exact arithmetic, whatever else they are: a program that does
+# not know of these must not count them as something else.
+_FORMATS = tuple(f"dpdm_jax privacy ledger {number}" for number in (1, 2, 3, 4))
 _FIELDS = {
     "format",
     "run_id",
@@ -50,6 +51,8 @@ class LedgerEvent:
         extension_id: random hexadecimal name of an extension, from which and the run's
             secrets those of the extension follow; empty for the run's first steps. Not
             a secret.
+        coordinates: numbers in each noised sum, at most, where the arithmetic is exact;
+            None for floating-point arithmetic.
     """
 
     name: str
@@ -57,6 +60,7 @@ class LedgerEvent:
     noise_multiplier: float
     authorized_steps: int
     extension_id: str = ""
+    coordinates: int | None = None
 
     def __post_init__(self):
         if not isinstance(self.name, str):
@@ -84,6 +88,8 @@ class LedgerEvent:
         }
         if self.extension_id:
             fields["extension_id"] = self.extension_id
+        if self.coordinates is not None:
+            fields["coordinates"] = self.coordinates
         return fields
 
     @classmethod
@@ -95,6 +101,7 @@ class LedgerEvent:
             fields["noise_multiplier"],
             fields["authorized_steps"],
             fields.get("extension_id", ""),
+            fields.get("coordinates"),
         )
 
 
@@ -141,7 +148,9 @@ class LedgerRecord:
     def accounted_events(self) -> list[accounting.Event]:
         """Returns the queries as the accountant takes them: all authorised steps."""
         return [
-            accounting.Event(e.sampling, e.noise_multiplier, e.authorized_steps)
+            accounting.Event(
+                e.sampling, e.noise_multiplier, e.authorized_steps, e.coordinates
+            )
             for e in self.events
         ]
 
@@ -166,8 +175,8 @@ class LedgerRecord:
         if plans[begun - 1].differences(earlier.plan):
             return False
         return self.fixed_keys >= earlier.fixed_keys and all(
-            (now.name, now.sampling, now.noise_multiplier, now.extension_id)
-            == (then.name, then.sampling, then.noise_multiplier, then.extension_id)
+            dataclasses.replace(now, authorized_steps=0)
+            == dataclasses.replace(then, authorized_steps=0)
             and now.authorized_steps >= then.authorized_steps
             for now, then in zip(self.events, earlier.events, strict=False)
         )
@@ -238,8 +247,8 @@ class LedgerRecord:
 
     def _check_phases(self) -> None:
         plans, events = self.plan.phases, self.phases
-        if [(e.sampling, e.noise_multiplier) for e in events] != [
-            (p.sampling, p.noise_multiplier) for p in plans
+        if [(e.sampling, e.noise_multiplier, e.coordinates) for e in events] != [
+            (p.sampling, p.noise_multiplier, p.coordinates) for p in plans
         ]:
             raise InputError("the last events are not the plan's mechanism.")
         moments = self.plan.moments_event
@@ -291,13 +300,25 @@ class Ledger:
                 f"the privacy ledger {path} exists; allowed: resume that run, or begin "
                 "in a new directory."
             )
-        training = LedgerEvent("training", plan.sampling, plan.noise_multiplier, 0)
+        training = LedgerEvent(
+            "training",
+            plan.sampling,
+            plan.noise_multiplier,
+            0,
+            coordinates=plan.coordinates,
+        )
         # Counted at once: nothing that is written later has to be waited for.
         moments = [] if plan.moments_event is None else [plan.moments_event]
         record = LedgerRecord(
             run_id=secrets.token_hex(16),
             plan=plan,
-            events=(*(LedgerEvent("moments", *event) for event in moments), training),
+            events=(
+                *(
+                    LedgerEvent("moments", *event[:3], coordinates=event.coordinates)
+                    for event in moments
+                ),
+                training,
+            ),
             fixed_keys=fixed_keys,
             software=_software(),
         )
@@ -325,6 +346,12 @@ class Ledger:
         """
         path = pathlib.Path(path)
         record = read_ledger(path)
+        if record.plan.coordinates is None and plan.coordinates is not None:
+            raise InputError(
+                f"the run of the ledger {path} was begun with floating-point noise, "
+                "which is no longer drawn; allowed: finish it with the version of "
+                "dpdm_jax that began it, or begin in a new directory."
+            )
         changes = record.plan.phases[0].differences(plan)
         if changes:
             listed = ", ".join(
@@ -409,6 +436,7 @@ class Ledger:
             plan.noise_multiplier,
             0,
             secrets.token_hex(16),
+            plan.coordinates,
         )
         self._replace(
             dataclasses.replace(
@@ -457,6 +485,8 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerRecord:
 
 
 def _format_of(plan: PrivacyPlan) -> str:
+    if plan.coordinates is not None:
+        return _FORMATS[3]
     if plan.moments_noise_multiplier is not None:
         return _FORMATS[2]
     return _FORMATS[0 if plan.extends is None else 1]

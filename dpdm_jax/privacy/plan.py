@@ -16,7 +16,9 @@ from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_siz
 _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 # Of a plan as JSON: not there in those that have nothing of the kind.
-_OPTIONAL = frozenset({"extends", "moments_noise_multiplier", "moments_queries"})
+_OPTIONAL = frozenset(
+    {"extends", "moments_noise_multiplier", "moments_queries", "coordinates"}
+)
 
 # Means and spreads of classes take so many queries; plans that say nothing have these.
 _FEWEST_QUERIES = class_moments.num_queries(covariances=False)
@@ -43,6 +45,10 @@ class PrivacyConfig:
         moments_noise_multiplier: sigma of each of the queries that measure the moments
             of classes before the first step, > 0; None for no such queries.
         moments_queries: how many they are, see ``class_moments.num_queries``.
+        coordinates: numbers in each noised sum, at most: those of the parameters, or of
+            a larger query. With it epsilon includes what the exact arithmetic of
+            ``clipped_grad`` and ``gaussian_noise`` adds; None leaves the arithmetic
+            out of the guarantee.
     """
 
     num_examples: int
@@ -57,6 +63,7 @@ class PrivacyConfig:
     noise_multiplicity: int = 1
     moments_noise_multiplier: float | None = None
     moments_queries: int = _FEWEST_QUERIES
+    coordinates: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +90,9 @@ class PrivacyPlan:
         moments_noise_multiplier: sigma of each of the queries of all examples that come
             before the run's first step (``class_moments``); None for none.
         moments_queries: how many they are, if there are any.
+        coordinates: numbers in each noised sum, at most, where sums and noise are exact
+            integers; None for floating-point arithmetic, as older plans have it, or
+            where the arithmetic is left out of the guarantee.
         extends: the plan of the steps that come first, each of which counts as taken;
             None for a plan that is no extension. See ``extend_plan``.
     """
@@ -100,6 +110,7 @@ class PrivacyPlan:
     relation: str = accounting.RELATION
     moments_noise_multiplier: float | None = None
     moments_queries: int = _FEWEST_QUERIES
+    coordinates: int | None = None
     extends: "PrivacyPlan | None" = None
 
     def __post_init__(self):
@@ -114,6 +125,8 @@ class PrivacyPlan:
         validate.integer("noise_multiplicity", self.noise_multiplicity, minimum=1)
         validate.one_of("relation", self.relation, (accounting.RELATION,))
         _check_moments(self.moments_noise_multiplier, self.moments_queries)
+        if self.coordinates is not None:
+            validate.integer("coordinates", self.coordinates, minimum=1)
         if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
             raise InputError(
                 f"l2_clip_norm is inf with noise_multiplier {self.noise_multiplier!r}; "
@@ -199,7 +212,9 @@ class PrivacyPlan:
     @property
     def moments_event(self) -> accounting.Event | None:
         """What comes before the first step; it counts from the run's beginning."""
-        return _moments_event(self.moments_noise_multiplier, self.moments_queries)
+        return _moments_event(
+            self.moments_noise_multiplier, self.moments_queries, self.coordinates
+        )
 
     def events(self, steps: int) -> list[accounting.Event]:
         """Returns a run of ``steps`` steps as the accountant takes it.
@@ -239,6 +254,7 @@ class PrivacyPlan:
                 phase.sampling,
                 phase.noise_multiplier,
                 min(max(steps - phase.first_step, 0), phase.num_steps),
+                phase.coordinates,
             )
             for phase in self.phases
         ]
@@ -285,6 +301,7 @@ class PrivacyPlan:
             "relation": self.relation,
             "moments_noise_multiplier": self.moments_noise_multiplier,
             "moments_queries": self.moments_queries,
+            "coordinates": self.coordinates,
         }
 
     def differences(self, other: "PrivacyPlan") -> list[tuple[str, Any, Any]]:
@@ -323,7 +340,8 @@ class PrivacyPlan:
 
         Infinity, which JSON lacks, is the string "inf". The dict is flat but for
         "extends" of an extension, the dict of the plan before. A plan without moments
-        has no "moments_noise_multiplier", one of two queries no "moments_queries".
+        has no "moments_noise_multiplier", one of two queries no "moments_queries", and
+        one without exact arithmetic no "coordinates".
         """
         fields = self._terms() | {
             "epsilon": self.epsilon,
@@ -403,11 +421,18 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         validate.real("noise_multiplier", noise_multiplier, minimum=0)
     else:
         noise_multiplier = accounting.calibrate_noise_multiplier(
-            sampling, config.epsilon, config.delta, config.accountant, before
+            sampling,
+            config.epsilon,
+            config.delta,
+            config.accountant,
+            before,
+            config.coordinates,
         )
         if noise_multiplier == 0:
             l2_clip_norm = math.inf
-    steps = accounting.Event(sampling, noise_multiplier, sampling.num_steps)
+    steps = accounting.Event(
+        sampling, noise_multiplier, sampling.num_steps, config.coordinates
+    )
     # Plain floats, so that 10 and 10.0 are one value in plan files.
     plan = PrivacyPlan(
         sampling=sampling,
@@ -426,6 +451,7 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
             float(config.moments_noise_multiplier) if before else None
         ),
         moments_queries=config.moments_queries,
+        coordinates=config.coordinates,
     )
     for caution in plan.cautions():
         warnings.warn(caution, stacklevel=2)
@@ -436,7 +462,7 @@ def _before(config: PrivacyConfig) -> list[accounting.Event]:
     """Returns the queries before the first step, which leave something for it."""
     noise_multiplier = config.moments_noise_multiplier
     _check_moments(noise_multiplier, config.moments_queries)
-    event = _moments_event(noise_multiplier, config.moments_queries)
+    event = _moments_event(noise_multiplier, config.moments_queries, config.coordinates)
     if event is None:
         return []
     spent = accounting.epsilon_of_events([event], config.delta, config.accountant)
@@ -461,11 +487,13 @@ def _check_moments(noise_multiplier: float | None, queries: int) -> None:
 
 
 def _moments_event(
-    noise_multiplier: float | None, queries: int
+    noise_multiplier: float | None, queries: int, coordinates: int | None
 ) -> accounting.Event | None:
     if noise_multiplier is None:
         return None
-    return accounting.Event(PoissonSampling(1.0, queries), noise_multiplier, queries)
+    return accounting.Event(
+        PoissonSampling(1.0, queries), noise_multiplier, queries, coordinates
+    )
 
 
 def extend_plan(
@@ -509,10 +537,10 @@ def extend_plan(
     before = plan.events(plan.total_steps)
     if noise_multiplier is None:
         noise_multiplier = accounting.calibrate_noise_multiplier(
-            sampling, epsilon, plan.delta, plan.accountant, before
+            sampling, epsilon, plan.delta, plan.accountant, before, plan.coordinates
         )
     validate.real("noise_multiplier", noise_multiplier, minimum=0)
-    added = accounting.Event(sampling, noise_multiplier, num_steps)
+    added = accounting.Event(sampling, noise_multiplier, num_steps, plan.coordinates)
     total = accounting.epsilon_of_events([*before, added], plan.delta, plan.accountant)
     if plan.is_private and math.isinf(total):
         raise InputError(

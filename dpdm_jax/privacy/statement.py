@@ -41,10 +41,17 @@ _OUTSIDE = (
     "settings are treated as public.",
     "Secrets: whoever knows the noise key, or the seed of the batches or of the loss's "
     "draws, is not bound by the guarantee.",
+    "{arithmetic}",
+    "People: the unit is one image; someone who appears in several is protected less.",
+)
+_FLOAT_OUTSIDE = (
     "Arithmetic: the noise is floating-point noise from a pseudo-random generator "
     "(threefry, 128-bit key). Attacks on the last bits of noised sums, none of which "
-    "is published, or on the generator are not protected against.",
-    "People: the unit is one image; someone who appears in several is protected less.",
+    "is published, or on the generator are not protected against."
+)
+_EXACT_OUTSIDE = (
+    "Randomness: noise and batches come from pseudo-random generators (threefry with a "
+    "128-bit key, SHAKE-256). Attacks on these are not protected against."
 )
 
 
@@ -147,7 +154,7 @@ def make_statement(
         not_private=tuple(reasons),
         paragraphs=tuple(paragraphs),
         mechanism=tuple(_mechanism(plan, steps, accountant)),
-        outside=() if reasons else outside(tuning),
+        outside=() if reasons else outside(plan, tuning),
     )
 
 
@@ -185,11 +192,12 @@ def guess_bound(epsilon: float, delta: float) -> float:
     return 1 - (1 - delta) * math.exp(-epsilon) / (1 + math.exp(-epsilon))
 
 
-def outside(tuning: Tuning = NO_TUNING) -> tuple[str, ...]:
+def outside(plan: PrivacyPlan, tuning: Tuning = NO_TUNING) -> tuple[str, ...]:
     """Returns sentences on what the guarantee does not cover."""
+    arithmetic = _FLOAT_OUTSIDE if plan.coordinates is None else _EXACT_OUTSIDE
     return (
         _MORE_TUNING_OUTSIDE if tuning.is_counted else _TUNING_OUTSIDE,
-        *_OUTSIDE,
+        *(arithmetic if text == "{arithmetic}" else text for text in _OUTSIDE),
     )
 
 
@@ -264,6 +272,7 @@ def statement_fields(
             "noise_multiplicity": plan.noise_multiplicity,
         }
         | _moments(plan)
+        | _arithmetic(plan)
         | (_noise(plan) if plan.extends is None else {"phases": phase_fields(plan)}),
         "queries": [
             {"run_id": run.run_id} | event.to_dict() | {"sampling": "poisson"}
@@ -355,6 +364,22 @@ def _moments(plan: PrivacyPlan) -> dict[str, Any]:
     }
 
 
+def _arithmetic(plan: PrivacyPlan) -> dict[str, Any]:
+    if plan.coordinates is None:
+        return {}
+    return {"arithmetic": "exact integers", "coordinates": plan.coordinates}
+
+
+def _arithmetic_in_words(plan: PrivacyPlan) -> list[str]:
+    if plan.coordinates is None:
+        return []
+    return [
+        "Arithmetic: exact. Sums are of integers and the noise is a discrete Gaussian "
+        f"on them, {plan.coordinates} numbers in a sum at most; what is left between "
+        "that and real numbers is part of epsilon and delta."
+    ]
+
+
 def _finite(value: float) -> float | str:
     return "inf" if math.isinf(value) else value
 
@@ -383,6 +408,7 @@ def _mechanism(plan: PrivacyPlan, steps: int, accountant: str) -> list[str]:
         f"Steps: T = {steps} taken, {plan.total_steps} planned.",
         clipping,
         *noise,
+        *_arithmetic_in_words(plan),
         f"Divisor: the sum is divided by the constant {plan.expected_batch_size}.",
         f"Accountant: {accountant.upper()}, {accounting.accountant_version()}.",
     ]

@@ -50,7 +50,7 @@ def privacy_fields(
         }
         | statement_fields(record, tuning)
         | {
-            "outside": list(outside(tuning)),
+            "outside": list(outside(record.plan, tuning)),
             "disclosures": _disclosures(manifest, metrics),
             "software": _software(),
             "ledgers": [run.to_dict() for run in (record, *tuning.runs)],

@@ -88,7 +88,7 @@ def verify(folder: pathlib.Path) -> Verification:
         attempt(
             bundle.PRIVACY, lambda: statement_failures(statement, manifest, metrics)
         )
-        attempt(bundle.CONFIG, lambda: _config_failures(folder, statement))
+        attempt(bundle.CONFIG, lambda: _config_failures(folder, statement, manifest))
         attempt(bundle.PRIVACY_TEXT, lambda: _text_failures(folder, statement))
     return Verification(tuple(failures), statement, manifest.get("num_parameters"))
 
@@ -165,7 +165,9 @@ def _model_failures(folder: pathlib.Path, manifest: dict[str, Any]) -> list[str]
     return failures
 
 
-def _config_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[str]:
+def _config_failures(
+    folder: pathlib.Path, statement: dict[str, Any], manifest: dict[str, Any]
+) -> list[str]:
     record, _ = privacy_files.read_accounted(statement)
     config = bundle.read_config(folder)
     plan = record.plan.phases[0]  # extensions are in the ledger alone
@@ -174,6 +176,11 @@ def _config_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[st
         for name, mine, theirs in _plan_of(config, plan).differences(plan)
         if name != "target_epsilon"
     ]
+    if plan.coordinates is not None:  # older runs counted none
+        model = bundle.read_model(folder, config, manifest)
+        counted = planning.coordinates_of(model)
+        if counted != plan.coordinates:
+            differences.append(("coordinates", counted, plan.coordinates))
     budgets = config.privacy.epsilon, plan.target_epsilon
     if budgets[0] != budgets[1]:
         differences.append(("privacy.epsilon", *budgets))
@@ -195,7 +202,7 @@ def _plan_of(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> PrivacyPla
         config.privacy.epsilon = math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return planning.privacy_plan(config, plan.num_examples)
+        return planning.privacy_plan(config, plan.num_examples, plan.coordinates)
 
 
 def _text_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[str]:

@@ -165,9 +165,14 @@ def _prepare(
         fingerprint = _fingerprint(source)
     processes.check_same("The training data", lambda: fingerprint)
     problem = planning.problem_of(source)
+    with processes.together():
+        model = build_model(config, problem.image_shape, problem.num_classes)
+    coordinates = planning.coordinates_of(model)
     plan = PrivacyPlan.from_dict(
         processes.from_first(
-            lambda: planning.privacy_plan(config, problem.num_examples).to_dict()
+            lambda: planning.privacy_plan(
+                config, problem.num_examples, coordinates
+            ).to_dict()
         )
     )
     fixed = config.privacy.fixed_keys_seed
@@ -180,7 +185,6 @@ def _prepare(
     )
     mesh = devices.data_mesh()
     with processes.together():
-        model = build_model(config, problem.image_shape, problem.num_classes)
         training = build_model_training(config, plan, model, secrets.noise_key, mesh)
 
     ledger_path = workdir / run_dir.LEDGER
@@ -249,7 +253,7 @@ def _with_moments(run: Run, state: TrainState) -> TrainState:
             noise_multiplier=run.plan.moments_noise_multiplier,
             noise_key=run.secrets.moments_key,
         )
-    # Sums of floating-point numbers may differ between machines.
+    # What follows from the noised sums in floating point may differ between machines.
     moments = processes.same_arrays(moments)
     params, average = (
         weights | {MOMENTS: devices.place(moments, devices.replicated(run.mesh))}

@@ -19,6 +19,7 @@ from dpdm_jax.privacy import (
     PoissonSampling,
     PrivacyConfig,
     clipped_grad,
+    exact_sum,
     gaussian_noise,
     make_plan,
 )
@@ -65,11 +66,19 @@ def average_clipped(monkeypatch):
 
         def grad_fn(*args, is_padding_example):
             total, aux = summed(*args, is_padding_example=is_padding_example)
-            count = jnp.maximum(1, jnp.sum(~is_padding_example))
-            norm = jnp.linalg.norm(total / count)
-            return total * jnp.minimum(1.0, l2_clip_norm / norm), aux
+            average = total / jnp.maximum(1, jnp.sum(~is_padding_example))
+            copies = jnp.broadcast_to(
+                average, (*is_padding_example.shape, *total.shape)
+            )
+            clipped = exact_sum(
+                copies,
+                l2_clip_norm=l2_clip_norm,
+                is_padding_example=is_padding_example,
+            )
+            return clipped, aux
 
-        return grad_fn
+        right = clipped_grad(loss, l2_clip_norm=l2_clip_norm, **options)
+        return dataclasses.replace(right, fun=grad_fn)
 
     monkeypatch.setattr(step, "clipped_grad", planted)
 

@@ -178,6 +178,27 @@ def test_another_plan_is_refused_with_the_fields(path, plan, change, listed):
     assert path.read_bytes() == before
 
 
+def test_exact_arithmetic_is_in_the_ledger(path):
+    exact = make_plan(dataclasses.replace(CONFIG, coordinates=5000))
+    ledger = Ledger.create(path, exact)
+    ledger.authorize(60)
+    record = read_ledger(path)
+    assert json.loads(path.read_text())["format"] == "dpdm_jax privacy ledger 4"
+    assert record.epsilon_spent() == exact.epsilon
+    assert [e.coordinates for e in record.accounted_events()] == [5000]
+    rewrite(path, lambda fields: fields["events"][0].pop("coordinates"))
+    with pytest.raises(InputError, match="not the plan's mechanism"):
+        read_ledger(path)
+
+
+def test_a_run_begun_with_float_noise_does_not_go_on(path, plan):
+    Ledger.create(path, plan).authorize(5)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"floating-point noise.*; allowed: finish it"):
+        Ledger.open(path, make_plan(dataclasses.replace(CONFIG, coordinates=5000)))
+    assert path.read_bytes() == before
+
+
 def test_noise_multiplicity_may_change(path, plan):
     Ledger.create(path, plan)
     Ledger.open(path, dataclasses.replace(plan, noise_multiplicity=8)).authorize(3)

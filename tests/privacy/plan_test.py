@@ -217,7 +217,26 @@ def test_mechanism_has_every_field_that_touches_the_data():
         "relation",
         "moments_noise_multiplier",
         "moments_queries",
+        "coordinates",
     }
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_exact_arithmetic_is_part_of_epsilon(accountant):
+    given = changed(accountant=accountant, noise_multiplier=3.0)
+    plain = make_plan(given)
+    exact = make_plan(dataclasses.replace(given, coordinates=10**6))
+    assert plain.epsilon < exact.epsilon < plain.epsilon + 1e-5
+    assert exact.epsilon_spent(30) > plain.epsilon_spent(30)
+    calibrated = make_plan(changed(accountant=accountant, coordinates=10**10))
+    assert calibrated.epsilon <= CONFIG.epsilon
+    assert PrivacyPlan.from_dict(exact.to_dict()) == exact
+    assert "coordinates" not in plain.to_dict()
+    assert ("coordinates", None, 10**6) in plain.differences(exact)
+    longer = extend_plan(exact, num_steps=30, epsilon=1000.0, noise_multiplier=3.0)
+    assert {event.coordinates for event in longer.events(90)} == {10**6}
+    with pytest.raises(InputError, match="coordinates is 0"):
+        make_plan(dataclasses.replace(given, coordinates=0))
 
 
 def test_the_same_noise_given_is_the_same_plan():

@@ -88,6 +88,15 @@ def test_statement_holds_every_fact():
     assert "Caution" not in text
 
 
+def test_statement_of_exact_arithmetic_says_so():
+    plan = make_quietly(coordinates=5000)
+    text = " ".join(statement(plan, 30).split())
+    assert "Arithmetic: exact." in text
+    assert "5000 numbers in a sum at most" in text
+    assert "floating-point" not in text
+    assert "Randomness: noise and batches come from pseudo-random generators" in text
+
+
 def test_lines_fit_a_terminal():
     assert max(map(len, statement(make_quietly(), 60).splitlines())) <= 80
 
