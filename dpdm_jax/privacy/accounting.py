@@ -144,7 +144,7 @@ def epsilon_of_events(
     active = _active(events)
     if not active:
         return 0.0
-    if _is_boundless(active):
+    if is_boundless(active):
         return math.inf
     active = _within_range(active)
     if accountant == "rdp":
@@ -185,10 +185,21 @@ def epsilon_of_selection(
     once, beside = _active(candidate), _active(others)
     if not once:
         return epsilon_of_events(beside, delta, "rdp")
-    if _is_boundless(once + beside):
+    if is_boundless(once + beside):
         return math.inf
     return _selection_epsilon(
         _within_range(once), float(mean), float(shape), _within_range(beside), delta
+    )
+
+
+def is_boundless(events: Iterable[Event]) -> bool:
+    """Whether a query has too little noise for any guarantee: epsilon is infinite.
+
+    Args:
+        events: (sampling, noise_multiplier, num_steps) of each query.
+    """
+    return any(
+        event.num_steps > 0 and event.noise_multiplier < _NO_NOISE for event in events
     )
 
 
@@ -267,10 +278,6 @@ def _active(events: Iterable[Event]) -> tuple[Event, ...]:
     """Returns the queries that take place, checked."""
     checked = [_event(*event) for event in events]
     return tuple(event for event in checked if event.num_steps > 0)
-
-
-def _is_boundless(events: tuple[Event, ...]) -> bool:
-    return any(event.noise_multiplier < _NO_NOISE for event in events)
 
 
 def _within_range(events: tuple[Event, ...]) -> tuple[Event, ...]:

@@ -18,6 +18,10 @@ _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 # Of a plan as JSON: not there in those that have nothing of the kind.
 _OPTIONAL = frozenset({"extends", "moments_noise_multiplier", "moments_queries"})
 
+# The noise is float32; what that does not hold would be no noise, or no number.
+_LEAST_STDDEV = float(np.finfo(np.float32).tiny)
+_LARGEST_STDDEV = float(np.finfo(np.float32).max)
+
 # Means and spreads of classes take so many queries; plans that say nothing have these.
 _FEWEST_QUERIES = class_moments.num_queries(covariances=False)
 
@@ -103,15 +107,15 @@ class PrivacyPlan:
     extends: "PrivacyPlan | None" = None
 
     def __post_init__(self):
-        validate.integer("num_examples", self.num_examples, minimum=1)
-        validate.integer("expected_batch_size", self.expected_batch_size, minimum=1)
+        for name in ("num_examples", "expected_batch_size", "noise_multiplicity"):
+            value = getattr(self, name)
+            validate.integer(name, value, minimum=1, maximum=validate.MAX_COUNT)
         validate.real("noise_multiplier", self.noise_multiplier, minimum=0)
         validate.real("l2_clip_norm", self.l2_clip_norm, above=0, allow_inf=True)
         validate.real("delta", self.delta, above=0, below=1)
         validate.real("epsilon", self.target_epsilon, above=0, allow_inf=True)
         validate.real("achieved epsilon", self.epsilon, minimum=0, allow_inf=True)
         validate.one_of("accountant", self.accountant, accounting.ACCOUNTANTS)
-        validate.integer("noise_multiplicity", self.noise_multiplicity, minimum=1)
         validate.one_of("relation", self.relation, (accounting.RELATION,))
         _check_moments(self.moments_noise_multiplier, self.moments_queries)
         if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
@@ -119,15 +123,25 @@ class PrivacyPlan:
                 f"l2_clip_norm is inf with noise_multiplier {self.noise_multiplier!r}; "
                 "allowed: a finite bound, without which no noise protects anyone."
             )
-        if self.noise_multiplier == 0 and math.isfinite(self.epsilon):
+        if math.isfinite(self.epsilon) and accounting.is_boundless(
+            self.events(self.total_steps)
+        ):
             raise InputError(
-                f"achieved epsilon is {self.epsilon!r} without noise; allowed: inf."
+                f"achieved epsilon is {self.epsilon!r} practically without noise; "
+                "allowed: inf."
             )
         if self.epsilon > self.target_epsilon:
             raise InputError(
                 f"noise_multiplier is {self.noise_multiplier!r}, which spends epsilon "
                 f"{self.epsilon!r}; allowed: enough noise for at most epsilon "
                 f"{self.target_epsilon!r}."
+            )
+        if self.is_private:
+            validate.real(
+                "the noise's standard deviation, noise_multiplier * l2_clip_norm,",
+                self.noise_stddev,
+                minimum=_LEAST_STDDEV,
+                maximum=_LARGEST_STDDEV,
             )
         if self.extends is not None:
             mine, theirs = self._terms(), self.extends._terms()
@@ -452,7 +466,12 @@ def _before(config: PrivacyConfig) -> list[accounting.Event]:
 def _check_moments(noise_multiplier: float | None, queries: int) -> None:
     if noise_multiplier is not None:
         validate.real("moments_noise_multiplier", noise_multiplier, above=0)
-    validate.integer("moments_queries", queries, minimum=_FEWEST_QUERIES)
+    validate.integer(
+        "moments_queries",
+        queries,
+        minimum=_FEWEST_QUERIES,
+        maximum=validate.MAX_COUNT,
+    )
     if noise_multiplier is None and queries != _FEWEST_QUERIES:
         raise InputError(
             f"moments_queries is {queries!r} without a moments_noise_multiplier; "
