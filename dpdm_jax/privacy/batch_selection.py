@@ -46,7 +46,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     validate.integer(
         "num_examples", num_examples, minimum=1, maximum=validate.MAX_COUNT
     )
-    validate.integer("batch_size", batch_size, minimum=1)
+    validate.integer("batch_size", batch_size, minimum=1, maximum=validate.MAX_COUNT)
     if batch_size > num_examples:
         raise InputError(
             f"batch_size is {batch_size}; allowed: at most the {num_examples} examples."
