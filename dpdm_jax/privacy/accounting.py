@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     import dp_accounting
 
 ACCOUNTANTS = ("pld", "rdp")
-# Neighbouring data sets differ by one example, present in one of them only. It is the
-# relation under which Poisson sampling with a clipped sum has sensitivity C.
+# What is promised is "zero-out": N, q, T and the divisor are public constants, and one
+# example's record is replaced by nothing, so that it adds nothing to any sum. To a
+# clipped sum over a Poisson sample that is the same as its absence: the accountant's
+# relation is this one, with sensitivity C and these constants fixed.
 RELATION = "add_or_remove_one"
 
 # dp-accounting's default Renyi orders have a gap above 63, where the best order lies

@@ -83,7 +83,8 @@ class PrivacyPlan:
             most ``target_epsilon``.
         accountant: "pld" or "rdp"; the source of ``epsilon``.
         noise_multiplicity: K, for information.
-        relation: which data sets count as neighbours; "add_or_remove_one".
+        relation: what the accountant reckons with, "add_or_remove_one" with N, q, T
+            and the divisor fixed; that is, one example's record is replaced by nothing.
         moments_noise_multiplier: sigma of each of the queries of all examples that come
             before the run's first step (``class_moments``); None for none.
         moments_queries: how many they are, if there are any.
