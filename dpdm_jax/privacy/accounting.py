@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     import dp_accounting
 
 ACCOUNTANTS = ("pld", "rdp")
-# Neighbouring data sets differ by one example, present in one of them only. It is the
-# relation under which Poisson sampling with a clipped sum has sensitivity C.
+# What is promised is "zero-out": N, q, T and the divisor are public constants, and one
+# example's record is replaced by nothing, so that it adds nothing to any sum. To a
+# clipped sum over a Poisson sample that is the same as its absence: the accountant's
+# relation is this one, with sensitivity C and these constants fixed.
 RELATION = "add_or_remove_one"
 
 # dp-accounting's default Renyi orders have a gap above 63, where the best order lies
@@ -156,7 +158,7 @@ def epsilon_of_events(
     active = _active(events)
     if not active:
         return 0.0
-    if _is_boundless(active):
+    if is_boundless(active):
         return math.inf
     of_reals = _rdp_epsilon if accountant == "rdp" else _pld_epsilon
     ideal = _within_range(active)
@@ -196,7 +198,7 @@ def epsilon_of_selection(
     once, beside = _active(candidate), _active(others)
     if not once:
         return epsilon_of_events(beside, delta, "rdp")
-    if _is_boundless(once + beside):
+    if is_boundless(once + beside):
         return math.inf
     of_runs = _errors(once).times(bounds.most_runs(mean, shape))
     # The number of runs is larger with a probability of 2^-100.
@@ -211,6 +213,17 @@ def epsilon_of_selection(
         lambda delta: _selection_epsilon(*arguments, delta),
         of_runs + unlikely + _errors(beside),
         delta,
+    )
+
+
+def is_boundless(events: Iterable[Event]) -> bool:
+    """Whether a query has too little noise for any guarantee: epsilon is infinite.
+
+    Args:
+        events: (sampling, noise_multiplier, num_steps) of each query.
+    """
+    return any(
+        event.num_steps > 0 and event.noise_multiplier < _NO_NOISE for event in events
     )
 
 
@@ -296,10 +309,6 @@ def _active(events: Iterable[Event]) -> tuple[Event, ...]:
     """Returns the queries that take place, checked."""
     checked = [_event(*event) for event in events]
     return tuple(event for event in checked if event.num_steps > 0)
-
-
-def _is_boundless(events: tuple[Event, ...]) -> bool:
-    return any(event.noise_multiplier < _NO_NOISE for event in events)
 
 
 def _within_range(events: tuple[Event, ...]) -> tuple[Event, ...]:

@@ -11,11 +11,12 @@ import json
 import math
 import os
 import pathlib
+import re
 import secrets
-from typing import Any, NoReturn
+from typing import Any
 
 import dpdm_jax
-from dpdm_jax import validate
+from dpdm_jax import strict_json, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.batch_selection import PoissonSampling
@@ -37,6 +38,22 @@ _FIELDS = {
     "software",
     "checksum",
 }
+_EVENT_FIELDS = {
+    "name",
+    "sampling_probability",
+    "planned_steps",
+    "noise_multiplier",
+    "authorized_steps",
+}
+# Statements quote these: nothing that a reader could take for a part of the statement.
+_EVENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,39}")
+_ID = re.compile(r"[0-9a-f]{1,64}")
+_ID_IN_WORDS = "hexadecimal digits, at most 64"
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+!-]{0,79}")
+
+# What is stored may differ so much, relatively, from what this accountant gives: more
+# than versions of it do, and less than matters to anyone.
+_TOLERANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +80,14 @@ class LedgerEvent:
     coordinates: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.name, str):
-            raise InputError(f"the event name is {self.name!r}; allowed: a string.")
-        if not isinstance(self.extension_id, str):
-            raise InputError(
-                f"extension_id is {self.extension_id!r}; allowed: a string."
-            )
+        validate.text(
+            "the event name",
+            self.name,
+            _EVENT_NAME,
+            "up to 40 letters, digits, blanks, _ and -",
+        )
+        if self.extension_id != "":
+            validate.text("extension_id", self.extension_id, _ID, _ID_IN_WORDS)
         validate.real("noise_multiplier", self.noise_multiplier, minimum=0)
         validate.integer("authorized_steps", self.authorized_steps, minimum=0)
         if self.authorized_steps > self.sampling.num_steps:
@@ -94,7 +113,19 @@ class LedgerEvent:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "LedgerEvent":
-        """Returns the event that ``to_dict`` described."""
+        """Returns the event that ``to_dict`` described.
+
+        Raises:
+            InputError: if a field is missing, unknown or out of range.
+        """
+        if (
+            not isinstance(fields, dict)
+            or set(fields) - {"extension_id"} != _EVENT_FIELDS
+        ):
+            raise InputError(
+                "the contents are malformed: the fields of an event are not "
+                f"{', '.join(sorted(_EVENT_FIELDS))}."
+            )
         return cls(
             fields["name"],
             PoissonSampling(fields["sampling_probability"], fields["planned_steps"]),
@@ -139,7 +170,7 @@ class LedgerRecord:
     def not_private(self) -> tuple[str, ...]:
         """Reasons why the run has no guarantee; empty for a private run."""
         reasons = []
-        if not self.plan.is_private:
+        if not self.plan.is_private or accounting.is_boundless(self.accounted_events()):
             reasons.append("epsilon is infinite")
         if self.fixed_keys:
             reasons.append("the keys are fixed (for tests only)")
@@ -237,13 +268,34 @@ class LedgerRecord:
         if fields["format"] != _format_of(record.plan):
             raise InputError("the format is that of another kind of plan.")
         record._check_phases()
-        if not isinstance(record.run_id, str) or not isinstance(
-            record.fixed_keys, bool
-        ):
-            raise InputError("run_id is not a string, or fixed_keys not true or false.")
+        validate.text("run_id", record.run_id, _ID, _ID_IN_WORDS)
+        if not isinstance(record.fixed_keys, bool):
+            raise InputError("fixed_keys is not true or false.")
+        record._check_software()
         if fields["not_private"] is not bool(record.not_private):
             raise InputError("not_private contradicts the plan and the keys.")
+        record._check_epsilon()
         return record
+
+    def _check_software(self) -> None:
+        if not isinstance(self.software, dict):
+            raise InputError("software is no list of names and versions.")
+        for name, version in self.software.items():
+            for part in (name, version):
+                validate.text("of the software", part, _VERSION, "names and versions")
+
+    def _check_epsilon(self) -> None:
+        """Makes sure that what the plans claim follows from what they do."""
+        same = self.software.get("accountant") == accounting.accountant_version()
+        for plan in self.plan.phases:
+            given = plan.epsilon_spent(plan.total_steps)
+            understated = plan.epsilon < given * (1 - _TOLERANCE)
+            # Another accountant may have been less tight, which is no harm.
+            overstated = same and plan.epsilon > given * (1 + _TOLERANCE)
+            if understated or overstated:
+                raise InputError(
+                    f"plan.epsilon is {plan.epsilon!r}; its mechanism gives {given!r}."
+                )
 
     def _check_phases(self) -> None:
         plans, events = self.plan.phases, self.phases
@@ -470,14 +522,14 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerRecord:
     """
     path = pathlib.Path(path)
     try:
-        fields = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        fields = strict_json.loads(path.read_bytes())
         return LedgerRecord.from_dict(fields)
     except OSError as e:
         raise InputError(
             f"the privacy ledger {path} cannot be read ({e.strerror}); allowed: the "
             f"{FILE_NAME} of a run directory."
         ) from None
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise InputError(
             f"the privacy ledger {path} is damaged ({str(e).rstrip('.')}); allowed: an "
             "unaltered file, without which the budget spent is unknown."
@@ -497,10 +549,6 @@ def _software() -> dict[str, str]:
         "accountant": accounting.accountant_version(),
         "dpdm_jax": dpdm_jax.__version__,
     }
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON.")
 
 
 def _checksum(fields: dict[str, Any]) -> str:

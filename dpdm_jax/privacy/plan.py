@@ -20,6 +20,10 @@ _OPTIONAL = frozenset(
     {"extends", "moments_noise_multiplier", "moments_queries", "coordinates"}
 )
 
+# The noise is float32; what that does not hold would be no noise, or no number.
+_LEAST_STDDEV = float(np.finfo(np.float32).tiny)
+_LARGEST_STDDEV = float(np.finfo(np.float32).max)
+
 # Means and spreads of classes take so many queries; plans that say nothing have these.
 _FEWEST_QUERIES = class_moments.num_queries(covariances=False)
 
@@ -86,7 +90,8 @@ class PrivacyPlan:
             most ``target_epsilon``.
         accountant: "pld" or "rdp"; the source of ``epsilon``.
         noise_multiplicity: K, for information.
-        relation: which data sets count as neighbours; "add_or_remove_one".
+        relation: what the accountant reckons with, "add_or_remove_one" with N, q, T
+            and the divisor fixed; that is, one example's record is replaced by nothing.
         moments_noise_multiplier: sigma of each of the queries of all examples that come
             before the run's first step (``class_moments``); None for none.
         moments_queries: how many they are, if there are any.
@@ -114,15 +119,15 @@ class PrivacyPlan:
     extends: "PrivacyPlan | None" = None
 
     def __post_init__(self):
-        validate.integer("num_examples", self.num_examples, minimum=1)
-        validate.integer("expected_batch_size", self.expected_batch_size, minimum=1)
+        for name in ("num_examples", "expected_batch_size", "noise_multiplicity"):
+            value = getattr(self, name)
+            validate.integer(name, value, minimum=1, maximum=validate.MAX_COUNT)
         validate.real("noise_multiplier", self.noise_multiplier, minimum=0)
         validate.real("l2_clip_norm", self.l2_clip_norm, above=0, allow_inf=True)
         validate.real("delta", self.delta, above=0, below=1)
         validate.real("epsilon", self.target_epsilon, above=0, allow_inf=True)
         validate.real("achieved epsilon", self.epsilon, minimum=0, allow_inf=True)
         validate.one_of("accountant", self.accountant, accounting.ACCOUNTANTS)
-        validate.integer("noise_multiplicity", self.noise_multiplicity, minimum=1)
         validate.one_of("relation", self.relation, (accounting.RELATION,))
         _check_moments(self.moments_noise_multiplier, self.moments_queries)
         if self.coordinates is not None:
@@ -132,15 +137,25 @@ class PrivacyPlan:
                 f"l2_clip_norm is inf with noise_multiplier {self.noise_multiplier!r}; "
                 "allowed: a finite bound, without which no noise protects anyone."
             )
-        if self.noise_multiplier == 0 and math.isfinite(self.epsilon):
+        if math.isfinite(self.epsilon) and accounting.is_boundless(
+            self.events(self.total_steps)
+        ):
             raise InputError(
-                f"achieved epsilon is {self.epsilon!r} without noise; allowed: inf."
+                f"achieved epsilon is {self.epsilon!r} practically without noise; "
+                "allowed: inf."
             )
         if self.epsilon > self.target_epsilon:
             raise InputError(
                 f"noise_multiplier is {self.noise_multiplier!r}, which spends epsilon "
                 f"{self.epsilon!r}; allowed: enough noise for at most epsilon "
                 f"{self.target_epsilon!r}."
+            )
+        if self.is_private:
+            validate.real(
+                "the noise's standard deviation, noise_multiplier * l2_clip_norm,",
+                self.noise_stddev,
+                minimum=_LEAST_STDDEV,
+                maximum=_LARGEST_STDDEV,
             )
         if self.extends is not None:
             mine, theirs = self._terms(), self.extends._terms()
@@ -478,7 +493,12 @@ def _before(config: PrivacyConfig) -> list[accounting.Event]:
 def _check_moments(noise_multiplier: float | None, queries: int) -> None:
     if noise_multiplier is not None:
         validate.real("moments_noise_multiplier", noise_multiplier, above=0)
-    validate.integer("moments_queries", queries, minimum=_FEWEST_QUERIES)
+    validate.integer(
+        "moments_queries",
+        queries,
+        minimum=_FEWEST_QUERIES,
+        maximum=validate.MAX_COUNT,
+    )
     if noise_multiplier is None and queries != _FEWEST_QUERIES:
         raise InputError(
             f"moments_queries is {queries!r} without a moments_noise_multiplier; "

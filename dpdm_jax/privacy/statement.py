@@ -18,13 +18,22 @@ _DECIMALS = decimal.Decimal("0.0001")
 
 _WIDTH = 80
 
+#: Which data sets the guarantee holds between, in the words of the literature; dp-
+#: accounting calls it "replace special". See ``accounting.RELATION``.
+NEIGHBOURS = "zero_out"
+
 _PROTECTED = (
-    "What this means: using or not using any one training image (data sets are "
-    "neighbours if one has one image more: add or remove one) changes the probability "
-    "of any outcome by at most a factor exp(epsilon) and a further delta. That covers "
+    "What this means: data sets are neighbours if they are equal but for one training "
+    "image, whose record is replaced by nothing in one of them (zero-out). The number "
+    "of records, the sampling probability, the steps and the divisor are public "
+    "constants, the same for both; with these fixed the accountant's relation, add or "
+    "remove one, gives the same bound. Between neighbours the probability of any "
+    "outcome differs by at most a factor exp(epsilon) and a further delta. That covers "
     "the final model, the weights after every step, and all that is computed from "
     "them, for example generated images. The smaller epsilon and delta, the better."
 )
+
+_INFINITE = "epsilon is infinite"
 
 _TUNING_OUTSIDE = (
     "Tuning: choosing settings, or the best of several runs, by results on the private "
@@ -105,6 +114,7 @@ def make_statement(
     not_private: Sequence[str] = (),
     spent: float | None = None,
     tuning: Tuning = NO_TUNING,
+    computed_with: str | None = None,
 ) -> Statement:
     """Returns the privacy statement of a run after ``steps`` steps.
 
@@ -116,6 +126,8 @@ def make_statement(
         spent: epsilon of everything composed, when there is more than the plan's steps;
             None means that of ``steps`` steps of the plan.
         tuning: how the run's settings were chosen; ``spent`` includes it.
+        computed_with: the library behind ``spent`` and its version; None for the one
+            that is installed.
 
     Raises:
         InputError: if ``steps`` is out of range.
@@ -124,8 +136,9 @@ def make_statement(
     if steps > plan.total_steps:
         raise InputError(f"steps is {steps}; allowed: at most {plan.total_steps}.")
     reasons = list(not_private)
-    if not plan.is_private and "epsilon is infinite" not in reasons:
-        reasons.append("epsilon is infinite")
+    boundless = not plan.is_private or (spent is not None and math.isinf(spent))
+    if boundless and _INFINITE not in reasons and (not reasons or not plan.is_private):
+        reasons.append(_INFINITE)
     if reasons:
         spent = math.inf
         paragraphs = [
@@ -153,7 +166,14 @@ def make_statement(
         epsilon=spent,
         not_private=tuple(reasons),
         paragraphs=tuple(paragraphs),
-        mechanism=tuple(_mechanism(plan, steps, accountant)),
+        mechanism=tuple(
+            _mechanism(
+                plan,
+                steps,
+                accountant,
+                computed_with or accounting.accountant_version(),
+            )
+        ),
         outside=() if reasons else outside(plan, tuning),
     )
 
@@ -201,19 +221,28 @@ def outside(plan: PrivacyPlan, tuning: Tuning = NO_TUNING) -> tuple[str, ...]:
     )
 
 
-def make_statement_of(record: LedgerRecord, tuning: Tuning = NO_TUNING) -> Statement:
+def make_statement_of(
+    record: LedgerRecord,
+    tuning: Tuning = NO_TUNING,
+    *,
+    spent: float | None = None,
+    computed_with: str | None = None,
+) -> Statement:
     """Returns the privacy statement of a ledger.
 
     Args:
         record: the ledger; all that it authorised counts.
         tuning: how the run's settings were chosen.
+        spent: the epsilon to state; None computes it.
+        computed_with: see ``make_statement``.
     """
     return make_statement(
         record.plan,
         record.authorized_steps,
         not_private=tuning.not_private(record),
-        spent=tuning.epsilon(record),
+        spent=tuning.epsilon(record) if spent is None else spent,
         tuning=tuning,
+        computed_with=computed_with,
     )
 
 
@@ -240,6 +269,8 @@ def statement_fields(
     """
     plan = record.plan
     not_private = tuning.not_private(record)
+    if not not_private and math.isinf(tuning.epsilon(record)):
+        not_private = (_INFINITE,)
 
     def figure(accountant: str) -> str | None:
         if tuning.selection is not None and accountant != "rdp":
@@ -257,7 +288,8 @@ def statement_fields(
         "epsilon_without_tuning": format_epsilon(record.epsilon_spent()),
         "epsilon_planned": format_epsilon(plan.epsilon),
         "epsilon_budget": format_epsilon(plan.target_epsilon),
-        "neighbouring_relation": plan.relation,
+        "neighbouring_relation": NEIGHBOURS,
+        "accounted_relation": plan.relation,
         "unit_of_privacy": "one training image",
         "mechanism": {
             "noise": "none" if plan.noise_multiplier == 0 else "gaussian",
@@ -384,7 +416,9 @@ def _finite(value: float) -> float | str:
     return "inf" if math.isinf(value) else value
 
 
-def _mechanism(plan: PrivacyPlan, steps: int, accountant: str) -> list[str]:
+def _mechanism(
+    plan: PrivacyPlan, steps: int, accountant: str, computed_with: str
+) -> list[str]:
     if math.isinf(plan.l2_clip_norm):
         clipping = "Clipping: none."
     else:
@@ -410,7 +444,7 @@ def _mechanism(plan: PrivacyPlan, steps: int, accountant: str) -> list[str]:
         *noise,
         *_arithmetic_in_words(plan),
         f"Divisor: the sum is divided by the constant {plan.expected_batch_size}.",
-        f"Accountant: {accountant.upper()}, {accounting.accountant_version()}.",
+        f"Accountant: {accountant.upper()}, {computed_with}.",
     ]
 
 

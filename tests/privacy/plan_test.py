@@ -490,3 +490,30 @@ def test_an_extension_counts_the_moments_once():
     assert extended.epsilon == pytest.approx(
         independent_epsilon(phases, 1e-4), rel=1e-9
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, 10**5000, math.nan, "inf"],
+    ids=["long", "longer", "nan", "text"],
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "num_examples",
+        "batch_size",
+        "epsilon",
+        "delta",
+        "l2_clip_norm",
+        "epochs",
+        "noise_multiplier",
+        "noise_multiplicity",
+        "moments_noise_multiplier",
+    ],
+)
+def test_numbers_of_any_size_are_one_sentence(name, value):
+    config = dataclasses.replace(CONFIG, accountant="rdp", **{name: value})
+    with pytest.raises(InputError) as e:
+        make_plan(config)
+    assert len(str(e.value)) < 600
+    assert "\n" not in str(e.value)

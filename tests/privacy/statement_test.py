@@ -64,6 +64,9 @@ def test_statement_holds_every_fact():
     for fact in (
         f"epsilon = {format_epsilon(plan.epsilon_spent(30))}, delta = 0.0001",
         f"epsilon = {format_epsilon(plan.epsilon)}; the budget is 10.0000",
+        "whose record is replaced by nothing in one of them (zero-out)",
+        "The number of records, the sampling probability, the steps and the divisor "
+        "are public constants",
         "add or remove one",
         "one training image",
         "Poisson",
