@@ -120,9 +120,10 @@ def noise_p_value(run: Run, member: np.ndarray, num_steps: int = 3) -> float:
     for one, other in pairs:
         size = min(one.size, other.size)
         both = np.isfinite(one[:size]) & np.isfinite(other[:size])
-        r = np.corrcoef(one[:size][both], other[:size][both])[0, 1]
-        with np.errstate(divide="ignore"):  # |r| = 1
-            z = np.arctanh(np.clip(abs(r), 0, 1)) * np.sqrt(both.sum() - 3)
+        # No noise at all has no correlation, and noise used again one of 1.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r = np.corrcoef(one[:size][both], other[:size][both])[0, 1]
+            z = np.arctanh(min(1.0, abs(np.nan_to_num(r)))) * np.sqrt(both.sum() - 3)
         smallest = min(smallest, 2 * float(scipy.stats.norm.sf(z)))
     return min(1.0, len(pairs) * smallest)
 

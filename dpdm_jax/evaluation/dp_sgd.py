@@ -23,7 +23,6 @@ from dpdm_jax.evaluation.downstream import (
     SeedResult,
     TrainState,
 )
-from dpdm_jax.privacy.batch_selection import new_seed
 from dpdm_jax.training import rngs
 
 # Batches are filled up to a multiple of this.
@@ -157,7 +156,9 @@ def _train(
         functools.partial(_take_steps, classifier, optimizer, plan.l2_clip_norm),
         donate_argnums=0,
     )
-    batches = _of_one_width(list(plan.sampling.batches(len(images), new_seed())))
+    batches = _of_one_width(
+        list(plan.sampling.batches(len(images), privacy.new_seed()))
+    )
     for epoch, part in enumerate(np.split(batches, settings.epochs), start=1):
         state = jax.block_until_ready(take_steps(state, images, labels, part))
         if on_epoch is not None:
