@@ -239,7 +239,8 @@ class CanaryTraining:
         features = list(whitened(self._parameterization, everyone))
         return tuple(
             Answer(
-                each.noised.astype(np.float64), each.query(features).astype(np.float64)
+                each.noised.astype(np.float64),
+                np.asarray(each.query(features).to_float(), np.float64),
             )
             for each in released
         )
