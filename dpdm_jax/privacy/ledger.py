@@ -120,7 +120,7 @@ class LedgerEvent:
         """
         if (
             not isinstance(fields, dict)
-            or set(fields) - {"extension_id"} != _EVENT_FIELDS
+            or set(fields) - {"extension_id", "coordinates"} != _EVENT_FIELDS
         ):
             raise InputError(
                 "the contents are malformed: the fields of an event are not "

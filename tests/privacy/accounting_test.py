@@ -46,7 +46,6 @@ def gaussian_epsilon(noise_multiplier, steps, delta):
     return scipy.optimize.brentq(excess, 0, 500, xtol=1e-12)
 
 
-@pytest.mark.parametrize(("sampling", "eps", "delta", "by_rdp", "by_pld"), PUBLISHED)
 def test_arithmetic_adds_little_and_an_epsilon_beyond_it_is_none():
     by_steps = [
         accounting.epsilon(SMALL, 2.0, 1e-5, coordinates=number)
@@ -58,6 +57,7 @@ def test_arithmetic_adds_little_and_an_epsilon_beyond_it_is_none():
     assert accounting.epsilon(SMALL, 0.1, 1e-5, coordinates=100) == math.inf
 
 
+@pytest.mark.parametrize(("sampling", "eps", "delta", "by_rdp", "by_pld"), PUBLISHED)
 def test_published_noise_multipliers(sampling, eps, delta, by_rdp, by_pld):
     calibrated = {}
     for accountant in accounting.ACCOUNTANTS:

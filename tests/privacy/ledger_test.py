@@ -672,7 +672,8 @@ def test_another_history_is_no_continuation(path, tmp_path, first, longer):
         (lambda f: f["plan"]["extends"].update(delta=1e-9), "changes delta"),
         (lambda f: f.update(format="dpdm_jax privacy ledger 1"), "another kind"),
         (lambda f: f.update(format="dpdm_jax privacy ledger 3"), "another kind"),
-        (lambda f: f.update(format="dpdm_jax privacy ledger 4"), "allowed: dpdm_jax"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 4"), "another kind"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 5"), "allowed: dpdm_jax"),
     ],
 )
 def test_nonsense_about_extensions_is_refused(path, first, longer, edit, message):
