@@ -68,6 +68,12 @@ _SAMPLES_FIELDS = {
     "rounding",
 }
 
+# Format 1 took any name; one that goes over lines could pass for a part of a statement.
+_OLD_NAME = (
+    re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"),
+    "one line of up to 200 characters",
+)
+
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
@@ -184,7 +190,8 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     _check_fields(path, "model.", manifest["model"], _MODEL_FIELDS)
     if manifest["samples"] is not None:
         _check_fields(path, "samples.", manifest["samples"], _SAMPLES_FIELDS)
-    validate.text(f"{path}: name", manifest["name"], *published.NAME)
+    named = published.NAME if manifest["format"] == FORMAT else _OLD_NAME
+    validate.text(f"{path}: name", manifest["name"], *named)
     validate.one_of(f"{path}: weights", manifest["weights"], ("ema",))
     for name, minimum in ("step", 0), ("num_parameters", 1):
         validate.integer(
