@@ -36,6 +36,7 @@ from dpdm_jax.privacy.statement import (
     statement_fields,
     statement_of,
 )
+from dpdm_jax.privacy.threefry import secret_key
 from dpdm_jax.privacy.tuning import NO_TUNING, Selection, Tuning
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "normalize_by",
     "phase_fields",
     "read_ledger",
+    "secret_key",
     "statement",
     "statement_fields",
     "statement_of",
