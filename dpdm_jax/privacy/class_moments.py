@@ -6,6 +6,7 @@ the others: adding or removing it changes a query by at most 1. Each query depen
 the results before it; all of them compose (``num_queries``).
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -41,6 +42,20 @@ class ClassMoments(NamedTuple):
     covariance: np.ndarray | None
 
 
+class Released(NamedTuple):
+    """A query and its answer.
+
+    Attributes:
+        query: sums contributions of all examples, of sensitivity 1; float32 [classes,
+            ...].
+        noised: what it gave, and noise; float [classes, ...]. Nothing else of the data
+            is released.
+    """
+
+    query: Callable[[Batches], np.ndarray]
+    noised: np.ndarray
+
+
 class Covariances(NamedTuple):
     """How covariances of features are measured.
 
@@ -73,6 +88,7 @@ def measure(
     l2_clip_norm: float,
     noise_multiplier: float,
     noise_key: jax.Array,
+    on_release: Callable[[Released], None] | None = None,
 ) -> ClassMoments:
     """Measures the moments of classes.
 
@@ -87,6 +103,7 @@ def measure(
             down to it.
         noise_multiplier: sigma of each query, > 0.
         noise_key: see ``gaussian_noise``.
+        on_release: is told of each query, for audits.
 
     Returns:
         The moments; private as the noise says, all that follows from them included.
@@ -102,23 +119,30 @@ def measure(
     state = noise.init(None)
     classes = max(num_classes, 1)
 
-    sums, state = noise.update(
-        jnp.asarray(sum_first(batches(), classes, l2_clip_norm)), state
+    def release(query: Callable[[Batches], np.ndarray]) -> np.ndarray:
+        nonlocal state
+        noised, state = noise.update(jnp.asarray(query(batches())), state)
+        noised = np.asarray(noised, np.float64)
+        if on_release is not None:
+            on_release(Released(query, noised))
+        return noised
+
+    sums = release(
+        functools.partial(sum_first, classes=classes, l2_clip_norm=l2_clip_norm)
     )
     scale = math.sqrt(2) * l2_clip_norm
-    sums = np.asarray(sums, np.float64)
     # No class is taken to be smaller than its noise lets one see.
     counts = np.maximum(math.sqrt(2) * sums[:, -1:], math.sqrt(2) * noise_multiplier)
     mean = scale * sums[:, :-1] / counts
     noise_variance = (scale * noise_multiplier / counts) ** 2
     mean *= mean_prior / (mean_prior + noise_variance)
 
-    sums, state = noise.update(
-        jnp.asarray(sum_deviations(batches(), mean, l2_clip_norm)), state
+    sums = release(
+        functools.partial(sum_deviations, mean=mean, l2_clip_norm=l2_clip_norm)
     )
     # Of a Gaussian the mean deviation is sqrt(2 / pi) standard deviations.
     scale = math.sqrt(math.pi / 2) * l2_clip_norm
-    std = scale * np.asarray(sums, np.float64) / counts
+    std = scale * sums / counts
     noise_variance = (scale * noise_multiplier / counts) ** 2
     share = counts / counts.sum()
     pooled = (share * std).sum(axis=0)
@@ -129,10 +153,10 @@ def measure(
 
     covariance = None
     if covariances is not None:
-        weighted = _weighted(batches(), mean, covariances.weights)
-        sums, _ = noise.update(
-            jnp.asarray(sum_products(weighted, classes, covariances.l2_clip_norm)),
-            state,
+        sums = release(
+            functools.partial(
+                _sum_weighted, mean=mean, classes=classes, covariances=covariances
+            )
         )
         covariance = _covariance(sums, counts, std, covariances, noise_multiplier)
     if num_classes:
@@ -205,13 +229,19 @@ def sum_products(batches: Batches, classes: int, l2_clip_norm: float) -> np.ndar
     return np.asarray(math.sqrt(2) * total[:, first, second], np.float32)
 
 
-def _weighted(batches: Batches, mean: np.ndarray, weights: np.ndarray) -> Batches:
-    for features, labels in batches:
-        yield weights * (features - mean[labels]), labels
+def _sum_weighted(
+    batches: Batches, mean: np.ndarray, classes: int, covariances: Covariances
+) -> np.ndarray:
+    """``sum_products`` of deviations from the means, weighted."""
+    weighted = (
+        (covariances.weights * (features - mean[labels]), labels)
+        for features, labels in batches
+    )
+    return sum_products(weighted, classes, covariances.l2_clip_norm)
 
 
 def _covariance(
-    sums: jax.Array,
+    sums: np.ndarray,
     counts: np.ndarray,
     std: np.ndarray,
     covariances: Covariances,
@@ -227,7 +257,7 @@ def _covariance(
     scale = covariances.l2_clip_norm**2 / math.sqrt(2) / counts
     first, second = np.triu_indices(size, 1)
     matrices = np.zeros((len(std), size, size))
-    matrices[:, first, second] = scale * np.asarray(sums, np.float64)
+    matrices[:, first, second] = scale * sums
     matrices += matrices.transpose(0, 2, 1)
     values, vectors = np.linalg.eigh(matrices)
     edge = 2 * math.sqrt(size) * scale * noise_multiplier

@@ -235,7 +235,7 @@ def _with_moments(run: Run, state: TrainState) -> TrainState:
     """Measures the moments, which the ledger counts since it was created."""
     with processes.together():
         moments = measure(
-            run.model,
+            run.model.parameterization,
             run.source,
             clip=run.config.diffusion.moments_clip,
             noise_multiplier=run.plan.moments_noise_multiplier,
