@@ -57,6 +57,7 @@ def secret_key(secret: bytes) -> jax.Array:
     return jax.random.wrap_key_data(words, impl=_THREEFRY_4X32)
 
 
+@jax.jit  # keeps what was traced
 def block(key: jax.Array, counter: Sequence[jax.Array]) -> list[jax.Array]:
     """Enciphers counters.
 

@@ -401,7 +401,12 @@ def test_two_ends_of_a_run_that_differ_in_an_image_are_refused(tmp_path):
     some = np.linspace(0, count - 1, num=2**20 // side**2).astype(int)
     victim = np.setdiff1d(np.arange(count), some)[0]
     runs = tmp_path / "run", tmp_path / "fork"
-    fields = {"data__source": "npz", "train__num_steps": 2}
+    fields = {
+        "data__source": "npz",
+        "data__num_examples": count,
+        "data__image_size": side,
+        "train__num_steps": 2,
+    }
 
     def config_with(name, images):
         (tmp_path / name).mkdir()
