@@ -150,11 +150,11 @@ def test_convolution_is_a_discrete_gaussian_within_its_bound(small, factor):
     """By all probabilities, to 60 digits: the error comes near to the bound, too."""
     reach = int(14 * small)
     masses = exact_masses(small, reach)
-    total = small * math.sqrt(1 + factor**2)
     smoothing = small / math.sqrt(1 + factor**2)
-    bound = bounds.convolution_error(smoothing)
     worst = 0
     with mpmath.workdps(60):
+        bound = mpmath.mpf(bounds.convolution_error(smoothing))
+        total = small * mpmath.sqrt(1 + factor**2)
         far = int(4 * total)
         exact = exact_masses(total, int(14 * total))
         for y in range(0, far, max(1, far // 40)):

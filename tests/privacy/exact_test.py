@@ -16,6 +16,7 @@ from jax.custom_batching import custom_vmap
 
 from dpdm_jax import privacy
 from dpdm_jax.errors import InputError
+from dpdm_jax.privacy.clipping import arithmetic
 from dpdm_jax.privacy.exact import bounds, grid, norms
 
 ENGINES = {
@@ -104,12 +105,12 @@ def adversarial(k):
     least = 2.0 ** (k - 24)  # half of a unit in the last place below 2^k
     target = 2.0**k - 0.99
     big = [0.9375] * int(target / 0.9375)
-    return np.array([*big, target - sum(big), *[1.49 * least] * 2000], np.float32)
+    return np.array([*big, target - sum(big), *[1.49 * least] * 4000], np.float32)
 
 
 @pytest.mark.parametrize("engine", ["vmap", "scan", "book-keeping"])
 def test_order_of_addition_moves_nothing(engine):
-    x = adversarial(11)
+    x = adversarial(12)  # 8,369 examples
     more = np.concatenate([[np.float32(0.999998)], x])
     # In float32 the example's place at the front moves the sum by 1.98.
     moved = np.float64(np.cumsum(more)[-1]) - np.cumsum(x)[-1]
@@ -301,3 +302,11 @@ def test_a_random_number_of_runs_keeps_below_its_bound():
         limit = bounds.most_runs(mean, 1.0)
         assert limit * math.log1p(-gamma) < -100 * math.log(2)
     assert bounds.most_runs(1.0, 0.5) == 1.0
+
+
+@pytest.mark.parametrize("together", [1, 3, 256])
+def test_how_many_are_added_at_once_does_not_matter(together, monkeypatch):
+    x = jax.random.normal(jax.random.key(1), (11, SIZE))
+    expected = privacy.exact_sum(x, l2_clip_norm=2.0)
+    monkeypatch.setattr(arithmetic, "_CPU_TOGETHER", together)
+    assert squared_steps(privacy.exact_sum(x, l2_clip_norm=2.0), expected) == 0

@@ -31,8 +31,9 @@ Rows = Callable[[jax.Array], jax.Array]
 #: squared norms are multiplied; see ``Arithmetic.visit``.
 Factors = Callable[[jax.Array, int, Rows], jax.Array]
 
-# So many integers of the grid add up within 32 bits: each is below 2^29 in size.
-_TOGETHER = 4
+# Gradients that are measured and added at once. On a CPU as many as add up within 32
+# bits, each being below 2^29 in size; an accelerator starts few programs for many.
+_CPU_TOGETHER, _TOGETHER = 4, 256
 
 
 class Arithmetic(Protocol):
@@ -244,7 +245,7 @@ def _by_groups(
     measure: Callable[[Rows], _Measured],
     factors: Factors,
 ) -> tuple[Cells, jax.Array, int]:
-    """Measures, clips and adds up ``_TOGETHER`` gradients at a time.
+    """Measures, clips and adds up a few gradients at a time.
 
     The loop is what makes the vector that is added the one that was measured: its
     inputs are arrays in memory, whereas without it XLA works out a gradient once for
@@ -255,7 +256,8 @@ def _by_groups(
     size = len(counts)
     if size == 0:
         return total, jnp.zeros((0,), jnp.float32), 0
-    width = min(_TOGETHER, size)
+    on_cpu = jax.default_backend() == "cpu"
+    width = min(_CPU_TOGETHER if on_cpu else _TOGETHER, size)
     roundings = 0
 
     def add_group(i: jax.Array, carry: tuple[Cells, jax.Array]) -> tuple:
@@ -270,9 +272,7 @@ def _by_groups(
         found, roundings, times = measure(rows)
         kept = jnp.where(is_new, factors(found, roundings, rows), 0.0)
         total = [
-            grid.add_integers(
-                *words, jnp.sum(_to_grid(products), axis=0, dtype=jnp.int32)
-            )
+            grid.add_integers(*words, _to_grid(products))
             for words, products in zip(total, times(kept), strict=True)
         ]
         return total, lax.dynamic_update_slice_in_dim(squares, found, start, 0)

@@ -126,9 +126,15 @@ def carry(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
 def add_integers(
     low: jax.Array, high: jax.Array, integers: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Adds int32 integers to words; low words below 2^20 stay below."""
-    low, more = carry(low + (integers & _LOW), integers >> LOW_BITS)
-    return low, high + more
+    """Adds int32 integers below 2^29 in size, up to 2,000 rows [n, ...], to words.
+
+    Low words below 2^20 stay below.
+    """
+    if len(integers) <= 4:  # they add up within 32 bits
+        integers = jnp.sum(integers, axis=0, keepdims=True, dtype=jnp.int32)
+    low = low + jnp.sum(integers & _LOW, axis=0, dtype=jnp.int32)
+    high = high + jnp.sum(integers >> LOW_BITS, axis=0, dtype=jnp.int32)
+    return carry(low, high)
 
 
 def multiply_add(
