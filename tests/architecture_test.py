@@ -110,6 +110,7 @@ def test_no_import_of_a_later_stage(stage):
         assert not extra, f"{path.relative_to(PACKAGE)} imports {extra}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [

@@ -759,6 +759,7 @@ def answers(finished, commands, tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", range(len(TABLE)), ids=lambda i: " ".join(TABLE[i].args)[-60:]
 )

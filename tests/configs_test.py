@@ -36,6 +36,7 @@ def no_timing():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row[0]}:{row[1]}")
 def test_published_plan(row):
     name, variant, epsilon, delta, n, length, divisor, steps, params, k, sigma = row
@@ -104,6 +105,7 @@ def test_non_private_plan():
     assert report["epsilon"] == report["l2_clip_norm"] == "inf"
 
 
+@pytest.mark.slow
 def test_plan_reads_no_data(monkeypatch):
     def refuse(*args):
         raise AssertionError("data was read")

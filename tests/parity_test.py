@@ -114,6 +114,7 @@ def cases_of_file(path: Path) -> list[Case]:
     return [Case(check_fails, path, "unknown contents: " + ", ".join(sorted(names)))]
 
 
+@pytest.mark.slow
 def test_matches_the_official_code(case: Case) -> None:
     case.check(case.path, case.part)
 

@@ -29,6 +29,7 @@ def test_facts_come_from_the_data_where_the_config_is_silent():
     assert planning.public_problem(config) == stated
 
 
+@pytest.mark.slow
 def test_cost_grows_with_the_work(monkeypatch):
     monkeypatch.setattr(planning, "_matrix_product_rate", lambda: 1e11)
     config = command_line.load_config("configs/digits.py")
@@ -42,6 +43,7 @@ def test_cost_grows_with_the_work(monkeypatch):
     assert planning.plan_report(wider)[memory] > report[memory]
 
 
+@pytest.mark.slow
 def test_mnist_flops_are_the_references():
     """319.2 M multiply-adds a forward pass, three passes, K = 32, 4000 examples."""
     report = planning.plan_report(command_line.load_config("configs/mnist.py"))
@@ -56,6 +58,7 @@ def extendable(path, config):
     return ledger
 
 
+@pytest.mark.slow
 def test_a_plan_of_further_steps_shows_each_phase_and_the_total(tmp_path):
     config = command_line.load_config("configs/digits.py")
     config.privacy.accountant = "rdp"

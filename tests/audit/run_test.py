@@ -13,6 +13,7 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import format_epsilon, read_ledger
 
 
+@pytest.mark.slow
 def test_mode(trained, make_config, capsys, same_entropy):
     config = make_config(audit__image_canaries=100)
     modes.audit(config, trained)

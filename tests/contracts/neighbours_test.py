@@ -197,6 +197,7 @@ def replace(batch, position, image=None, label=None, sigma=None):
     return images, labels, draws
 
 
+@pytest.mark.slow
 @every_case
 def test_clipped_sum_is_that_of_a_loop_over_examples(network, multiplicity, engine):
     p = problem(network, multiplicity)
@@ -233,6 +234,7 @@ def test_masked_example_takes_exactly_its_clipped_gradient(
         assert moved == pytest.approx(min(p.clip, p.norms[position]), rel=1e-4)
 
 
+@pytest.mark.slow
 @every_perceptron
 def test_removed_example_is_a_masked_one(network, multiplicity, engine):
     p = problem(network, multiplicity)
@@ -246,6 +248,7 @@ def test_removed_example_is_a_masked_one(network, multiplicity, engine):
         assert moved <= bound * (1 + OTHER_SHAPE)
 
 
+@pytest.mark.slow
 @every_case
 @pytest.mark.parametrize("position", [0, 3])
 def test_replaced_example_moves_the_sum_within_the_bound(
@@ -314,6 +317,7 @@ def test_batch_without_examples_gives_exact_zeros(network, multiplicity, engine)
     assert_trees_equal(total, jax.tree.map(np.zeros_like, p.params))
 
 
+@pytest.mark.slow
 @every_perceptron
 def test_without_clipping_and_noise_the_step_is_ordinary_training(
     network, multiplicity, engine

@@ -56,6 +56,7 @@ def labelled(request, tmp_path_factory):
     return folder, request.param
 
 
+@pytest.mark.slow
 def test_prepared_data_comes_back(labelled, data_config):
     folder, file_format = labelled
     config = config_for(

@@ -107,6 +107,7 @@ def test_loss_by_hand():
     np.testing.assert_allclose(loss, (5.0 + 20.0) / 2 * 0.625, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_loss_is_the_mean_of_the_losses_of_its_draws():
     draws = draws_of(jax.random.key(3), 5)
 
@@ -135,6 +136,7 @@ def test_loss_is_the_mean_of_the_losses_of_its_draws():
     assert len({float(value) for value, _ in singles}) == 5
 
 
+@pytest.mark.slow
 def test_label_is_dropped_for_all_draws_or_none():
     spy = Spy()
     loss = loss_fn(spy, multiplicity=6, dropout=0.5)
@@ -147,6 +149,7 @@ def test_label_is_dropped_for_all_draws_or_none():
     assert set(labels[:, 0]) == {1, NULL}
 
 
+@pytest.mark.slow
 def test_dropped_label_is_the_null_label():
     key = jax.random.key(4)
     dropped = loss_fn(dropout=1.0)(PARAMS, IMAGE, jnp.int32(1), key)
@@ -163,6 +166,7 @@ def test_unlabelled_data_keep_their_label_whatever_the_dropout():
     np.testing.assert_array_equal(label, np.zeros(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stratified", [False, True])
 def test_bound_loss_uses_the_draws_of_its_key(stratified):
     key = jax.random.key(6)
@@ -175,6 +179,7 @@ def test_bound_loss_uses_the_draws_of_its_key(stratified):
     assert loss(PARAMS, IMAGE, jnp.int32(0), jax.random.key(7)) != expected
 
 
+@pytest.mark.slow
 def test_noise_levels_are_the_given_ones():
     spy = Spy()
     make_loss(
@@ -189,6 +194,7 @@ def test_noise_levels_are_the_given_ones():
     assert np.all((np.exp(-0.051) < sigma) & (sigma < np.exp(0.051)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
 def test_loss_of_an_example_ignores_the_rest_of_the_batch(bad):
     images = jax.random.uniform(jax.random.key(8), (5, *SHAPE), minval=-1.0)

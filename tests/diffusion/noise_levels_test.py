@@ -142,6 +142,7 @@ def test_stratified_draws_average_with_less_variance(levels):
     assert difference < stats.norm.isf(ERROR_RATE / 2) * standard_error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", ALL)
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-24])
 def test_stratified_draws_are_finite_at_the_ends(levels, uniform, monkeypatch):
@@ -153,6 +154,7 @@ def test_stratified_draws_are_finite_at_the_ends(levels, uniform, monkeypatch):
     assert np.all(np.asarray(sigma) > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stratified", [False, True])
 def test_draws_follow_the_key(stratified):
     def sigma(seed):

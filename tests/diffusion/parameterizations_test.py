@@ -41,6 +41,7 @@ def test_network_input_and_target_have_unit_variance(p, data_std):
     np.testing.assert_allclose(variance[big_enough], 1.0, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [*ALL, SpectralEDM(4, 4, mean_data=-0.5)])
 def test_denoiser_returns_its_input_where_there_is_no_noise(p):
     x = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
@@ -119,6 +120,7 @@ def test_denoiser_scales_what_the_network_sees():
     np.testing.assert_allclose(out[:, 1, 2, 0], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_spectral_edm_of_a_flat_spectrum_is_edm():
     flat = SpectralEDM(6, 5, sigma_data=0.4, corner=1e6)
     x = jax.random.normal(jax.random.key(0), (3, 6, 5, 2))
@@ -136,6 +138,7 @@ def test_spectral_edm_of_a_flat_spectrum_is_edm():
     )
 
 
+@pytest.mark.slow
 def test_spectral_edm_without_a_network_is_the_wiener_filter():
     p = SpectralEDM(8, 8, sigma_data=0.7, mean_data=-0.25, corner=2.0)
     stds = 0.7 * falling_spectrum(8, 8, 2.0)
@@ -167,6 +170,7 @@ def moments_of(rng, rows=3):
     return {"moments": {"mean": mean, "std": std}}
 
 
+@pytest.mark.slow
 def test_assumed_moments_are_spectral_edm():
     arguments = (6, 6, 0.4, -0.5, 2.0)
     x = jax.random.normal(jax.random.key(0), (3, 6, 6, 1))
@@ -186,6 +190,7 @@ def test_assumed_moments_are_spectral_edm():
     )
 
 
+@pytest.mark.slow
 def test_measured_moments_without_a_network_are_the_best_linear_denoiser():
     p = MomentsEDM(6, 6, sigma_data=0.7, mean_data=-0.25, corner=2.0)
     params = moments_of(np.random.default_rng(0))
@@ -218,6 +223,7 @@ def components_of(rng, count=4, rows=3):
     return {"moments": {k: v.astype(np.float32) for k, v in moments.items()}}
 
 
+@pytest.mark.slow
 def test_components_are_taken_apart_and_put_together():
     p = ComponentsEDM(6, 6, components=4)
     params = components_of(np.random.default_rng(0))
@@ -232,6 +238,7 @@ def test_components_are_taken_apart_and_put_together():
     np.testing.assert_allclose(again[..., :4], 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_components_of_the_frequencies_own_spreads_are_spectral_edm():
     arguments = (6, 6, 0.4, -0.5, 2.0)
     x = jax.random.normal(jax.random.key(0), (3, 6, 6, 1))
@@ -257,6 +264,7 @@ def test_components_of_the_frequencies_own_spreads_are_spectral_edm():
     )
 
 
+@pytest.mark.slow
 def test_components_without_a_network_are_the_best_linear_denoiser():
     """Exactly so where what is beside them has one variance."""
     p = ComponentsEDM(6, 6, sigma_data=0.7, mean_data=-0.25, components=4)
@@ -289,6 +297,7 @@ def test_components_without_a_network_are_the_best_linear_denoiser():
     np.testing.assert_allclose(np.mean(error**2), expected, rtol=8e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p", "moments"),
     [

@@ -76,6 +76,7 @@ def test_initial_values_are_uniform_within_fan_in():
             assert abs(scaled.mean()) < 5 / np.sqrt(3 * scaled.size)
 
 
+@pytest.mark.slow
 def test_seeds_give_different_values_and_one_seed_the_same():
     mlp = classifiers.MLP(MNIST, 10)
     a, b, again = (jax.jit(mlp.init)(jax.random.key(seed)) for seed in (0, 1, 0))
@@ -95,6 +96,7 @@ def test_logits_equal_numpy(name):
     np.testing.assert_allclose(classifier.apply(params, x), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_shape", [MNIST, (21, 30, 3)])
 def test_cnn_equals_pytorch(image_shape):
     torch = pytest.importorskip("torch")
@@ -132,6 +134,7 @@ def test_cnn_equals_pytorch(image_shape):
     np.testing.assert_allclose(jax.jit(cnn.apply)(params, x), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_only_with_a_key():
     cnn = classifiers.CNN((18, 18, 1), 3)
     params = jax.jit(cnn.init)(jax.random.key(0))
@@ -144,6 +147,7 @@ def test_dropout_only_with_a_key():
     assert not np.allclose(a, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(100, 997), (3, 5)])
 def test_drop_half(shape):
     x = np.random.default_rng(0).uniform(1, 2, shape).astype(np.float32)

@@ -36,6 +36,7 @@ def _accuracy_curve(*args, **settings):
     return result, curves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "threshold"),
     # Seen: at least 0.947 and 0.969.
@@ -47,6 +48,7 @@ def test_learns_digits(digits, name, threshold):
     assert min(result.accuracies) > threshold
 
 
+@pytest.mark.slow
 def test_cnn_learns(digits):
     # The inner 6x6 pixels, enlarged to the smallest size that the CNN takes.
     enlarged = [
@@ -111,6 +113,7 @@ def test_test_set_plays_no_part_in_selection(digits):
     assert shifted.mean < 0.1
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_repeat(digits):
     settings = {"epochs": 2, "seeds": (0, 1, 2)}
     a, curves = _accuracy_curve("mlp", *digits, **settings)
@@ -150,6 +153,7 @@ def test_batches_hold_every_example_once(size, batch_size):
     assert (batches.ravel()[size:] == -1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["logreg", "mlp"])
 def test_epoch_equals_pytorch(digits, name):
     torch = pytest.importorskip("torch")
@@ -214,6 +218,7 @@ def test_padding_has_no_influence(digits):
     jax.tree.map(np.testing.assert_array_equal, train(0), train(255))
 
 
+@pytest.mark.slow
 def test_augmentation_mirrors_and_shifts():
     images = np.random.default_rng(0).uniform(-1, 1, (400, 12, 10, 3))
     images = images.astype(np.float32)
@@ -235,6 +240,7 @@ def test_augmentation_mirrors_and_shifts():
         assert {view[axis] for view, of in found.items() if len(of)} == set(range(9))
 
 
+@pytest.mark.slow
 def test_sgd_recipe_equals_pytorch():
     # Momentum, decay, smoothing and schedule, on a quadratic's worth of data.
     torch = pytest.importorskip("torch")

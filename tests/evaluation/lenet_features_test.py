@@ -16,6 +16,7 @@ def train(images, labels, **settings):
     return lenet_features.train(images, labels, 10, num_steps=3, **settings)
 
 
+@pytest.mark.slow
 def test_learns_the_digits(digits):
     network = lenet_features.train(*digits[0], 10, num_steps=60)
     assert network.settings["accuracy"] > 0.6  # chance: 0.1
@@ -25,6 +26,7 @@ def test_learns_the_digits(digits):
     assert np.ptp(found, axis=0).max() > 0.1
 
 
+@pytest.mark.slow
 def test_learns_the_same_way_each_time(digits):
     images, labels = digits[0]
     first, again = train(images, labels), train(images, labels)
@@ -33,6 +35,7 @@ def test_learns_the_same_way_each_time(digits):
     assert train(images, labels, seed=1).fingerprint != first.fingerprint
 
 
+@pytest.mark.slow
 def test_learns_rotations_without_labels(digits):
     network = lenet_features.train(digits[0][0], None, 0, num_steps=60)
     assert network.settings["task"] == "rotations"
@@ -55,6 +58,7 @@ def test_is_kept_for_next_time(digits, tmp_path, monkeypatch):
     assert path.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 def test_two_devices_compute_the_same(digits, tmp_path):
     # In a process of its own, since the number of devices is fixed at start.
     program = """
@@ -105,6 +109,7 @@ def test_sizes(size, prepared):
         )
 
 
+@pytest.mark.slow
 def test_colour_of_an_odd_size():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 20, 20, 3), np.uint8)

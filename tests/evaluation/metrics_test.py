@@ -53,6 +53,7 @@ def random_inception(inception_state):
         yield
 
 
+@pytest.mark.slow
 def test_real_against_itself(quick, sets):
     result = metrics.measure(LENET, sets.real, sets.real, settings=quick)
     assert abs(result["fid_lenet"]) < 1e-6 * result["fid_lenet_floor"]
@@ -65,6 +66,7 @@ def test_real_against_itself(quick, sets):
     assert json.loads(json.dumps(result)) == result
 
 
+@pytest.mark.slow
 def test_real_against_other_real(quick, sets):
     result = metrics.measure(LENET, sets.real, sets.other, settings=quick)
     # As far apart as two halves of one set, within a factor for their fewer images.
@@ -104,6 +106,7 @@ def test_distance_grows_with_noise(quick, real_data):
     assert (np.diff(distances, axis=0) > 0).all()
 
 
+@pytest.mark.slow
 def test_classifiers(quick, sets):
     names = ["logreg", "mlp"]
     result = metrics.measure(names, sets.real, sets.other, sets.test, settings=quick)
@@ -120,6 +123,7 @@ def test_classifiers(quick, sets):
     assert result["caveats"] == []
 
 
+@pytest.mark.slow
 def test_classifiers_by_dp_sgd(quick, sets):
     settings = dataclasses.replace(quick, dp_sgd=DPSGD(8.0, 1e-4, epochs=10))
     result = metrics.measure(
@@ -143,6 +147,7 @@ def test_classifiers_of_sorted_images_without_a_test_set(quick, sets):
     assert "tested on real" in result["caveats"][0]
 
 
+@pytest.mark.slow
 def test_memorisation(quick, sets, tmp_path):
     result = metrics.measure(
         ["memorisation"], sets.real, sets.other, sets.test, settings=quick
@@ -220,6 +225,7 @@ def test_neighbours_among_some_images_only(quick, sets):
     assert any("look at 50 images" in caveat for caveat in result["caveats"])
 
 
+@pytest.mark.slow
 def test_inception_metrics_and_noise(quick, sets, random_inception):
     # So few images that the covariances have a rank of 15.
     real = ImageSet("real", sets.real.images[:16])

@@ -45,6 +45,7 @@ def workdir(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_noise_scores_like_chance_and_real_images_do_not(workdir):
     results = run.evaluate(config_of(), workdir)
     # An untrained model: 360 test images of 10 classes give 10 +- 1.6 % by chance; a
@@ -61,6 +62,7 @@ def test_noise_scores_like_chance_and_real_images_do_not(workdir):
     assert "mlp_dp_sgd" not in results
 
 
+@pytest.mark.slow
 def test_real_images_as_samples_score_like_real_images(workdir):
     config = config_of(metrics=("logreg",))
     config.sample.name = "other"
@@ -76,6 +78,7 @@ def test_real_images_as_samples_score_like_real_images(workdir):
     assert (workdir / "evaluation" / "other.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [8.0, float("inf")])
 def test_dp_sgd_is_held_to_the_budget_of_the_run(workdir, epsilon):
     config = config_of(metrics=("logreg",))

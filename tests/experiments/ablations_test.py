@@ -20,6 +20,7 @@ _VARIANTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*NOT PRIVATE")
 @pytest.mark.parametrize("variant", _VARIANTS)
 def test_variants_plan(variant):
@@ -53,6 +54,7 @@ def test_finished_work_is_not_repeated(tmp_path, monkeypatch):
     assert len(calls) == 1 + len(variant.samplers)
 
 
+@pytest.mark.slow
 def test_gradients_are_compared():
     """Against their law: K draws divide the variance, and random units cancel."""
     key = jax.random.key(0)
@@ -68,6 +70,7 @@ def test_gradients_are_compared():
         assert found["signal"] == pytest.approx(3 / length, rel=0.05)
 
 
+@pytest.mark.slow
 def test_gradients_of_images_differ_by_their_draws():
     model = load_release(min(RELEASES.iterdir()))
     images = jnp.zeros((3, *model.model.network.image_shape))

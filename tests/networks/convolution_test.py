@@ -21,6 +21,7 @@ def arrays(shape, out_channels, dtype=jnp.float32):
     return x, kernel, dy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [(3, 5), (5, 3), (4, 4)])
 def test_values_and_gradients_are_those_of_lax(channels):
     x, kernel, dy = arrays((2, 5, 7, channels[0]), channels[1])
@@ -32,6 +33,7 @@ def test_values_and_gradients_are_those_of_lax(channels):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [(3, 5), (5, 3), (4, 4)])
 @pytest.mark.parametrize("draws", [1, 3])
 def test_gradients_of_examples_are_those_of_lax(channels, draws):
@@ -47,6 +49,7 @@ def test_gradients_of_examples_are_those_of_lax(channels, draws):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_where_only_one_side_is_mapped():
     x, kernel, dy = arrays((2, 4, 4, 3), 3)
     many = jnp.stack([dy, 2 * dy])
@@ -55,6 +58,7 @@ def test_gradients_where_only_one_side_is_mapped():
     np.testing.assert_allclose(ours[1], 2 * single, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_nested_maps():
     x, kernel, dy = arrays((2, 3, 2, 4, 4, 3), 3)
     one = lambda x, dy: jax.vjp(convolution.conv3x3, x, kernel)[1](dy)[1]  # noqa: E731
@@ -67,6 +71,7 @@ def test_two_nested_maps():
     )
 
 
+@pytest.mark.slow
 def test_bfloat16_sums_pixels_and_draws_in_float32():
     # 4,096 ones: a sum in bfloat16 would stop at 256.
     x = jnp.ones((1, 4, 32, 32, 2), jnp.bfloat16)

@@ -29,6 +29,7 @@ def test_upsample_repeats_pixels():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "groups"), [(4, 1), (32, 8), (64, 16), (96, 24), (128, 32), (256, 32)]
 )
@@ -73,6 +74,7 @@ def test_laws_have_the_stated_scale():
     )
 
 
+@pytest.mark.slow
 def test_attention_is_softmax_over_all_pixels():
     block = layers.AttentionBlock(4, **F32)
     for layer in (block.query, block.key, block.value, block.output):

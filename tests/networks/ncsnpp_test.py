@@ -74,6 +74,7 @@ def size_of(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "count"),
     [
@@ -90,6 +91,7 @@ def test_parameter_count_is_published_one(variant, count):
     assert network.num_parameters == count
 
 
+@pytest.mark.slow
 def test_parameter_count_of_each_block():
     shapes = shapes_of(build_network(config(), *MNIST[:2]))
     down, up = shapes["down"], shapes["up"]
@@ -108,6 +110,7 @@ def test_parameter_count_of_each_block():
     assert size_of(shapes["head"]) == 64 + 289
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "attention"),
     [(MNIST, 4), (CELEBA_32, 7), (CIFAR10, 4), (IMAGENET_32, 7), (CELEBA_64, 7)],
@@ -123,6 +126,7 @@ def test_attention_follows_the_feature_width(variant, attention):
     assert len(queries) == 2 * attention  # kernel and bias
 
 
+@pytest.mark.slow
 def test_parameters_are_plain_dictionaries_of_float32_with_readable_names():
     params = tiny().init(jax.random.key(0))
     assert type(params) is dict
@@ -133,6 +137,7 @@ def test_parameters_are_plain_dictionaries_of_float32_with_readable_names():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_initialisation_follows_the_stated_laws():
     """Kolmogorov-Smirnov tests; false alarm rate 1e-3 over all tensors together."""
     params = build_network(config(), *MNIST[:2]).init(jax.random.key(0))
@@ -169,6 +174,7 @@ def initial_scale(name):
     return 1.0
 
 
+@pytest.mark.slow
 def test_initialisation_is_determined_by_the_key():
     network = tiny()
     first, again, other = (network.init(jax.random.key(s)) for s in (0, 0, 1))
@@ -180,6 +186,7 @@ def test_initialisation_is_determined_by_the_key():
     )
 
 
+@pytest.mark.slow
 def test_tensors_start_uncorrelated():
     """Independent tensors exceed 5 / sqrt(n) in one run out of a million."""
     params = build_network(config(), *MNIST[:2]).init(jax.random.key(0))
@@ -188,6 +195,7 @@ def test_tensors_start_uncorrelated():
     assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)
 
 
+@pytest.mark.slow
 def test_output_starts_nearly_zero_but_not_zero():
     network = tiny()
     out = jax.jit(network.apply)(network.init(jax.random.key(0)), *tiny_batch())
@@ -204,6 +212,7 @@ def test_output_has_the_shape_of_the_input_at_any_divisible_size():
     assert out.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_label_changes_the_output_and_the_null_label_is_a_class_of_its_own(apply):
     x = jnp.broadcast_to(tiny_batch()[0][:1], (4, 8, 8, 2))
     out = apply(x, jnp.zeros(4), jnp.arange(4))  # 3 is the null label
@@ -235,6 +244,7 @@ def test_no_example_sees_another_one(apply):
         np.testing.assert_allclose(out[i], changed[i], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_network_without_labels_ignores_the_label():
     network = tiny(num_classes=0)
     assert "label" not in shapes_of(network)["embedding"]
@@ -245,6 +255,7 @@ def test_network_without_labels_ignores_the_label():
     )
 
 
+@pytest.mark.slow
 def test_per_example_gradients_under_scan_and_vmap_reach_every_parameter():
     network = tiny(channel_multipliers=(1,))
     params = awake(network)
@@ -272,6 +283,7 @@ def test_per_example_gradients_under_scan_and_vmap_reach_every_parameter():
         assert (abs(a).max(axis=tuple(range(1, a.ndim))) > 0).all(), names
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_alike_with_float32_parameters(apply):
     network = tiny(dtype="bfloat16")
     params = awake(network)

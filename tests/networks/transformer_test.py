@@ -38,6 +38,7 @@ def inputs(n=5, shape=SHAPE):
     return x, jnp.linspace(-1, 1, n), jnp.arange(n, dtype=jnp.int32) % 4
 
 
+@pytest.mark.slow
 def test_count_shape_and_nearly_zero_start():
     network = network_of()
     attention = (12 * 36 + 36) + (12 * 12 + 12)
@@ -50,6 +51,7 @@ def test_count_shape_and_nearly_zero_start():
     assert 0 < float(jnp.abs(out).max()) < 1e-3
 
 
+@pytest.mark.slow
 def test_images_are_independent_and_conditions_matter():
     network = network_of()
     params = trained(network)
@@ -61,6 +63,7 @@ def test_images_are_independent_and_conditions_matter():
         assert float(jnp.abs(network.apply(params, *other) - out).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_patches_see_one_another_and_know_their_place():
     network = network_of(num_blocks=1)
     params = trained(network)
@@ -77,6 +80,7 @@ def test_patches_see_one_another_and_know_their_place():
             assert np.abs(patches[i] - patches[j]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_without_blocks_every_patch_keeps_its_pixels():
     # Input and output maps that undo one another give back a patch, moved to zero mean
     # and unit variance, in the place where it was.
@@ -95,6 +99,7 @@ def test_without_blocks_every_patch_keeps_its_pixels():
             np.testing.assert_allclose(out[part].reshape(5, 4), before, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_unlabelled_ignores_the_label():
     network = network_of(num_classes=0)
     params = trained(network)
@@ -106,6 +111,7 @@ def test_unlabelled_ignores_the_label():
     )
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_and_keeps_float32_parameters():
     network, rough = network_of(), network_of(dtype="bfloat16")
     params = trained(network)

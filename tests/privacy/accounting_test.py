@@ -57,6 +57,7 @@ def test_arithmetic_adds_little_and_an_epsilon_beyond_it_is_none():
     assert accounting.epsilon(SMALL, 0.1, 1e-5, coordinates=100) == math.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampling", "eps", "delta", "by_rdp", "by_pld"), PUBLISHED)
 def test_published_noise_multipliers(sampling, eps, delta, by_rdp, by_pld):
     calibrated = {}
@@ -91,6 +92,7 @@ def test_rdp_epsilon_is_the_least_of_all_orders(sampling, noise, delta):
     assert accounting.epsilon(sampling, noise, delta, "rdp") == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
 @pytest.mark.parametrize("eps", [0.01, 3, 100])
 @pytest.mark.parametrize("sampling", [SMALL, PoissonSampling(1.0, 3)])
@@ -101,6 +103,7 @@ def test_calibration_keeps_to_the_target(sampling, eps, accountant):
     assert accounting.epsilon(sampling, noise * 0.999, 1e-5, accountant) > eps
 
 
+@pytest.mark.slow
 def test_calibration_to_a_meaningless_target_still_adds_noise():
     noise = accounting.calibrate_noise_multiplier(SMALL, 1e9, 1e-5)
     assert noise == 1 / 64
@@ -118,6 +121,7 @@ def test_no_noise_means_infinite_epsilon(accountant):
         assert accounting.epsilon(SMALL, noise, 1e-5, accountant, num_steps=0) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("steps", [1, 50])
 def test_agrees_with_dp_accounting_called_directly(noise, steps):
@@ -160,6 +164,7 @@ def test_without_sampling_epsilon_is_the_exact_gaussian_one(noise, steps):
     assert exact <= accounting.epsilon(sampling, noise, 1e-5, "rdp") <= exact * 1.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delta", [1e-5, 1e-8, 1e-10, 3e-11])
 @pytest.mark.parametrize(
     ("noise", "steps"), [(100.0, 10_000), (300.0, 60_000), (1e5, 1_000_000)]
@@ -226,6 +231,7 @@ def test_composition_of_queries(accountant):
     assert composed() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -266,6 +272,7 @@ def test_bad_input(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_importing_privacy_loads_neither_tensorflow_nor_the_accountant():
     code = (
         "import sys; from dpdm_jax.privacy import accounting, ledger, statement;"

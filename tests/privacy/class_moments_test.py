@@ -129,6 +129,7 @@ def measure(features, labels, num_classes=CLASSES, weights=None, key=KEY, **chan
     )
 
 
+@pytest.mark.slow
 def test_moments_of_gaussian_classes_are_found():
     rng = np.random.default_rng(0)
     mean = np.array([[0, 1, -1, 0.5, 2], [1, 1, 1, 1, 1], [-2, 0, 0, 0, 0.3]])
@@ -144,6 +145,7 @@ def test_moments_of_gaussian_classes_are_found():
     np.testing.assert_allclose(found.std[-1], features.std(axis=0), rtol=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [np.ones(SIZE), np.arange(1.0, 6.0)], ids=str)
 def test_covariances_of_classes_are_found(weights):
     rng = np.random.default_rng(0)
@@ -164,6 +166,7 @@ def test_covariances_of_classes_are_found(weights):
     np.testing.assert_allclose(found.covariance[-1][off], all_of_them[off], atol=0.08)
 
 
+@pytest.mark.slow
 def test_covariances_of_noise_are_taken_for_none():
     """Random symmetric matrices keep within the edge but for finite-size effects."""
     rng = np.random.default_rng(0)
@@ -184,6 +187,7 @@ def test_covariances_of_noise_are_taken_for_none():
     np.testing.assert_allclose(np.abs(vectors[:2, -1]), 0.5**0.5, atol=0.1)
 
 
+@pytest.mark.slow
 def test_unlabelled_data_are_one_class():
     features, _ = examples(20_000)
     found = measure(features, np.zeros(20_000, int), num_classes=0)
@@ -192,6 +196,7 @@ def test_unlabelled_data_are_one_class():
     np.testing.assert_allclose(found.std[0], features.std(axis=0), rtol=0.03)
 
 
+@pytest.mark.slow
 def test_noise_is_what_is_accounted_for():
     """Of sums of nothing only the noise is left, seen through the means' scale."""
     noise, size = 50.0, 20_000

@@ -85,6 +85,7 @@ def assert_trees_equal(actual, expected):
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+@pytest.mark.slow
 @every_engine
 @pytest.mark.parametrize("clip", [1.0, 8.0, 1e3, math.inf])
 def test_clipped_sum_is_that_of_a_loop_over_examples(options, clip):
@@ -108,6 +109,7 @@ def test_auto_chooses_an_engine_by_the_microbatch_size(auto, chosen):
     assert ("scan" in programs[0]) == ("microbatch_size" in auto)
 
 
+@pytest.mark.slow
 @every_engine
 def test_padding_counts_for_nothing(options):
     grad_fn = clipped_grad(loss, l2_clip_norm=2.0, batch_argnums=(1, 2), **options)
@@ -120,6 +122,7 @@ def test_padding_counts_for_nothing(options):
     assert_trees_equal(grad_fn(PARAMS, rubbish, Y, is_padding_example=padding), total)
 
 
+@pytest.mark.slow
 @every_engine
 def test_norm_is_over_all_leaves_together(options):
     params = {"a": jnp.zeros(2), "b": {"c": jnp.zeros(())}}
@@ -128,6 +131,7 @@ def test_norm_is_over_all_leaves_together(options):
     assert_trees_close(total, {"a": [0.6, 0.0], "b": {"c": 0.8}})
 
 
+@pytest.mark.slow
 def test_norm_of_many_equal_coordinates_is_complete():
     # A running float32 sum of ones stops at 2^24, and the clipped norm would exceed C.
     size = 2**25
@@ -231,6 +235,7 @@ def test_by_products_not_asked_for_are_none(asked):
     assert list(present.values()) == [None, None]
 
 
+@pytest.mark.slow
 @every_engine
 def test_keep_batch_dim_gives_the_loss_batches_of_one(options):
     shapes = []
@@ -247,6 +252,7 @@ def test_keep_batch_dim_gives_the_loss_batches_of_one(options):
     assert set(shapes) == {((1, 3), (1,), ())}
 
 
+@pytest.mark.slow
 @every_engine
 def test_several_differentiated_arguments_are_clipped_together(options):
     def fun(a, x, b):
@@ -274,6 +280,7 @@ def noisy_loss(params, x, y, key):
     return loss(params, x + jax.random.normal(key, x.shape), y)
 
 
+@pytest.mark.slow
 @every_engine
 def test_single_key_is_folded_with_the_position(options):
     grad_fn = clipped_grad(
@@ -317,6 +324,7 @@ def test_wrong_number_of_keys_is_refused(options, num_keys):
         grad_fn(PARAMS, X, Y, keys)
 
 
+@pytest.mark.slow
 @every_engine
 def test_low_precision_gradients_are_summed_in_float32(options):
     # In bfloat16 neither the sum of 301 ones nor 1 / sqrt(2) exist.
@@ -351,6 +359,7 @@ def clipped_examples(engine, clip):
     return grad_fn, jax.jit(grad_fn)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 @hypothesis.given(
     data=st.data(),
@@ -473,6 +482,7 @@ def test_bad_batch_is_refused(x, y, padding, message):
         grad_fn(PARAMS, x, y, is_padding_example=padding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [1.0, 8.0, math.inf])
 @pytest.mark.parametrize(
     "options", [ENGINES["vmap"], ENGINES["scan of 2"], ENGINES["book-keeping"]]

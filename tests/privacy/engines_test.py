@@ -248,6 +248,7 @@ def reference_of(name):
     return reference(*LOSSES[name], (NORMAL,))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("name", LOSSES)
 def test_book_keeping_agrees_on_a_loss(name):
@@ -265,6 +266,7 @@ def test_gradient_of_while_loop_is_refused_as_by_jax():
         run(fun, jnp.float32(2.0), (NORMAL,), 1.0, engine="book_keeping")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("name", ["matrix and transpose", "one row", "convolution"])
 def test_rejected_examples_leave_no_trace(name):
@@ -283,6 +285,7 @@ def test_rejected_examples_leave_no_trace(name):
         assert_is_clipped_sum(result, expected, clip, padding)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("engine", ["vmap", "book_keeping"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -437,6 +440,7 @@ def reference_of_model(model, draws):
     return reference(*problem(model, draws))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "draws", "engine"), CASES)
 def test_engines_agree_on_a_model(model, draws, engine):
     expected = reference_of_model(model, draws)
@@ -452,6 +456,7 @@ def test_engines_agree_on_a_model(model, draws, engine):
     assert_is_clipped_sum(result, expected, clip, padding, 2e-2 if low else 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["table", "mlp", "linen", "equinox"])
 def test_jax_privacy_agrees_on_a_model(model):
     oracle = pytest.importorskip("jax_privacy", reason="the oracle is not installed")
@@ -471,6 +476,7 @@ def temporary_bytes(fun, params, batch, **options):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 4])
 def test_book_keeping_does_not_hold_the_batch_of_gradients(rows, monkeypatch):
     monkeypatch.setattr(book_keeping, "GROUP_BYTES", 2**16)
@@ -593,6 +599,7 @@ assert len(jax.devices()) == 2
 """
 
 
+@pytest.mark.slow
 def test_devices_clip_their_own_examples_before_they_add_up():
     flags = "--xla_force_host_platform_device_count=2"
     subprocess.run(

@@ -152,6 +152,7 @@ def test_creating_over_a_ledger_is_refused(path, plan):
     assert read_ledger(path).authorized_steps == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "listed"),
     [
@@ -541,6 +542,7 @@ print("survived", counted)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_ledger_is_whole_and_never_undercounts(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", KILL_LOOP, str(tmp_path), "40"],
@@ -767,6 +769,7 @@ def test_a_run_cannot_go_on_with_or_without_moments(path, plan, moments_plan):
         Ledger.open(path, plan)
 
 
+@pytest.mark.slow
 def test_moments_stay_before_an_extension(path, moments_plan):
     ledger = Ledger.create(path, moments_plan)
     ledger.extend(extend_plan(moments_plan, num_steps=30, epsilon=12))

@@ -62,6 +62,7 @@ def noise_of_steps(key, updates, num_steps, stddev=STDDEV):
     return (np.concatenate(joined, 1) - flat(updates)) / stddev
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [jax.random.key(1), two_keys(1)])
 def test_realised_noise_is_normal_with_the_stated_deviation(key):
     z = noise_of_steps(key, CLIPPED_SUM, 10_000)
@@ -76,12 +77,14 @@ def test_realised_noise_is_normal_with_the_stated_deviation(key):
         assert stats.kstest(wrong_scale * z.ravel(), "norm").pvalue < ERROR_RATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stddev", [1e-4, 1.0, 300.0])
 def test_deviation_scales_the_noise(stddev):
     z = noise_of_steps(two_keys(2), {"w": jnp.zeros(1000)}, 20, stddev)
     assert stats.kstest(z.ravel(), "norm").pvalue > ERROR_RATE
 
 
+@pytest.mark.slow
 def test_every_coordinate_has_its_own_noise_at_full_scale():
     num = 4_000
     z = noise_of_steps(two_keys(3), CLIPPED_SUM, num)
@@ -95,6 +98,7 @@ def test_every_coordinate_has_its_own_noise_at_full_scale():
     assert np.abs(correlation).max() < limit
 
 
+@pytest.mark.slow
 def test_steps_are_independent():
     z = noise_of_steps(two_keys(4), {"w": jnp.zeros(4_000)}, 20)
     correlation = np.corrcoef(z)
@@ -103,6 +107,7 @@ def test_steps_are_independent():
     assert np.abs(correlation).max() < limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [1, 2, 24, 1000])
 def test_neighbouring_coordinates_are_independent(lag):
     num = 200_000
@@ -111,12 +116,14 @@ def test_neighbouring_coordinates_are_independent(lag):
     assert abs(np.mean(z[lag:] * z[:-lag])) < limit
 
 
+@pytest.mark.slow
 def test_leaves_of_the_same_shape_get_different_noise():
     updates = {"a": jnp.zeros(50), "b": jnp.zeros(50)}
     (z,) = noise_of_steps(two_keys(6), updates, 1)
     assert len(np.unique(z)) == 100
 
 
+@pytest.mark.slow
 def test_mass_of_the_tails():
     num = 2**22
     (z,) = noise_of_steps(two_keys(7), {"w": jnp.zeros(num)}, 1)
@@ -127,6 +134,7 @@ def test_mass_of_the_tails():
             assert low <= beyond <= high
 
 
+@pytest.mark.slow
 def test_step_repeats_its_noise_and_the_next_step_does_not():
     tx = gaussian_noise(STDDEV, two_keys())
     state = tx.init(CLIPPED_SUM)
@@ -164,6 +172,7 @@ def test_restored_state_repeats_the_noise():
     assert int(after.count) == 4
 
 
+@pytest.mark.slow
 def test_noise_depends_on_every_key():
     one, two = two_keys()
     updates = {"w": jnp.zeros(100)}
@@ -176,6 +185,7 @@ def test_noise_depends_on_every_key():
             assert not np.any(noise == other)
 
 
+@pytest.mark.slow
 def test_a_key_and_a_list_of_that_one_key_are_the_same():
     key = jax.random.key(0)
     single, listed = (
@@ -184,6 +194,7 @@ def test_a_key_and_a_list_of_that_one_key_are_the_same():
     np.testing.assert_array_equal(single, listed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [2, 3, 4])
 def test_repeated_keys_do_not_cancel(copies):
     key = jnp.stack([jax.random.key(0)] * copies)
@@ -208,6 +219,7 @@ def test_new_key_is_128_bits_of_the_operating_system(monkeypatch):
     assert key.shape == (2,)
 
 
+@pytest.mark.slow
 def test_new_keys_and_their_noise_differ_whatever_the_seeds():
     words, noises = set(), set()
     for _ in range(8):
@@ -299,6 +311,7 @@ def test_no_noised_value_comes_twice():
     assert len(np.unique(draws)) == draws.size
 
 
+@pytest.mark.slow
 def test_private_optimizer_step():
     """The chain equals, by hand: noise the sum, divide it, give it to Adam."""
     noise, adam = gaussian_noise(STDDEV, two_keys()), optax.adam(3e-4)

@@ -35,6 +35,7 @@ def make_quietly(config):
 NON_PRIVATE = changed(epsilon=math.inf, l2_clip_norm=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
 def test_a_calibrated_plan(accountant):
     with warnings.catch_warnings():
@@ -104,6 +105,7 @@ def test_clipping_alone_is_not_private():
     assert plan.noise_stddev == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delta", [1 / 1500, 0.01])
 def test_a_large_delta_warns(delta):
     with pytest.warns(UserWarning, match=r"delta is .*, not below 1/1500"):
@@ -259,6 +261,7 @@ def independent_epsilon(phases, delta):
     return accountant.get_epsilon(delta)
 
 
+@pytest.mark.slow
 def test_an_extension_meets_the_total_budget_composed():
     plan = make_plan(RDP)
     longer = extend_plan(plan, num_steps=30, epsilon=12)
@@ -363,6 +366,7 @@ def test_an_extension_keeps_all_but_steps_noise_and_budget():
         PrivacyPlan.from_dict(longer.to_dict() | {"extends": None})
 
 
+@pytest.mark.slow
 def test_differences_of_extensions():
     plan = make_plan(RDP)
     longer = extend_plan(plan, num_steps=30, epsilon=12)
@@ -380,6 +384,7 @@ def test_differences_of_extensions():
 MOMENTS = changed(moments_noise_multiplier=5.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
 def test_moments_and_steps_share_the_budget(accountant):
     plan = make_plan(dataclasses.replace(MOMENTS, accountant=accountant))
@@ -405,6 +410,7 @@ def test_moments_compose_as_gaussians_of_all_examples(queries):
     assert plan.epsilon == pytest.approx(independent.get_epsilon(1e-4), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_covariances_are_a_third_query():
     two, three = (
         make_plan(dataclasses.replace(MOMENTS, moments_queries=queries))
@@ -476,6 +482,7 @@ def test_plans_differ_in_moments():
     assert ("moments_noise_multiplier", None, 5.0) in plan.differences(other)
 
 
+@pytest.mark.slow
 def test_an_extension_counts_the_moments_once():
     plan = make_plan(dataclasses.replace(MOMENTS, accountant="rdp"))
     extended = extend_plan(plan, num_steps=30, epsilon=12)

@@ -58,6 +58,7 @@ def test_epsilon_is_never_understated(value, text):
     assert format_epsilon(value) == text
 
 
+@pytest.mark.slow
 def test_statement_holds_every_fact():
     plan = make_quietly()
     text = " ".join(statement(plan, 30).split())
@@ -121,6 +122,7 @@ def test_fixed_keys_take_the_claim_back():
     assert "epsilon =" not in text
 
 
+@pytest.mark.slow
 def test_a_large_delta_is_cautioned_against():
     text = " ".join(statement(make_quietly(delta=0.01), 30).split())
     assert "Caution: delta is 0.01, not below 1/1500" in text

@@ -36,6 +36,7 @@ def record_of(plan, name="a", steps=None, fixed_keys=False):
     return LedgerRecord(name, plan, (event,), fixed_keys, {})
 
 
+@pytest.mark.slow
 def test_candidate_runs_compose_exactly(plan):
     other = make_plan(dataclasses.replace(CONFIG, batch_size=100, epsilon=1))
     runs = [record_of(other, "b", steps=50), record_of(plan, "c")]
@@ -289,6 +290,7 @@ def test_selection_of_nothing_and_of_everything():
     assert select([query], 5, 1, DELTA, [bare]) == math.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("mean", [1.5, 4.0, 30.0])
 def test_numbers_of_runs_follow_the_distribution(mean, shape):

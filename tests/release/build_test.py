@@ -39,6 +39,7 @@ def rewrite_ledger(workdir: pathlib.Path, **changes) -> None:
     path.write_text(json.dumps(fields))
 
 
+@pytest.mark.slow
 def test_contents(released):
     assert bundle.file_names(released) == [
         "MANIFEST.json",
@@ -412,6 +413,7 @@ def test_damaged_samples(refused, workdir):
     refused("cannot be read", release__samples="samples")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This run is NOT PRIVATE")
 @pytest.mark.parametrize(
     "fields", [{"privacy__fixed_keys_seed": 3}, {"privacy__epsilon": math.inf}]
@@ -435,6 +437,7 @@ def test_a_run_without_guarantee_only_on_request_and_loudly(
     assert verify(folder).ok
 
 
+@pytest.mark.slow
 def test_tuning_runs_are_composed(make_config, workdir, tmp_path):
     for name in ("a", "b"):
         train(
@@ -487,6 +490,7 @@ def test_a_release_replaces_an_earlier_one_and_nothing_else(make_config, workdir
     assert bundle.file_names(folder) == ["thesis.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("existing", [False, True])
 @pytest.mark.parametrize(
     ("module", "name"),

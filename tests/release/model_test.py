@@ -24,6 +24,7 @@ def images_of(folder):
         return archive["images"], archive["labels"]
 
 
+@pytest.mark.slow
 def test_the_images_are_those_of_the_checkpoint_bit_for_bit(released, trained):
     images, labels = images_of(trained / "samples" / "samples")
     made, classes = dpdm_jax.load_release(released).sample(30)
@@ -34,6 +35,7 @@ def test_the_images_are_those_of_the_checkpoint_bit_for_bit(released, trained):
         np.testing.assert_array_equal(archive["images"], images)
 
 
+@pytest.mark.slow
 def test_labels_seeds_and_presets(released):
     model = dpdm_jax.load_release(str(released))
     asked = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -48,6 +50,7 @@ def test_labels_seeds_and_presets(released):
     assert model.sample(3, labels="7")[1].tolist() == [7, 7, 7]
 
 
+@pytest.mark.slow
 def test_half_precision_storage_hardly_changes_images(make_config, workdir, released):
     folder = release(make_config(release__dtype="float16"), workdir)
     whole, _ = dpdm_jax.load_release(released).sample(8)
@@ -55,6 +58,7 @@ def test_half_precision_storage_hardly_changes_images(make_config, workdir, rele
     assert np.abs(whole.astype(int) - half).mean() < 4
 
 
+@pytest.mark.slow
 def test_without_classes_there_are_no_labels(released):
     labelled = dpdm_jax.load_release(released)
     config = labelled.config.copy_and_resolve_references()
@@ -94,6 +98,7 @@ def test_damaged_releases_are_not_loaded(bundle_copy, tmp_path):
         dpdm_jax.load_release(bundle_copy)
 
 
+@pytest.mark.slow
 def test_the_modes_read_a_release(released, trained, tmp_path, capsys):
     config = command_line.load_config(f"configs/released.py:{released}")
     assert config.name == "digits_released"
@@ -131,6 +136,7 @@ def test_config_of_another_version(bundle_copy):
         command_line.load_config(f"configs/released.py:{bundle_copy}")
 
 
+@pytest.mark.slow
 def test_importing_the_package_stays_light():
     code = (
         "import dpdm_jax, sys; assert 'jax' not in sys.modules;"

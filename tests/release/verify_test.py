@@ -33,12 +33,14 @@ from dpdm_jax.training.extension import extend
 from dpdm_jax.training.loop import train
 
 
+@pytest.mark.slow
 def test_an_intact_release(released):
     outcome = verify(released)
     assert outcome.failures == ()
     assert outcome.to_dict()["epsilon"] == outcome.statement["epsilon"]
 
 
+@pytest.mark.slow
 def test_every_changed_file_is_noticed(bundle_copy):
     for name in bundle.file_names(bundle_copy):
         path = bundle_copy / name
@@ -240,6 +242,7 @@ def test_a_difference_under_another_accountant_names_both(bundle_copy):
     assert any("computed with dp-accounting 0.1;" in f for f in failures)
 
 
+@pytest.mark.slow
 def test_values_of_any_kind_are_failures_and_never_crashes(bundle_copy):
     rng = random.Random(0)
     for name in ("MANIFEST.json", "PRIVACY.json", "config.json"):
@@ -295,6 +298,7 @@ def test_commands(released, bundle_copy, capsys):
     assert line.startswith(f"error: {bundle_copy}/MANIFEST.json lacks field 'dtype'")
 
 
+@pytest.mark.slow
 def test_the_command_starts_without_optional_packages(released):
     done = subprocess.run(
         [sys.executable, "-m", "dpdm_jax.release", "verify", str(released)],
@@ -318,6 +322,7 @@ def specs():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", specs())
 def test_epsilon_is_one_number_wherever_it_is_printed(
     spec, tmp_path, capsys, monkeypatch
@@ -378,6 +383,7 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     assert float(stored["epsilon"]) <= math.ceil(config.privacy.epsilon * 1e4) / 1e4
 
 
+@pytest.mark.slow
 def test_a_release_of_an_extended_run_states_every_phase(make_config, workdir, capsys):
     def say(text):
         assert "Phase 2: 2 steps" in text

@@ -84,6 +84,7 @@ def test_results_without_metrics():
     assert table.caveats == ()
 
 
+@pytest.mark.slow
 def test_all_that_an_evaluation_returns_is_shown(tmp_path):
     config = command_line.load_config("configs/digits.py").data
     real, labels = data.load_source(config, "train").examples(np.arange(300))

@@ -69,6 +69,7 @@ def report(writer):
     return write
 
 
+@pytest.mark.slow
 def test_all_parts(writer, report):
     writer.everything()
     page = report()
@@ -158,6 +159,7 @@ def test_only_the_owner_can_read_private_parts(writer):
     assert stat.S_IMODE(mode) == 0o600
 
 
+@pytest.mark.slow
 def test_public_page_does_not_depend_on_private_files(writer, report):
     writer.everything()
     public, private = report(private=False), report()

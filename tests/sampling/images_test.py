@@ -130,6 +130,7 @@ def test_grids_refuse(make, message):
         make(np.zeros((4, 8, 8, 1), np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_keeps_the_pixels(tmp_path, channels):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, channels)).astype(np.uint8)

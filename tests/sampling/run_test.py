@@ -45,6 +45,7 @@ def read(folder):
         return archive["images"], archive["labels"]
 
 
+@pytest.mark.slow
 def test_files(workdir):
     folder = run.sample(config_of(png=True), workdir)
     images, labels = read(folder)
@@ -61,6 +62,7 @@ def test_files(workdir):
     assert not (folder / "parts").exists()
 
 
+@pytest.mark.slow
 def test_files_that_an_interruption_left_out_are_made(workdir, monkeypatch):
     whole = run.sample(config_of(name="whole"), workdir)
 
@@ -83,6 +85,7 @@ def test_files_that_an_interruption_left_out_are_made(workdir, monkeypatch):
     assert {p.name for p in folder.iterdir()} == {run.GRID, run.ARCHIVE, run.SETTINGS}
 
 
+@pytest.mark.slow
 def test_resumed_sampling_gives_the_same_images(workdir, monkeypatch):
     monkeypatch.setattr(run, "_PART_SIZE", 10)
     whole, _ = read(run.sample(config_of(name="whole"), workdir))

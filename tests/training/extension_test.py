@@ -119,6 +119,7 @@ def undisturbed(extended, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_an_extension_only_plans(spent, extended):
     before, after = ledger_of(spent), ledger_of(extended)
     assert after.authorized_steps == before.authorized_steps == _PLANNED
@@ -150,6 +151,7 @@ def test_it_is_announced_before_it_is_written(spent, tmp_path):
         assert f"epsilon = {format_epsilon(epsilon)}" in text
 
 
+@pytest.mark.slow
 def test_training_goes_on_to_the_new_end_and_no_further(spent, undisturbed):
     record = ledger_of(undisturbed)
     assert record.authorized_steps == _STEPS
@@ -163,6 +165,7 @@ def test_training_goes_on_to_the_new_end_and_no_further(spent, undisturbed):
         train(config_of(), undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_in_its_first_step_and_later_it_ends_bit_for_bit(
     extended, undisturbed, tmp_path, monkeypatch
 ):

@@ -188,6 +188,7 @@ _DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", _DAMAGES.values(), ids=_DAMAGES)
 def test_a_damaged_newest_checkpoint_is_gone_on_without(
     workdir, undisturbed, damage, caplog
@@ -208,6 +209,7 @@ def test_a_damaged_newest_checkpoint_is_gone_on_without(
     assert_ended_like(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_several_damaged_checkpoints_and_a_second_time(workdir, undisturbed):
     for step in ("5", "4", "2"):
         truncate(workdir / "checkpoints" / step)
@@ -219,6 +221,7 @@ def test_several_damaged_checkpoints_and_a_second_time(workdir, undisturbed):
     assert_ended_like(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_whose_last_checkpoint_is_damaged_is_finished_again(
     undisturbed, tmp_path
 ):
@@ -238,6 +241,7 @@ def test_without_a_sound_checkpoint_nothing_begins_anew(workdir):
     assert contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_other_keys_are_not_fallen_back_to(workdir, tmp_path):
     """A sound checkpoint with other secrets would give the steps taken other noise."""
     other = tmp_path / "other"
@@ -273,6 +277,7 @@ def test_a_ledger_that_counts_less_is_refused(workdir):
     assert not (workdir / "checkpoints" / "damaged").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -299,6 +304,7 @@ def test_a_damaged_ledger_stops_the_run_and_its_return_goes_on(
     assert_ended_like(workdir, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, b"", b'{"name": '])
 def test_a_damaged_config_is_written_anew(workdir, undisturbed, content):
     path = workdir / "config.json"
@@ -423,6 +429,7 @@ def test_two_ends_of_a_run_that_differ_in_an_image_are_refused(tmp_path):
     assert contents(runs[1]) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [brighten_one, change_a_label, swap_two])
 def test_other_data_of_the_same_size_is_refused(tmp_path, change):
     here = write_digits(tmp_path / "data")
@@ -497,6 +504,7 @@ def full_for(name):
     return fill
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fill", "answer", "named"),
     [
@@ -580,6 +588,7 @@ def test_a_disk_that_is_really_full(apart, tmp_path, size):
 # ---- clock and host
 
 
+@pytest.mark.slow
 def test_clock_and_host_do_not_matter(workdir, undisturbed, monkeypatch):
     """The clock jumps back a century and runs backwards; the host has a new name."""
     backwards = itertools.count(0, -3600)

@@ -66,6 +66,7 @@ def differ(one, other) -> bool:
     return not all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(tmp_path):
     fixed = {"privacy__fixed_keys_seed": 3}
     whole = train(tiny_config(**fixed), tmp_path / "whole")
@@ -80,6 +81,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(tmp_path):
     assert int(parts.noise_state.count) == int(whole.noise_state.count) == 6
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_checkpoints_replays_batches_and_noise(tmp_path):
     """With secret keys: the end must not depend on where the run was cut."""
     config = tiny_config(train__stop_after_steps=2)
@@ -101,6 +103,7 @@ def _remove(folder: pathlib.Path):
     folder.rmdir()
 
 
+@pytest.mark.slow
 def test_noise_and_batches_differ_between_runs_of_one_config(tmp_path):
     finals = [train(tiny_config(), tmp_path / name).params for name in ("a", "b")]
     assert differ(*finals)
@@ -114,6 +117,7 @@ def test_noise_and_batches_differ_between_runs_of_one_config(tmp_path):
     assert sizes[0] != sizes[1]
 
 
+@pytest.mark.slow
 def test_draws_of_the_loss_are_secret(tmp_path):
     """Known draws would tie an example's draws to its place among the others."""
     finals = []
@@ -128,6 +132,7 @@ def test_draws_of_the_loss_are_secret(tmp_path):
     assert differ(*finals)
 
 
+@pytest.mark.slow
 def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
     config = tiny_config(
         privacy__epsilon=math.inf,
@@ -164,6 +169,7 @@ def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_microbatches_and_engine_do_not_change_the_result(tmp_path):
     finals = []
     for i, (size, engine, held) in enumerate(
@@ -191,6 +197,7 @@ def test_microbatches_and_engine_do_not_change_the_result(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_nearly_like_float32(tmp_path):
     trained = {}
     for dtype in ("float32", "bfloat16"):
@@ -216,6 +223,7 @@ def test_bfloat16_trains_nearly_like_float32(tmp_path):
     assert all(math.isfinite(json.loads(m)["private/loss"]) for m in metrics)
 
 
+@pytest.mark.slow
 def test_one_compilation_whatever_the_batch(tmp_path, monkeypatch):
     compiled, per_step = [], []
     jax.monitoring.register_event_duration_secs_listener(
@@ -246,6 +254,7 @@ def test_one_compilation_whatever_the_batch(tmp_path, monkeypatch):
     assert per_step[-1] == per_step[1]
 
 
+@pytest.mark.slow
 def test_ledger_counts_before_work_and_the_budget_is_a_hard_stop(tmp_path):
     config = tiny_config()
     train(tiny_config(train__stop_after_steps=3), tmp_path)
@@ -261,6 +270,7 @@ def test_ledger_counts_before_work_and_the_budget_is_a_hard_stop(tmp_path):
     assert (tmp_path / "privacy.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value", "named"),
     [
@@ -279,6 +289,7 @@ def test_resuming_under_another_mechanism_is_refused(tmp_path, field, value, nam
     assert int(train(tiny_config(), tmp_path).step) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -300,12 +311,14 @@ def test_other_gradients_under_the_same_noise_are_refused(tmp_path, field, value
     assert int(train(free, tmp_path).step) == 6
 
 
+@pytest.mark.slow
 def test_resuming_with_another_network_is_refused(tmp_path):
     train(tiny_config(train__stop_after_steps=2), tmp_path)
     with pytest.raises(InputError, match="another model"):
         train(tiny_config(network__hidden_width=12), tmp_path)
 
 
+@pytest.mark.slow
 def test_lost_ledger_and_foreign_checkpoints_are_refused(tmp_path):
     for name in ("a", "b"):
         train(tiny_config(train__stop_after_steps=2), tmp_path / name)
@@ -321,6 +334,7 @@ def test_lost_ledger_and_foreign_checkpoints_are_refused(tmp_path):
     assert int(train(tiny_config(), tmp_path / "a").step) == 6
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused(tmp_path):
     train(tiny_config(train__stop_after_steps=1), tmp_path)
     code = (
@@ -339,6 +353,7 @@ def test_a_second_process_is_refused(tmp_path):
     assert int(train(tiny_config(), tmp_path).step) == 6
 
 
+@pytest.mark.slow
 def test_lost_checkpoints_are_refused(tmp_path):
     train(tiny_config(train__stop_after_steps=2), tmp_path)
     _remove(tmp_path / "checkpoints")
@@ -361,6 +376,7 @@ def test_bad_fields_leave_no_run_behind(tmp_path):
         assert not (tmp_path / "run").exists(), field
 
 
+@pytest.mark.slow
 def test_secrets_are_private_and_absent_from_all_other_files(tmp_path):
     train(tiny_config(train__num_steps=2), tmp_path)
     folder = tmp_path / "checkpoints"
@@ -379,11 +395,13 @@ def test_secrets_are_private_and_absent_from_all_other_files(tmp_path):
             assert not any(needle in content for needle in needles), path
 
 
+@pytest.mark.slow
 def test_fixed_keys_are_said_to_be_not_private(tmp_path):
     train(tiny_config(privacy__fixed_keys_seed=0, train__num_steps=1), tmp_path)
     assert read_ledger(tmp_path / "privacy.json").not_private
 
 
+@pytest.mark.slow
 def test_metrics_mark_what_is_private(tmp_path):
     train(tiny_config(train__num_steps=2), tmp_path)
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
@@ -391,6 +409,7 @@ def test_metrics_mark_what_is_private(tmp_path):
         assert public == {"step", "epsilon"}
 
 
+@pytest.mark.slow
 def test_logged_epsilon_is_the_ledgers(tmp_path):
     train(tiny_config(), tmp_path)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -399,6 +418,7 @@ def test_logged_epsilon_is_the_ledgers(tmp_path):
     assert logged[-1] == read_ledger(tmp_path / "privacy.json").epsilon_spent()
 
 
+@pytest.mark.slow
 def test_empty_batches_are_steps_of_pure_noise(tmp_path):
     config = tiny_config(
         train__batch_size=1,
@@ -414,6 +434,7 @@ def test_empty_batches_are_steps_of_pure_noise(tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((ema, raw)))
 
 
+@pytest.mark.slow
 def test_plan_report_agrees_with_the_run(tmp_path):
     config = tiny_config()
     report = planning.plan_report(config)

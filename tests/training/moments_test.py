@@ -35,6 +35,7 @@ def leaves(tree):
     return jax.tree.leaves(jax.device_get(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", [0, 3])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_steps_train_the_network_and_leave_the_moments(
@@ -64,6 +65,7 @@ def test_steps_train_the_network_and_leave_the_moments(
         np.testing.assert_allclose(average, value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", [0, 3])
 def test_engines_agree(make_config, tmp_path, components):
     finals = [
@@ -82,6 +84,7 @@ def test_engines_agree(make_config, tmp_path, components):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_near_the_data(make_config, tmp_path):
     """A quarter of a standard deviation is far more than this noise: digits differ."""
     config = make_config(
@@ -103,6 +106,7 @@ def test_what_is_measured_is_near_the_data(make_config, tmp_path):
     assert np.abs(found[:10, :3, :3] - found[10, :3, :3]).max() > 1
 
 
+@pytest.mark.slow
 def test_components_are_near_the_data(make_config, tmp_path):
     config = make_config(
         privacy__moments_noise_multiplier=0.1,
@@ -127,6 +131,7 @@ def test_components_are_near_the_data(make_config, tmp_path):
         np.testing.assert_allclose(stds**2, values[:-4:-1], rtol=0.3)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_step_measures_the_same_again(
     make_config, tmp_path, monkeypatch
 ):
@@ -152,6 +157,7 @@ def test_a_run_killed_before_its_first_step_measures_the_same_again(
     np.testing.assert_array_equal(state.params["moments"]["mean"], seen[0]["mean"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_measure_again(make_config, tmp_path, monkeypatch):
     fixed = {"privacy__fixed_keys_seed": 0}
     whole = loop.train(make_config(**fixed), tmp_path / "whole")
@@ -166,6 +172,7 @@ def test_a_resumed_run_does_not_measure_again(make_config, tmp_path, monkeypatch
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_two_runs_measure_with_different_noise(make_config, tmp_path):
     config = make_config(train__num_steps=1)
     means = [
@@ -184,6 +191,7 @@ def test_noise_of_the_moments_is_not_that_of_the_steps():
     assert (jax.random.key_data(other.moments_key) != keys[0]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", [0, 3])
 def test_a_release_has_the_moments_and_counts_them(make_config, tmp_path, components):
     config = make_config(diffusion__moments_components=components)

@@ -18,6 +18,7 @@ def draw_noise(step):
     return jax.random.normal(key, START.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 10])
 @pytest.mark.parametrize(
     ("make", "calls"),
@@ -41,6 +42,7 @@ def test_number_of_network_calls(make, calls, n):
     assert len(levels) == calls(n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "noisy"),
     [
@@ -94,6 +96,7 @@ def test_sampling_starts_at_the_largest_noise_level():
     np.testing.assert_array_equal(seen[0][1], [50.0, 50.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler", [DDIM(edm_grid(6), stochastic=True), Heun(edm_grid(6), s_churn=2.0)]
 )

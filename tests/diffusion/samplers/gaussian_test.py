@@ -34,6 +34,7 @@ def no_noise(step):
     raise AssertionError("a deterministic sampler drew noise")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "order"), [(DDIM, 1), (Heun, 2)])
 def test_order_of_convergence(make, order):
     start = np.linspace(-2.0, 2.0, 8).reshape(-1, 1, 1, 1)
@@ -71,6 +72,7 @@ STOCHASTIC = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", STOCHASTIC)
 def test_noise_of_a_sampler_keeps_the_distribution(sampler):
     num = 20_000
