@@ -481,7 +481,7 @@ def _before(config: PrivacyConfig) -> list[accounting.Event]:
     if event is None:
         return []
     spent = accounting.epsilon_of_events([event], config.delta, config.accountant)
-    if spent >= config.epsilon:
+    if spent >= config.epsilon and not math.isinf(config.epsilon):
         raise InputError(
             f"moments_noise_multiplier is {noise_multiplier!r}, which spends epsilon "
             f"{spent!r} before the first step; allowed: enough noise for less than the "
