@@ -1,7 +1,9 @@
-"""Which values can be released: today's noise in floating point tells of its sum."""
+"""Which values can be released: noise in floating point would tell of its sum."""
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -87,11 +89,21 @@ def test_neighbours_with_nothing_in_common_are_caught():
     assert support.p_value(released) < 1e-9
 
 
-def test_noise_in_floating_point_is_caught(plan, make_config):
-    """To be the other way round where sums and noise are integers."""
+def test_noise_in_floating_point_is_caught():
+    rng = np.random.default_rng(0)
+
+    def released(with_it):
+        key = jax.random.key(int(rng.integers(2**32)))
+        noise = 10 * jax.random.normal(key, (_SIZE,))
+        return np.asarray(jnp.float32(0.7123) + np.float32(0.0178) * with_it + noise)
+
+    assert support.p_value(released) < 1e-6
+
+
+def test_what_the_program_releases_is_possible_under_both(plan, make_config):
     config = make_config(train__microbatch_size=8)
-    assert support.of_step(config, plan, _SIZE) < 1e-6
-    assert support.of_queries(plan, _SIZE) < 1e-6
+    assert support.of_step(config, plan, _SIZE) > 1e-3
+    assert support.of_queries(plan, _SIZE) > 1e-3
 
 
 def test_what_cannot_be_judged():
