@@ -21,7 +21,8 @@ class Aux(NamedTuple):
 
     Attributes:
         values: float32 [b], losses; None unless asked for.
-        grad_norms: float32 [b], gradient norms before clipping; None unless asked for.
+        grad_norms: float32 [b], gradient norms before clipping, those of padding aside;
+            None unless asked for.
         aux: pytree with leading axis b, what the function returned beside its value.
     """
 
