@@ -197,6 +197,8 @@ def get_config() -> ml_collections.ConfigDict:
     # (dpdm_jax/privacy/tuning.py says what that asks for); 0 if not.
     release.selection_mean = 0.0
     release.selection_shape = 1.0  # of that number: inf Poisson, 1 geometric, >= 0
+    # The file of a private key to sign with (python -m dpdm_jax.release make-key FILE).
+    release.signing_key = ""
     # A release to sample from; configs/released.py sets it.
     release.bundle = ""
 

@@ -5,13 +5,13 @@
 The folder is one that --mode=release wrote. --config.x.y= overrides as ever.
 """
 
-import json
 import pathlib
 
 import ml_collections
 
 from configs import base
-from dpdm_jax import run_dir
+from dpdm_jax.errors import reason
+from dpdm_jax.release import bundle as release_bundle
 
 
 def get_config(bundle: str = "") -> ml_collections.ConfigDict:
@@ -23,14 +23,13 @@ def get_config(bundle: str = "") -> ml_collections.ConfigDict:
     Raises:
         ValueError: there is no release, or its config is of another version.
     """
-    path = pathlib.Path(bundle) / "config.json"
+    folder = pathlib.Path(bundle)
     try:
-        released = run_dir.from_json_values(json.loads(path.read_bytes()))
         config = base.get_config()
-        config.update(released)
-    except (OSError, ValueError, AttributeError, TypeError) as e:
+        config.update(release_bundle.read_config(folder).to_dict())
+    except (ValueError, AttributeError, KeyError, TypeError) as e:
         raise ValueError(
-            f"{path} cannot be read ({type(e).__name__}); allowed: "
+            f"{folder / release_bundle.CONFIG} cannot be read ({reason(e)}); allowed: "
             "configs/released.py:FOLDER with the folder of a release."
         ) from None
     # Not the directory of the run that it came from.

@@ -71,7 +71,7 @@ def plan(
 def extend(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Plans further steps of a run within a new budget; training goes on with them."""
     _refuse_release(config, "extend")
-    processes.from_first(lambda: extend_run(config, workdir, _say))
+    extend_run(config, workdir, _say)
     _say("The ledger has the new plan; --mode=train goes on with it.")
 
 

@@ -1,6 +1,7 @@
 """What a config will do and cost, before it touches any data."""
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -64,12 +65,17 @@ def problem_of(source: data.Source) -> Problem:
     return Problem(len(source), source.image_shape, source.num_classes)
 
 
-def privacy_plan(config: ml_collections.ConfigDict, num_examples: int) -> PrivacyPlan:
+def privacy_plan(
+    config: ml_collections.ConfigDict,
+    num_examples: int,
+    coordinates: int | None = None,
+) -> PrivacyPlan:
     """Makes the privacy plan of a config.
 
     Args:
         config: the whole config; reads ``privacy`` and ``train``.
         num_examples: size of the training split.
+        coordinates: see ``coordinates_of``; None leaves the arithmetic out.
 
     Raises:
         InputError: a field is out of range.
@@ -93,8 +99,21 @@ def privacy_plan(config: ml_collections.ConfigDict, num_examples: int) -> Privac
             moments_queries=class_moments.num_queries(
                 config.diffusion.get("moments_components", 0) > 0
             ),
+            coordinates=coordinates,
         )
     )
+
+
+def coordinates_of(model: Model) -> int:
+    """Returns how many numbers a noised sum of a run has at most: step or query."""
+    if not model.has_moments:
+        return model.network.num_parameters
+    queried = class_moments.num_coordinates(
+        model.num_classes,
+        math.prod(model.network.image_shape),
+        covariances=model.parameterization.components > 0,
+    )
+    return max(model.network.num_parameters, queried)
 
 
 def _check_moments(config: ml_collections.ConfigDict) -> None:
@@ -130,6 +149,12 @@ def extended_plan(
         InputError: a field is out of range.
     """
     validate.integer("extend.num_steps", settings.num_steps, minimum=1)
+    if record.plan.coordinates is None:
+        raise InputError(
+            "The run was begun with floating-point noise, which is no longer drawn; "
+            "allowed: extend it with the version of dpdm_jax that began it, or begin "
+            "in a new directory."
+        )
     return extend_plan(
         record.plan,
         num_steps=settings.num_steps,
@@ -182,7 +207,8 @@ def plan_report(
         InputError: a field is out of range.
     """
     problem = public_problem(config)
-    plan = privacy_plan(config, problem.num_examples)
+    model = build_model(config, problem.image_shape, problem.num_classes)
+    plan = privacy_plan(config, problem.num_examples, coordinates_of(model))
     if is_extension(config):
         if record is None:
             raise InputError(
@@ -192,7 +218,6 @@ def plan_report(
         plan = extended_plan(config.extend, record)
     elif record is not None and not record.plan.phases[0].differences(plan):
         plan = record.plan
-    model = build_model(config, problem.image_shape, problem.num_classes)
     model.loss(config.diffusion)  # checks the fields that only training uses
     return (
         {"config": config.name}

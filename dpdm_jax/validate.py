@@ -1,14 +1,24 @@
 """Checks of user-given values; each message has the name, the value and the range."""
 
 import math
+import re
 from collections.abc import Collection
 
 from dpdm_jax.errors import InputError
 
+#: Counts of examples and steps fit into the integers of NumPy and of files.
+MAX_COUNT = 2**63 - 1
+
+_LONGEST = 200
+
 
 def _shown(value: object) -> str:
-    """Returns a value as it is written in code, on one line."""
-    return " ".join(repr(value).split())
+    """Returns a value as it is written in code, on one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        return f"a value of type {type(value).__name__} too long to be shown"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]}... (cut)"
 
 
 def one_of(name: str, value: object, allowed: Collection[object]) -> None:
@@ -18,11 +28,37 @@ def one_of(name: str, value: object, allowed: Collection[object]) -> None:
         raise InputError(f"{name} is {_shown(value)}; allowed: {names}.")
 
 
-def integer(name: str, value: object, *, minimum: int) -> None:
-    """Raises InputError unless ``value`` is an int (not a bool) >= ``minimum``."""
+def text(name: str, value: object, pattern: re.Pattern[str], in_words: str) -> None:
+    """Raises InputError unless ``value`` is a text of a pattern.
+
+    Args:
+        name: what the value is called where the user set it.
+        value: the value to check.
+        pattern: what all of it must match.
+        in_words: the pattern for people.
+    """
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise InputError(f"{name} is {_shown(value)}; allowed: {in_words}.")
+
+
+def integer(
+    name: str, value: object, *, minimum: int, maximum: int | None = None
+) -> None:
+    """Raises InputError unless ``value`` is an int (not a bool) in the stated range.
+
+    Args:
+        name: what the value is called where the user set it.
+        value: the value to check.
+        minimum: inclusive lower bound.
+        maximum: inclusive upper bound; None for none.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise InputError(
             f"{name} is {_shown(value)}; allowed: an integer >= {minimum}."
+        )
+    if maximum is not None and value > maximum:
+        raise InputError(
+            f"{name} is {_shown(value)}; allowed: an integer <= {maximum}."
         )
 
 
@@ -30,7 +66,7 @@ def seed(name: str, value: object) -> None:
     """Raises InputError unless ``value`` is an int that JAX makes a key of."""
     integer(name, value, minimum=0)
     if value >= 2**63:
-        raise InputError(f"{name} is {value}; allowed: an integer below 2**63.")
+        raise InputError(f"{name} is {_shown(value)}; allowed: an integer below 2**63.")
 
 
 def real(
@@ -65,7 +101,7 @@ def real(
     message = f"{name} is {_shown(value)}; allowed: {kind} {wanted}."
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise InputError(message) from None
     if isinstance(value, (bool, str)) or math.isnan(number):
         raise InputError(message)

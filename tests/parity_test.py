@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from float_sums import clipped_grad
 
 from dpdm_jax.diffusion import (
     discretizations,
@@ -28,7 +29,6 @@ from dpdm_jax.diffusion import (
 from dpdm_jax.interop import name_maps, torch_checkpoints
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.networks import Network, Params, ncsnpp
-from dpdm_jax.privacy.clipping import clipped_grad
 
 pytestmark = pytest.mark.optimized  # their figures
 

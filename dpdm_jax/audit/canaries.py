@@ -1,13 +1,19 @@
-"""The run's own training step, on examples that an attacker would choose.
+"""The run's own queries and training step, on examples that an attacker would choose.
 
 A canary's loss is linear in one weight of its own ("Dirac canaries"), and its gradient
 far longer than the clipping bound: the worst case that the accountant assumes. Such
 canaries go through the same batch selection, micro-batches, clipping, noise and
 optimizer step as images do. Under the guarantee an attacker may see the weights after
 every step, so each step's noised sum is what they get.
+
+Where a run measures moments before its first step, a canary is an image of random black
+and white pixels in a class of its own, with contrasts that are far beyond what is
+assumed of images: the clipping bound is reached. What each query released is what an
+attacker gets.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +21,51 @@ import ml_collections
 import numpy as np
 
 from dpdm_jax import data, devices
+from dpdm_jax.diffusion import from_config as diffusion_from_config
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise
+from dpdm_jax.privacy.class_moments import Released
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.logical_step import Mechanism, take_step
-from dpdm_jax.training.secrets import fresh_secrets
+from dpdm_jax.training.moments import measure, whitened
+from dpdm_jax.training.secrets import Secrets, fresh_secrets
 from dpdm_jax.training.state import TrainState, create_state
 
-# Norm of a canary's gradient, over the clipping bound.
+# Norm of a canary's gradient, over the clipping bound; contrasts over those assumed.
 _STRENGTH = 1e3
+# Of images whose moments are measured: small, since covariances grow with their square.
+_SHAPE = (4, 4, 1)
+
+
+class Answer(NamedTuple):
+    """What a query before the first step released, and what a canary adds to it.
+
+    Attributes:
+        noised: float64 [num_canaries, ...], of the canary's class.
+        added: float64 [num_canaries, ...], of norm 1 at most if the code is right.
+    """
+
+    noised: np.ndarray
+    added: np.ndarray
+
+
+class Run(NamedTuple):
+    """What one run released of its canaries.
+
+    Attributes:
+        sums: the noised sum of every step over the clipping bound, float64 [num_steps,
+            num_canaries]: a canary adds 1 to its entry where it was selected.
+        sizes: of the batches, int [num_steps].
+        answers: to the queries before the first step, if there were any.
+    """
+
+    sums: np.ndarray
+    sizes: np.ndarray
+    answers: tuple[Answer, ...]
+
+    def of_first(self, count: int) -> "Run":
+        """Returns what was released of the first canaries."""
+        answers = tuple(Answer(*(part[:count] for part in x)) for x in self.answers)
+        return self._replace(sums=self.sums[:, :count], answers=answers)
 
 
 class CanaryTraining:
@@ -34,7 +77,8 @@ class CanaryTraining:
         """Builds the training step.
 
         Args:
-            config: of the run; reads ``train``. Its optimizer, which sees noised sums
+            config: of the run; reads ``train``, and ``diffusion`` where the plan has
+                queries before the first step. Its optimizer, which sees noised sums
                 only, gives way to plain descent, from which each sum can be read.
             plan: the privacy plan, with noise.
             num_canaries: canaries that there are, whether in the data or not.
@@ -61,23 +105,35 @@ class CanaryTraining:
         self._training = build_training(
             config, plan, loss, fresh_secrets().noise_key, self._mesh
         )
+        self._images = np.zeros((num_canaries, 1, 1, 1), np.uint8)
+        self._parameterization = None
+        if plan.moments_event is not None:
+            diffusion = config.diffusion
+            diffusion.sigma_data /= _STRENGTH
+            if diffusion.get("moments_components", 0):
+                diffusion.moments_components = 1  # any number takes the same queries
+            self._clip = diffusion.moments_clip
+            self._parameterization = diffusion_from_config.parameterization(
+                diffusion, _SHAPE
+            )
+            pixels = np.random.default_rng(config.audit.seed).random(
+                (num_canaries, *_SHAPE)
+            )
+            self._images = np.where(pixels < 0.5, 0, 255).astype(np.uint8)
 
-    def one_run(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Trains once with the loop's own step, under secrets of its own.
+    def one_run(self, members: np.ndarray) -> Run:
+        """Trains once with the loop's own queries and step, under secrets of its own.
 
         Args:
             members: int [n], the canaries that are in the data; n >= 1.
 
         Returns:
-            The noised sum of every step over the clipping bound, float64 [num_steps,
-            num_canaries]: a canary adds 1 to its entry where it was selected; and the
-            sizes of the batches, int [num_steps].
+            What it released.
         """
         secrets = fresh_secrets()
-        images = np.zeros((len(members), 1, 1, 1), np.uint8)
         mechanism = Mechanism(
             plan=self._plan,
-            source=data.ArraySource(images, members, self._num_canaries, "canaries"),
+            source=self._source(members),
             step_fns=self._training.step_fns,
             mesh=self._mesh,
             secrets=secrets,
@@ -91,9 +147,15 @@ class CanaryTraining:
             state, _, size = take_step(mechanism, state, step)
             weights.append(np.array(state.params))
             sizes.append(size)
-        return self._sums(np.stack(weights)), np.array(sizes)
+        return Run(
+            self._sums(np.stack(weights)),
+            np.array(sizes),
+            self._answers(members, secrets),
+        )
 
-    def many_runs(self, members: Sequence[np.ndarray]) -> np.ndarray:
+    def many_runs(
+        self, members: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, list[tuple[Answer, ...]]]:
         """Trains many times, each under secrets of its own, in one compiled program.
 
         Steps call the functions of the run's step, with batches that its sampler chose.
@@ -102,7 +164,8 @@ class CanaryTraining:
             members: of each run, see ``one_run``.
 
         Returns:
-            Float64 [runs, num_steps, num_canaries], see ``one_run``.
+            Float64 [runs, num_steps, num_canaries] and the answers of each run, see
+            ``Run``.
         """
         steps = self._plan.num_steps
         # One call of the gradient a step: room for all, divided over the devices.
@@ -110,10 +173,11 @@ class CanaryTraining:
         room = -(-room // self._mesh.size) * self._mesh.size
         labels = np.zeros((len(members), steps, room), np.int32)
         is_padding = np.ones(labels.shape, bool)
-        keys = []
+        keys, answers = [], []
         for run, present in enumerate(members):
             secrets = fresh_secrets()
             keys.append(secrets.noise_key)
+            answers.append(self._answers(present, secrets))
             for step in range(steps):
                 chosen = present[
                     self._plan.sampling.indices(
@@ -123,13 +187,14 @@ class CanaryTraining:
                 labels[run, step, : len(chosen)] = chosen
                 is_padding[run, step, : len(chosen)] = False
         train = jax.jit(lambda batches: jax.lax.map(self._train_at_once, batches))
-        return self._sums(np.asarray(train((jnp.stack(keys), labels, is_padding))))
+        weights = np.asarray(train((jnp.stack(keys), labels, is_padding)))
+        return self._sums(weights), answers
 
     def _train_at_once(self, run: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         """The weights after every step of one run, and before the first."""
         noise_key, labels, is_padding = run
         room = labels.shape[1]
-        images = jnp.zeros((room, 1, 1, 1))
+        images = jnp.zeros((room, *self._images.shape[1:]))
         positions = jnp.arange(room)
         step_fns = self._training.step_fns
         draws = jax.random.key(0)  # which a canary's loss does not use
@@ -151,6 +216,34 @@ class CanaryTraining:
         start = self._start(noise_key)
         _, weights = jax.lax.scan(step, start, (labels, is_padding))
         return jnp.concatenate([start.params[None], weights])
+
+    def _source(self, members: np.ndarray) -> data.ArraySource:
+        images = self._images[members]
+        return data.ArraySource(images, members, self._num_canaries, "canaries")
+
+    def _answers(self, members: np.ndarray, secrets: Secrets) -> tuple[Answer, ...]:
+        """Asks the queries before the first step."""
+        if self._parameterization is None:
+            return ()
+        released: list[Released] = []
+        measure(
+            self._parameterization,
+            self._source(members),
+            clip=self._clip,
+            noise_multiplier=self._plan.moments_noise_multiplier,
+            noise_key=secrets.moments_key,
+            on_release=released.append,
+        )
+        # Each is alone in its class, so that sums of all are what each adds.
+        everyone = self._source(np.arange(self._num_canaries))
+        features = list(whitened(self._parameterization, everyone))
+        return tuple(
+            Answer(
+                each.noised.astype(np.float64),
+                np.asarray(each.query(features).to_float(), np.float64),
+            )
+            for each in released
+        )
 
     def _start(self, noise_key: jax.Array) -> TrainState:
         return create_state(

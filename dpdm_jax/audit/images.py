@@ -14,11 +14,12 @@ import numpy as np
 from dpdm_jax import data, devices
 from dpdm_jax.audit import attacks, membership
 from dpdm_jax.audit.mechanism import OneRun, judge_one_run, shortened
-from dpdm_jax.model import Model
+from dpdm_jax.model import MOMENTS, Model
 from dpdm_jax.privacy import PrivacyPlan
 from dpdm_jax.training import rngs
 from dpdm_jax.training.from_config import build_model_training
 from dpdm_jax.training.logical_step import Mechanism, take_step
+from dpdm_jax.training.moments import measure
 from dpdm_jax.training.secrets import fresh_secrets
 from dpdm_jax.training.state import create_state
 
@@ -65,7 +66,8 @@ def audit_images(
         source: its training data.
 
     Returns:
-        What was found, for the first ``audit.num_steps`` steps.
+        What was found, for the first ``audit.num_steps`` steps and what comes before
+        them.
     """
     settings = config.audit
     plan = shortened(plan, settings.num_steps)
@@ -95,8 +97,21 @@ def _train(
     params: Any,
     source: data.Source,
 ) -> tuple[Any, np.ndarray]:
-    """Takes all steps of a plan; returns the averaged weights and the batch sizes."""
+    """Measures moments if the plan does, and takes all of its steps.
+
+    Returns:
+        The averaged weights and the batch sizes.
+    """
     secrets, mesh = fresh_secrets(), devices.data_mesh()
+    if plan.moments_event is not None:
+        moments = measure(
+            model.parameterization,
+            source,
+            clip=config.diffusion.moments_clip,
+            noise_multiplier=plan.moments_noise_multiplier,
+            noise_key=secrets.moments_key,
+        )
+        params = params | {MOMENTS: moments}
     training = build_model_training(config, plan, model, secrets.noise_key, mesh)
     mechanism = Mechanism(
         plan=plan,

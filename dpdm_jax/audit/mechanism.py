@@ -16,8 +16,8 @@ _log = logging.getLogger(__name__)
 #: The accountant claims an epsilon for every delta. Few runs show more at large ones.
 LARGER_DELTAS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 #: Tests of the claim in a whole audit: each attack on one run, the batch sizes of
-#: canaries and of images, and many runs at each delta.
-NUM_TESTS = len(attacks.ATTACKS) + 2 + 1 + len(LARGER_DELTAS)
+#: canaries and of images, the noise, and many runs at each delta.
+NUM_TESTS = len(attacks.ATTACKS) + 2 + 1 + 1 + len(LARGER_DELTAS)
 
 # Examples in all of the many runs, beside the canary.
 _BYSTANDERS = 8
@@ -62,6 +62,7 @@ class OneRun:
         most: the bound if all guesses were right.
         poisson_p_value: of the batch sizes.
         error: of each of these tests.
+        noise_p_value: of the noise of queries and steps; 1 if it was not looked at.
     """
 
     num_steps: int
@@ -71,6 +72,12 @@ class OneRun:
     most: float
     poisson_p_value: float
     error: float
+    noise_p_value: float = 1.0
+
+    @property
+    def is_noise_new(self) -> bool:
+        """Whether queries and steps seem to have noise of their own."""
+        return self.noise_p_value >= self.error
 
     @property
     def is_poisson(self) -> bool:
@@ -80,7 +87,8 @@ class OneRun:
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values."""
         made = {"bounds": [bound.to_dict() for bound in self.bounds]}
-        return dataclasses.asdict(self) | made | {"is_poisson": self.is_poisson}
+        verdicts = {"is_poisson": self.is_poisson, "is_noise_new": self.is_noise_new}
+        return dataclasses.asdict(self) | made | verdicts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +117,7 @@ def audit_one_run(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> OneRu
     """Attacks one run on canaries, each in it with probability 1/2.
 
     Args:
-        config: of the run; reads ``train`` and ``audit``.
+        config: of the run; reads ``train``, ``audit`` and ``diffusion``.
         plan: of the run, with noise.
 
     Returns:
@@ -123,10 +131,12 @@ def audit_one_run(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> OneRu
     # One more canary, which is always in: without it the data could be empty.
     training = CanaryTraining(config, plan, count + 1)
     present = np.append(np.flatnonzero(member), count)
-    sums, sizes = training.one_run(present)
-    without, _ = training.one_run(np.array([count]))
-    scores = attacks.scores(sums[:, :count], without[:, :count], plan)
-    return judge_one_run(plan, settings, member, scores, sizes, len(present))
+    run, without = (
+        training.one_run(each).of_first(count) for each in (present, np.array([count]))
+    )
+    scores = attacks.scores(run, without, plan)
+    judged = judge_one_run(plan, settings, member, scores, run.sizes, len(present))
+    return dataclasses.replace(judged, noise_p_value=attacks.noise_p_value(run, member))
 
 
 def judge_one_run(
@@ -191,13 +201,16 @@ def audit_many_runs(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> Man
     training = CanaryTraining(config, plan, 1 + _BYSTANDERS)
     without = np.arange(1, 1 + _BYSTANDERS)
     present = np.arange(1 + _BYSTANDERS)
-    sums = training.many_runs(each * [present] + each * [without])
+    sums, answers = training.many_runs(each * [present] + each * [without])
     score = attacks.likelihood_ratio(sums[..., :1], plan)[:, 0]
+    if plan.moments_event is not None:
+        score += [
+            attacks.likelihood_ratio_of_queries(found, plan)[0] for found in answers
+        ]
+    events = plan.events(plan.num_steps)
 
     def bound(delta: float) -> Bound:
-        claimed = accounting.epsilon(
-            plan.sampling, plan.noise_multiplier, delta, plan.accountant
-        )
+        claimed = accounting.epsilon_of_events(events, delta, plan.accountant)
         shown = bounds.many_runs(
             score[:each], score[each:], delta, error, settings.seed
         )
@@ -215,24 +228,15 @@ def shortened(plan: PrivacyPlan, num_steps: int) -> PrivacyPlan:
     """Returns a plan of the first steps alone, with the epsilon that they spend.
 
     Args:
-        plan: the whole plan; where it extends another, its own steps count, and queries
-            of moments do not.
+        plan: the whole plan; where it extends another, its own steps count. Queries
+            before the first step are kept, and count.
         num_steps: steps to keep at most, >= 1.
     """
     sampling = dataclasses.replace(
         plan.sampling, num_steps=min(num_steps, plan.num_steps)
     )
-    epsilon = accounting.epsilon(
-        sampling, plan.noise_multiplier, plan.delta, plan.accountant
-    )
-    return dataclasses.replace(
-        plan,
-        sampling=sampling,
-        epsilon=epsilon,
-        moments_noise_multiplier=None,
-        moments_queries=PrivacyPlan.moments_queries,
-        extends=None,
-    )
+    alone = dataclasses.replace(plan, sampling=sampling, extends=None)
+    return dataclasses.replace(alone, epsilon=alone.epsilon_spent(alone.num_steps))
 
 
 def error_of_each_test(settings: ml_collections.ConfigDict) -> float:

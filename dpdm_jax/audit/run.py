@@ -49,6 +49,7 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
     plan = record.plan
     model, params = _finished_model(config, workdir, plan.total_steps)
     training, held_out = (_load(config, split, model) for split in ("train", "test"))
+    training = _of_run(workdir, training)
     found = _membership(config, model, params, training, held_out)
     claimed = math.inf if record.not_private else record.epsilon_spent()
     result = {
@@ -159,6 +160,21 @@ def _load(config: ml_collections.ConfigDict, split: str, model: Model) -> data.S
     return source
 
 
+def _of_run(workdir: pathlib.Path, training: data.Source) -> data.Source:
+    """Other images would look as if the model had forgotten those it was trained on."""
+    bound, content = data.bind(training)
+    checkpoints = Checkpoints(workdir)
+    try:
+        if checkpoints.is_of_data(content) is False:
+            raise InputError(
+                f"The training images are not those that {workdir} was trained on; "
+                "allowed: the same images, labels and order."
+            )
+    finally:
+        checkpoints.close()
+    return bound
+
+
 def _membership(
     config: ml_collections.ConfigDict,
     model: Model,
@@ -222,6 +238,11 @@ def contradictions(
         for part in (one_run, on_images)
         if part is not None and not part.is_poisson
     ]
+    if not one_run.is_noise_new:
+        found.append(
+            "noise of the queries and the first steps is not new each time (p = "
+            f"{one_run.noise_p_value:.2g})"
+        )
     return found
 
 

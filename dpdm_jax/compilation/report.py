@@ -24,6 +24,7 @@ from dpdm_jax.privacy import PrivacyPlan, new_noise_key
 from dpdm_jax.privacy.clipping import LossTraits, choose_engine, loss_traits
 from dpdm_jax.sampling.generate import sampling_program
 from dpdm_jax.training.from_config import build_model_training
+from dpdm_jax.training.secrets import fresh_secrets
 from dpdm_jax.training.state import create_state
 from dpdm_jax.training.step import DATA_AXIS
 
@@ -52,8 +53,10 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
             devices.
     """
     problem = planning.public_problem(config)
-    plan = planning.privacy_plan(config, problem.num_examples)
     model = build_model(config, problem.image_shape, problem.num_classes)
+    plan = planning.privacy_plan(
+        config, problem.num_examples, planning.coordinates_of(model)
+    )
     num_devices = len(target.devices)
     planning.check_microbatch(config.train.microbatch_size, num_devices)
     config = _with_engine_of(config, target, model)
@@ -184,13 +187,13 @@ def _with_engine_of(
 
 
 def _loss_traits(config: ml_collections.ConfigDict, model: Model) -> LossTraits:
-    key = jax.random.key(0)
+    key = fresh_secrets().loss_key(0)
     one_example = (
         jnp.zeros((1, *model.network.image_shape)),
         jnp.zeros(1, jnp.int32),
         key[None],
     )
-    params = jax.eval_shape(model.network.init, key)
+    params = jax.eval_shape(model.network.init, jax.random.key(0))
     return loss_traits(model.loss(config.diffusion), params, one_example)
 
 
@@ -234,7 +237,7 @@ def _programs(
         ),
         per_device,
     )
-    key = _placed(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+    key = _placed(jax.eval_shape(lambda: fresh_secrets().loss_key(0)), everywhere)
     count = -(-config.sample.batch_size // mesh.size) * mesh.size
     numbers = _placed(jax.ShapeDtypeStruct((count,), jnp.int32), per_device)
     return {

@@ -4,6 +4,7 @@ Importing this package pulls in neither TensorFlow nor scikit-learn; a source's 
 is imported when that source is loaded.
 """
 
+from dpdm_jax.data.binding import bind
 from dpdm_jax.data.loading import Batch, load_batch
 from dpdm_jax.data.sources import SOURCES, ArraySource, Source, load_source
 from dpdm_jax.data.transforms import (
@@ -25,6 +26,7 @@ __all__ = [
     "Batch",
     "Preparation",
     "Source",
+    "bind",
     "center_crop_celeba",
     "center_crop_square",
     "load_batch",

@@ -6,7 +6,6 @@ wants needs no generator. Its settings were not published; those here are ours.
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,8 +72,9 @@ def dp_sgd_accuracy(
     """Trains a classifier privately and tests what the last step leaves.
 
     Nothing is selected, since that would cost privacy. Dropout is left out: the noise
-    regularises enough. Noise and batches are drawn from the seeds, so that the result
-    can be repeated: **the classifiers are not to be published**, and are not returned.
+    regularises enough. Noise and batches come from secrets that the operating system
+    draws for each training and nobody keeps. So the result cannot be repeated exactly,
+    and two results for sets that differ in an image share no noise.
 
     Args:
         classifier_name: a name in ``registry.CLASSIFIERS``.
@@ -82,7 +82,7 @@ def dp_sgd_accuracy(
         test: real ones that were not trained on.
         num_classes: labels lie in [0, num_classes).
         settings: of the training.
-        seeds: one training each; different, >= 0.
+        seeds: of the initial weights, one training each; different, >= 0.
         on_epoch: called after every epoch with the seed and the epoch, from 1.
 
     Returns:
@@ -104,6 +104,7 @@ def dp_sgd_accuracy(
             delta=settings.delta,
             l2_clip_norm=settings.l2_clip_norm,
             epochs=settings.epochs,
+            coordinates=classifiers.num_parameters(classifier),
         )
     )
     on_device = [(jnp.asarray(x), jnp.asarray(y, jnp.int32)) for x, y in (train, test)]
@@ -146,7 +147,7 @@ def _train(
     on_epoch: Callable[[int, int], None] | None,
 ) -> classifiers.Params:
     optimizer = optax.chain(
-        privacy.gaussian_noise(plan.noise_stddev, rngs.stream(seed, "dp_sgd_noise")),
+        privacy.gaussian_noise(plan.noise_stddev, privacy.new_noise_key()),
         privacy.normalize_by(plan.expected_batch_size),
         optax.adam(settings.learning_rate),
     )
@@ -156,8 +157,9 @@ def _train(
         functools.partial(_take_steps, classifier, optimizer, plan.l2_clip_norm),
         donate_argnums=0,
     )
-    selection_seed = hashlib.sha256(f"dp_sgd {seed}".encode()).digest()
-    batches = _of_one_width(list(plan.sampling.batches(len(images), selection_seed)))
+    batches = _of_one_width(
+        list(plan.sampling.batches(len(images), privacy.new_seed()))
+    )
     for epoch, part in enumerate(np.split(batches, settings.epochs), start=1):
         state = jax.block_until_ready(take_steps(state, images, labels, part))
         if on_epoch is not None:

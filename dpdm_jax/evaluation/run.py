@@ -1,13 +1,12 @@
 """Evaluation of a run's samples against real images."""
 
-import json
 import pathlib
 from typing import Any
 
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, processes, run_dir
+from dpdm_jax import data, processes, run_dir, strict_json
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets, metrics, registry
 from dpdm_jax.evaluation.dp_sgd import DPSGD
@@ -120,7 +119,7 @@ def _evaluate(
         settings=_settings(config, workdir),
         pictures=workdir / run_dir.EVALUATION / name,
     )
-    made = json.loads((folder / sampling_run.SETTINGS).read_text())
+    made = strict_json.loads((folder / sampling_run.SETTINGS).read_text())
     result |= {
         "samples": str(folder.relative_to(workdir)),
         "sampler": made.pop("sampler"),

@@ -10,7 +10,14 @@ host. Only ``plan`` couples them.
 
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.batch_selection import PoissonSampling, new_seed
-from dpdm_jax.privacy.clipping import ENGINES, Aux, ClippedGrad, clipped_grad
+from dpdm_jax.privacy.clipping import (
+    ENGINES,
+    Aux,
+    ClippedGrad,
+    clipped_grad,
+    exact_sum,
+)
+from dpdm_jax.privacy.exact.grid import ExactSum
 from dpdm_jax.privacy.ledger import Ledger, LedgerRecord, read_ledger
 from dpdm_jax.privacy.noise import (
     GaussianNoiseState,
@@ -36,6 +43,7 @@ from dpdm_jax.privacy.statement import (
     statement_fields,
     statement_of,
 )
+from dpdm_jax.privacy.threefry import secret_key
 from dpdm_jax.privacy.tuning import NO_TUNING, Selection, Tuning
 
 __all__ = [
@@ -43,6 +51,7 @@ __all__ = [
     "NO_TUNING",
     "Aux",
     "ClippedGrad",
+    "ExactSum",
     "GaussianNoiseState",
     "Ledger",
     "LedgerRecord",
@@ -54,6 +63,7 @@ __all__ = [
     "Tuning",
     "accounting",
     "clipped_grad",
+    "exact_sum",
     "extend_plan",
     "extension_text",
     "format_epsilon",
@@ -67,6 +77,7 @@ __all__ = [
     "normalize_by",
     "phase_fields",
     "read_ledger",
+    "secret_key",
     "statement",
     "statement_fields",
     "statement_of",

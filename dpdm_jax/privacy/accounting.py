@@ -14,13 +14,16 @@ import scipy.optimize
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy.batch_selection import PoissonSampling
+from dpdm_jax.privacy.exact import bounds
 
 if TYPE_CHECKING:
     import dp_accounting
 
 ACCOUNTANTS = ("pld", "rdp")
-# Neighbouring data sets differ by one example, present in one of them only. It is the
-# relation under which Poisson sampling with a clipped sum has sensitivity C.
+# What is promised is "zero-out": N, q, T and the divisor are public constants, and one
+# example's record is replaced by nothing, so that it adds nothing to any sum. To a
+# clipped sum over a Poisson sample that is the same as its absence: the accountant's
+# relation is this one, with sensitivity C and these constants fixed.
 RELATION = "add_or_remove_one"
 
 # dp-accounting's default Renyi orders have a gap above 63, where the best order lies
@@ -63,11 +66,15 @@ class Event(NamedTuple):
             ``PoissonSampling(1.0, 1)``.
         noise_multiplier: sigma, noise standard deviation over L2 sensitivity, >= 0.
         num_steps: the steps that count, 0 to ``sampling.num_steps``.
+        coordinates: numbers in each noised sum, at most, >= 1, where the arithmetic is
+            exact: its share (``exact.bounds``) is in every epsilon. None leaves out
+            what the arithmetic does.
     """
 
     sampling: PoissonSampling
     noise_multiplier: float
     num_steps: int
+    coordinates: int | None = None
 
 
 def accountant_version() -> str:
@@ -107,6 +114,7 @@ def epsilon(
     delta: float,
     accountant: str = "pld",
     num_steps: int | None = None,
+    coordinates: int | None = None,
 ) -> float:
     """Returns an upper bound on epsilon after ``num_steps`` steps.
 
@@ -118,6 +126,7 @@ def epsilon(
         accountant: "pld" (privacy loss distributions; tight to about 0.1 %) or "rdp"
             (Renyi, as in the papers; looser).
         num_steps: steps taken, 0 to ``sampling.num_steps``; None means all.
+        coordinates: see ``Event``.
 
     Raises:
         InputError: if a value is out of range.
@@ -125,7 +134,7 @@ def epsilon(
     Sources: Mironov, Talwar, Zhang 2019 (arXiv 1908.10530) for "rdp"; Doroshenko et al.
     2022 (arXiv 2207.04380) for "pld".
     """
-    event = _event(sampling, noise_multiplier, num_steps)
+    event = _event(sampling, noise_multiplier, num_steps, coordinates)
     return epsilon_of_events([event], delta, accountant)
 
 
@@ -137,7 +146,7 @@ def epsilon_of_events(
     The queries may be adaptive: each may depend on the results of those before.
 
     Args:
-        events: (sampling, noise_multiplier, num_steps) of each query.
+        events: each query.
         delta: in (0, 1), of the composition.
         accountant: "pld" or "rdp".
 
@@ -149,12 +158,11 @@ def epsilon_of_events(
     active = _active(events)
     if not active:
         return 0.0
-    if _is_boundless(active):
+    if is_boundless(active):
         return math.inf
-    active = _within_range(active)
-    if accountant == "rdp":
-        return _rdp_epsilon(active, delta)
-    return _pld_epsilon(active, delta)
+    of_reals = _rdp_epsilon if accountant == "rdp" else _pld_epsilon
+    ideal = _within_range(active)
+    return _with_errors(lambda delta: of_reals(ideal, delta), _errors(active), delta)
 
 
 def epsilon_of_selection(
@@ -190,10 +198,32 @@ def epsilon_of_selection(
     once, beside = _active(candidate), _active(others)
     if not once:
         return epsilon_of_events(beside, delta, "rdp")
-    if _is_boundless(once + beside):
+    if is_boundless(once + beside):
         return math.inf
-    return _selection_epsilon(
-        _within_range(once), float(mean), float(shape), _within_range(beside), delta
+    of_runs = _errors(once).times(bounds.most_runs(mean, shape))
+    # The number of runs is larger with a probability of 2^-100.
+    unlikely = bounds.Errors(0.0, 2.0**-100 if of_runs.epsilon else 0.0)
+    arguments = (
+        _within_range(once),
+        float(mean),
+        float(shape),
+        _within_range(beside),
+    )
+    return _with_errors(
+        lambda delta: _selection_epsilon(*arguments, delta),
+        of_runs + unlikely + _errors(beside),
+        delta,
+    )
+
+
+def is_boundless(events: Iterable[Event]) -> bool:
+    """Whether a query has too little noise for any guarantee: epsilon is infinite.
+
+    Args:
+        events: (sampling, noise_multiplier, num_steps) of each query.
+    """
+    return any(
+        event.num_steps > 0 and event.noise_multiplier < _NO_NOISE for event in events
     )
 
 
@@ -203,6 +233,7 @@ def calibrate_noise_multiplier(
     target_delta: float,
     accountant: str = "pld",
     before: Iterable[Event] = (),
+    coordinates: int | None = None,
 ) -> float:
     """Returns the least noise multiplier whose epsilon is at most the target.
 
@@ -216,6 +247,7 @@ def calibrate_noise_multiplier(
         accountant: "pld" or "rdp".
         before: private queries whose composition with these steps is to meet the
             target.
+        coordinates: of the steps, see ``Event``.
 
     Returns:
         sigma, noise standard deviation over the clipping bound; 0 only for an infinite
@@ -233,7 +265,7 @@ def calibrate_noise_multiplier(
     before = tuple(before)
 
     def excess(noise_multiplier: float) -> float:
-        steps = _event(sampling, noise_multiplier, None)
+        steps = _event(sampling, noise_multiplier, None, coordinates)
         spent = epsilon_of_events([*before, steps], target_delta, accountant)
         return spent - target_epsilon
 
@@ -248,7 +280,10 @@ def calibrate_noise_multiplier(
 
 
 def _event(
-    sampling: PoissonSampling, noise_multiplier: float, num_steps: int | None
+    sampling: PoissonSampling,
+    noise_multiplier: float,
+    num_steps: int | None,
+    coordinates: int | None = None,
 ) -> Event:
     """Returns the checked event; all steps of the sampler if ``num_steps`` is None."""
     if not isinstance(sampling, PoissonSampling):
@@ -265,7 +300,9 @@ def _event(
             f"num_steps is {num_steps}; allowed: at most {sampling.num_steps}, the "
             "steps of the sampler."
         )
-    return Event(sampling, float(noise_multiplier), num_steps)
+    if coordinates is not None:
+        validate.integer("coordinates", coordinates, minimum=1)
+    return Event(sampling, float(noise_multiplier), num_steps, coordinates)
 
 
 def _active(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -274,22 +311,56 @@ def _active(events: Iterable[Event]) -> tuple[Event, ...]:
     return tuple(event for event in checked if event.num_steps > 0)
 
 
-def _is_boundless(events: tuple[Event, ...]) -> bool:
-    return any(event.noise_multiplier < _NO_NOISE for event in events)
-
-
 def _within_range(events: tuple[Event, ...]) -> tuple[Event, ...]:
+    """Returns the queries as the accountants take them: of real numbers."""
     return tuple(
         event._replace(
-            noise_multiplier=min(event.noise_multiplier, _max_noise(event.sampling))
+            noise_multiplier=min(event.noise_multiplier, _max_noise(event.sampling)),
+            coordinates=None,
         )
         for event in events
     )
 
 
+def _errors(events: tuple[Event, ...]) -> bounds.Errors:
+    return bounds.errors(
+        (event.noise_multiplier, event.coordinates, event.num_steps)
+        for event in events
+        if event.coordinates is not None
+    )
+
+
+def _with_errors(
+    epsilon_at: Callable[[float], float], errors: bounds.Errors, delta: float
+) -> float:
+    """Returns the epsilon of the mechanism that a program runs.
+
+    A millionth of delta is set aside for its errors. That is far more than they need
+    unless epsilon is so large (above 15 at least) that it means nothing: then there is
+    no bound.
+
+    Args:
+        epsilon_at: of the mechanism of real numbers, by delta.
+        errors: see ``bounds.Errors``.
+        delta: of the program's mechanism.
+    """
+    if errors == bounds.NO_ERRORS:
+        return epsilon_at(delta)
+    usable = delta * math.exp(-errors.epsilon) * (1 - 2.0**-20)
+    if usable == 0:
+        return math.inf
+    ideal = epsilon_at(usable)
+    # In logarithms, since e^epsilon overflows.
+    exponent = ideal + errors.epsilon
+    spent = math.log(errors.delta) + math.log1p(math.exp(-exponent)) + exponent
+    if spent > math.log(delta) - 20 * math.log(2):
+        return math.inf
+    return ideal + errors.epsilon
+
+
 @functools.lru_cache(maxsize=4096)
 def _rdp_epsilon(events: tuple[Event, ...], delta: float) -> float:
-    return _least_rdp_epsilon([dp_event(*event) for event in events], delta)
+    return _least_rdp_epsilon([dp_event(*event[:3]) for event in events], delta)
 
 
 def _least_rdp_epsilon(events: list["dp_accounting.DpEvent"], delta: float) -> float:
@@ -328,7 +399,7 @@ def _selection_epsilon(
     import dp_accounting
     from dp_accounting import rdp
 
-    run = dp_accounting.ComposedDpEvent([dp_event(*event) for event in candidate])
+    run = dp_accounting.ComposedDpEvent([dp_event(*event[:3]) for event in candidate])
     # A selection's bound of one order is made of the run's of all.
     accountant = rdp.RdpAccountant(_RDP_ORDERS, _relation())
     with _quiet():
@@ -337,7 +408,7 @@ def _selection_epsilon(
             dp_accounting.dp_event.RepeatAndSelectDpEvent(run, mean, shape)
         )
         for event in others:
-            accountant.compose(dp_event(*event))
+            accountant.compose(dp_event(*event[:3]))
         return float(accountant.get_epsilon(delta))
 
 
@@ -363,7 +434,7 @@ def _pld_epsilon(events: tuple[Event, ...], delta: float) -> float:
     interval = max(interval, 1e-6 * scale)
     accountant = pld.PLDAccountant(_relation(), value_discretization_interval=interval)
     for event in events:
-        accountant.compose(dp_event(*event))
+        accountant.compose(dp_event(*event[:3]))
     return float(accountant.get_epsilon(usable))
 
 

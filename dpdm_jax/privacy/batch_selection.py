@@ -16,6 +16,9 @@ PADDING = -1
 SEED_BYTES = 32
 MIN_SEED_BYTES = 16
 
+# Draws have 64 bits: with a smaller probability no example would ever be drawn.
+_MIN_SAMPLING_PROBABILITY = 2.0**-64
+
 _DOMAIN = b"dpdm_jax.privacy.PoissonSampling.1"
 # Examples are drawn in blocks so that memory stays bounded for any data set size.
 _BLOCK = 1 << 20
@@ -40,8 +43,10 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     Raises:
         InputError: if a value is out of range.
     """
-    validate.integer("num_examples", num_examples, minimum=1)
-    validate.integer("batch_size", batch_size, minimum=1)
+    validate.integer(
+        "num_examples", num_examples, minimum=1, maximum=validate.MAX_COUNT
+    )
+    validate.integer("batch_size", batch_size, minimum=1, maximum=validate.MAX_COUNT)
     if batch_size > num_examples:
         raise InputError(
             f"batch_size is {batch_size}; allowed: at most the {num_examples} examples."
@@ -78,8 +83,8 @@ class PoissonSampling:
     stated for q holds.
 
     Attributes:
-        sampling_probability: q, the inclusion probability, in (0, 1].
-        num_steps: T, how many steps are sampled (and accounted), >= 1.
+        sampling_probability: q, the inclusion probability, 2**-64 to 1.
+        num_steps: T, how many steps are sampled (and accounted), 1 to 2**63 - 1.
     """
 
     sampling_probability: float
@@ -89,7 +94,14 @@ class PoissonSampling:
         validate.real(
             "sampling_probability", self.sampling_probability, above=0, maximum=1
         )
-        validate.integer("num_steps", self.num_steps, minimum=1)
+        if self.sampling_probability < _MIN_SAMPLING_PROBABILITY:
+            raise InputError(
+                f"sampling_probability is {self.sampling_probability!r}; allowed: at "
+                "least 2**-64, the sampler's resolution."
+            )
+        validate.integer(
+            "num_steps", self.num_steps, minimum=1, maximum=validate.MAX_COUNT
+        )
 
     @classmethod
     def from_batch_size(

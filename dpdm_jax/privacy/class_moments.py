@@ -6,16 +6,25 @@ the others: adding or removing it changes a query by at most 1. Each query depen
 the results before it; all of them compose (``num_queries``).
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dpdm_jax import validate
+from dpdm_jax.privacy.exact import grid, norms
+from dpdm_jax.privacy.exact.grid import ExactSum
 from dpdm_jax.privacy.noise import gaussian_noise
+
+# What a query's vectors are clipped to: the noise multiplier is in these units.
+_UNIT = grid.grid_of(1.0)
+# F, the norm of clipped features in integers, whose products are integers, too. Those
+# of a_i a_j for i < j have less than the norm F^2 / sqrt(2), which the spacing makes 1.
+_FEATURE_STEPS = math.isqrt(math.floor(math.sqrt(2) / _UNIT.spacing))
+_PRODUCT_SPACING = math.sqrt(2) / _FEATURE_STEPS**2
 
 # Public guesses, which trade noise against bias: how far apart classes' spreads are,
 # and how small one is.
@@ -41,6 +50,20 @@ class ClassMoments(NamedTuple):
     covariance: np.ndarray | None
 
 
+class Released(NamedTuple):
+    """A query and its answer.
+
+    Attributes:
+        query: sums contributions of all examples, of sensitivity 1; float32 [classes,
+            ...].
+        noised: what it gave, and noise; float [classes, ...]. Nothing else of the data
+            is released.
+    """
+
+    query: Callable[[Batches], np.ndarray]
+    noised: np.ndarray
+
+
 class Covariances(NamedTuple):
     """How covariances of features are measured.
 
@@ -64,6 +87,20 @@ def num_queries(covariances: bool) -> int:
     return 3 if covariances else 2
 
 
+def num_coordinates(num_classes: int, features: int, *, covariances: bool) -> int:
+    """Returns how many numbers the largest query's sum has.
+
+    Args:
+        num_classes: see ``measure``.
+        features: d.
+        covariances: whether they are measured.
+    """
+    largest = features + 1
+    if covariances:
+        largest = max(largest, features * (features - 1) // 2)
+    return max(num_classes, 1) * largest
+
+
 def measure(
     batches: Callable[[], Batches],
     num_classes: int,
@@ -73,6 +110,7 @@ def measure(
     l2_clip_norm: float,
     noise_multiplier: float,
     noise_key: jax.Array,
+    on_release: Callable[[Released], None] | None = None,
 ) -> ClassMoments:
     """Measures the moments of classes.
 
@@ -87,6 +125,7 @@ def measure(
             down to it.
         noise_multiplier: sigma of each query, > 0.
         noise_key: see ``gaussian_noise``.
+        on_release: is told of each query, for audits.
 
     Returns:
         The moments; private as the noise says, all that follows from them included.
@@ -102,23 +141,30 @@ def measure(
     state = noise.init(None)
     classes = max(num_classes, 1)
 
-    sums, state = noise.update(
-        jnp.asarray(sum_first(batches(), classes, l2_clip_norm)), state
+    def release(query: Callable[[Batches], ExactSum]) -> np.ndarray:
+        nonlocal state
+        noised, state = noise.update(query(batches()), state)
+        noised = np.asarray(noised, np.float64)
+        if on_release is not None:
+            on_release(Released(query, noised))
+        return noised
+
+    sums = release(
+        functools.partial(sum_first, classes=classes, l2_clip_norm=l2_clip_norm)
     )
     scale = math.sqrt(2) * l2_clip_norm
-    sums = np.asarray(sums, np.float64)
     # No class is taken to be smaller than its noise lets one see.
     counts = np.maximum(math.sqrt(2) * sums[:, -1:], math.sqrt(2) * noise_multiplier)
     mean = scale * sums[:, :-1] / counts
     noise_variance = (scale * noise_multiplier / counts) ** 2
     mean *= mean_prior / (mean_prior + noise_variance)
 
-    sums, state = noise.update(
-        jnp.asarray(sum_deviations(batches(), mean, l2_clip_norm)), state
+    sums = release(
+        functools.partial(sum_deviations, mean=mean, l2_clip_norm=l2_clip_norm)
     )
     # Of a Gaussian the mean deviation is sqrt(2 / pi) standard deviations.
     scale = math.sqrt(math.pi / 2) * l2_clip_norm
-    std = scale * np.asarray(sums, np.float64) / counts
+    std = scale * sums / counts
     noise_variance = (scale * noise_multiplier / counts) ** 2
     share = counts / counts.sum()
     pooled = (share * std).sum(axis=0)
@@ -129,10 +175,10 @@ def measure(
 
     covariance = None
     if covariances is not None:
-        weighted = _weighted(batches(), mean, covariances.weights)
-        sums, _ = noise.update(
-            jnp.asarray(sum_products(weighted, classes, covariances.l2_clip_norm)),
-            state,
+        sums = release(
+            functools.partial(
+                _sum_weighted, mean=mean, classes=classes, covariances=covariances
+            )
         )
         covariance = _covariance(sums, counts, std, covariances, noise_multiplier)
     if num_classes:
@@ -140,7 +186,7 @@ def measure(
     return ClassMoments(mean.astype(np.float32), std.astype(np.float32), covariance)
 
 
-def sum_first(batches: Batches, classes: int, l2_clip_norm: float) -> np.ndarray:
+def sum_first(batches: Batches, classes: int, l2_clip_norm: float) -> ExactSum:
     """Sums clipped features and counts examples: the first query, without noise.
 
     Args:
@@ -149,21 +195,21 @@ def sum_first(batches: Batches, classes: int, l2_clip_norm: float) -> np.ndarray
         l2_clip_norm: see ``measure``.
 
     Returns:
-        float32 [classes, d + 1], of sensitivity 1: sums of features over sqrt(2)
+        [classes, d + 1], of sensitivity 1: sums of features over sqrt(2)
         ``l2_clip_norm``, and counts over sqrt(2).
     """
 
     def contributions(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         ones = np.ones((len(features), 1))
-        clipped = _clipped(features, l2_clip_norm)
+        clipped = norms.clip_to_one(features / l2_clip_norm)
+        # Both parts are at most 1: the grid's truncation and the margin of the clip
+        # outweigh the rounding of the root.
         return np.concatenate([clipped, ones], axis=1) / math.sqrt(2)
 
     return _sum_by_class(batches, classes, contributions)
 
 
-def sum_deviations(
-    batches: Batches, mean: np.ndarray, l2_clip_norm: float
-) -> np.ndarray:
+def sum_deviations(batches: Batches, mean: np.ndarray, l2_clip_norm: float) -> ExactSum:
     """Sums clipped absolute deviations from means: the second query, without noise.
 
     Squares would be of far larger sensitivity beside what they measure.
@@ -174,16 +220,16 @@ def sum_deviations(
         l2_clip_norm: see ``measure``.
 
     Returns:
-        float32 [classes, d], of sensitivity 1: sums over ``l2_clip_norm``.
+        [classes, d], of sensitivity 1: sums over ``l2_clip_norm``.
     """
 
     def contributions(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return _clipped(np.abs(features - mean[labels]), l2_clip_norm)
+        return norms.clip_to_one(np.abs(features - mean[labels]) / l2_clip_norm)
 
     return _sum_by_class(batches, len(mean), contributions)
 
 
-def sum_products(batches: Batches, classes: int, l2_clip_norm: float) -> np.ndarray:
+def sum_products(batches: Batches, classes: int, l2_clip_norm: float) -> ExactSum:
     """Sums products of two clipped features each: the third query, without noise.
 
     Args:
@@ -192,26 +238,51 @@ def sum_products(batches: Batches, classes: int, l2_clip_norm: float) -> np.ndar
         l2_clip_norm: see ``Covariances``.
 
     Returns:
-        float32 [classes, d (d - 1) / 2], of sensitivity 1: sqrt(2) times sums of
-        products over ``l2_clip_norm ** 2``, row by row of what is above the diagonal of
-        the matrix of all. Its Frobenius norm is at most 1 for each example.
+        [classes, d (d - 1) / 2], of sensitivity 1: sqrt(2) times sums of products over
+        ``l2_clip_norm ** 2``, row by row of what is above the diagonal of the matrix of
+        all. Its Frobenius norm is at most 1 for each example.
     """
-    total = 0.0
+    total = np.int64(0)
     for features, labels in batches:
-        clipped = _clipped(np.asarray(features, np.float64), l2_clip_norm)
-        each = [clipped[labels == k] for k in range(classes)]
-        total = total + np.stack([rows.T @ rows for rows in each])
+        steps = _feature_steps(np.asarray(features, np.float64) / l2_clip_norm)
+        each = [steps[labels == k] for k in range(classes)]
+        total = total + np.stack([_products(rows) for rows in each])
     first, second = np.triu_indices(total.shape[1], 1)
-    return np.asarray(math.sqrt(2) * total[:, first, second], np.float32)
+    return grid.from_integers(total[:, first, second], _PRODUCT_SPACING)
 
 
-def _weighted(batches: Batches, mean: np.ndarray, weights: np.ndarray) -> Batches:
-    for features, labels in batches:
-        yield weights * (features - mean[labels]), labels
+def _feature_steps(features: np.ndarray) -> np.ndarray:
+    """Rounds features [n, d] to integers whose squares add up to at most F^2 a row."""
+    scaled = _FEATURE_STEPS * norms.clip_to_one(features)
+    nearest = np.rint(scaled)
+    fits = np.sum(nearest**2, axis=1, keepdims=True) <= _FEATURE_STEPS**2
+    return np.where(fits, nearest, np.trunc(scaled))
+
+
+def _products(steps: np.ndarray) -> np.ndarray:
+    """Returns sums of products of integers, int64 [d, d], from rows [n, d]."""
+    size = steps.shape[1]
+    # Products of at most 2^29: float64 holds sums of 2^20 exactly, in any order.
+    parts = (steps[i : i + 2**20] for i in range(0, len(steps), 2**20))
+    return sum(
+        ((part.T @ part).astype(np.int64) for part in parts),
+        start=np.zeros((size, size), np.int64),
+    )
+
+
+def _sum_weighted(
+    batches: Batches, mean: np.ndarray, classes: int, covariances: Covariances
+) -> ExactSum:
+    """``sum_products`` of deviations from the means, weighted."""
+    weighted = (
+        (covariances.weights * (features - mean[labels]), labels)
+        for features, labels in batches
+    )
+    return sum_products(weighted, classes, covariances.l2_clip_norm)
 
 
 def _covariance(
-    sums: jax.Array,
+    sums: np.ndarray,
     counts: np.ndarray,
     std: np.ndarray,
     covariances: Covariances,
@@ -227,7 +298,7 @@ def _covariance(
     scale = covariances.l2_clip_norm**2 / math.sqrt(2) / counts
     first, second = np.triu_indices(size, 1)
     matrices = np.zeros((len(std), size, size))
-    matrices[:, first, second] = scale * np.asarray(sums, np.float64)
+    matrices[:, first, second] = scale * sums
     matrices += matrices.transpose(0, 2, 1)
     values, vectors = np.linalg.eigh(matrices)
     edge = 2 * math.sqrt(size) * scale * noise_multiplier
@@ -240,26 +311,20 @@ def _covariance(
     return covariance
 
 
-def _clipped(vectors: np.ndarray, l2_clip_norm: float) -> np.ndarray:
-    """Scales rows down to a norm of 1, for the bound; those without a norm to 0."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        scaled = vectors / np.maximum(norms, l2_clip_norm)
-    return np.where(np.isfinite(norms), scaled, 0.0)
-
-
 def _sum_by_class(
     batches: Batches,
     classes: int,
     contributions: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> np.ndarray:
-    total = 0.0
+) -> ExactSum:
+    """Adds up vectors of norm at most 1, each truncated to the grid."""
+    total = np.int64(0)
     for features, labels in batches:
         vectors = contributions(np.asarray(features, np.float64), labels)
+        steps = np.trunc(vectors / _UNIT.spacing).astype(np.int64)
         total = total + np.stack(
-            [vectors[labels == k].sum(axis=0) for k in range(classes)]
+            [steps[labels == k].sum(axis=0) for k in range(classes)]
         )
-    return np.asarray(total, np.float32)
+    return grid.from_integers(total, _UNIT.spacing)
 
 
 def _with_all(

@@ -11,11 +11,12 @@ import json
 import math
 import os
 import pathlib
+import re
 import secrets
-from typing import Any, NoReturn
+from typing import Any
 
 import dpdm_jax
-from dpdm_jax import validate
+from dpdm_jax import strict_json, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.batch_selection import PoissonSampling
@@ -23,9 +24,10 @@ from dpdm_jax.privacy.plan import PrivacyPlan
 
 FILE_NAME = "privacy.json"
 
-# The second is that of extended runs, the third that of runs that measured moments: a
-# program that does not know of these must not count them as something else.
-_FORMATS = tuple(f"dpdm_jax privacy ledger {number}" for number in (1, 2, 3))
+# The second is that of extended runs, the third that of runs that measured moments, the
+# fourth that of runs of exact arithmetic, whatever else they are: a program that does
+# not know of these must not count them as something else.
+_FORMATS = tuple(f"dpdm_jax privacy ledger {number}" for number in (1, 2, 3, 4))
 _FIELDS = {
     "format",
     "run_id",
@@ -36,6 +38,22 @@ _FIELDS = {
     "software",
     "checksum",
 }
+_EVENT_FIELDS = {
+    "name",
+    "sampling_probability",
+    "planned_steps",
+    "noise_multiplier",
+    "authorized_steps",
+}
+# Statements quote these: nothing that a reader could take for a part of the statement.
+_EVENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,39}")
+_ID = re.compile(r"[0-9a-f]{1,64}")
+_ID_IN_WORDS = "hexadecimal digits, at most 64"
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+!-]{0,79}")
+
+# What is stored may differ so much, relatively, from what this accountant gives: more
+# than versions of it do, and less than matters to anyone.
+_TOLERANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +68,8 @@ class LedgerEvent:
         extension_id: random hexadecimal name of an extension, from which and the run's
             secrets those of the extension follow; empty for the run's first steps. Not
             a secret.
+        coordinates: numbers in each noised sum, at most, where the arithmetic is exact;
+            None for floating-point arithmetic.
     """
 
     name: str
@@ -57,14 +77,17 @@ class LedgerEvent:
     noise_multiplier: float
     authorized_steps: int
     extension_id: str = ""
+    coordinates: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.name, str):
-            raise InputError(f"the event name is {self.name!r}; allowed: a string.")
-        if not isinstance(self.extension_id, str):
-            raise InputError(
-                f"extension_id is {self.extension_id!r}; allowed: a string."
-            )
+        validate.text(
+            "the event name",
+            self.name,
+            _EVENT_NAME,
+            "up to 40 letters, digits, blanks, _ and -",
+        )
+        if self.extension_id != "":
+            validate.text("extension_id", self.extension_id, _ID, _ID_IN_WORDS)
         validate.real("noise_multiplier", self.noise_multiplier, minimum=0)
         validate.integer("authorized_steps", self.authorized_steps, minimum=0)
         if self.authorized_steps > self.sampling.num_steps:
@@ -84,17 +107,32 @@ class LedgerEvent:
         }
         if self.extension_id:
             fields["extension_id"] = self.extension_id
+        if self.coordinates is not None:
+            fields["coordinates"] = self.coordinates
         return fields
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "LedgerEvent":
-        """Returns the event that ``to_dict`` described."""
+        """Returns the event that ``to_dict`` described.
+
+        Raises:
+            InputError: if a field is missing, unknown or out of range.
+        """
+        if (
+            not isinstance(fields, dict)
+            or set(fields) - {"extension_id", "coordinates"} != _EVENT_FIELDS
+        ):
+            raise InputError(
+                "the contents are malformed: the fields of an event are not "
+                f"{', '.join(sorted(_EVENT_FIELDS))}."
+            )
         return cls(
             fields["name"],
             PoissonSampling(fields["sampling_probability"], fields["planned_steps"]),
             fields["noise_multiplier"],
             fields["authorized_steps"],
             fields.get("extension_id", ""),
+            fields.get("coordinates"),
         )
 
 
@@ -132,7 +170,7 @@ class LedgerRecord:
     def not_private(self) -> tuple[str, ...]:
         """Reasons why the run has no guarantee; empty for a private run."""
         reasons = []
-        if not self.plan.is_private:
+        if not self.plan.is_private or accounting.is_boundless(self.accounted_events()):
             reasons.append("epsilon is infinite")
         if self.fixed_keys:
             reasons.append("the keys are fixed (for tests only)")
@@ -141,7 +179,9 @@ class LedgerRecord:
     def accounted_events(self) -> list[accounting.Event]:
         """Returns the queries as the accountant takes them: all authorised steps."""
         return [
-            accounting.Event(e.sampling, e.noise_multiplier, e.authorized_steps)
+            accounting.Event(
+                e.sampling, e.noise_multiplier, e.authorized_steps, e.coordinates
+            )
             for e in self.events
         ]
 
@@ -166,8 +206,8 @@ class LedgerRecord:
         if plans[begun - 1].differences(earlier.plan):
             return False
         return self.fixed_keys >= earlier.fixed_keys and all(
-            (now.name, now.sampling, now.noise_multiplier, now.extension_id)
-            == (then.name, then.sampling, then.noise_multiplier, then.extension_id)
+            dataclasses.replace(now, authorized_steps=0)
+            == dataclasses.replace(then, authorized_steps=0)
             and now.authorized_steps >= then.authorized_steps
             for now, then in zip(self.events, earlier.events, strict=False)
         )
@@ -228,18 +268,39 @@ class LedgerRecord:
         if fields["format"] != _format_of(record.plan):
             raise InputError("the format is that of another kind of plan.")
         record._check_phases()
-        if not isinstance(record.run_id, str) or not isinstance(
-            record.fixed_keys, bool
-        ):
-            raise InputError("run_id is not a string, or fixed_keys not true or false.")
+        validate.text("run_id", record.run_id, _ID, _ID_IN_WORDS)
+        if not isinstance(record.fixed_keys, bool):
+            raise InputError("fixed_keys is not true or false.")
+        record._check_software()
         if fields["not_private"] is not bool(record.not_private):
             raise InputError("not_private contradicts the plan and the keys.")
+        record._check_epsilon()
         return record
+
+    def _check_software(self) -> None:
+        if not isinstance(self.software, dict):
+            raise InputError("software is no list of names and versions.")
+        for name, version in self.software.items():
+            for part in (name, version):
+                validate.text("of the software", part, _VERSION, "names and versions")
+
+    def _check_epsilon(self) -> None:
+        """Makes sure that what the plans claim follows from what they do."""
+        same = self.software.get("accountant") == accounting.accountant_version()
+        for plan in self.plan.phases:
+            given = plan.epsilon_spent(plan.total_steps)
+            understated = plan.epsilon < given * (1 - _TOLERANCE)
+            # Another accountant may have been less tight, which is no harm.
+            overstated = same and plan.epsilon > given * (1 + _TOLERANCE)
+            if understated or overstated:
+                raise InputError(
+                    f"plan.epsilon is {plan.epsilon!r}; its mechanism gives {given!r}."
+                )
 
     def _check_phases(self) -> None:
         plans, events = self.plan.phases, self.phases
-        if [(e.sampling, e.noise_multiplier) for e in events] != [
-            (p.sampling, p.noise_multiplier) for p in plans
+        if [(e.sampling, e.noise_multiplier, e.coordinates) for e in events] != [
+            (p.sampling, p.noise_multiplier, p.coordinates) for p in plans
         ]:
             raise InputError("the last events are not the plan's mechanism.")
         moments = self.plan.moments_event
@@ -291,13 +352,25 @@ class Ledger:
                 f"the privacy ledger {path} exists; allowed: resume that run, or begin "
                 "in a new directory."
             )
-        training = LedgerEvent("training", plan.sampling, plan.noise_multiplier, 0)
+        training = LedgerEvent(
+            "training",
+            plan.sampling,
+            plan.noise_multiplier,
+            0,
+            coordinates=plan.coordinates,
+        )
         # Counted at once: nothing that is written later has to be waited for.
         moments = [] if plan.moments_event is None else [plan.moments_event]
         record = LedgerRecord(
             run_id=secrets.token_hex(16),
             plan=plan,
-            events=(*(LedgerEvent("moments", *event) for event in moments), training),
+            events=(
+                *(
+                    LedgerEvent("moments", *event[:3], coordinates=event.coordinates)
+                    for event in moments
+                ),
+                training,
+            ),
             fixed_keys=fixed_keys,
             software=_software(),
         )
@@ -325,6 +398,12 @@ class Ledger:
         """
         path = pathlib.Path(path)
         record = read_ledger(path)
+        if record.plan.coordinates is None and plan.coordinates is not None:
+            raise InputError(
+                f"the run of the ledger {path} was begun with floating-point noise, "
+                "which is no longer drawn; allowed: finish it with the version of "
+                "dpdm_jax that began it, or begin in a new directory."
+            )
         changes = record.plan.phases[0].differences(plan)
         if changes:
             listed = ", ".join(
@@ -409,6 +488,7 @@ class Ledger:
             plan.noise_multiplier,
             0,
             secrets.token_hex(16),
+            plan.coordinates,
         )
         self._replace(
             dataclasses.replace(
@@ -442,14 +522,14 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerRecord:
     """
     path = pathlib.Path(path)
     try:
-        fields = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        fields = strict_json.loads(path.read_bytes())
         return LedgerRecord.from_dict(fields)
     except OSError as e:
         raise InputError(
             f"the privacy ledger {path} cannot be read ({e.strerror}); allowed: the "
             f"{FILE_NAME} of a run directory."
         ) from None
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise InputError(
             f"the privacy ledger {path} is damaged ({str(e).rstrip('.')}); allowed: an "
             "unaltered file, without which the budget spent is unknown."
@@ -457,6 +537,8 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerRecord:
 
 
 def _format_of(plan: PrivacyPlan) -> str:
+    if plan.coordinates is not None:
+        return _FORMATS[3]
     if plan.moments_noise_multiplier is not None:
         return _FORMATS[2]
     return _FORMATS[0 if plan.extends is None else 1]
@@ -467,10 +549,6 @@ def _software() -> dict[str, str]:
         "accountant": accounting.accountant_version(),
         "dpdm_jax": dpdm_jax.__version__,
     }
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON.")
 
 
 def _checksum(fields: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Gaussian noise and normalization of the clipped sum, as optax transforms."""
 
-import functools
 import os
 from typing import Any, NamedTuple
 
@@ -8,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.fusion import materialize
+from dpdm_jax.privacy.exact import discrete_gaussian
+from dpdm_jax.privacy.exact.grid import ExactSum, words_to_float
+
+# Of keys, whose bits are drawn by counters.
+_IMPLEMENTATION = "threefry2x32"
 
 
 class GaussianNoiseState(NamedTuple):
@@ -34,20 +36,24 @@ def new_noise_key() -> jax.Array:
         Two independent threefry keys, [2], for ``gaussian_noise``.
     """
     words = jnp.frombuffer(os.urandom(16), jnp.uint32).reshape(2, 2)
-    return jax.random.wrap_key_data(words, impl="threefry2x32")
+    return jax.random.wrap_key_data(words, impl=_IMPLEMENTATION)
 
 
 def gaussian_noise(
     stddev: float, key: jax.Array, *, sharding: NamedSharding | None = None
 ) -> optax.GradientTransformation:
-    """Adds fresh independent Gaussian noise to every coordinate of every update.
+    """Adds fresh independent Gaussian noise to every coordinate of an exact sum.
+
+    The noise is a discrete Gaussian on the sum's grid, drawn and added as integers, so
+    that which numbers can come out does not depend on the sum. The result is float32.
 
     The n-th update's noise depends on the key and n alone, so a run that is restored
     from its state repeats the noise it had used, and never releases a second draw for
     the same step.
 
     Args:
-        stddev: standard deviation >= 0; for DP-SGD noise multiplier times sensitivity.
+        stddev: standard deviation, 0, or 2^-24 to 2^17 times the sum's clip norm; for
+            DP-SGD noise multiplier times sensitivity.
         key: typed PRNG key, [] or [n]. JAX's threefry keys have 64 bits; streams of
             several keys are combined by exclusive-or, so that n keys have 64 n. Take it
             from ``new_noise_key()``, and never from a published seed.
@@ -55,16 +61,24 @@ def gaussian_noise(
             are gathered. None draws all noise on every device. It is the same noise.
 
     Returns:
-        The transform; its state holds the key.
+        The transform from ``ExactSum`` to float32 leaves; its state holds the key. With
+        a standard deviation of 0 it passes on float arrays, too.
 
     Raises:
-        InputError: stddev is negative or not finite, or key is not a typed key.
+        InputError: stddev is negative or not finite, or key is not a typed threefry
+            key; from the transform, what it is given is no exact sum, or stddev is out
+            of range for it.
     """
     validate.real("The standard deviation of the noise", stddev, minimum=0.0)
     if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise InputError(
             f"The noise key is a {type(key).__name__}; allowed: typed PRNG keys, as "
             "privacy.new_noise_key() makes them."
+        )
+    if str(jax.random.key_impl(key)) != _IMPLEMENTATION:
+        raise InputError(
+            f"The noise key is one of {jax.random.key_impl(key)}; allowed: "
+            f"{_IMPLEMENTATION}, as privacy.new_noise_key() makes them."
         )
 
     def init_fn(params: Any) -> GaussianNoiseState:
@@ -75,28 +89,46 @@ def gaussian_noise(
         updates: Any, state: GaussianNoiseState, params: Any = None
     ) -> tuple[Any, GaussianNoiseState]:
         del params
+        next_state = GaussianNoiseState(state.key, optax.safe_increment(state.count))
+        if stddev == 0:
+            is_exact = isinstance(updates, ExactSum)
+            return updates.to_float() if is_exact else updates, next_state
+        if not isinstance(updates, ExactSum):
+            raise InputError(
+                "Noise is to go on floating-point numbers, whose last bits it would "
+                "not hide; allowed: an exact sum, as privacy.clipped_grad or "
+                "privacy.exact_sum gives it."
+            )
         # Each key is folded with its position: two equal ones would cancel otherwise.
         keys = jax.vmap(jax.random.fold_in)(state.key, jnp.arange(state.key.size))
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.count)
-        next_state = GaussianNoiseState(state.key, optax.safe_increment(state.count))
-        if stddev == 0:
-            return updates, next_state
-        leaves, treedef = jax.tree.flatten(updates)
-        # One draw for all leaves: every separate draw is compiled apart, which takes
-        # XLA tens of seconds for a network of a few hundred leaves.
-        flat = stddev * _standard_normal(
-            step_keys, sum(leaf.size for leaf in leaves), sharding
-        )
-        # XLA would otherwise draw anew for every leaf, and compile twice as long.
-        flat = materialize(jax.lax.optimization_barrier(flat))
-        noisy, offset = [], 0
-        for leaf in leaves:
-            noise = flat[offset : offset + leaf.size].reshape(leaf.shape)
-            noisy.append((leaf + noise).astype(leaf.dtype))
-            offset += leaf.size
-        return treedef.unflatten(noisy), next_state
+        return _noised(updates, stddev, step_keys, sharding), next_state
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _noised(
+    total: ExactSum,
+    stddev: float,
+    keys: jax.Array,
+    sharding: NamedSharding | None,
+) -> Any:
+    lows, treedef = jax.tree.flatten(total.low)
+    highs = jax.tree.leaves(total.high)
+    size = sum(leaf.size for leaf in lows)
+    if size == 0:
+        return total.to_float()
+    # One draw for all leaves: every separate draw is compiled apart, which takes XLA
+    # tens of seconds for a network of a few hundred leaves.
+    drawn = discrete_gaussian.draw(keys, size, stddev / total.spacing, sharding)
+    noised, offset = [], 0
+    for low, high in zip(lows, highs, strict=True):
+        more_low, more_high = (
+            word[offset : offset + low.size].reshape(low.shape) for word in drawn
+        )
+        noised.append(words_to_float(low + more_low, high + more_high, total.spacing))
+        offset += low.size
+    return treedef.unflatten(noised)
 
 
 def normalize_by(constant: float) -> optax.GradientTransformation:
@@ -112,36 +144,3 @@ def normalize_by(constant: float) -> optax.GradientTransformation:
     """
     validate.real("The normalizing constant", constant, above=0.0)
     return optax.scale(1.0 / constant)
-
-
-def _standard_normal(
-    keys: jax.Array, size: int, sharding: NamedSharding | None
-) -> jax.Array:
-    """Standard normal float32 [size] from the exclusive-or of the keys' bit streams."""
-    # Filled up to divide evenly; a stream does not depend on where it is cut.
-    parts = 1 if sharding is None else sharding.num_devices
-    count = -(-size // parts) * parts
-
-    def bits_of(key: jax.Array, word: int) -> jax.Array:
-        bits = jax.random.bits(jax.random.fold_in(key, word), (count,), jnp.uint32)
-        if sharding is None:
-            return bits
-        return jax.lax.with_sharding_constraint(bits, sharding)
-
-    high, low = (
-        functools.reduce(jnp.bitwise_xor, [bits_of(key, word) for key in keys])
-        for word in range(2)
-    )
-    # One bit for the sign and 63 for the tail probability: small probabilities keep
-    # their precision in float32, so that the tails are dense and reach 9.15 standard
-    # deviations. With 32 bits they ended at 6.34, which among the 10^10 draws of a
-    # long training costs more delta than there is.
-    rest = (low.astype(jnp.float32) + 0.5) * 2.0**-32
-    tail = ((high >> 1).astype(jnp.float32) + rest) * 2.0**-32
-    magnitude = -jax.scipy.special.ndtri(tail)
-    normal = jnp.where(high & 1, magnitude, -magnitude)
-    if sharding is not None:
-        normal = jax.lax.with_sharding_constraint(normal, sharding)
-        everywhere = NamedSharding(sharding.mesh, P())
-        normal = jax.lax.with_sharding_constraint(normal, everywhere)
-    return normal[:size]

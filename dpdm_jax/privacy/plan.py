@@ -16,7 +16,13 @@ from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_siz
 _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 # Of a plan as JSON: not there in those that have nothing of the kind.
-_OPTIONAL = frozenset({"extends", "moments_noise_multiplier", "moments_queries"})
+_OPTIONAL = frozenset(
+    {"extends", "moments_noise_multiplier", "moments_queries", "coordinates"}
+)
+
+# The noise is float32; what that does not hold would be no noise, or no number.
+_LEAST_STDDEV = float(np.finfo(np.float32).tiny)
+_LARGEST_STDDEV = float(np.finfo(np.float32).max)
 
 # Means and spreads of classes take so many queries; plans that say nothing have these.
 _FEWEST_QUERIES = class_moments.num_queries(covariances=False)
@@ -43,6 +49,10 @@ class PrivacyConfig:
         moments_noise_multiplier: sigma of each of the queries that measure the moments
             of classes before the first step, > 0; None for no such queries.
         moments_queries: how many they are, see ``class_moments.num_queries``.
+        coordinates: numbers in each noised sum, at most: those of the parameters, or of
+            a larger query. With it epsilon includes what the exact arithmetic of
+            ``clipped_grad`` and ``gaussian_noise`` adds; None leaves the arithmetic
+            out of the guarantee.
     """
 
     num_examples: int
@@ -57,6 +67,7 @@ class PrivacyConfig:
     noise_multiplicity: int = 1
     moments_noise_multiplier: float | None = None
     moments_queries: int = _FEWEST_QUERIES
+    coordinates: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +90,14 @@ class PrivacyPlan:
             most ``target_epsilon``.
         accountant: "pld" or "rdp"; the source of ``epsilon``.
         noise_multiplicity: K, for information.
-        relation: which data sets count as neighbours; "add_or_remove_one".
+        relation: what the accountant reckons with, "add_or_remove_one" with N, q, T
+            and the divisor fixed; that is, one example's record is replaced by nothing.
         moments_noise_multiplier: sigma of each of the queries of all examples that come
             before the run's first step (``class_moments``); None for none.
         moments_queries: how many they are, if there are any.
+        coordinates: numbers in each noised sum, at most, where sums and noise are exact
+            integers; None for floating-point arithmetic, as older plans have it, or
+            where the arithmetic is left out of the guarantee.
         extends: the plan of the steps that come first, each of which counts as taken;
             None for a plan that is no extension. See ``extend_plan``.
     """
@@ -100,34 +115,47 @@ class PrivacyPlan:
     relation: str = accounting.RELATION
     moments_noise_multiplier: float | None = None
     moments_queries: int = _FEWEST_QUERIES
+    coordinates: int | None = None
     extends: "PrivacyPlan | None" = None
 
     def __post_init__(self):
-        validate.integer("num_examples", self.num_examples, minimum=1)
-        validate.integer("expected_batch_size", self.expected_batch_size, minimum=1)
+        for name in ("num_examples", "expected_batch_size", "noise_multiplicity"):
+            value = getattr(self, name)
+            validate.integer(name, value, minimum=1, maximum=validate.MAX_COUNT)
         validate.real("noise_multiplier", self.noise_multiplier, minimum=0)
         validate.real("l2_clip_norm", self.l2_clip_norm, above=0, allow_inf=True)
         validate.real("delta", self.delta, above=0, below=1)
         validate.real("epsilon", self.target_epsilon, above=0, allow_inf=True)
         validate.real("achieved epsilon", self.epsilon, minimum=0, allow_inf=True)
         validate.one_of("accountant", self.accountant, accounting.ACCOUNTANTS)
-        validate.integer("noise_multiplicity", self.noise_multiplicity, minimum=1)
         validate.one_of("relation", self.relation, (accounting.RELATION,))
         _check_moments(self.moments_noise_multiplier, self.moments_queries)
+        if self.coordinates is not None:
+            validate.integer("coordinates", self.coordinates, minimum=1)
         if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
             raise InputError(
                 f"l2_clip_norm is inf with noise_multiplier {self.noise_multiplier!r}; "
                 "allowed: a finite bound, without which no noise protects anyone."
             )
-        if self.noise_multiplier == 0 and math.isfinite(self.epsilon):
+        if math.isfinite(self.epsilon) and accounting.is_boundless(
+            self.events(self.total_steps)
+        ):
             raise InputError(
-                f"achieved epsilon is {self.epsilon!r} without noise; allowed: inf."
+                f"achieved epsilon is {self.epsilon!r} practically without noise; "
+                "allowed: inf."
             )
         if self.epsilon > self.target_epsilon:
             raise InputError(
                 f"noise_multiplier is {self.noise_multiplier!r}, which spends epsilon "
                 f"{self.epsilon!r}; allowed: enough noise for at most epsilon "
                 f"{self.target_epsilon!r}."
+            )
+        if self.is_private:
+            validate.real(
+                "the noise's standard deviation, noise_multiplier * l2_clip_norm,",
+                self.noise_stddev,
+                minimum=_LEAST_STDDEV,
+                maximum=_LARGEST_STDDEV,
             )
         if self.extends is not None:
             mine, theirs = self._terms(), self.extends._terms()
@@ -199,7 +227,9 @@ class PrivacyPlan:
     @property
     def moments_event(self) -> accounting.Event | None:
         """What comes before the first step; it counts from the run's beginning."""
-        return _moments_event(self.moments_noise_multiplier, self.moments_queries)
+        return _moments_event(
+            self.moments_noise_multiplier, self.moments_queries, self.coordinates
+        )
 
     def events(self, steps: int) -> list[accounting.Event]:
         """Returns a run of ``steps`` steps as the accountant takes it.
@@ -239,6 +269,7 @@ class PrivacyPlan:
                 phase.sampling,
                 phase.noise_multiplier,
                 min(max(steps - phase.first_step, 0), phase.num_steps),
+                phase.coordinates,
             )
             for phase in self.phases
         ]
@@ -285,6 +316,7 @@ class PrivacyPlan:
             "relation": self.relation,
             "moments_noise_multiplier": self.moments_noise_multiplier,
             "moments_queries": self.moments_queries,
+            "coordinates": self.coordinates,
         }
 
     def differences(self, other: "PrivacyPlan") -> list[tuple[str, Any, Any]]:
@@ -323,7 +355,8 @@ class PrivacyPlan:
 
         Infinity, which JSON lacks, is the string "inf". The dict is flat but for
         "extends" of an extension, the dict of the plan before. A plan without moments
-        has no "moments_noise_multiplier", one of two queries no "moments_queries".
+        has no "moments_noise_multiplier", one of two queries no "moments_queries", and
+        one without exact arithmetic no "coordinates".
         """
         fields = self._terms() | {
             "epsilon": self.epsilon,
@@ -403,11 +436,18 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         validate.real("noise_multiplier", noise_multiplier, minimum=0)
     else:
         noise_multiplier = accounting.calibrate_noise_multiplier(
-            sampling, config.epsilon, config.delta, config.accountant, before
+            sampling,
+            config.epsilon,
+            config.delta,
+            config.accountant,
+            before,
+            config.coordinates,
         )
         if noise_multiplier == 0:
             l2_clip_norm = math.inf
-    steps = accounting.Event(sampling, noise_multiplier, sampling.num_steps)
+    steps = accounting.Event(
+        sampling, noise_multiplier, sampling.num_steps, config.coordinates
+    )
     # Plain floats, so that 10 and 10.0 are one value in plan files.
     plan = PrivacyPlan(
         sampling=sampling,
@@ -426,6 +466,7 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
             float(config.moments_noise_multiplier) if before else None
         ),
         moments_queries=config.moments_queries,
+        coordinates=config.coordinates,
     )
     for caution in plan.cautions():
         warnings.warn(caution, stacklevel=2)
@@ -436,11 +477,11 @@ def _before(config: PrivacyConfig) -> list[accounting.Event]:
     """Returns the queries before the first step, which leave something for it."""
     noise_multiplier = config.moments_noise_multiplier
     _check_moments(noise_multiplier, config.moments_queries)
-    event = _moments_event(noise_multiplier, config.moments_queries)
+    event = _moments_event(noise_multiplier, config.moments_queries, config.coordinates)
     if event is None:
         return []
     spent = accounting.epsilon_of_events([event], config.delta, config.accountant)
-    if spent >= config.epsilon:
+    if spent >= config.epsilon and not math.isinf(config.epsilon):
         raise InputError(
             f"moments_noise_multiplier is {noise_multiplier!r}, which spends epsilon "
             f"{spent!r} before the first step; allowed: enough noise for less than the "
@@ -452,7 +493,12 @@ def _before(config: PrivacyConfig) -> list[accounting.Event]:
 def _check_moments(noise_multiplier: float | None, queries: int) -> None:
     if noise_multiplier is not None:
         validate.real("moments_noise_multiplier", noise_multiplier, above=0)
-    validate.integer("moments_queries", queries, minimum=_FEWEST_QUERIES)
+    validate.integer(
+        "moments_queries",
+        queries,
+        minimum=_FEWEST_QUERIES,
+        maximum=validate.MAX_COUNT,
+    )
     if noise_multiplier is None and queries != _FEWEST_QUERIES:
         raise InputError(
             f"moments_queries is {queries!r} without a moments_noise_multiplier; "
@@ -461,11 +507,13 @@ def _check_moments(noise_multiplier: float | None, queries: int) -> None:
 
 
 def _moments_event(
-    noise_multiplier: float | None, queries: int
+    noise_multiplier: float | None, queries: int, coordinates: int | None
 ) -> accounting.Event | None:
     if noise_multiplier is None:
         return None
-    return accounting.Event(PoissonSampling(1.0, queries), noise_multiplier, queries)
+    return accounting.Event(
+        PoissonSampling(1.0, queries), noise_multiplier, queries, coordinates
+    )
 
 
 def extend_plan(
@@ -509,10 +557,10 @@ def extend_plan(
     before = plan.events(plan.total_steps)
     if noise_multiplier is None:
         noise_multiplier = accounting.calibrate_noise_multiplier(
-            sampling, epsilon, plan.delta, plan.accountant, before
+            sampling, epsilon, plan.delta, plan.accountant, before, plan.coordinates
         )
     validate.real("noise_multiplier", noise_multiplier, minimum=0)
-    added = accounting.Event(sampling, noise_multiplier, num_steps)
+    added = accounting.Event(sampling, noise_multiplier, num_steps, plan.coordinates)
     total = accounting.epsilon_of_events([*before, added], plan.delta, plan.accountant)
     if plan.is_private and math.isinf(total):
         raise InputError(

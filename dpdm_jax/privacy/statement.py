@@ -18,13 +18,22 @@ _DECIMALS = decimal.Decimal("0.0001")
 
 _WIDTH = 80
 
+#: Which data sets the guarantee holds between, in the words of the literature; dp-
+#: accounting calls it "replace special". See ``accounting.RELATION``.
+NEIGHBOURS = "zero_out"
+
 _PROTECTED = (
-    "What this means: using or not using any one training image (data sets are "
-    "neighbours if one has one image more: add or remove one) changes the probability "
-    "of any outcome by at most a factor exp(epsilon) and a further delta. That covers "
+    "What this means: data sets are neighbours if they are equal but for one training "
+    "image, whose record is replaced by nothing in one of them (zero-out). The number "
+    "of records, the sampling probability, the steps and the divisor are public "
+    "constants, the same for both; with these fixed the accountant's relation, add or "
+    "remove one, gives the same bound. Between neighbours the probability of any "
+    "outcome differs by at most a factor exp(epsilon) and a further delta. That covers "
     "the final model, the weights after every step, and all that is computed from "
     "them, for example generated images. The smaller epsilon and delta, the better."
 )
+
+_INFINITE = "epsilon is infinite"
 
 _TUNING_OUTSIDE = (
     "Tuning: choosing settings, or the best of several runs, by results on the private "
@@ -41,10 +50,17 @@ _OUTSIDE = (
     "settings are treated as public.",
     "Secrets: whoever knows the noise key, or the seed of the batches or of the loss's "
     "draws, is not bound by the guarantee.",
+    "{arithmetic}",
+    "People: the unit is one image; someone who appears in several is protected less.",
+)
+_FLOAT_OUTSIDE = (
     "Arithmetic: the noise is floating-point noise from a pseudo-random generator "
     "(threefry, 128-bit key). Attacks on the last bits of noised sums, none of which "
-    "is published, or on the generator are not protected against.",
-    "People: the unit is one image; someone who appears in several is protected less.",
+    "is published, or on the generator are not protected against."
+)
+_EXACT_OUTSIDE = (
+    "Randomness: noise and batches come from pseudo-random generators (threefry with a "
+    "128-bit key, SHAKE-256). Attacks on these are not protected against."
 )
 
 
@@ -98,6 +114,7 @@ def make_statement(
     not_private: Sequence[str] = (),
     spent: float | None = None,
     tuning: Tuning = NO_TUNING,
+    computed_with: str | None = None,
 ) -> Statement:
     """Returns the privacy statement of a run after ``steps`` steps.
 
@@ -109,6 +126,8 @@ def make_statement(
         spent: epsilon of everything composed, when there is more than the plan's steps;
             None means that of ``steps`` steps of the plan.
         tuning: how the run's settings were chosen; ``spent`` includes it.
+        computed_with: the library behind ``spent`` and its version; None for the one
+            that is installed.
 
     Raises:
         InputError: if ``steps`` is out of range.
@@ -117,8 +136,9 @@ def make_statement(
     if steps > plan.total_steps:
         raise InputError(f"steps is {steps}; allowed: at most {plan.total_steps}.")
     reasons = list(not_private)
-    if not plan.is_private and "epsilon is infinite" not in reasons:
-        reasons.append("epsilon is infinite")
+    boundless = not plan.is_private or (spent is not None and math.isinf(spent))
+    if boundless and _INFINITE not in reasons and (not reasons or not plan.is_private):
+        reasons.append(_INFINITE)
     if reasons:
         spent = math.inf
         paragraphs = [
@@ -146,8 +166,15 @@ def make_statement(
         epsilon=spent,
         not_private=tuple(reasons),
         paragraphs=tuple(paragraphs),
-        mechanism=tuple(_mechanism(plan, steps, accountant)),
-        outside=() if reasons else outside(tuning),
+        mechanism=tuple(
+            _mechanism(
+                plan,
+                steps,
+                accountant,
+                computed_with or accounting.accountant_version(),
+            )
+        ),
+        outside=() if reasons else outside(plan, tuning),
     )
 
 
@@ -185,27 +212,37 @@ def guess_bound(epsilon: float, delta: float) -> float:
     return 1 - (1 - delta) * math.exp(-epsilon) / (1 + math.exp(-epsilon))
 
 
-def outside(tuning: Tuning = NO_TUNING) -> tuple[str, ...]:
+def outside(plan: PrivacyPlan, tuning: Tuning = NO_TUNING) -> tuple[str, ...]:
     """Returns sentences on what the guarantee does not cover."""
+    arithmetic = _FLOAT_OUTSIDE if plan.coordinates is None else _EXACT_OUTSIDE
     return (
         _MORE_TUNING_OUTSIDE if tuning.is_counted else _TUNING_OUTSIDE,
-        *_OUTSIDE,
+        *(arithmetic if text == "{arithmetic}" else text for text in _OUTSIDE),
     )
 
 
-def make_statement_of(record: LedgerRecord, tuning: Tuning = NO_TUNING) -> Statement:
+def make_statement_of(
+    record: LedgerRecord,
+    tuning: Tuning = NO_TUNING,
+    *,
+    spent: float | None = None,
+    computed_with: str | None = None,
+) -> Statement:
     """Returns the privacy statement of a ledger.
 
     Args:
         record: the ledger; all that it authorised counts.
         tuning: how the run's settings were chosen.
+        spent: the epsilon to state; None computes it.
+        computed_with: see ``make_statement``.
     """
     return make_statement(
         record.plan,
         record.authorized_steps,
         not_private=tuning.not_private(record),
-        spent=tuning.epsilon(record),
+        spent=tuning.epsilon(record) if spent is None else spent,
         tuning=tuning,
+        computed_with=computed_with,
     )
 
 
@@ -232,6 +269,8 @@ def statement_fields(
     """
     plan = record.plan
     not_private = tuning.not_private(record)
+    if not not_private and math.isinf(tuning.epsilon(record)):
+        not_private = (_INFINITE,)
 
     def figure(accountant: str) -> str | None:
         if tuning.selection is not None and accountant != "rdp":
@@ -249,7 +288,8 @@ def statement_fields(
         "epsilon_without_tuning": format_epsilon(record.epsilon_spent()),
         "epsilon_planned": format_epsilon(plan.epsilon),
         "epsilon_budget": format_epsilon(plan.target_epsilon),
-        "neighbouring_relation": plan.relation,
+        "neighbouring_relation": NEIGHBOURS,
+        "accounted_relation": plan.relation,
         "unit_of_privacy": "one training image",
         "mechanism": {
             "noise": "none" if plan.noise_multiplier == 0 else "gaussian",
@@ -264,6 +304,7 @@ def statement_fields(
             "noise_multiplicity": plan.noise_multiplicity,
         }
         | _moments(plan)
+        | _arithmetic(plan)
         | (_noise(plan) if plan.extends is None else {"phases": phase_fields(plan)}),
         "queries": [
             {"run_id": run.run_id} | event.to_dict() | {"sampling": "poisson"}
@@ -355,11 +396,29 @@ def _moments(plan: PrivacyPlan) -> dict[str, Any]:
     }
 
 
+def _arithmetic(plan: PrivacyPlan) -> dict[str, Any]:
+    if plan.coordinates is None:
+        return {}
+    return {"arithmetic": "exact integers", "coordinates": plan.coordinates}
+
+
+def _arithmetic_in_words(plan: PrivacyPlan) -> list[str]:
+    if plan.coordinates is None:
+        return []
+    return [
+        "Arithmetic: exact. Sums are of integers and the noise is a discrete Gaussian "
+        f"on them, {plan.coordinates} numbers in a sum at most; what is left between "
+        "that and real numbers is part of epsilon and delta."
+    ]
+
+
 def _finite(value: float) -> float | str:
     return "inf" if math.isinf(value) else value
 
 
-def _mechanism(plan: PrivacyPlan, steps: int, accountant: str) -> list[str]:
+def _mechanism(
+    plan: PrivacyPlan, steps: int, accountant: str, computed_with: str
+) -> list[str]:
     if math.isinf(plan.l2_clip_norm):
         clipping = "Clipping: none."
     else:
@@ -383,8 +442,9 @@ def _mechanism(plan: PrivacyPlan, steps: int, accountant: str) -> list[str]:
         f"Steps: T = {steps} taken, {plan.total_steps} planned.",
         clipping,
         *noise,
+        *_arithmetic_in_words(plan),
         f"Divisor: the sum is divided by the constant {plan.expected_batch_size}.",
-        f"Accountant: {accountant.upper()}, {accounting.accountant_version()}.",
+        f"Accountant: {accountant.upper()}, {computed_with}.",
     ]
 
 

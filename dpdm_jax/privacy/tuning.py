@@ -26,6 +26,10 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.ledger import LedgerRecord
 
+# Beyond it, and below its inverse, nobody has so many runs, and quantiles are lost in
+# rounding.
+_LARGEST = 1e6
+
 _NAMED_SHAPES = {0.0: "logarithmic", 1.0: "geometric", math.inf: "Poisson"}
 
 
@@ -40,7 +44,7 @@ class Selection:
     like may differ); only the best one is published.
 
     Attributes:
-        mean: expected number of runs, >= 1.
+        mean: expected number of runs, 1 to a million.
         shape: eta >= 0 of their number's distribution: infinity is Poisson (it may come
             out 0: then nothing is published), 1 geometric, 0 logarithmic, else
             truncated negative binomial. Smaller is more spread out, and cheaper.
@@ -53,13 +57,12 @@ class Selection:
     shape: float = 1.0
 
     def __post_init__(self):
-        validate.real("the mean number of tuning runs", self.mean, minimum=1)
-        validate.real(
-            "the shape of the number of tuning runs",
-            self.shape,
-            minimum=0,
-            allow_inf=True,
-        )
+        name = "the mean number of tuning runs"
+        validate.real(name, self.mean, minimum=1, maximum=_LARGEST)
+        name = "the shape of the number of tuning runs"
+        validate.real(name, self.shape, minimum=0, allow_inf=True)
+        if self.shape not in (0, math.inf):
+            validate.real(name, self.shape, minimum=1 / _LARGEST, maximum=_LARGEST)
 
     @property
     def distribution(self) -> str:

@@ -1,7 +1,9 @@
-"""Command line: check or show a release.
+"""Command line: check, show or sign a release.
 
-python -m dpdm_jax.release verify FOLDER [--json]
+python -m dpdm_jax.release verify FOLDER [--public-key FILE] [--json]
 python -m dpdm_jax.release show FOLDER
+python -m dpdm_jax.release make-key FILE
+python -m dpdm_jax.release sign FOLDER --key FILE
 """
 
 import argparse
@@ -11,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from dpdm_jax.errors import InputError, reason
-from dpdm_jax.release import bundle
+from dpdm_jax.release import bundle, signing
 from dpdm_jax.release.verify import Verification, verify
 
 
@@ -22,10 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line without the program's name; None for the process's.
 
     Returns:
-        The exit status: 0 if all is well, 1 if the release is not intact.
+        The exit status: 0 if all is well, 1 if the release is not intact or a key
+        cannot be used.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m dpdm_jax.release", description="Check or show a release."
+        prog="python -m dpdm_jax.release",
+        description="Check, show or sign a release.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
@@ -33,19 +37,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     check.add_argument("folder", type=pathlib.Path)
     check.add_argument("--json", action="store_true", help="print one JSON line")
+    check.add_argument(
+        "--public-key", type=pathlib.Path, help="it must be signed by this key"
+    )
     show = commands.add_parser("show", help="print the statement, unchecked")
     show.add_argument("folder", type=pathlib.Path)
+    make = commands.add_parser("make-key", help="make a key to sign releases with")
+    make.add_argument("file", type=pathlib.Path)
+    sign = commands.add_parser("sign", help="check a release, and sign it")
+    sign.add_argument("folder", type=pathlib.Path)
+    sign.add_argument("--key", type=pathlib.Path, required=True)
     arguments = parser.parse_args(argv)
-    if arguments.command == "show":
-        return _show(arguments.folder)
-    outcome = verify(arguments.folder)
+    try:
+        match arguments.command:
+            case "show":
+                return _show(arguments.folder)
+            case "make-key":
+                public = signing.make_key(arguments.file)
+                print(f"Keep private: {arguments.file}\nMake known: {public}")
+                return 0
+            case "sign":
+                return _sign(arguments.folder, arguments.key)
+            case _:
+                return _verify(arguments)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    outcome = verify(arguments.folder, arguments.public_key)
     if arguments.json:
         print(json.dumps({"release": str(arguments.folder)} | outcome.to_dict()))
     elif outcome.ok:
         print(_praise(arguments.folder, outcome))
+        if arguments.public_key is not None:
+            print(f"It is signed by the key {arguments.public_key}.")
+        for note in outcome.notes:
+            print(note)
     else:
         print("\n".join(outcome.failures))
     return 0 if outcome.ok else 1
+
+
+def _sign(folder: pathlib.Path, key: pathlib.Path) -> int:
+    signing.read_private_key(key)
+    outcome = verify(folder)
+    if not outcome.ok:
+        print("\n".join(outcome.failures))
+        return 1
+    signing.sign(folder, key)
+    print(f"{folder / bundle.SIGNATURE} signs all that {bundle.CHECKSUMS} lists.")
+    return 0
 
 
 def _praise(folder: pathlib.Path, outcome: Verification) -> str:
@@ -70,9 +113,8 @@ def _show(folder: pathlib.Path) -> int:
             f"{manifest['model']['num_classes']} classes. Not checked here: verify "
             "does.\n"
         )
-    except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
+    except InputError:
+        raise
     except (OSError, *bundle.MALFORMED) as e:
         print(
             f"error: {folder} cannot be shown ({reason(e)}); allowed: an undamaged "

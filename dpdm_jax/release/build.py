@@ -11,11 +11,11 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import processes, run_dir, validate
+from dpdm_jax import processes, run_dir, strict_json, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.model import build_model, digest, signature
 from dpdm_jax.privacy import LedgerRecord, Selection, Tuning, read_ledger
-from dpdm_jax.release import bundle, privacy_files, published
+from dpdm_jax.release import bundle, privacy_files, published, signing
 from dpdm_jax.release.verify import verify
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling import run as sampling_run
@@ -57,6 +57,8 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
             params, step = checkpoints.restore_weights(model, "ema", stored["step"])
 
         def write() -> None:
+            if settings.signing_key:  # before the work, should it be missing
+                signing.read_private_key(pathlib.Path(settings.signing_key))
             record = _read_accounts(workdir, stored)
             tuning = read_tuning(settings)
             _check_private(settings, record, tuning)
@@ -84,11 +86,16 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 )
                 run_dir.write_json(folder / bundle.CONFIG, values)
                 run_dir.write_json(folder / bundle.MANIFEST, manifest)
-                fields = privacy_files.privacy_fields(record, tuning, manifest, metrics)
+                files = bundle.stated_files(bundle.digests(folder))
+                fields = privacy_files.privacy_fields(
+                    record, tuning, manifest, metrics, files
+                )
                 run_dir.write_json(folder / bundle.PRIVACY, fields)
                 text = privacy_files.privacy_text(record, tuning, fields)
                 (folder / bundle.PRIVACY_TEXT).write_text(text)
                 bundle.write_checksums(folder)
+                if settings.signing_key:
+                    signing.sign(folder, pathlib.Path(settings.signing_key))
                 failures = verify(folder).failures
                 if failures:
                     raise RuntimeError(f"the new release is wrong: {failures[0]}")
@@ -181,7 +188,7 @@ def _write_samples(
     """Copies images and labels, if they were made with the released weights."""
     source = workdir / run_dir.SAMPLES / name
     try:
-        settings = json.loads((source / sampling_run.SETTINGS).read_text())
+        settings = strict_json.loads((source / sampling_run.SETTINGS).read_text())
         with np.load(source / sampling_run.ARCHIVE, allow_pickle=False) as archive:
             made, labels = archive["images"], archive.get("labels")
         from_file = published.is_file(settings["labels"])

@@ -1,9 +1,9 @@
 """The files of a release, and how they are read without being believed."""
 
 import hashlib
-import json
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,11 +12,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpdm_jax import run_dir
+from dpdm_jax import run_dir, strict_json, validate
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.model import Model, build_model, named_leaves, signature
+from dpdm_jax.release import published
 
-FORMAT = "dpdm_jax release 1"
+#: The second binds every file to the privacy statement by its digest.
+FORMATS = ("dpdm_jax release 1", "dpdm_jax release 2")
+FORMAT = FORMATS[-1]
 
 CONFIG = "config.json"
 MANIFEST = "MANIFEST.json"
@@ -24,6 +27,7 @@ PARAMETERS = "params.safetensors"
 PRIVACY = "PRIVACY.json"
 PRIVACY_TEXT = "PRIVACY.md"
 CHECKSUMS = "SHA256SUMS"
+SIGNATURE = "SHA256SUMS.sig"
 SAMPLES = "samples.npz"
 METRICS = run_dir.EVALUATION
 
@@ -40,6 +44,34 @@ MALFORMED = (
     KeyError,
     TypeError,
     ValueError,
+)
+
+_MANIFEST_FIELDS = {
+    "format",
+    "name",
+    "run_id",
+    "step",
+    "weights",
+    "dtype",
+    "num_parameters",
+    "model",
+    "samples",
+    "emptied_in_config",
+}
+_MODEL_FIELDS = {"image_shape", "num_classes", "parameterization", "parameters"}
+_SAMPLES_FIELDS = {
+    "num_images",
+    "labels",
+    "labels_from_file",
+    "sampler",
+    "seed",
+    "rounding",
+}
+
+# Format 1 took any name; one that goes over lines could pass for a part of a statement.
+_OLD_NAME = (
+    re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}"),
+    "one line of up to 200 characters",
 )
 
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
@@ -61,15 +93,39 @@ def file_names(folder: pathlib.Path) -> list[str]:
 
 def write_checksums(folder: pathlib.Path) -> None:
     """Writes the checksums of all files, as ``sha256sum -c`` reads them."""
-    lines = [f"{_sha256(folder / name)}  {name}\n" for name in file_names(folder)]
+    lines = [f"{digest}  {name}\n" for name, digest in digests(folder).items()]
     (folder / CHECKSUMS).write_text("".join(lines))
 
 
-def file_failures(folder: pathlib.Path) -> list[str]:
-    """Returns a sentence for each file that is not as ``SHA256SUMS`` has it."""
+def digests(folder: pathlib.Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file, sums and signature aside, in order."""
+    return {
+        name: _sha256(folder / name)
+        for name in file_names(folder)
+        if name not in (CHECKSUMS, SIGNATURE) and (folder / name).is_file()
+    }
+
+
+def stated_files(digests: Mapping[str, str]) -> dict[str, str]:
+    """Returns those of ``digests`` that the privacy statement names: all but itself."""
+    own = (PRIVACY, PRIVACY_TEXT)
+    return {name: digest for name, digest in digests.items() if name not in own}
+
+
+def file_failures(
+    folder: pathlib.Path, digests_found: Mapping[str, str] | None = None
+) -> list[str]:
+    """Returns a sentence for each file that is not as ``SHA256SUMS`` has it.
+
+    Args:
+        folder: the release.
+        digests_found: its ``digests``; None computes them.
+    """
     if not folder.is_dir():
         return [f"{folder} is not a folder."]
     found = file_names(folder)
+    if digests_found is None:
+        digests_found = digests(folder)
     failures = [f"{name} is missing." for name in REQUIRED if name not in found]
     if CHECKSUMS not in found:
         return failures
@@ -82,13 +138,13 @@ def file_failures(folder: pathlib.Path) -> list[str]:
         if name not in found and name not in REQUIRED
     ]
     for name in found:
-        if name == CHECKSUMS:
-            continue
         if (folder / name).is_symlink() or not (folder / name).is_file():
             failures.append(f"{name} is not a regular file.")
+        elif name in (CHECKSUMS, SIGNATURE):
+            continue
         elif name not in listed:
             failures.append(f"{name} is extra: {CHECKSUMS} does not list it.")
-        elif _sha256(folder / name) != listed[name]:
+        elif digests_found[name] != listed[name]:
             failures.append(f"{name} differs from its checksum.")
     return failures
 
@@ -102,14 +158,14 @@ def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: it is missing, damaged or ambiguous.
     """
     try:
-        value = json.loads((folder / name).read_bytes())
-    except (OSError, ValueError, RecursionError) as e:
+        value = strict_json.loads((folder / name).read_bytes())
+    except (OSError, ValueError) as e:
         raise InputError(
-            f"{folder / name} cannot be read ({type(e).__name__}); allowed: a file of "
-            "an undamaged release."
+            f"{folder / name} cannot be read ({reason(e)}); allowed: a file of an "
+            "undamaged release."
         ) from None
     if not isinstance(value, dict):
         raise InputError(f"{folder / name} is no JSON object; allowed: one.")
@@ -120,21 +176,59 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """Reads the manifest.
 
     Raises:
-        InputError: it is missing, damaged or of another format.
+        InputError: it is missing, damaged or of another format, or has a field that
+            is unknown or out of range.
     """
     manifest = read_json(folder, MANIFEST)
-    if manifest.get("format") != FORMAT:
+    path = folder / MANIFEST
+    if manifest.get("format") not in FORMATS:
         raise InputError(
-            f"{folder / MANIFEST} states the format {manifest.get('format')!r}; "
-            f"allowed: {FORMAT}."
+            f"{path} states the format {manifest.get('format')!r}; allowed: "
+            f"{' or '.join(FORMATS)}."
+        )
+    _check_fields(path, "", manifest, _MANIFEST_FIELDS)
+    _check_fields(path, "model.", manifest["model"], _MODEL_FIELDS)
+    if manifest["samples"] is not None:
+        _check_fields(path, "samples.", manifest["samples"], _SAMPLES_FIELDS)
+    named = published.NAME if manifest["format"] == FORMAT else _OLD_NAME
+    validate.text(f"{path}: name", manifest["name"], *named)
+    validate.one_of(f"{path}: weights", manifest["weights"], ("ema",))
+    for name, minimum in ("step", 0), ("num_parameters", 1):
+        validate.integer(
+            f"{path}: {name}",
+            manifest[name],
+            minimum=minimum,
+            maximum=validate.MAX_COUNT,
         )
     return manifest
 
 
+def _check_fields(
+    path: pathlib.Path, prefix: str, value: Any, wanted: set[str]
+) -> None:
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {prefix}* is no object; allowed: one.")
+    for name in sorted({*value} ^ wanted):
+        state = "lacks" if name in wanted else "has the unknown"
+        raise InputError(
+            f"{path} {state} field {f'{prefix}{name}'[:80]!r}; allowed: "
+            f"{', '.join(sorted(wanted))}."
+        )
+
+
 def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
-    """Reads the config, as values of the types that it was written with."""
-    values = run_dir.from_json_values(read_json(folder, CONFIG))
-    return ml_collections.ConfigDict(values)
+    """Reads the config, as values of the types that it was written with.
+
+    Raises:
+        InputError: it is missing or damaged, or has a field that no release has.
+    """
+    values = read_json(folder, CONFIG)
+    for name in published.unknown_fields(values):
+        raise InputError(
+            f"{folder / CONFIG} has the unknown field {name[:80]!r}; allowed: the "
+            "settings that this version of dpdm_jax publishes."
+        )
+    return ml_collections.ConfigDict(run_dir.from_json_values(values))
 
 
 def read_model(

@@ -1,11 +1,20 @@
-"""PRIVACY.json and PRIVACY.md: all of the statement follows from the ledgers."""
+"""PRIVACY.json and PRIVACY.md: all of the statement follows from the ledgers.
+
+PRIVACY.md follows from PRIVACY.json alone, to the last letter. Whoever changes the
+words of a statement keeps the old ones, in a module like ``statement_1``, and raises
+the format: releases are checked by the words of their own.
+"""
 
 import importlib.metadata
+import itertools
+import math
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dpdm_jax
+from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import (
     LedgerRecord,
@@ -13,16 +22,15 @@ from dpdm_jax.privacy import (
     Tuning,
     accounting,
     statement_fields,
-    statement_of,
 )
-from dpdm_jax.privacy.statement import outside
-from dpdm_jax.release import bundle
+from dpdm_jax.privacy.statement import make_statement_of, outside
+from dpdm_jax.release import bundle, statement_1
 
-_FORMAT = "dpdm_jax privacy statement 1"
+_FORMAT = "dpdm_jax privacy statement 2"
+# By the format of the release that they are in.
+_FORMATS = dict(zip(bundle.FORMATS, (statement_1.FORMAT, _FORMAT), strict=True))
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "safetensors")
-
-#: Texts, which another version may word otherwise; all else must agree.
-WORDS = frozenset({"cautions", "not_private", "outside", "software"})
+_SOFTWARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+!-]{0,79}")
 
 
 def privacy_fields(
@@ -30,6 +38,7 @@ def privacy_fields(
     tuning: Tuning,
     manifest: dict[str, Any],
     metrics: Sequence[str],
+    files: Mapping[str, str],
 ) -> dict[str, Any]:
     """Returns the contents of PRIVACY.json.
 
@@ -38,6 +47,7 @@ def privacy_fields(
         tuning: how its settings were chosen.
         manifest: of the release.
         metrics: names of the files with metrics.
+        files: SHA-256 of each file that the statement is about.
 
     Returns:
         JSON values; see ``privacy.statement_fields``.
@@ -50,12 +60,53 @@ def privacy_fields(
         }
         | statement_fields(record, tuning)
         | {
-            "outside": list(outside(tuning)),
+            "outside": list(outside(record.plan, tuning)),
             "disclosures": _disclosures(manifest, metrics),
+            "files": dict(files),
             "software": _software(),
             "ledgers": [run.to_dict() for run in (record, *tuning.runs)],
         }
     )
+
+
+def expected_fields(
+    statement: dict[str, Any],
+    record: LedgerRecord,
+    tuning: Tuning,
+    manifest: dict[str, Any],
+    metrics: Sequence[str],
+    files: Mapping[str, str],
+) -> dict[str, Any]:
+    """Returns what PRIVACY.json must say, in its own format and but for the software.
+
+    Args:
+        statement: what it says.
+        record: the ledger in it.
+        tuning: the tuning in it.
+        manifest: of the release.
+        metrics: names of the files with metrics.
+        files: SHA-256 of each file that the statement is about.
+
+    Raises:
+        InputError: its format is not that of the release, or versions are malformed.
+    """
+    wanted = _FORMATS[manifest["format"]]
+    if statement["format"] != wanted:
+        raise InputError(
+            f"{bundle.PRIVACY} states the format {statement['format']!r} in a release "
+            f"of the format {manifest['format']!r}; allowed: {wanted}."
+        )
+    for part in itertools.chain(*statement["software"].items()):
+        validate.text(
+            f"{bundle.PRIVACY}: of the software", part, _SOFTWARE, "names and versions"
+        )
+    fields = privacy_fields(record, tuning, manifest, metrics, files)
+    fields["software"] = statement["software"]
+    if wanted == statement_1.FORMAT:
+        fields = statement_1.convert_fields(fields, record)
+        if statement["outside"] in statement_1.outside(tuning):
+            fields["outside"] = statement["outside"]
+    return fields
 
 
 def read_accounted(fields: dict[str, Any]) -> tuple[LedgerRecord, Tuning]:
@@ -64,10 +115,10 @@ def read_accounted(fields: dict[str, Any]) -> tuple[LedgerRecord, Tuning]:
     Raises:
         InputError: they are damaged, or the format is another.
     """
-    if fields.get("format") != _FORMAT:
+    if fields.get("format") not in _FORMATS.values():
         raise InputError(
             f"{bundle.PRIVACY} states the format {fields.get('format')!r}; allowed: "
-            f"{_FORMAT}."
+            f"{' or '.join(_FORMATS.values())}."
         )
     record, *others = (LedgerRecord.from_dict(ledger) for ledger in fields["ledgers"])
     selection = fields["tuning"]["selection"]
@@ -80,14 +131,20 @@ def privacy_text(record: LedgerRecord, tuning: Tuning, fields: dict[str, Any]) -
     """Returns the contents of PRIVACY.md.
 
     Args:
-        record: the ledger of the run.
-        tuning: how its settings were chosen.
-        fields: the contents of PRIVACY.json.
+        record: the ledger in PRIVACY.json.
+        tuning: the tuning in PRIVACY.json.
+        fields: the contents of PRIVACY.json, whose figures are taken as they are.
     """
+    stated = make_statement_of(
+        record,
+        tuning,
+        spent=_figure(fields["epsilon"]),
+        computed_with=fields["software"]["accountant"],
+    )
     lines = [
         f"# Privacy of {fields['name']}",
         "",
-        statement_of(record, tuning),
+        stated.to_text(),
         f"The weights are those after step {fields['steps_released']}; every step that "
         "may have run is counted.",
     ]
@@ -114,23 +171,47 @@ def privacy_text(record: LedgerRecord, tuning: Tuning, fields: dict[str, Any]) -
         f"- `{disclosure['file']}`: {disclosure['what']}"
         for disclosure in fields["disclosures"]
     ] or ["None."]
+    lines += ["", "## Files that this is about, by SHA-256", ""]
+    lines += [f"- `{name}`: {digest}" for name, digest in fields["files"].items()]
     lines += ["", "## Software", ""]
     lines += [f"- {name} {version}" for name, version in fields["software"].items()]
     return "\n".join(lines) + "\n"
 
 
 def text_failures(text: str, fields: dict[str, Any]) -> list[str]:
-    """Returns a sentence if PRIVACY.md does not claim what PRIVACY.json does."""
-    flat = " ".join(text.split())
-    claim = "NOT PRIVATE NOT PRIVATE NOT PRIVATE"
-    if fields["private"]:
-        claim = (
-            f"Differentially private: epsilon = {fields['epsilon']}, delta = "
-            f"{fields['delta']!r} "
-        )
-    if claim in flat and ("NOT PRIVATE" in flat) is not fields["private"]:
+    """Returns a sentence if PRIVACY.md is not what follows from PRIVACY.json.
+
+    Args:
+        text: the contents of PRIVACY.md.
+        fields: the contents of PRIVACY.json.
+    """
+    record, tuning = read_accounted(fields)
+    if fields["format"] == statement_1.FORMAT:
+        wordings = list(statement_1.texts(record, tuning, fields))
+    else:
+        wordings = [privacy_text(record, tuning, fields)]
+    if text in wordings:
         return []
-    return [f"{bundle.PRIVACY_TEXT} does not say {claim.strip()!r}."]
+    number, wanted, found = max(_first_difference(each, text) for each in wordings)
+    return [
+        f"{bundle.PRIVACY_TEXT} does not say {wanted!r} in line {number}, as follows "
+        f"from {bundle.PRIVACY}, but {found[:80]!r}."
+    ]
+
+
+def _first_difference(wanted: str, found: str) -> tuple[int, str, str]:
+    pairs = itertools.zip_longest(
+        wanted.split("\n"), found.split("\n"), fillvalue="(nothing)"
+    )
+    for number, (one, other) in enumerate(pairs, start=1):
+        if one != other:
+            return number, one, other
+    raise ValueError("the texts are equal.")
+
+
+def _figure(epsilon: str) -> float:
+    """Undoes ``format_epsilon``."""
+    return math.inf if epsilon == "infinity" else float(epsilon)
 
 
 def _disclosures(

@@ -2,21 +2,68 @@
 
 A config names places on a machine, and perhaps people and projects by way of them; it
 may hold the seed of fixed keys; and the labels of samples may be read from a file that
-somebody counted off private data. The rest of it is public by the privacy contract:
-sizes, classes and settings.
+somebody counted off private data. So a field is published because it is listed here,
+and not because nobody thought of it. All that is listed is public by the privacy
+contract: sizes, classes and settings.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from dpdm_jax import run_dir
 
-_FROM_TRAINING = ("name", "seed", "data", "network", "diffusion", "privacy", "train")
+_SAMPLER = (
+    "preset name stochastic num_steps grid sigma_min sigma_max rho s_churn s_min s_max "
+    "s_noise churn_limit guidance"
+)
+#: The fields of the config that are published, by group; "" has those of no group.
+FIELDS = {
+    group: frozenset(fields.split())
+    for group, fields in {
+        "": "name seed",
+        "data": "source path name train_split test_split num_examples image_size "
+        "channels num_classes crop resize",
+        "network": "name base_width channel_multipliers num_res_blocks "
+        "attention_resolutions hidden_width num_blocks condition_gain num_heads "
+        "patch_size low_frequencies low_frequency_width dtype",
+        "diffusion": "parameterization noise_levels sigma_data mean_data corner "
+        "moments_clip moments_components p_mean p_std min_log_snr max_log_snr "
+        "sigma_min sigma_max beta_min beta_d eps_t num_timesteps noise_multiplicity "
+        "stratified label_dropout",
+        "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
+        "moments_noise_multiplier fixed_keys_seed",
+        "train": "batch_size epochs num_steps microbatch_size engine "
+        "engine_microbatch_size optimizer learning_rate schedule warmup_steps b1 b2 "
+        "adam_eps ema_decay stop_after_steps",
+        "sampler": _SAMPLER,
+        "sample": "num_images batch_size labels weights step rounding png name seed",
+        "evaluate": "metrics inception_weights lenet_steps neighbour_images seeds "
+        "epochs batch_size learning_rate seed",
+        "evaluate.dp_sgd": "epochs batch_size learning_rate l2_clip_norm",
+    }.items()
+}
+# Under a name of the user's own each.
+_PRESETS = "sampler_presets"
 # These may have been chosen after training; they use nothing private.
-_AS_OF_NOW = ("sampler", "sampler_presets", "sample", "evaluate")
-_EMPTIED = {"data.path": "", "privacy.fixed_keys_seed": None}
+_AS_OF_NOW = ("sampler", _PRESETS, "sample", "evaluate")
+
+#: Fields that name a place on this machine, or a secret, and what they become.
+EMPTIED = {
+    "data.path": "",
+    "evaluate.inception_weights": "",
+    "privacy.fixed_keys_seed": None,
+}
+
+#: What a release may be called, and that for people: statements are headed by it.
+NAME = (
+    re.compile(r"[\w.+-]([\w .+-]{0,98}[\w.+-])?"),
+    "up to 100 letters, digits, blanks, . + - and _",
+)
+_NOT_IN_NAMES = re.compile(r"[^\w .+-]")
+
 # Absolute paths, homes, drives, shares and URLs, anywhere in a text.
 _PLACE = re.compile(r"(?:^|[\s\"'=(,;:\[])(?:/|~[/\w]|[A-Za-z]:[\\/]|\\\\|file:)\S")
 
@@ -34,11 +81,13 @@ def published_config(
         JSON values, and the names of the fields that were emptied.
     """
     now = run_dir.to_json_values(present)
-    return clean_config(trained | {name: now[name] for name in _AS_OF_NOW})
+    values, emptied = clean_config(trained | {name: now[name] for name in _AS_OF_NOW})
+    name = _NOT_IN_NAMES.sub("_", values.get("name", ""))[:100].strip()
+    return values | {"name": name or "model"}, emptied
 
 
 def clean_config(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Leaves out the groups of a config that are not published, and empties fields.
+    """Leaves out what of a config is not published, and empties fields.
 
     Args:
         values: a config as JSON values.
@@ -46,18 +95,17 @@ def clean_config(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     Returns:
         JSON values, and the names of the fields that were emptied.
     """
-    groups = (*_FROM_TRAINING, *_AS_OF_NOW)
-    values = {name: values[name] for name in groups if name in values}
     emptied: list[str] = []
 
     def clean(value: Any, name: str) -> Any:
         if isinstance(value, dict):
             return {
-                field: clean(inner, f"{name}.{field}" if name else field)
+                field: clean(inner, inside)
                 for field, inner in value.items()
+                if _is_published(inside := _join(name, field), inner)
             }
-        if name in _EMPTIED:
-            replacement = _EMPTIED[name]
+        if name in EMPTIED:
+            replacement = EMPTIED[name]
         elif name == "sample.labels" and is_file(value):
             replacement = "uniform"
         else:
@@ -67,6 +115,39 @@ def clean_config(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         return replacement
 
     return clean(values, ""), emptied
+
+
+def unknown_fields(values: Mapping[str, Any]) -> list[str]:
+    """Returns the names of fields of a config that no release has.
+
+    Args:
+        values: a config as JSON values.
+    """
+    unknown: list[str] = []
+
+    def search(value: Mapping[str, Any], name: str) -> None:
+        for field, inner in value.items():
+            inside = _join(name, field)
+            if not _is_published(inside, inner):
+                unknown.append(inside)
+            elif isinstance(inner, dict):
+                search(inner, inside)
+
+    search(values, "")
+    return unknown
+
+
+def _join(group: str, field: str) -> str:
+    return f"{group}.{field}" if group else field
+
+
+def _is_published(name: str, value: Any) -> bool:
+    group, _, field = name.rpartition(".")
+    if isinstance(value, dict):
+        return name in FIELDS or name == _PRESETS or group == _PRESETS
+    if group.startswith(f"{_PRESETS}."):
+        group = "sampler"
+    return field in FIELDS.get(group, ())
 
 
 def without_places(value: Any) -> Any:

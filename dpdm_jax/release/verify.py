@@ -1,14 +1,16 @@
 """Checks a release against itself: sums, statement, accountant, parameters.
 
-That finds damage and mistakes. Someone who forges ledger, statement and sums together
-is not found out: a release is as trustworthy as where it came from.
+Everything that follows from something else is made anew and compared as a whole. That
+finds damage, mistakes, and files that do not belong together. Someone who forges
+ledger, statement, digests and sums together, for weights of their own, is not found
+out: without a signature a release is as trustworthy as where it came from.
 """
 
 import dataclasses
 import math
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -16,7 +18,17 @@ import ml_collections
 from dpdm_jax import planning
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import PrivacyPlan, accounting
-from dpdm_jax.release import bundle, privacy_files
+from dpdm_jax.release import bundle, privacy_files, published, signing
+
+_OLD_FORMAT = (
+    "The release is of format 1, whose statement does not name its files: that "
+    "weights, config and samples are those that it is about is not checked beyond "
+    f"{bundle.CHECKSUMS}, which whoever swaps a file can write anew."
+)
+_UNSIGNED = (
+    "It is not signed: whoever makes ledger, statement and sums anew is not found out."
+)
+_SIGNED = "It is signed; by whom, --public-key=FILE checks."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +39,13 @@ class Verification:
         failures: a sentence for each thing that is wrong; empty if it is intact.
         statement: the contents of PRIVACY.json; empty if it cannot be read.
         num_parameters: as the manifest states it; None if that cannot be read.
+        notes: sentences on what was not checked.
     """
 
     failures: tuple[str, ...]
     statement: dict[str, Any]
     num_parameters: int | None
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -44,21 +58,30 @@ class Verification:
         return {
             "ok": self.ok,
             "failures": list(self.failures),
+            "notes": list(self.notes),
             "num_parameters": self.num_parameters,
             "recomputed_with": accounting.accountant_version(),
         } | {name: self.statement.get(name) for name in names}
 
 
-def verify(folder: pathlib.Path) -> Verification:
+def verify(
+    folder: pathlib.Path, public_key: pathlib.Path | None = None
+) -> Verification:
     """Checks a release.
 
     Args:
         folder: the release; nothing in it is trusted.
+        public_key: file of the key by which it must be signed; None if it need not be.
 
     Returns:
         The outcome; never raises for what is in the folder.
+
+    Raises:
+        InputError: the key cannot be read, or the package that checks signatures is not
+            installed.
     """
-    failures = bundle.file_failures(folder)
+    digests = bundle.digests(folder)
+    failures = bundle.file_failures(folder, digests)
     manifest, statement = {}, {}
     if not folder.is_dir():
         return Verification(tuple(failures), statement, None)
@@ -76,6 +99,8 @@ def verify(folder: pathlib.Path) -> Verification:
         statement.update(bundle.read_json(folder, bundle.PRIVACY))
         return []
 
+    if public_key is not None:
+        failures += signing.signature_failures(folder, public_key)
     attempt(f"{bundle.MANIFEST} or {bundle.PRIVACY}", read)
     if manifest:
         attempt(bundle.MANIFEST, lambda: _model_failures(folder, manifest))
@@ -86,31 +111,53 @@ def verify(folder: pathlib.Path) -> Verification:
             if name.startswith(f"{bundle.METRICS}/")
         ]
         attempt(
-            bundle.PRIVACY, lambda: statement_failures(statement, manifest, metrics)
+            bundle.PRIVACY,
+            lambda: statement_failures(
+                statement, manifest, metrics, bundle.stated_files(digests)
+            ),
         )
-        attempt(bundle.CONFIG, lambda: _config_failures(folder, statement))
+        attempt(bundle.CONFIG, lambda: _config_failures(folder, statement, manifest))
         attempt(bundle.PRIVACY_TEXT, lambda: _text_failures(folder, statement))
-    return Verification(tuple(failures), statement, manifest.get("num_parameters"))
+    return Verification(
+        tuple(failures),
+        statement,
+        manifest.get("num_parameters"),
+        _notes(folder, manifest, public_key),
+    )
+
+
+def _notes(
+    folder: pathlib.Path, manifest: dict[str, Any], public_key: pathlib.Path | None
+) -> tuple[str, ...]:
+    notes = [_OLD_FORMAT] if manifest.get("format") == bundle.FORMATS[0] else []
+    if public_key is None:
+        notes.append(_SIGNED if (folder / bundle.SIGNATURE).exists() else _UNSIGNED)
+    return tuple(notes)
 
 
 def statement_failures(
-    statement: dict[str, Any], manifest: dict[str, Any], metrics: list[str]
+    statement: dict[str, Any],
+    manifest: dict[str, Any],
+    metrics: list[str],
+    files: Mapping[str, str],
 ) -> list[str]:
-    """Returns a sentence for each number that does not follow from the ledgers.
+    """Returns a sentence for all that does not follow from the ledgers and the files.
 
     Args:
         statement: the contents of PRIVACY.json.
         manifest: of the release.
         metrics: names of the files with metrics.
+        files: SHA-256 of each file that the statement is about.
 
     Raises:
         InputError: a ledger in the statement is damaged.
     """
     record, tuning = privacy_files.read_accounted(statement)
-    expected = privacy_files.privacy_fields(record, tuning, manifest, metrics)
+    expected = privacy_files.expected_fields(
+        statement, record, tuning, manifest, metrics, files
+    )
     failures = [
-        f"{bundle.PRIVACY} states {name} {stated!r}; its ledger, with "
-        f"{accounting.accountant_version()}, gives {right!r}."
+        _sentence(name, stated, right)
         for name, stated, right in _differences(statement, expected)
     ]
     stated_with = statement["software"]["accountant"]
@@ -118,8 +165,6 @@ def statement_failures(
         failures.append(
             f"{bundle.PRIVACY} was computed with {stated_with}; last digits may differ."
         )
-    if bool(statement.get("not_private")) is expected["private"]:
-        failures.append(f"{bundle.PRIVACY}: not_private contradicts the ledger.")
     counted = record.authorized_steps
     if not 0 <= manifest["step"] <= counted:
         failures.append(
@@ -131,10 +176,22 @@ def statement_failures(
     return failures
 
 
+def _sentence(name: str, stated: Any, right: Any) -> str:
+    if name.startswith("files."):
+        return (
+            f"{name.removeprefix('files.')} is not the file that {bundle.PRIVACY} is "
+            f"about: its SHA-256 is {right!r}, and {stated!r} is stated."
+        )
+    return (
+        f"{bundle.PRIVACY} states {name} {stated!r}; its ledger, with "
+        f"{accounting.accountant_version()}, gives {right!r}."
+    )
+
+
 def _differences(
     stated: dict[str, Any], expected: dict[str, Any]
 ) -> list[tuple[str, Any, Any]]:
-    names = [n for n in {**expected, **stated} if n not in privacy_files.WORDS]
+    names = {**expected, **stated}
     absent = "(absent)"
     found = []
     for name in names:
@@ -165,7 +222,9 @@ def _model_failures(folder: pathlib.Path, manifest: dict[str, Any]) -> list[str]
     return failures
 
 
-def _config_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[str]:
+def _config_failures(
+    folder: pathlib.Path, statement: dict[str, Any], manifest: dict[str, Any]
+) -> list[str]:
     record, _ = privacy_files.read_accounted(statement)
     config = bundle.read_config(folder)
     plan = record.plan.phases[0]  # extensions are in the ledger alone
@@ -174,13 +233,27 @@ def _config_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[st
         for name, mine, theirs in _plan_of(config, plan).differences(plan)
         if name != "target_epsilon"
     ]
+    if plan.coordinates is not None:  # older runs counted none
+        model = bundle.read_model(folder, config, manifest)
+        counted = planning.coordinates_of(model)
+        if counted != plan.coordinates:
+            differences.append(("coordinates", counted, plan.coordinates))
     budgets = config.privacy.epsilon, plan.target_epsilon
     if budgets[0] != budgets[1]:
         differences.append(("privacy.epsilon", *budgets))
-    return [
+    failures = [
         f"{bundle.CONFIG} gives {name} {mine!r}; the ledger has {theirs!r}."
         for name, mine, theirs in differences
     ]
+    if config.name != manifest["name"]:
+        failures.append(
+            f"{bundle.CONFIG} gives the name {config.name!r}; {bundle.MANIFEST} has "
+            f"{manifest['name']!r}."
+        )
+    if manifest["format"] == bundle.FORMAT:
+        _, emptied = published.clean_config(bundle.read_json(folder, bundle.CONFIG))
+        failures += [f"{bundle.CONFIG}: {name} is not empty." for name in emptied]
+    return failures
 
 
 def _plan_of(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> PrivacyPlan:
@@ -195,12 +268,12 @@ def _plan_of(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> PrivacyPla
         config.privacy.epsilon = math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return planning.privacy_plan(config, plan.num_examples)
+        return planning.privacy_plan(config, plan.num_examples, plan.coordinates)
 
 
 def _text_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[str]:
     try:
-        text = (folder / bundle.PRIVACY_TEXT).read_text()
+        text = (folder / bundle.PRIVACY_TEXT).read_bytes().decode()
     except (OSError, ValueError):
         return [f"{bundle.PRIVACY_TEXT} cannot be read."]
     return privacy_files.text_failures(text, statement)

@@ -3,7 +3,6 @@
 With several processes each makes its share of every batch, and process 0 writes.
 """
 
-import json
 import logging
 import pathlib
 import shutil
@@ -12,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import processes, run_dir, validate
+from dpdm_jax import processes, run_dir, strict_json, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.model import build_model, digest
@@ -121,7 +120,7 @@ def _claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     path = folder / SETTINGS
     if path.exists():
         try:
-            stored = json.loads(path.read_text())
+            stored = strict_json.loads(path.read_text())
             changed = [k for k in settings if stored.get(k) != settings[k]]
         except (ValueError, AttributeError):
             raise InputError(

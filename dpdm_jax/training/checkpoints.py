@@ -28,6 +28,7 @@ from dpdm_jax import devices, processes, run_dir
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.model import Model, digest, signature
 from dpdm_jax.privacy.noise import GaussianNoiseState
+from dpdm_jax.training.mechanism_version import MECHANISM_VERSION
 from dpdm_jax.training.secrets import Secrets
 from dpdm_jax.training.state import TrainState
 
@@ -63,12 +64,12 @@ class Restored:
     Attributes:
         state: the state after ``state.step`` steps, noise key included.
         secrets: the private randomness of the run.
-        data_digest: of the training data; None in checkpoints of older versions.
+        data_digest: of the training data; see ``Secrets.data_digest``.
     """
 
     state: TrainState
     secrets: Secrets
-    data_digest: str | None
+    data_digest: str
 
 
 class Checkpoints:
@@ -142,7 +143,11 @@ class Checkpoints:
                 "private": {"format": _FORMAT, "data_digest": data_digest}
                 | secrets.to_dict(),
                 "meta": _meta(model, "training", config)
-                | {"run_id": run_id, "ledger": ledger},
+                | {
+                    "mechanism_version": MECHANISM_VERSION,
+                    "run_id": run_id,
+                    "ledger": ledger,
+                },
             },
         )
 
@@ -213,7 +218,7 @@ class Checkpoints:
         # The noise is keyed by the step, so its count is the step's.
         noise_state = GaussianNoiseState(secrets.noise_key, jnp.asarray(step))
         state = TrainState(step=jnp.asarray(step), noise_state=noise_state, **arrays)
-        return Restored(state, secrets, private.get("data_digest"))
+        return Restored(state, secrets, private["data_digest"])
 
     def read_secrets(self, step: int) -> Secrets:
         """Reads the secrets of a training checkpoint whose arrays may be damaged.
@@ -222,6 +227,26 @@ class Checkpoints:
             DamagedCheckpointError: they are damaged.
         """
         return self._secrets(step, self._read_json(step, "private"))
+
+    def is_of_data(self, content: bytes, step: int = -1) -> bool | None:
+        """Says whether a training checkpoint is of a run on this data.
+
+        Args:
+            content: digest of all of the data, see ``data.bind``.
+            step: which checkpoint; -1 the newest.
+
+        Returns:
+            Whether it is; None if its run digested data in another way.
+
+        Raises:
+            InputError: there is no such checkpoint, or it is damaged or foreign.
+        """
+        described = self.description(step)
+        if described.get("mechanism_version", 1) != MECHANISM_VERSION:
+            return None
+        private = self._read_json(described["step"], "private")
+        secrets = self._secrets(described["step"], private)
+        return private["data_digest"] == secrets.data_digest(content)
 
     def set_aside(self, step: int) -> pathlib.Path:
         """Takes a checkpoint out of the run, and keeps it: it holds secrets.
@@ -264,7 +289,8 @@ class Checkpoints:
         Returns:
             ``step``, ``kind`` ("training" or "imported"), ``model`` (see
             ``model.signature``) and ``config`` as JSON values; of a training
-            checkpoint ``run_id`` and ``ledger``, of an imported one ``origin``.
+            checkpoint ``mechanism_version``, ``run_id`` and ``ledger``, of an imported
+            one ``origin``.
 
         Raises:
             InputError: there is no such checkpoint, or it is damaged or foreign.

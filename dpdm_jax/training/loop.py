@@ -6,10 +6,7 @@ the examples of its own devices, and process 0 alone draws secrets and writes.
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
-import math
 import pathlib
 import time
 from collections.abc import Callable, Iterable
@@ -40,6 +37,7 @@ from dpdm_jax.training.checkpoints import (
 from dpdm_jax.training.from_config import build_model_training
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.logical_step import Mechanism, take_step
+from dpdm_jax.training.mechanism_version import check_version
 from dpdm_jax.training.metrics import PRIVATE, MetricsLog, private_diagnostics
 from dpdm_jax.training.moments import measure
 from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
@@ -60,10 +58,6 @@ _MAY_CHANGE = frozenset(
     }
 )
 
-# What of the training data is looked at to know it again.
-_BYTES_SEEN = 2**20
-_MIN_SEEN = 64  # examples
-
 #: ``snapshot(model, ema_params, step)`` looks at a model in training.
 Snapshot = Callable[[Model, Any, int], None]
 
@@ -76,8 +70,8 @@ class Run:
         config: the whole config.
         workdir: the run directory.
         plan: the privacy plan, with those that it extends.
-        source: the training data.
-        fingerprint: of the training data, private.
+        source: the training data, bound to ``content``.
+        content: digest of all of the training data, private; see ``data.bind``.
         model: what is trained.
         mesh: the devices.
         secrets: the private randomness that the run was begun with.
@@ -89,7 +83,7 @@ class Run:
     workdir: pathlib.Path
     plan: PrivacyPlan
     source: data.Source
-    fingerprint: str
+    content: bytes
     model: Model
     mesh: Mesh
     secrets: Secrets
@@ -161,13 +155,18 @@ def _prepare(
         _check(config)
         planning.check_microbatch(config.train.microbatch_size, jax.device_count())
     source = processes.first_goes_first(lambda: data.load_source(config.data, "train"))
-    with processes.together():
-        fingerprint = _fingerprint(source)
-    processes.check_same("The training data", lambda: fingerprint)
+    with processes.together(patiently=True):
+        source, content = data.bind(source)
+    processes.check_same("The training data", content.hex)
     problem = planning.problem_of(source)
+    with processes.together():
+        model = build_model(config, problem.image_shape, problem.num_classes)
+    coordinates = planning.coordinates_of(model)
     plan = PrivacyPlan.from_dict(
         processes.from_first(
-            lambda: planning.privacy_plan(config, problem.num_examples).to_dict()
+            lambda: planning.privacy_plan(
+                config, problem.num_examples, coordinates
+            ).to_dict()
         )
     )
     fixed = config.privacy.fixed_keys_seed
@@ -180,7 +179,6 @@ def _prepare(
     )
     mesh = devices.data_mesh()
     with processes.together():
-        model = build_model(config, problem.image_shape, problem.num_classes)
         training = build_model_training(config, plan, model, secrets.noise_key, mesh)
 
     ledger_path = workdir / run_dir.LEDGER
@@ -199,9 +197,7 @@ def _prepare(
         create_state(params, training.optimizer, training.noise), everywhere
     )
     if checkpoints.steps():
-        restored = _restore(
-            workdir, checkpoints, ledger, model, state, config, fingerprint
-        )
+        restored = _restore(workdir, checkpoints, ledger, model, state, config, content)
         secrets = restored.secrets
         state = restored.state
     elif ledger is not None and ledger.record.authorized_steps:
@@ -222,7 +218,7 @@ def _prepare(
         workdir=workdir,
         plan=ledger.record.plan,
         source=source,
-        fingerprint=fingerprint,
+        content=content,
         model=model,
         mesh=mesh,
         secrets=secrets,
@@ -243,13 +239,13 @@ def _with_moments(run: Run, state: TrainState) -> TrainState:
     """Measures the moments, which the ledger counts since it was created."""
     with processes.together():
         moments = measure(
-            run.model,
+            run.model.parameterization,
             run.source,
             clip=run.config.diffusion.moments_clip,
             noise_multiplier=run.plan.moments_noise_multiplier,
             noise_key=run.secrets.moments_key,
         )
-    # Sums of floating-point numbers may differ between machines.
+    # What follows from the noised sums in floating point may differ between machines.
     moments = processes.same_arrays(moments)
     params, average = (
         weights | {MOMENTS: devices.place(moments, devices.replicated(run.mesh))}
@@ -268,21 +264,6 @@ def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> bool:
     return (workdir / run_dir.LEDGER).exists()
 
 
-def _fingerprint(source: data.Source) -> str:
-    """What tells two data sets apart that were meant to be the same. Private.
-
-    It reads about a mebibyte of images, evenly spread: a change of order or of files
-    shows in some of them, a change of a few images of many may not.
-    """
-    number = max(_MIN_SEEN, _BYTES_SEEN // math.prod(source.image_shape))
-    some = np.unique(np.linspace(0, len(source) - 1, num=number).astype(np.int64))
-    images, labels = source.examples(some)
-    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    return json.dumps(
-        [len(source), list(source.image_shape), source.num_classes, digest]
-    )
-
-
 def _restore(
     workdir: pathlib.Path,
     checkpoints: Checkpoints,
@@ -290,7 +271,7 @@ def _restore(
     model: Model,
     template: TrainState,
     config: ml_collections.ConfigDict,
-    fingerprint: str,
+    content: bytes,
 ) -> Restored:
     """Reads the newest sound checkpoint, if it is one of this run.
 
@@ -341,8 +322,7 @@ def _restore(
                 "every step."
             )
         _check_secrets(checkpoints, damaged, restored.secrets)
-        now = restored.secrets.data_digest(fingerprint)
-        if restored.data_digest not in (None, now):
+        if restored.data_digest != restored.secrets.data_digest(content):
             raise InputError(
                 f"The training data is not that which {workdir} was begun with, whose "
                 "noise would go onto other sums; allowed: the same images, labels and "
@@ -392,6 +372,7 @@ def _check_is_of_run(
             f"The ledger of {workdir} counts less than its copy in a checkpoint, or "
             "something else; allowed: the run's newest ledger."
         )
+    check_version(workdir, stored)
     _check_unchanged(stored["config"], config)
 
 
@@ -538,5 +519,5 @@ def _save(run: Run, state: TrainState) -> None:
         run_id=run.ledger.record.run_id,
         config=run_dir.to_json_values(run.config),
         ledger=run.ledger.record.to_dict(),
-        data_digest=run.secrets.data_digest(run.fingerprint),
+        data_digest=run.secrets.data_digest(run.content),
     )

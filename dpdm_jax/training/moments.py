@@ -1,13 +1,13 @@
 """Measures the moments of classes privately, before the first step of a run."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
 from dpdm_jax import data
 from dpdm_jax.diffusion.parameterizations import MomentsEDM
-from dpdm_jax.model import Model
 from dpdm_jax.privacy import class_moments
 
 # Images that are looked at together.
@@ -24,12 +24,13 @@ _LEAST_VARIANCE = 1e-4
 
 
 def measure(
-    model: Model,
+    parameterization: MomentsEDM,
     source: data.Source,
     *,
     clip: float,
     noise_multiplier: float,
     noise_key: jax.Array,
+    on_release: Callable[[class_moments.Released], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Measures what ``with_moments`` keeps.
 
@@ -37,12 +38,13 @@ def measure(
     before its first checkpoint with moments releases none twice.
 
     Args:
-        model: of ``MomentsEDM``.
+        parameterization: what the moments are for.
         source: the training data.
         clip: bound on the root mean square of an image's frequencies, in assumed
             standard deviations, > 0.
         noise_multiplier: sigma of each query, > 0.
         noise_key: see ``gaussian_noise``.
+        on_release: see ``class_moments.measure``; of features as ``whitened`` gives.
 
     Returns:
         Float32 arrays by their name.
@@ -50,8 +52,7 @@ def measure(
     Raises:
         InputError: a value is out of range.
     """
-    shape = model.network.image_shape
-    parameterization = model.parameterization
+    shape = source.image_shape
     scales = _of_frequencies(parameterization.assumed_stds, shape)
     covariances = class_moments.Covariances(
         weights=scales / parameterization.sigma_data,
@@ -59,14 +60,15 @@ def measure(
     )
     components = parameterization.components
     measured = class_moments.measure(
-        lambda: _whitened(parameterization, source),
-        model.num_classes,
+        lambda: whitened(parameterization, source),
+        source.num_classes,
         # How far the means of classes are apart: the less, the finer the detail.
         scales / scales.max(),
         covariances if components else None,
         l2_clip_norm=clip * scales.size**0.5,
         noise_multiplier=noise_multiplier,
         noise_key=noise_key,
+        on_release=on_release,
     )
     moments = {"mean": measured.mean, "std": measured.std}
     if components:
@@ -101,15 +103,28 @@ def _components(
     }
 
 
-def _whitened(
+def whitened(
     parameterization: MomentsEDM, source: data.Source
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    whiten = jax.jit(parameterization.whiten)
+    """Yields the features of all images, and their labels.
+
+    Args:
+        parameterization: whose frequencies they are.
+        source: the images.
+
+    Returns:
+        An iterator over (float32 [n, h w c], int32 [n]), each image once.
+    """
     for start in range(0, len(source), _BATCH):
         indices = np.arange(start, min(start + _BATCH, len(source)))
         batch = data.load_batch(source, indices)
-        features = np.asarray(whiten(batch.images))
+        features = np.asarray(_whiten(parameterization, batch.images))
         yield features.reshape(len(features), -1), batch.labels
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _whiten(parameterization: MomentsEDM, images: jax.Array) -> jax.Array:
+    return parameterization.whiten(images)
 
 
 def _of_frequencies(stds: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy.batch_selection import new_seed
 from dpdm_jax.privacy.noise import new_noise_key
+from dpdm_jax.privacy.threefry import KEY_BYTES, secret_key
 
 
 @dataclasses.dataclass(frozen=True, repr=False)  # no repr: it would end up in a log
@@ -56,12 +57,17 @@ class Secrets:
 
         Args:
             step: steps taken before, >= 0.
+
+        Returns:
+            A key of 128 bits, [], as are those that it is folded into.
         """
         digest = hashlib.blake2b(
-            step.to_bytes(8, "little"), key=self.loss_seed, digest_size=8
+            step.to_bytes(8, "little"),
+            key=self.loss_seed,
+            digest_size=KEY_BYTES,
+            person=b"loss",
         ).digest()
-        words = jnp.asarray(np.frombuffer(digest, np.uint32))
-        return jax.random.wrap_key_data(words, impl="threefry2x32")
+        return secret_key(digest)
 
     def of_extension(self, extension_id: str) -> "Secrets":
         """Returns the secrets of an extension of the run.
@@ -92,16 +98,16 @@ class Secrets:
             derive(self.loss_seed, b"ext loss", len(self.loss_seed)),
         )
 
-    def data_digest(self, description: str) -> str:
+    def data_digest(self, content: bytes) -> str:
         """Returns what tells the run's data from other data, and nothing else.
 
         Keyed, so that whoever came by it could not check guesses of the data with it.
 
         Args:
-            description: text that differs if the data does.
+            content: of all of the data; see ``data.bind``.
         """
         return hashlib.blake2b(
-            description.encode(),
+            content,
             key=self.loss_seed,
             digest_size=32,
             person=b"data",  # apart from the loss's keys

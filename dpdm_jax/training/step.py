@@ -5,10 +5,11 @@ sum that every device holds of its own examples. ``finish`` adds those up, adds 
 once, divides by the expected batch size, and updates weights and average (DPDM,
 algorithm 1).
 
-A device's sum is one vector, so that the step's only exchange is one all-reduce,
-however many leaves the weights have. All devices then hold the whole sum and add the
-same noise to it; where ``draws_in_parts``, each draws a part of the noise, and an
-all-gather joins the parts.
+A device's sum is one array of integers, so that the step exchanges it by one
+all-reduce, however many leaves the weights have; a second one adds up a few
+diagnostics. All devices then hold the whole sum, the same to the last bit however many
+they are, and add the same noise to it; where ``draws_in_parts``, each draws a part of
+the noise, and an all-gather joins the parts.
 """
 
 import dataclasses
@@ -17,7 +18,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec as P
 from dpdm_jax import devices
 from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.diffusion.losses import ExampleLoss
+from dpdm_jax.privacy import ExactSum
 from dpdm_jax.privacy.clipping import clipped_grad
 from dpdm_jax.training import ema
 from dpdm_jax.training.state import TrainState
@@ -49,21 +50,32 @@ class Diagnostics(NamedTuple):
     examples: jax.Array
 
 
+class Partial(NamedTuple):
+    """What each device has summed of a logical batch.
+
+    Attributes:
+        total: a sum of ``clipped_grad``, its leaves [devices, ...].
+        counts: float32 [devices, 5], the ``Diagnostics``.
+    """
+
+    total: Any
+    counts: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
     """The functions of a logical step.
 
     Attributes:
-        start: ``start(params) -> partial`` of zeros: float32 [devices, n], what each
-            device has summed of a logical batch: gradient and diagnostics.
+        start: ``start(params) -> Partial`` of zeros.
         accumulate: ``accumulate(partial, params, images, labels, is_padding, positions,
             step_key) -> partial``; images float32 [m, h, w, c], labels int32 [m],
             is_padding bool [m], positions int32 [m] in the logical batch.
         finish: ``finish(state, partial) -> (TrainState, Diagnostics)``.
     """
 
-    start: Callable[..., jax.Array]
-    accumulate: Callable[..., jax.Array]
+    start: Callable[..., Partial]
+    accumulate: Callable[..., Partial]
     finish: Callable[..., tuple[TrainState, Diagnostics]]
 
 
@@ -111,25 +123,34 @@ def make_train_step(
     replicated = devices.replicated(mesh)
 
     @functools.partial(jax.jit, out_shardings=devices.divided(mesh))
-    def start(params: Any) -> jax.Array:
-        size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        return jnp.zeros((mesh.size, size + len(Diagnostics._fields)), jnp.float32)
+    def start(params: Any) -> Partial:
+        nothing = Partial(
+            grad_fn.zeros(params), jnp.zeros(len(Diagnostics._fields), jnp.float32)
+        )
+        return jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (mesh.size, *x.shape)), nothing
+        )
 
     def accumulate_on_device(
-        partial: jax.Array,
+        partial: Partial,
         params: Any,
         images: jax.Array,
         labels: jax.Array,
         is_padding: jax.Array,
         positions: jax.Array,
         step_key: jax.Array,
-    ) -> jax.Array:
+    ) -> Partial:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, positions)
         total, aux = grad_fn(
             params, images, labels, keys, is_padding_example=is_padding
         )
         counts = _diagnostics(aux.values, aux.grad_norms, is_padding, l2_clip_norm)
-        return partial + jax.flatten_util.ravel_pytree((total, counts))[0]
+        more = Partial(total, jnp.stack(counts))
+        added = jax.tree.map(lambda x, y: x[0] + y, partial, more)
+        if isinstance(added.total, ExactSum):
+            # Else the low words would run over after some thousand micro-batches.
+            added = added._replace(total=added.total.normalized())
+        return jax.tree.map(lambda x: x[None], added)
 
     accumulate = jax.jit(
         jax.shard_map(
@@ -144,11 +165,14 @@ def make_train_step(
     )
 
     @functools.partial(jax.jit, out_shardings=replicated, donate_argnums=0)
-    def finish(state: TrainState, partial: jax.Array) -> tuple[TrainState, Diagnostics]:
-        # Back to leaves: only their shapes are taken from these.
-        like = (state.params, Diagnostics(*len(Diagnostics._fields) * [jnp.float32(0)]))
-        unravel = jax.flatten_util.ravel_pytree(like)[1]
-        total, diagnostics = unravel(jnp.sum(partial, axis=0))
+    def finish(state: TrainState, partial: Partial) -> tuple[TrainState, Diagnostics]:
+        # As one array, for one exchange.
+        flat = jnp.concatenate(
+            [x.reshape(len(x), -1) for x in jax.tree.leaves(partial.total)], axis=1
+        )
+        summed = jnp.sum(flat, axis=0, dtype=flat.dtype)
+        total = _unflat(summed, jax.tree.map(lambda x: x[0], partial.total))
+        diagnostics = Diagnostics(*jnp.sum(partial.counts, axis=0))
         noised, noise_state = noise.update(total, state.noise_state)
         mean, _ = normalize.update(noised, normalize.init(None))
         updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
@@ -174,6 +198,16 @@ def draws_in_parts(mesh: Mesh) -> bool:
     share it; other compilers fuse it with the addition.
     """
     return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+
+
+def _unflat(flat: jax.Array, like: Any) -> Any:
+    """A vector as leaves of another tree's shapes."""
+    leaves, treedef = jax.tree.flatten(like)
+    found, offset = [], 0
+    for leaf in leaves:
+        found.append(flat[offset : offset + leaf.size].reshape(leaf.shape))
+        offset += leaf.size
+    return treedef.unflatten(found)
 
 
 def _diagnostics(

@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dpdm_jax import command_line, devices, planning, processes, xla_flags
 from dpdm_jax.model import Model, build_model
-from dpdm_jax.privacy import PoissonSampling
+from dpdm_jax.privacy import PoissonSampling, clipped_grad
 from dpdm_jax.training import loop
 from dpdm_jax.training.from_config import Training, build_training
 from dpdm_jax.training.secrets import fixed_secrets
@@ -163,7 +162,8 @@ def _noise(training: Training, params: Any) -> np.ndarray:
     """The noise of the first two steps, by the transform that the steps use."""
     everywhere = devices.replicated(devices.data_mesh())
     update = jax.jit(training.noise.update, out_shardings=everywhere)
-    zeros = devices.place(jax.tree.map(jnp.zeros_like, params), everywhere)
+    nothing = clipped_grad(lambda *_: 0.0, l2_clip_norm=1.0).zeros(params)
+    zeros = devices.place(nothing, everywhere)
     state = devices.place(training.noise.init(params), everywhere)
     drawn = []
     for _ in range(2):

@@ -54,7 +54,7 @@ def train_and_test(
         clipped = grad_fn(
             params, images[indices], labels[indices], is_padding_example=indices < 0
         )
-        return jax.tree.map(jnp.add, total, clipped)
+        return total + clipped
 
     @jax.jit
     def step(params: Any, state: Any, total: Any) -> tuple[Any, Any]:
@@ -66,7 +66,7 @@ def train_and_test(
         _NUM_TRAIN, privacy.new_seed(), pad_to_multiple_of=_MICROBATCH
     )
     for indices in batches:
-        total = jax.tree.map(jnp.zeros_like, params)
+        total = grad_fn.zeros(params)
         # However large the batch, one shape is compiled and nothing is dropped.
         for part in indices.reshape(-1, _MICROBATCH):
             total = add_clipped(total, params, jnp.asarray(part))

@@ -43,22 +43,67 @@ def check(sums, members):
 @pytest.mark.usefixtures("same_entropy")
 def test_one_run(training):
     members = np.arange(0, 60, 2)
-    sums, sizes = training.one_run(members)
+    sums, sizes, answers = training.one_run(members)
+    assert answers == ()
     assert sums.shape == (_STEPS, 60)
     check(sums, members)
     assert sizes.std() > 0
     # Each batch's size, to the noise of so many entries.
     error = sums[:, members].sum(axis=1) - sizes
     assert np.abs(error).max() < 5 * _NOISE * np.sqrt(len(members))
-    again, _ = training.one_run(members)
-    assert np.abs(again - sums).max() > 1  # under secrets of its own
+    again = training.one_run(members)
+    assert np.abs(again.sums - sums).max() > 1  # under secrets of its own
 
 
 @pytest.mark.usefixtures("same_entropy")
 def test_many_runs(training):
     some, fewer = np.arange(20), np.arange(5)
-    sums = training.many_runs([some, fewer, some])
+    sums, answers = training.many_runs([some, fewer, some])
+    assert answers == 3 * [()]
     assert sums.shape == (3, _STEPS, 60)
     check(sums[::2], some)
     check(sums[1], fewer)
     assert np.abs(sums[0] - sums[2]).max() > 1
+
+
+@pytest.mark.usefixtures("same_entropy")
+@pytest.mark.parametrize(("components", "queries"), [(0, 2), (5, 3)])
+def test_queries_before_the_first_step(make_config, components, queries):
+    """Each canary adds a vector of its class alone, as long as is accounted for."""
+    noise = 0.5
+    plan = make_plan(
+        PrivacyConfig(
+            num_examples=60,
+            batch_size=60,
+            epsilon=np.inf,
+            delta=1e-5,
+            noise_multiplier=1.0,
+            num_steps=1,
+            moments_noise_multiplier=noise,
+            moments_queries=queries,
+        )
+    )
+    config = make_config(
+        diffusion__parameterization="edm_moments",
+        diffusion__moments_components=components,
+    )
+    training = CanaryTraining(config, plan, 60)
+    members = np.arange(0, 60, 2)
+    run = training.one_run(members)
+    assert len(run.answers) == queries
+    some = run.of_first(7)
+    assert some.sums.shape == (1, 7)
+    for answer, part in zip(run.answers, some.answers, strict=True):
+        lengths = np.linalg.norm(answer.added.reshape(60, -1), axis=1)
+        assert lengths.max() <= 1 + 1e-5
+        # Of covariances the diagonal does not count, which is all of a few images.
+        assert np.median(lengths) > 0.85
+        rest = np.array(answer.noised)
+        rest[members] -= answer.added[members]
+        p = scipy.stats.kstest(rest.ravel(), scipy.stats.norm(scale=noise).cdf).pvalue
+        assert p > 1e-3
+        np.testing.assert_array_equal(part.noised, answer.noised[:7])
+    # Each of many runs has answers of its own.
+    _, answers = training.many_runs([members, members[:3]])
+    assert [len(each) for each in answers] == [queries, queries]
+    assert (answers[0][0].noised != answers[1][0].noised).all()

@@ -8,6 +8,8 @@ from dpdm_jax.audit.mechanism import shortened
 from dpdm_jax.audit.run import contradictions
 from dpdm_jax.model import build_model
 from dpdm_jax.planning import privacy_plan
+from dpdm_jax.privacy import accounting
+from dpdm_jax.training.moments import measure
 
 
 def test_joined_sources():
@@ -49,8 +51,7 @@ def test_images_of_noise_are_recognised_where_there_is_little_noise(
     assert found.num_steps == 60
 
 
-def test_moments_are_neither_trained_nor_claimed(make_config):
-    """The audit trains from the assumed ones: it asks what the steps give away."""
+def test_moments_are_measured_and_claimed(make_config, monkeypatch, same_entropy):
     config = make_config(
         diffusion__parameterization="edm_moments",
         diffusion__moments_components=2,
@@ -60,13 +61,26 @@ def test_moments_are_neither_trained_nor_claimed(make_config):
     source = data.load_source(config.data, "train")
     plan = privacy_plan(config, len(source))
     steps = shortened(plan, 2)
-    assert steps.moments_noise_multiplier is None
-    assert steps.epsilon == steps.epsilon_spent(2) < plan.epsilon_spent(2)
+    assert steps.moments_noise_multiplier == 5.0
+    queries = [plan.moments_event]
+    alone = accounting.epsilon_of_events(queries, plan.delta, plan.accountant)
+    assert alone < steps.epsilon == plan.epsilon_spent(2) < plan.epsilon_spent(3)
     model = build_model(config, source.image_shape, source.num_classes)
     before = model.network.init(jax.random.key(0))
+    measured = []
+
+    def recorded(*args, **kwargs):
+        measured.append((args, kwargs, measure(*args, **kwargs)))
+        return measured[-1][-1]
+
+    monkeypatch.setattr(images, "measure", recorded)
     after, _ = images._train(config, steps, model, before, source)
+    (((_, seen), settings, moments),) = measured
+    assert seen is source
+    assert settings["noise_multiplier"] == 5.0
     for name, assumed in before["moments"].items():
-        np.testing.assert_allclose(after["moments"][name], assumed, rtol=1e-5)
+        np.testing.assert_allclose(after["moments"][name], moments[name], rtol=1e-5)
+        assert (moments[name] != assumed).any()
     trained = jax.tree.leaves(jax.device_get(after["network"]))
     for now, then in zip(trained, jax.tree.leaves(before["network"]), strict=True):
         assert (now != then).any()

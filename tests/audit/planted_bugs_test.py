@@ -18,7 +18,10 @@ from dpdm_jax.audit.run import contradictions
 from dpdm_jax.privacy import (
     PoissonSampling,
     PrivacyConfig,
+    accounting,
+    class_moments,
     clipped_grad,
+    exact_sum,
     gaussian_noise,
     make_plan,
 )
@@ -65,11 +68,19 @@ def average_clipped(monkeypatch):
 
         def grad_fn(*args, is_padding_example):
             total, aux = summed(*args, is_padding_example=is_padding_example)
-            count = jnp.maximum(1, jnp.sum(~is_padding_example))
-            norm = jnp.linalg.norm(total / count)
-            return total * jnp.minimum(1.0, l2_clip_norm / norm), aux
+            average = total / jnp.maximum(1, jnp.sum(~is_padding_example))
+            copies = jnp.broadcast_to(
+                average, (*is_padding_example.shape, *total.shape)
+            )
+            clipped = exact_sum(
+                copies,
+                l2_clip_norm=l2_clip_norm,
+                is_padding_example=is_padding_example,
+            )
+            return clipped, aux
 
-        return grad_fn
+        right = clipped_grad(loss, l2_clip_norm=l2_clip_norm, **options)
+        return dataclasses.replace(right, fun=grad_fn)
 
     monkeypatch.setattr(step, "clipped_grad", planted)
 
@@ -145,6 +156,123 @@ def test_batch_sizes_contradict_shuffling(config, monkeypatch):
     assert "unlike those of Poisson sampling" in contradictions(found)[-1]
 
 
+# ---- bugs in the queries before the first step
+
+
+def plan_with_queries(num_steps=2):
+    """Three queries, and steps with so much noise that they say nothing."""
+    return make_plan(
+        PrivacyConfig(
+            num_examples=2000,
+            batch_size=1000,
+            epsilon=math.inf,
+            delta=1e-6,
+            noise_multiplier=20.0,
+            num_steps=num_steps,
+            moments_noise_multiplier=8.0,
+            moments_queries=3,
+        )
+    )
+
+
+@pytest.fixture
+def config_with_queries(make_config):
+    return make_config(
+        diffusion__parameterization="edm_moments",
+        diffusion__moments_components=4,
+        train__microbatch_size=1008,
+        audit__canaries=1000,
+        audit__runs=200,
+        audit__run_steps=2,
+    )
+
+
+def queries_without_noise(monkeypatch):
+    monkeypatch.setattr(
+        class_moments, "gaussian_noise", lambda stddev, key: gaussian_noise(0.0, key)
+    )
+
+
+def features_unclipped(monkeypatch):
+    monkeypatch.setattr(
+        class_moments, "_clipped", lambda vectors, l2_clip_norm: vectors / l2_clip_norm
+    )
+
+
+def queries_key_published(monkeypatch):
+    monkeypatch.setattr(
+        secrets.Secrets, "moments_key", secrets.fixed_secrets(0).noise_key
+    )
+
+
+def noise_of_queries_reused(monkeypatch):
+    def planted(stddev, key):
+        noise = gaussian_noise(stddev, key)
+
+        def update(updates, state, params=None):
+            return noise.update(updates, state, params)[0], state
+
+        return optax.GradientTransformation(noise.init, update)
+
+    monkeypatch.setattr(class_moments, "gaussian_noise", planted)
+
+
+def noise_of_steps_reused(monkeypatch):
+    monkeypatch.setattr(
+        secrets.Secrets, "moments_key", property(lambda self: self.noise_key)
+    )
+
+
+@pytest.mark.usefixtures("same_entropy")
+def test_real_queries_are_not_contradicted(config_with_queries):
+    plan = plan_with_queries()
+    one_run = mechanism.audit_one_run(config_with_queries, plan)
+    many_runs = mechanism.audit_many_runs(config_with_queries, plan)
+    assert contradictions(one_run, many_runs) == []
+    queries = [plan.moments_event]
+    alone = accounting.epsilon_of_events(queries, plan.delta, plan.accountant)
+    assert all(bound.claimed > alone for bound in one_run.bounds)
+    assert many_runs.bounds[0].claimed > alone
+    assert {bound.attack for bound in one_run.bounds} == set(attacks.ATTACKS) - {
+        attacks.LOSS
+    }
+    assert one_run.most > one_run.bounds[0].claimed
+
+
+@pytest.mark.usefixtures("same_entropy")
+@pytest.mark.parametrize(
+    ("plant", "attack"),
+    [
+        (queries_without_noise, attacks.QUERIES),
+        (features_unclipped, attacks.QUERIES),
+        (queries_key_published, attacks.QUERIES_SAME_KEYS),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_one_run_contradicts_queries(plant, attack, config_with_queries, monkeypatch):
+    plant(monkeypatch)
+    found = mechanism.audit_one_run(config_with_queries, plan_with_queries())
+    bounds = {bound.attack: bound for bound in found.bounds}
+    assert bounds[attack].contradicts
+    assert any(attacks.ATTACKS[attack] in each for each in contradictions(found))
+
+
+@pytest.mark.usefixtures("same_entropy")
+@pytest.mark.parametrize("plant", [noise_of_queries_reused, noise_of_steps_reused])
+def test_noise_used_again_is_seen(plant, config_with_queries, monkeypatch):
+    plant(monkeypatch)
+    found = mechanism.audit_one_run(config_with_queries, plan_with_queries())
+    assert not found.is_noise_new
+    assert "is not new each time" in contradictions(found)[-1]
+
+
+@pytest.mark.usefixtures("same_entropy")
+def test_many_runs_contradict_queries_without_noise(config_with_queries, monkeypatch):
+    queries_without_noise(monkeypatch)
+    found = mechanism.audit_many_runs(config_with_queries, plan_with_queries())
+    assert any(bound.contradicts for bound in found.bounds)
+
+
 def test_shortened_plan_stands_alone():
     first = plan_with(3.0)
     extension = dataclasses.replace(first, extends=first, epsilon=10.0)
@@ -152,3 +280,7 @@ def test_shortened_plan_stands_alone():
         plan = mechanism.shortened(extension, steps)
         assert plan.total_steps == min(steps, 30)
         assert plan.epsilon == first.epsilon_spent(min(steps, 30))
+    with_queries = plan_with_queries(num_steps=30)
+    plan = mechanism.shortened(with_queries, 5)
+    assert plan.moments_event == with_queries.moments_event
+    assert plan.epsilon == with_queries.epsilon_spent(5)

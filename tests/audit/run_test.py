@@ -3,9 +3,10 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
-from dpdm_jax import modes, run_dir
+from dpdm_jax import data, modes, run_dir
 from dpdm_jax.audit import mechanism
 from dpdm_jax.audit import run as audit_run
 from dpdm_jax.errors import InputError
@@ -93,6 +94,20 @@ def test_bad_settings_are_refused(field, value, message, make_config, tmp_path):
     config = make_config(**{f"audit__{field}": value})
     with pytest.raises(InputError, match=message):
         audit_run.audit(config, tmp_path)
+
+
+def test_other_images_of_the_same_kind_are_refused(trained, make_config, monkeypatch):
+    load = data.load_source
+
+    def changed(config, split):
+        source = load(config, split)
+        images, labels = source.examples(np.arange(len(source)))
+        images[300, 3, 3] ^= 1
+        return data.ArraySource(images, labels, source.num_classes)
+
+    monkeypatch.setattr(audit_run.data, "load_source", changed)
+    with pytest.raises(InputError, match="training images are not those that"):
+        audit_run.audit(make_config(), trained)
 
 
 def test_data_of_another_kind_is_refused(trained, make_config):

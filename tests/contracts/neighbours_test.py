@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from float_sums import in_float64
 
 from dpdm_jax import networks, privacy
 from dpdm_jax.diffusion.losses import denoising_loss, draw
@@ -46,8 +47,8 @@ every_perceptron = pytest.mark.parametrize(
     ("network", "multiplicity", "engine"),
     [case for case in CASES if case[0] == "perceptron"],
 )
-# Float32 rounding of a sum of five clipped vectors, in units of the clip norm.
-ROUNDING = 1e-5
+# Of float64, in which sums are compared, and of gradients in batches of another size.
+ROUNDING, OTHER_SHAPE = 1e-12, 1e-5
 BAD_PIXELS = [math.nan, math.inf, -math.inf, 1e30, -1e10, 1e4, 100.0, 0.0]
 
 
@@ -162,7 +163,7 @@ def clipped_sum(network, multiplicity, engine):
 
     def run(batch, is_padding=None):
         mask = np.zeros(len(batch[0]), bool) if is_padding is None else is_padding
-        return compiled(p.params, *batch, mask=mask)
+        return in_float64(compiled(p.params, *batch, mask=mask))
 
     return grad_fn, run
 
@@ -241,10 +242,10 @@ def test_removed_example_is_a_masked_one(network, multiplicity, engine):
     for position in (0, 2, BATCH - 1):
         without = jax.tree.map(lambda x, i=position: np.delete(x, i, 0), p.batch)
         removed, masked = run(without), run(p.batch, only(position))
-        assert distance(removed, masked) < ROUNDING * p.clip
+        assert distance(removed, masked) < OTHER_SHAPE * p.clip
         moved = distance(run(p.batch), removed)
         bound = grad_fn.sensitivity("add_or_remove_one")
-        assert moved <= bound * (1 + ROUNDING)
+        assert moved <= bound * (1 + OTHER_SHAPE)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """DP-SGD on real digits, and that the noise and the batches are those accounted for."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ def accuracy(digits, settings, name="logreg", **options):
     return dp_sgd.dp_sgd_accuracy(name, train, test, 10, settings, **options)
 
 
-def test_accuracy_falls_with_the_budget(digits):
+def test_accuracy_falls_with_the_budget(digits, monkeypatch):
+    monkeypatch.setattr(os, "urandom", np.random.default_rng(0).bytes)
     by_epsilon = {}
     for epsilon in (0.05, 1.0, 20.0):
         settings = dp_sgd.DPSGD(epsilon, 1e-4, epochs=15, learning_rate=1e-2)
@@ -83,10 +86,27 @@ def test_a_step_is_the_clipped_sum_with_noise_over_the_expected_size(
     np.testing.assert_allclose(final[0]["linear"]["bias"], bias, atol=1e-5)
 
 
-def test_repeats_by_seed(digits):
-    settings = dp_sgd.DPSGD(5.0, 1e-4, epochs=2)
-    results = [accuracy(digits, settings, seeds=s).accuracies for s in ((1, 2), (2, 1))]
-    assert results[0] == results[1][::-1]
+def test_each_training_has_secrets_of_its_own(digits, monkeypatch):
+    """Those of a public seed would let anyone take the noise off again."""
+    noise_keys, seeds = [], []
+    gaussian_noise, batches = privacy.gaussian_noise, privacy.PoissonSampling.batches
+
+    def recorded_noise(stddev, key):
+        noise_keys.append(np.asarray(jax.random.key_data(key)))
+        return gaussian_noise(stddev, key)
+
+    def recorded_batches(self, size, seed):
+        seeds.append(seed)
+        return batches(self, size, seed)
+
+    monkeypatch.setattr(privacy, "gaussian_noise", recorded_noise)
+    monkeypatch.setattr(privacy.PoissonSampling, "batches", recorded_batches)
+    settings = dp_sgd.DPSGD(5.0, 1e-4, epochs=1)
+    for _ in range(2):
+        accuracy(digits, settings, seeds=(1, 2))
+    assert len(set(seeds)) == len({key.tobytes() for key in noise_keys}) == 4
+    assert min(map(len, seeds)) * 8 >= 128
+    assert min(key.nbytes for key in noise_keys) * 8 >= 128
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ KEYS = {
     },
     "sampling": {"ours_over_torch": "torch"},
     "evaluation": {"ours_over_torch": "pytorch_fid"},
+    "noise_draw": {"exact_over_float": None},
     "first_step": {
         "cold_seconds": None,
         "warm_seconds": None,
@@ -39,6 +40,7 @@ KEYS = {
         "memory",
         "sampling",
         "evaluation",
+        "noise_draw",
         # Compile several programs anew.
         pytest.param("step_time", marks=pytest.mark.slow),
         pytest.param("first_step", marks=pytest.mark.slow),

@@ -46,6 +46,17 @@ def gaussian_epsilon(noise_multiplier, steps, delta):
     return scipy.optimize.brentq(excess, 0, 500, xtol=1e-12)
 
 
+def test_arithmetic_adds_little_and_an_epsilon_beyond_it_is_none():
+    by_steps = [
+        accounting.epsilon(SMALL, 2.0, 1e-5, coordinates=number)
+        for number in (None, 10**6, 10**9)
+    ]
+    assert by_steps[0] < by_steps[1] < by_steps[2] < by_steps[0] + 1e-4
+    # Noise that would give an epsilon of hundreds: no share of delta is left for it.
+    assert 60 < accounting.epsilon(SMALL, 0.1, 1e-5) < math.inf
+    assert accounting.epsilon(SMALL, 0.1, 1e-5, coordinates=100) == math.inf
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("sampling", "eps", "delta", "by_rdp", "by_pld"), PUBLISHED)
 def test_published_noise_multipliers(sampling, eps, delta, by_rdp, by_pld):

@@ -179,6 +179,27 @@ def test_another_plan_is_refused_with_the_fields(path, plan, change, listed):
     assert path.read_bytes() == before
 
 
+def test_exact_arithmetic_is_in_the_ledger(path):
+    exact = make_plan(dataclasses.replace(CONFIG, coordinates=5000))
+    ledger = Ledger.create(path, exact)
+    ledger.authorize(60)
+    record = read_ledger(path)
+    assert json.loads(path.read_text())["format"] == "dpdm_jax privacy ledger 4"
+    assert record.epsilon_spent() == exact.epsilon
+    assert [e.coordinates for e in record.accounted_events()] == [5000]
+    rewrite(path, lambda fields: fields["events"][0].pop("coordinates"))
+    with pytest.raises(InputError, match="not the plan's mechanism"):
+        read_ledger(path)
+
+
+def test_a_run_begun_with_float_noise_does_not_go_on(path, plan):
+    Ledger.create(path, plan).authorize(5)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"floating-point noise.*; allowed: finish it"):
+        Ledger.open(path, make_plan(dataclasses.replace(CONFIG, coordinates=5000)))
+    assert path.read_bytes() == before
+
+
 def test_noise_multiplicity_may_change(path, plan):
     Ledger.create(path, plan)
     Ledger.open(path, dataclasses.replace(plan, noise_multiplicity=8)).authorize(3)
@@ -338,6 +359,114 @@ def rewrite(path, edit):
 def test_consistent_nonsense_is_refused(path, plan, edit, message):
     Ledger.create(path, plan)
     rewrite(path, edit)
+    with pytest.raises(InputError, match=message):
+        read_ledger(path)
+
+
+def mechanism(**changes):
+    """Changes the mechanism in plan and event alike, but not what is claimed of it."""
+    names = {"num_steps": "planned_steps"}
+
+    def edit(fields):
+        fields["plan"].update(changes)
+        for name, value in changes.items():
+            name = names.get(name, name)
+            if name in fields["events"][-1]:
+                fields["events"][-1][name] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (mechanism(noise_multiplier=1e-7), "practically without noise"),
+        (mechanism(noise_multiplier=0.5), "its mechanism gives"),
+        (mechanism(noise_multiplier=10**400), "noise_multiplier is 1000"),
+        (mechanism(l2_clip_norm=1e-300), "noise's standard deviation"),
+        (mechanism(l2_clip_norm=1e300), "noise's standard deviation"),
+        (mechanism(num_examples=10**400), "num_examples is 1000"),
+        (mechanism(expected_batch_size=10**400), "expected_batch_size is 1000"),
+        (mechanism(noise_multiplicity=10**400), "noise_multiplicity is 1000"),
+        (mechanism(num_steps=10**400), "num_steps is 1000"),
+        (mechanism(num_steps=10**30), "num_steps is 1000"),
+        (mechanism(num_steps=120), "its mechanism gives"),
+        (mechanism(sampling_probability=1e-308), "sampling_probability is 1e-308"),
+        (mechanism(sampling_probability=0.5), "its mechanism gives"),
+        (mechanism(moments_noise_multiplier=1e-9), "practically without noise"),
+        (mechanism(delta=1e-300), "delta is 1e-300"),
+        (mechanism(epsilon=0.001), "plan.epsilon is 0.001; its mechanism gives"),
+        (mechanism(epsilon=9.8), "plan.epsilon is 9.8; its mechanism gives"),
+        (mechanism(epsilon=10**400), "epsilon is 1000"),
+        (lambda f: f["events"][0].update(more=1), "the fields of an event"),
+        (
+            lambda f: f["events"][0].update(name="training\n\n# epsilon = 0.01"),
+            "the event name is",
+        ),
+        (lambda f: f.update(run_id="1 | 0.01"), "run_id is"),
+        (lambda f: f["software"].update(x="1\n# epsilon = 0.01"), "of the software is"),
+        (lambda f: f.update(software=[]), "software is no list"),
+    ],
+)
+def test_a_ledger_claims_what_its_mechanism_gives(path, plan, edit, message):
+    Ledger.create(path, plan)
+    rewrite(path, edit)
+    with pytest.raises(InputError, match=message) as e:
+        read_ledger(path)
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 700
+
+
+def test_figures_of_another_accountant_may_differ_a_little_or_overstate(path, plan):
+    Ledger.create(path, plan)
+
+    def edit(fields):
+        fields["plan"]["epsilon"] *= 0.999
+
+    rewrite(path, edit)
+    assert read_ledger(path).plan.epsilon < plan.epsilon
+
+    def of_another(fields):
+        fields["plan"] |= {"epsilon": 12.0, "target_epsilon": 12.0}
+        fields["software"]["accountant"] = "dp-accounting 0.1"
+
+    rewrite(path, of_another)
+    assert read_ledger(path).plan.epsilon == 12
+    rewrite(path, mechanism(epsilon=0.9 * plan.epsilon))
+    with pytest.raises(InputError, match="its mechanism gives"):
+        read_ledger(path)
+
+
+def test_queries_beside_the_plan_without_noise_are_not_private(plan):
+    beside = LedgerEvent("histogram", PoissonSampling(1.0, 1), 1e-7, 1)
+    training = LedgerEvent("training", plan.sampling, plan.noise_multiplier, 60)
+    record = LedgerRecord("00", plan, (beside, training), False, {})
+    assert record.epsilon_spent() == math.inf
+    assert record.not_private == ("epsilon is infinite",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '"fixed_keys"',
+            '"fixed_keys": true, "fixed_keys"',
+            "fixed_keys' is there twi",
+        ),
+        (
+            '"authorized_steps": 0',
+            '"authorized_steps": 9, "authorized_steps": 0',
+            "twice",
+        ),
+        ('"delta": 0.0001', '"delta": 1e999', "1e999 is out of range"),
+        ('"delta": 0.0001', '"delta": NaN', "NaN is not JSON"),
+    ],
+)
+def test_ambiguous_json_is_refused(path, plan, old, new, message):
+    Ledger.create(path, plan)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
     with pytest.raises(InputError, match=message):
         read_ledger(path)
 
@@ -545,7 +674,8 @@ def test_another_history_is_no_continuation(path, tmp_path, first, longer):
         (lambda f: f["plan"]["extends"].update(delta=1e-9), "changes delta"),
         (lambda f: f.update(format="dpdm_jax privacy ledger 1"), "another kind"),
         (lambda f: f.update(format="dpdm_jax privacy ledger 3"), "another kind"),
-        (lambda f: f.update(format="dpdm_jax privacy ledger 4"), "allowed: dpdm_jax"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 4"), "another kind"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 5"), "allowed: dpdm_jax"),
     ],
 )
 def test_nonsense_about_extensions_is_refused(path, first, longer, edit, message):

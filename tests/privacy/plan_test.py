@@ -219,7 +219,26 @@ def test_mechanism_has_every_field_that_touches_the_data():
         "relation",
         "moments_noise_multiplier",
         "moments_queries",
+        "coordinates",
     }
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_exact_arithmetic_is_part_of_epsilon(accountant):
+    given = changed(accountant=accountant, noise_multiplier=3.0)
+    plain = make_plan(given)
+    exact = make_plan(dataclasses.replace(given, coordinates=10**6))
+    assert plain.epsilon < exact.epsilon < plain.epsilon + 1e-5
+    assert exact.epsilon_spent(30) > plain.epsilon_spent(30)
+    calibrated = make_plan(changed(accountant=accountant, coordinates=10**10))
+    assert calibrated.epsilon <= CONFIG.epsilon
+    assert PrivacyPlan.from_dict(exact.to_dict()) == exact
+    assert "coordinates" not in plain.to_dict()
+    assert ("coordinates", None, 10**6) in plain.differences(exact)
+    longer = extend_plan(exact, num_steps=30, epsilon=1000.0, noise_multiplier=3.0)
+    assert {event.coordinates for event in longer.events(90)} == {10**6}
+    with pytest.raises(InputError, match="coordinates is 0"):
+        make_plan(dataclasses.replace(given, coordinates=0))
 
 
 def test_the_same_noise_given_is_the_same_plan():
@@ -478,3 +497,30 @@ def test_an_extension_counts_the_moments_once():
     assert extended.epsilon == pytest.approx(
         independent_epsilon(phases, 1e-4), rel=1e-9
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, 10**5000, math.nan, "inf"],
+    ids=["long", "longer", "nan", "text"],
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "num_examples",
+        "batch_size",
+        "epsilon",
+        "delta",
+        "l2_clip_norm",
+        "epochs",
+        "noise_multiplier",
+        "noise_multiplicity",
+        "moments_noise_multiplier",
+    ],
+)
+def test_numbers_of_any_size_are_one_sentence(name, value):
+    config = dataclasses.replace(CONFIG, accountant="rdp", **{name: value})
+    with pytest.raises(InputError) as e:
+        make_plan(config)
+    assert len(str(e.value)) < 600
+    assert "\n" not in str(e.value)

@@ -65,6 +65,9 @@ def test_statement_holds_every_fact():
     for fact in (
         f"epsilon = {format_epsilon(plan.epsilon_spent(30))}, delta = 0.0001",
         f"epsilon = {format_epsilon(plan.epsilon)}; the budget is 10.0000",
+        "whose record is replaced by nothing in one of them (zero-out)",
+        "The number of records, the sampling probability, the steps and the divisor "
+        "are public constants",
         "add or remove one",
         "one training image",
         "Poisson",
@@ -87,6 +90,15 @@ def test_statement_holds_every_fact():
         assert fact in text, fact
     assert "NOT PRIVATE" not in text
     assert "Caution" not in text
+
+
+def test_statement_of_exact_arithmetic_says_so():
+    plan = make_quietly(coordinates=5000)
+    text = " ".join(statement(plan, 30).split())
+    assert "Arithmetic: exact." in text
+    assert "5000 numbers in a sum at most" in text
+    assert "floating-point" not in text
+    assert "Randomness: noise and batches come from pseudo-random generators" in text
 
 
 def test_lines_fit_a_terminal():

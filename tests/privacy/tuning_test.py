@@ -341,3 +341,17 @@ def test_bad_selections(mean, shape, message):
 def test_bad_arguments(mean, shape, delta):
     with pytest.raises(InputError):
         selection_epsilon(2.0, mean, shape, delta)
+
+
+@pytest.mark.parametrize(
+    ("mean", "shape", "message"),
+    [
+        (10**400, 1.0, "the mean number of tuning runs is 1000"),
+        (1e15, 0.0, "the mean number of tuning runs is 1000000000000000.0"),
+        (5.0, 1e-300, "the shape of the number of tuning runs is 1e-300"),
+        (5.0, 1e300, "the shape of the number of tuning runs is 1e.300"),
+    ],
+)
+def test_numbers_of_runs_out_of_range(mean, shape, message):
+    with pytest.raises(InputError, match=message):
+        Selection(mean, shape)

@@ -51,6 +51,12 @@ def test_contents(released):
         "samples.npz",
     ]
     assert verify(released).failures == ()
+    assert read(released, "PRIVACY.json")["files"].keys() == {
+        "MANIFEST.json",
+        "config.json",
+        "params.safetensors",
+        "samples.npz",
+    }
     manifest = read(released, "MANIFEST.json")
     assert manifest["step"] == 6
     assert manifest["dtype"] == "float32"
@@ -81,7 +87,8 @@ def test_every_fact_is_stated(released, trained):
     assert float(stated["epsilon_rdp"]) > float(stated["epsilon_pld"])
     assert stated["delta"] == 1e-4
     assert stated["accountant"] == "pld"
-    assert stated["neighbouring_relation"] == "add_or_remove_one"
+    assert stated["neighbouring_relation"] == "zero_out"
+    assert stated["accounted_relation"] == "add_or_remove_one"
     assert stated["unit_of_privacy"] == "one training image"
     plan = record.plan
     assert stated["mechanism"] == {

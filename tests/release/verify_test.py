@@ -93,7 +93,8 @@ def test_every_changed_number_of_the_statement_is_noticed(released):
     """With the sums made anew, so that only the meaning can tell."""
     stated = json.loads((released / "PRIVACY.json").read_text())
     manifest = json.loads((released / "MANIFEST.json").read_text())
-    assert statement_failures(stated, manifest, []) == []
+    files = stated["files"]
+    assert statement_failures(stated, manifest, [], files) == []
     tried = 0
     for path, value in leaves(stated):
         new = None if value is None else changed(value)
@@ -105,7 +106,7 @@ def test_every_changed_number_of_the_statement_is_noticed(released):
             node = node[part]
         node[path[-1]] = new
         try:
-            failures = statement_failures(tampered, manifest, [])
+            failures = statement_failures(tampered, manifest, [], files)
         except ValueError as e:
             failures = [str(e)]
         assert failures, path
@@ -294,7 +295,7 @@ def test_commands(released, bundle_copy, capsys):
     capsys.readouterr()
     assert command.main(["show", str(bundle_copy)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {bundle_copy} cannot be shown (KeyError: 'model')")
+    assert line.startswith(f"error: {bundle_copy}/MANIFEST.json lacks field 'dtype'")
 
 
 @pytest.mark.slow
@@ -333,14 +334,15 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     ledger.authorize(plan.num_steps)
     record = read_ledger(tmp_path / "privacy.json")
     manifest = {
+        "format": bundle.FORMAT,
         "name": config.name,
         "step": plan.num_steps,
         "run_id": record.run_id,
         "samples": None,
     }
-    fields = privacy_files.privacy_fields(record, NO_TUNING, manifest, [])
+    fields = privacy_files.privacy_fields(record, NO_TUNING, manifest, [], {})
     stored = json.loads(json.dumps(fields))
-    assert statement_failures(stored, manifest, []) == []
+    assert statement_failures(stored, manifest, [], {}) == []
     text = privacy_files.privacy_text(record, NO_TUNING, fields)
     assert privacy_files.text_failures(text, stored) == []
 

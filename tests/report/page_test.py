@@ -84,7 +84,7 @@ def test_all_parts(writer, report):
         "a row for each of 10 classes; made after training step 20; sampler heun, 12 "
         "steps, guidance 0.5.",
         "One example is one training image.",
-        "add or remove one",
+        "whose record is replaced by nothing in one of them (zero-out)",
         "Tossing a coin is right 50 % of the time",
         "People: the unit is one image",
         "Do not publish this file",

@@ -17,10 +17,12 @@ xla_flags.configure()
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from jax.sharding import PartitionSpec as P  # noqa: E402
 
-from dpdm_jax import data, devices, processes  # noqa: E402
+from dpdm_jax import data, devices, privacy, processes  # noqa: E402
 from dpdm_jax.errors import InputError, Interrupted  # noqa: E402
 from dpdm_jax.privacy import PoissonSampling, gaussian_noise  # noqa: E402
+from dpdm_jax.privacy.exact.grid import to_integers  # noqa: E402
 from dpdm_jax.sampling import run  # noqa: E402
 from dpdm_jax.training import from_config, loop  # noqa: E402
 from dpdm_jax.training.secrets import fixed_secrets  # noqa: E402
@@ -104,7 +106,7 @@ def noise_of_two_steps(seed):
     )
     update = jax.jit(noise.update, out_shardings=devices.replicated(mesh))
     zeros, state = (
-        jnp.zeros(10_007),
+        privacy.exact_sum(jnp.zeros((1, 10_007)), l2_clip_norm=1.0),
         devices.place(noise.init(None), devices.replicated(mesh)),
     )
     drawn = []
@@ -112,6 +114,22 @@ def noise_of_two_steps(seed):
         values, state = update(zeros, state)
         drawn.append(np.asarray(values).tolist())
     return drawn
+
+
+def sum_of_all_devices():
+    """Clipped vectors added by the devices that hold them, and then over devices."""
+    mesh = devices.data_mesh()
+    vectors = np.random.default_rng(0).normal(size=(64, 50)).astype(np.float32)
+
+    def add_up(vectors):
+        total = privacy.exact_sum(vectors, l2_clip_norm=5.0)
+        return jax.lax.psum(total, devices.DATA_AXIS)
+
+    add_up = jax.jit(
+        jax.shard_map(add_up, mesh=mesh, in_specs=P(devices.DATA_AXIS), out_specs=P())
+    )
+    total = add_up(devices.place(vectors, devices.divided(mesh))).normalized()
+    return to_integers(total).tolist()
 
 
 def main(job):
@@ -162,6 +180,7 @@ def main(job):
     told["selected"], told["loaded"] = spy.selected, spy.loaded
     told["exchanges"] = spy.exchanges
     told["noise"] = noise_of_two_steps(5)
+    told["sum"] = sum_of_all_devices()
     if job.get("sample"):
         run.sample(config, pathlib.Path(job["workdir"]))
     pathlib.Path(job["answer"]).write_text(json.dumps(told))

@@ -22,9 +22,10 @@ from dpdm_jax import command_line, data, run_dir
 from dpdm_jax.errors import InputError
 from dpdm_jax.model import build_model
 from dpdm_jax.privacy import read_ledger
-from dpdm_jax.training import loop
-from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.checkpoints import Checkpoints, checksum
+from dpdm_jax.training.extension import extend
 from dpdm_jax.training.loop import train
+from dpdm_jax.training.mechanism_version import MECHANISM_VERSION
 
 _STEPS = 6
 _FIELDS = {
@@ -81,13 +82,14 @@ def private_part(workdir, step):
 
 
 def restored(workdir):
+    """The weights of the newest checkpoint, and the digests that it states, if any."""
     config = config_of()
     model = build_model(config, (8, 8, 1), 10)
     checkpoints = Checkpoints(workdir)
     arrays = [checkpoints.restore_weights(model, name) for name in ("raw", "ema")]
     described = checkpoints.description()
     checkpoints.close()
-    return arrays, described["digests"]
+    return arrays, described.get("digests")
 
 
 def steps_logged(workdir):
@@ -314,22 +316,59 @@ def test_a_damaged_config_is_written_anew(workdir, undisturbed, content):
     assert_ended_like(workdir, undisturbed)
 
 
-@pytest.mark.slow
-def test_checkpoints_of_the_first_format_are_read(workdir, undisturbed):
-    """They had neither digests nor checksums."""
+def of_first_format(meta, private):
+    """Checkpoints had neither digests nor checksums."""
+    for name in ("digests", "mechanism_version"):
+        del meta[name]
+    meta["format"] = 1
+    for name in ("format", "data_digest"):
+        del private[name]
+
+
+def of_first_mechanism(meta, private):
+    del meta["mechanism_version"]
+
+
+def of_a_later_mechanism(meta, private):
+    meta["mechanism_version"] += 1
+
+
+@pytest.mark.parametrize(
+    ("make_old", "version"),
+    [
+        (of_first_format, "1"),
+        (of_first_mechanism, "1"),
+        (of_a_later_mechanism, str(MECHANISM_VERSION + 1)),
+    ],
+)
+def test_no_run_goes_on_with_another_mechanism(workdir, begun, make_old, version):
+    """Steps would be taken again, the same noise on other sums."""
     for step in ("0", "2", "4", "5"):
-        for item, absent in (
-            ("meta", ("digests", "checksum")),
-            ("private", ("format", "data_digest", "checksum")),
-        ):
-            path = workdir / "checkpoints" / step / item / "metadata"
-            fields = json.loads(path.read_text())
-            fields = {k: v for k, v in fields.items() if k not in absent}
-            if item == "meta":
-                fields["format"] = 1
-            path.write_text(json.dumps(fields))
-    train(config_of(), workdir)
-    assert_ended_like(workdir, undisturbed)
+        paths = [
+            workdir / "checkpoints" / step / item / "metadata"
+            for item in ("meta", "private")
+        ]
+        texts = [json.loads(path.read_text()) for path in paths]
+        for text in texts:
+            del text["checksum"]
+        make_old(*texts)
+        for path, text in zip(paths, texts, strict=True):
+            if text.get("format", 1) > 1:
+                text["checksum"] = checksum(text)
+            path.write_text(json.dumps(text))
+    before = contents(workdir)
+    longer = config_of(extend__num_steps=5, extend__epsilon=99.0)
+    for go_on in (
+        lambda: train(config_of(), workdir),
+        lambda: extend(longer, workdir, announce=pytest.fail),
+    ):
+        with pytest.raises(InputError, match=f"begun with version {version} of") as e:
+            go_on()
+        assert "\n" not in str(e.value)
+        assert contents(workdir) == before
+    # What it has is read.
+    ours, theirs = restored(workdir), restored(begun)
+    jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
 
 
 # ---- the data
@@ -358,6 +397,38 @@ def swap_two(images, labels):
         array[[5, 6]] = array[[6, 5]]
 
 
+def test_two_ends_of_a_run_that_differ_in_an_image_are_refused(tmp_path):
+    """Their difference would be what the image contributed, without any noise."""
+    rng = np.random.default_rng(0)
+    count, side = 600, 48
+    images = rng.integers(0, 256, (count, side, side, 1), np.uint8)
+    labels = np.arange(count) % 10
+    # One that a look at a mebibyte of images, evenly spread, leaves out.
+    some = np.linspace(0, count - 1, num=2**20 // side**2).astype(int)
+    victim = np.setdiff1d(np.arange(count), some)[0]
+    runs = tmp_path / "run", tmp_path / "fork"
+    fields = {
+        "data__source": "npz",
+        "data__num_examples": count,
+        "data__image_size": side,
+        "train__num_steps": 2,
+    }
+
+    def config_with(name, images):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "train.npz", images=images, labels=labels)
+        return config_of(data__path=str(tmp_path / name), **fields)
+
+    train(config_with("data", images), runs[0])
+    shutil.copytree(*runs)
+    shutil.rmtree(runs[1] / "checkpoints" / "2")
+    before = contents(runs[1])
+    images[victim] = 0
+    with pytest.raises(InputError, match="training data is not that"):
+        train(config_with("other", images), runs[1])
+    assert contents(runs[1]) == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [brighten_one, change_a_label, swap_two])
 def test_other_data_of_the_same_size_is_refused(tmp_path, change):
@@ -378,11 +449,11 @@ def test_other_data_of_the_same_size_is_refused(tmp_path, change):
 def test_the_datas_digest_is_keyed_and_stays_in_the_private_part(begun, undisturbed):
     digest = private_part(begun, 5)["data_digest"]
     assert digest == private_part(undisturbed, _STEPS)["data_digest"]
-    plain = loop._fingerprint(data.load_source(config_of().data, "train"))
+    _, plain = data.bind(data.load_source(config_of().data, "train"))
     for path in files_of(undisturbed):
         content = path.read_bytes()
-        assert plain.encode() not in content
-        assert json.loads(plain)[-1].encode() not in content
+        assert plain not in content
+        assert plain.hex().encode() not in content
         if path.parent.name != "private":
             assert digest.encode() not in content
 

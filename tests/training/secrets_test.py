@@ -29,6 +29,23 @@ def test_loss_keys_depend_on_seed_and_step_and_repeat():
     assert loss_words(Secrets.from_dict(one.to_dict()), 1) == keys[1]
 
 
+def test_every_key_of_the_loss_has_128_bits():
+    """As the step's has, so have those of its examples and of what each draws."""
+    key = fresh_secrets().loss_key(3)
+    example = jax.random.fold_in(key, 7)
+    for each in (key, example, *jax.random.split(example, 3)):
+        words = np.asarray(jax.random.key_data(each))
+        assert words.dtype.itemsize * words.size * 8 >= 128
+
+
+def test_purposes_share_no_key():
+    """Of one secret: the loss's key of a step, the data's digest."""
+    secrets = fresh_secrets()
+    step = (5).to_bytes(8, "little")
+    key = np.asarray(jax.random.key_data(secrets.loss_key(5))).tobytes().hex()
+    assert key not in secrets.data_digest(step)
+
+
 def test_they_do_not_come_from_seedable_generators():
     made = []
     for _ in range(2):

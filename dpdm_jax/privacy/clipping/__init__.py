@@ -1,28 +1,42 @@
 """Sums of clipped per-example gradients behind one call, by interchangeable engines."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy.clipping.auto import LossTraits, choose_engine, loss_traits
+from dpdm_jax.privacy.clipping.arithmetic import (
+    Arithmetic,
+    Cells,
+    Engine,
+    arithmetic_of,
+)
+from dpdm_jax.privacy.clipping.auto import (
+    LossTraits,
+    choose_engine,
+    equations,
+    loss_traits,
+)
 from dpdm_jax.privacy.clipping.base import (
     Aux,
     ClippedGrad,
     ClippedSum,
-    Engine,
     ExampleLoss,
     PyTree,
     batch_size,
     manual_axes,
+    shape_of_one,
     vary,
 )
 from dpdm_jax.privacy.clipping.book_keeping import book_keeping_engine
 from dpdm_jax.privacy.clipping.scan import scan_engine
 from dpdm_jax.privacy.clipping.vmap import vmap_engine
+from dpdm_jax.privacy.exact.grid import ExactSum
 
 ENGINES = ("auto", "vmap", "scan", "book_keeping")
 
@@ -33,6 +47,7 @@ __all__ = [
     "LossTraits",
     "choose_engine",
     "clipped_grad",
+    "exact_sum",
     "loss_traits",
 ]
 
@@ -59,13 +74,14 @@ def clipped_grad(
         >>> import jax.numpy as jnp
         >>> loss = lambda w, x: 0.5 * (x - w) ** 2
         >>> grad_fn = clipped_grad(loss, l2_clip_norm=1.0)
-        >>> float(grad_fn(3.0, jnp.array([3.5, 7.0, -2.0])))
+        >>> float(grad_fn(3.0, jnp.array([3.5, 7.0, -2.0])).to_float())
         -0.5
 
     Guarantee: adding, removing or masking one example moves the returned sum by at most
-    ``l2_clip_norm`` in L2 norm over all leaves (``.sensitivity(relation)``), up to
-    float32 rounding, whatever ``fun`` does to one example, non-finite gradients
-    included. The by-products in ``Aux`` are private and carry no bound.
+    ``l2_clip_norm`` in L2 norm over all leaves (``.sensitivity(relation)``), whatever
+    ``fun`` does to one example, non-finite gradients included. It holds to the last
+    bit: the sum is one of integers (``ExactSum``), which no order of adding changes.
+    The by-products in ``Aux`` are private and carry no bound.
 
     A single PRNG key is folded with each example's position, which removing another
     example may shift. The guarantee for adding or removing then rests on the key being
@@ -77,7 +93,8 @@ def clipped_grad(
             ``has_aux``.
         argnums: which arguments to differentiate.
         has_aux: whether ``fun`` returns ``(loss, aux)``.
-        l2_clip_norm: C > 0; ``math.inf`` switches clipping off.
+        l2_clip_norm: C, 2^-60 to 2^60; ``math.inf`` switches clipping off, and gives
+            float32 sums that no noise protects.
         batch_argnums: arguments with a leading axis of examples.
         keep_batch_dim: give ``fun`` a leading axis of length 1.
         return_values: also return the losses.
@@ -92,14 +109,16 @@ def clipped_grad(
             "auto" chooses by ``choose_engine``.
 
     Returns:
-        ``grad_fn(*args, is_padding_example=None)`` giving the sum as a pytree like the
-        differentiated argument, float32, or ``(sum, Aux)`` if any by-product was asked
-        for. ``is_padding_example`` is bool [b]; such examples count for nothing.
+        ``grad_fn(*args, is_padding_example=None)`` giving the sum, an ``ExactSum`` of
+        trees like the differentiated argument, or ``(sum, Aux)`` if any by-product was
+        asked for. ``is_padding_example`` is bool [b]; such examples count for nothing.
+        Sums of parts of a batch are added by ``+``, from ``grad_fn.zeros(params)`` on.
 
     Raises:
         InputError: an option is out of range.
     """
     validate.real("l2_clip_norm", l2_clip_norm, above=0.0, allow_inf=True)
+    arithmetic = arithmetic_of(l2_clip_norm)
     validate.one_of("engine", engine, ENGINES)
     if microbatch_size is not None:
         validate.integer("microbatch_size", microbatch_size, minimum=1)
@@ -147,16 +166,20 @@ def clipped_grad(
         # Inside shard_map JAX would otherwise add up, over the devices, gradients by
         # parameters that are the same on all: several examples' before clipping.
         params = vary(jax.tree.map(jnp.asarray, params), manual_axes(examples))
-        if is_padding_example is None:
-            is_padding_example = jnp.zeros((size,), bool)
-        elif is_padding_example.shape != (size,):
-            raise InputError(
-                f"is_padding_example has shape {is_padding_example.shape}; allowed: "
-                f"({size},), one entry per example."
-            )
-        total, by_products = run(
-            loss, params, tuple(examples), is_padding_example, l2_clip_norm
+        is_padding_example = _padding(is_padding_example, size)
+        _warn_of_unmapped(args, mapped, argnums, size)
+        traced = _traced(loss, params, tuple(examples))
+        axes = manual_axes((examples, is_padding_example))
+        result = run(
+            traced,
+            params,
+            tuple(examples),
+            vary(is_padding_example, axes),
+            arithmetic,
+            vary(arithmetic.zeros(params), axes),
         )
+        total = arithmetic.result(result.total, jax.tree.structure(params))
+        by_products = result.aux
         if not (return_values or return_grad_norms or has_aux):
             return total
         return total, Aux(
@@ -165,7 +188,69 @@ def clipped_grad(
             aux=by_products.aux if has_aux else None,
         )
 
-    return ClippedGrad(grad_fn, float(l2_clip_norm))
+    def zeros(params: PyTree) -> Any:
+        return arithmetic.result(arithmetic.zeros(params), jax.tree.structure(params))
+
+    return ClippedGrad(grad_fn, float(l2_clip_norm), zeros)
+
+
+def exact_sum(
+    vectors: PyTree,
+    *,
+    l2_clip_norm: float,
+    is_padding_example: jax.Array | None = None,
+) -> ExactSum:
+    """Clips vectors and adds them up, for ``gaussian_noise``: a query of its own.
+
+    Guarantee: that of ``clipped_grad``, whose sum this is for gradients like these.
+
+    Args:
+        vectors: pytree of real arrays [n, ...], float32 or narrower; the leaves' rows
+            together are one vector an example.
+        l2_clip_norm: C, 2^-60 to 2^60.
+        is_padding_example: bool [n]; such examples count for nothing.
+
+    Returns:
+        The sum, of trees like one example.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+    validate.real("l2_clip_norm", l2_clip_norm, above=0.0)
+    arithmetic = arithmetic_of(l2_clip_norm)
+    vectors = jax.tree.map(jnp.asarray, vectors)
+    _check_narrow(vectors, "exact_sum")
+    size = batch_size(vectors)
+    axes = manual_axes((vectors, is_padding_example))
+    counts = vary(~_padding(is_padding_example, size), axes)
+    one = jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), vectors)
+    total, _, _ = arithmetic.visit(
+        vary(arithmetic.zeros(one), axes),
+        jax.tree.leaves(vectors),
+        counts,
+        lambda squares, roundings, rows: arithmetic.factors(
+            squares, roundings, rows(counts)
+        ),
+    )
+    return arithmetic.result(total, jax.tree.structure(one))
+
+
+def _padding(is_padding_example: Any, size: int) -> jax.Array:
+    if is_padding_example is None:
+        return jnp.zeros((size,), bool)
+    mask = is_padding_example
+    dtype = getattr(mask, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.bool_):
+        raise InputError(
+            f"is_padding_example is of type "
+            f"{dtype or type(mask).__name__}; allowed: an array of booleans."
+        )
+    if mask.shape != (size,):
+        raise InputError(
+            f"is_padding_example has shape {mask.shape}; allowed: "
+            f"({size},), one entry per example."
+        )
+    return jnp.asarray(mask)
 
 
 def _as_tuple(argnums: int | Sequence[int]) -> tuple[int, ...]:
@@ -179,6 +264,62 @@ def _check_differentiable(params: PyTree) -> None:
             raise InputError(
                 f"A differentiated argument has a leaf of type {dtype}; allowed: real "
                 "floating-point numbers."
+            )
+    _check_narrow(params, "clipped_grad")
+
+
+def _traced(loss: ExampleLoss, params: PyTree, batch: PyTree) -> ExampleLoss:
+    """Traces a loss of one example, once for all who look at it.
+
+    Raises:
+        InputError: a rule of its own would let it see the other examples of a batch.
+    """
+    closed, shapes = jax.make_jaxpr(loss, return_shape=True)(
+        params, *shape_of_one(batch)
+    )
+    if any(
+        equation.primitive.name == "custom_vmap_call"
+        for equation in equations(closed.jaxpr)
+    ):
+        raise InputError(
+            "The loss has a custom_vmap, by which an example may see others of its "
+            "batch; allowed: operations that JAX vectorizes itself, and gradient rules."
+        )
+    treedef = jax.tree.structure(shapes)
+    evaluate = core.jaxpr_as_fun(closed)
+    return lambda *args: treedef.unflatten(evaluate(*jax.tree.leaves(args)))
+
+
+def _warn_of_unmapped(
+    args: tuple[Any, ...],
+    mapped: tuple[int, ...],
+    argnums: int | Sequence[int],
+    size: int,
+) -> None:
+    """Warns of arguments that look like the batch's but are given to all examples."""
+    for position, value in enumerate(args):
+        if size < 2 or position in (*mapped, *_as_tuple(argnums)):
+            continue
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(value)]
+        if any(shape[:1] == (size,) for shape in shapes):
+            warnings.warn(
+                f"argument {position} has an array of length {size}, as the batch has, "
+                "and every example sees all of it; if it belongs to the examples, it "
+                "is protected only as one of batch_argnums.",
+                stacklevel=3,
+            )
+
+
+def _check_narrow(tree: PyTree, where: str) -> None:
+    """Refuses what float32 does not hold: its norm would be another vector's."""
+    for leaf in jax.tree.leaves(tree):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is not None and (
+            not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits > 32
+        ):
+            raise InputError(
+                f"{where} was given an array of type {dtype}; allowed: float32 or "
+                "narrower real numbers."
             )
 
 
@@ -195,7 +336,8 @@ def _auto_engine(microbatch_size: int | None) -> Engine:
         params: PyTree,
         batch: PyTree,
         is_padding: jax.Array,
-        l2_clip_norm: float,
+        arithmetic: Arithmetic,
+        total: Cells,
     ) -> ClippedSum:
         platform = jax.default_backend()
         # Tracing the loss takes its time, and only this choice depends on it.
@@ -207,7 +349,8 @@ def _auto_engine(microbatch_size: int | None) -> Engine:
             microbatch_size,
             traits=loss_traits(loss, params, batch) if undecided else None,
         )
-        return _make_engine(*chosen)(loss, params, batch, is_padding, l2_clip_norm)
+        run = _make_engine(*chosen)
+        return run(loss, params, batch, is_padding, arithmetic, total)
 
     return run
 

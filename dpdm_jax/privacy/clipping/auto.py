@@ -86,7 +86,7 @@ def loss_traits(loss: ExampleLoss, params: PyTree, batch: PyTree) -> LossTraits:
         batch: its other arguments, each with a leading axis of examples.
     """
     jaxpr = jax.make_jaxpr(loss)(params, *shape_of_one(batch)).jaxpr
-    derived = _equations(jaxpr, with_own_gradient=False)
+    derived = equations(jaxpr, with_own_gradient=False)
     return LossTraits(
         slow_in_loops=any(
             equation.primitive is primitives.conv_general_dilated_p
@@ -95,7 +95,7 @@ def loss_traits(loss: ExampleLoss, params: PyTree, batch: PyTree) -> LossTraits:
         largest_array=max(
             (
                 variable.aval.size * variable.aval.dtype.itemsize
-                for equation in _equations(jaxpr, with_own_gradient=True)
+                for equation in equations(jaxpr, with_own_gradient=True)
                 for variable in equation.outvars
             ),
             default=0,
@@ -103,15 +103,20 @@ def loss_traits(loss: ExampleLoss, params: PyTree, batch: PyTree) -> LossTraits:
     )
 
 
-def _equations(
-    jaxpr: core.Jaxpr, *, with_own_gradient: bool
+def equations(
+    jaxpr: core.Jaxpr, *, with_own_gradient: bool = True
 ) -> Iterator[core.JaxprEqn]:
-    """All equations, or those that JAX derives the gradient of."""
+    """Yields all equations of a program, or those that JAX derives the gradient of.
+
+    Args:
+        jaxpr: the program.
+        with_own_gradient: whether to look into what has a gradient rule of its own.
+    """
     for equation in jaxpr.eqns:
         yield equation
         if with_own_gradient or equation.primitive is not primitives.custom_vjp_call_p:
             for part in _parts_on_cpu(equation):
-                yield from _equations(part, with_own_gradient=with_own_gradient)
+                yield from equations(part, with_own_gradient=with_own_gradient)
 
 
 def _parts_on_cpu(equation: core.JaxprEqn) -> list[core.Jaxpr]:

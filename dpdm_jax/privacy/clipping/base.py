@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
@@ -22,7 +21,8 @@ class Aux(NamedTuple):
 
     Attributes:
         values: float32 [b], losses; None unless asked for.
-        grad_norms: float32 [b], gradient norms before clipping; None unless asked for.
+        grad_norms: float32 [b], gradient norms before clipping, those of padding aside;
+            None unless asked for.
         aux: pytree with leading axis b, what the function returned beside its value.
     """
 
@@ -35,17 +35,14 @@ class ClippedSum(NamedTuple):
     """What an engine returns for a batch of b examples.
 
     Attributes:
-        total: pytree like the gradient, float32: the sum of clipped gradients.
+        total: the sum that it was given plus the clipped gradients, as the arithmetic
+            holds it.
         aux: per-example by-products, all present.
     """
 
-    total: PyTree
+    total: Any
     aux: Aux
 
-
-#: ``engine(loss, params, batch, is_padding [b], l2_clip_norm) -> ClippedSum``, where
-#: ``batch`` is a tuple of arguments with leading axis b.
-Engine = Callable[[ExampleLoss, PyTree, PyTree, jax.Array, float], ClippedSum]
 
 # How far one clipped vector can move the sum, in units of the clip norm.
 _CLIP_NORMS_MOVED = {
@@ -62,10 +59,12 @@ class ClippedGrad:
     Attributes:
         fun: the function.
         l2_clip_norm: bound C on the L2 norm of what one example adds to the sum.
+        zeros: ``zeros(params)``, the sum of no examples: what ``+`` starts from.
     """
 
     fun: Callable[..., Any]
     l2_clip_norm: float
+    zeros: Callable[[PyTree], Any]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fun(*args, **kwargs)
@@ -78,58 +77,11 @@ class ClippedGrad:
                 padding) or "replace_one"; or a ``dp_accounting.NeighboringRelation``.
 
         Returns:
-            The bound, in the units of the gradient.
+            The bound, in the units of the gradient. Exact: no rounding exceeds it.
         """
         name = str(getattr(relation, "name", relation)).lower()
         validate.one_of("The neighbouring relation", name, _CLIP_NORMS_MOVED)
         return _CLIP_NORMS_MOVED[name] * self.l2_clip_norm
-
-
-def squared_norms(grads: PyTree) -> jax.Array:
-    """Squared L2 norms over all leaves together.
-
-    Args:
-        grads: pytree of [b, ...] arrays.
-
-    Returns:
-        float32 [b].
-    """
-    leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(grads)]
-    return sum(jnp.sum(leaf**2, axis=tuple(range(1, leaf.ndim))) for leaf in leaves)
-
-
-def clip_factors(
-    norms: jax.Array, is_padding: jax.Array, l2_clip_norm: float
-) -> jax.Array:
-    """By what each gradient is multiplied before the sum (Abadi et al. 2016, alg. 1).
-
-    Args:
-        norms: float32 [b], norms of the gradients.
-        is_padding: bool [b].
-        l2_clip_norm: C > 0, may be infinite.
-
-    Returns:
-        float32 [b], ``min(1, C / (norm + 1e-6))``; 0 for padding and where the norm is
-        not finite.
-    """
-    counts = jnp.isfinite(norms) & ~is_padding
-    return jnp.where(counts, jnp.minimum(1.0, l2_clip_norm / (norms + 1e-6)), 0.0)
-
-
-def weighted_sum(factors: jax.Array, leaf: jax.Array) -> jax.Array:
-    """Sums examples times factors; an example of factor 0 may hold anything.
-
-    Args:
-        factors: float32 [b], >= 0.
-        leaf: [b, ...].
-
-    Returns:
-        float32 [...].
-    """
-    factors = factors.reshape((-1,) + (1,) * (leaf.ndim - 1))
-    # where, not a product: 0 * nan is nan.
-    kept = jnp.where(factors > 0, factors * leaf.astype(jnp.float32), 0.0)
-    return jnp.sum(kept, axis=0)
 
 
 def manual_axes(tree: PyTree) -> frozenset[str]:

@@ -25,18 +25,16 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives
 
+from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Cells, ExactArithmetic
 from dpdm_jax.privacy.clipping.base import (
     Aux,
     ClippedSum,
     ExampleLoss,
     PyTree,
     batch_size,
-    clip_factors,
     manual_axes,
     shape_of_one,
-    squared_norms,
     vary,
-    weighted_sum,
 )
 from dpdm_jax.privacy.clipping.program import (
     Number,
@@ -45,6 +43,7 @@ from dpdm_jax.privacy.clipping.program import (
     Values,
     trace,
 )
+from dpdm_jax.privacy.exact.norms import nested_sum
 
 #: Per-example gradients held at once, of one group of parameters, in bytes. Enough for
 #: whole batches of ordinary layers, little beside the activations of such batches.
@@ -56,7 +55,8 @@ def book_keeping_engine(
     params: PyTree,
     batch: PyTree,
     is_padding: jax.Array,
-    l2_clip_norm: float,
+    arithmetic: Arithmetic,
+    total: Cells,
 ) -> ClippedSum:
     """An engine that holds activations of the batch, but gradients of a few examples.
 
@@ -70,7 +70,8 @@ def book_keeping_engine(
         params: what to differentiate by.
         batch: tuple of arguments, each with leading axis b.
         is_padding: bool [b].
-        l2_clip_norm: C > 0.
+        arithmetic: how gradients are clipped and added.
+        total: the sum to add to.
 
     Returns:
         The clipped sum and the per-example by-products.
@@ -78,34 +79,38 @@ def book_keeping_engine(
     size = batch_size(batch)
     # From shapes alone: an empty batch has no first example.
     program = trace(loss, params, shape_of_one(batch))
-    leaves, treedef = jax.tree.flatten(params)
     shared = dict(program.constants)
-    shared.update(zip(program.param_numbers, leaves, strict=True))
+    shared.update(zip(program.param_numbers, jax.tree.leaves(params), strict=True))
     for operation in program.shared:
         operation.apply(shared)
     (values, aux), book = _back_propagate(program, shared, batch)
     groups = _pack(_groups(program), shared, size) if size else []
+    counts = ~is_padding
 
     def sweep(carry: tuple, _: None) -> tuple[tuple, None]:
-        factors = carry[0]
-        squares = jnp.zeros((size,), jnp.float32)
-        total = [jnp.zeros(leaf.shape, jnp.float32) for leaf in leaves]
+        factors, _, sums = carry
+        sums = list(sums)
+        measured = []
         for group in groups:
-            add = _add_outer_products if group.is_rank_one else _add_gradients
-            more, sums = add(group, shared, book, factors)
-            squares += more
-            for number, leaf in sums.items():
-                total[number] = leaf
-        norms = jnp.sqrt(squares)
-        factors = clip_factors(norms, is_padding, l2_clip_norm)
-        return (factors, norms, total), None
+            part = [sums[i] for i in group.leaves]
+            is_outer = group.is_rank_one and isinstance(arithmetic, ExactArithmetic)
+            add = _add_outer_products if is_outer else _add_gradients
+            part, *squares = add(group, shared, book, counts, factors, arithmetic, part)
+            measured.append(squares)
+            for i, leaf in zip(group.leaves, part, strict=True):
+                sums[i] = leaf
+        if measured:
+            each, roundings = zip(*measured, strict=True)
+            squares, more = nested_sum(jnp.stack(each, axis=1))
+            factors = arithmetic.factors(squares, max(roundings) + more, counts)
+        else:
+            squares = factors
+        return (factors, squares, sums), None
 
-    # Factors of 0 make the first sweep's sum 0: it only measures.
-    nothing = jnp.zeros((size,), jnp.float32)
-    start = (nothing, nothing, [jnp.zeros(x.shape, jnp.float32) for x in leaves])
-    start = vary(start, manual_axes(batch))
-    (_, norms, total), _ = lax.scan(sweep, start, length=2)
-    return ClippedSum(treedef.unflatten(total), Aux(values, norms, aux))
+    # Factors of 0 add nothing: the first sweep only measures.
+    nothing = vary(jnp.zeros((size,), jnp.float32), manual_axes((batch, is_padding)))
+    (_, squares, total), _ = lax.scan(sweep, (nothing, nothing, total), length=2)
+    return ClippedSum(total, Aux(values, arithmetic.norms(squares), aux))
 
 
 class Book(NamedTuple):
@@ -248,19 +253,27 @@ def _back_propagate(
 
 
 def _add_gradients(
-    group: Group, shared: Values, book: Book, factors: jax.Array
-) -> tuple[jax.Array, Values]:
+    group: Group,
+    shared: Values,
+    book: Book,
+    counts: jax.Array,
+    factors: jax.Array,
+    arithmetic: Arithmetic,
+    sums: Cells,
+) -> tuple[Cells, jax.Array, int]:
     """Measures and adds up gradients, a few examples at a time.
 
     Args:
         group: whose gradients.
         shared: the shared values.
         book: of all groups.
-        factors: float32 [b], see ``clip_factors``.
+        counts: bool [b], which examples are measured.
+        factors: float32 [b], see ``Arithmetic.visit``.
+        arithmetic: how gradients are added.
+        sums: of each of the group's parameters.
 
     Returns:
-        The squared norms, float32 [b]; the sum of factors times gradients, float32, by
-        number of the parameter.
+        The sums; squared norms, float32 [b]; by how many roundings they may be off.
     """
     book = book.of(group)
     size = len(factors)
@@ -269,8 +282,10 @@ def _add_gradients(
     # in both sweeps, so that the compiler would compute them before and keep them all.
     width = max(1, min(fitting, -(-size // 2)))
     gradients_of = jax.vmap(functools.partial(group.gradient, shared))
+    roundings = 0
 
-    def add_chunk(k: jax.Array, carry: tuple) -> tuple[jax.Array, Values]:
+    def add_chunk(k: jax.Array, carry: tuple) -> tuple[jax.Array, Cells]:
+        nonlocal roundings
         squares, sums = carry
         # The last chunk begins early enough to be full; its first rows are done then.
         start = jnp.minimum(k * width, size - width)
@@ -279,15 +294,21 @@ def _add_gradients(
             lax.dynamic_slice_in_dim, start_index=start, slice_size=width
         )
         gradients = gradients_of(jax.tree.map(rows, book))
-        new_squares = jnp.where(is_new, squared_norms(gradients), rows(squares))
-        squares = lax.dynamic_update_slice_in_dim(squares, new_squares, start, 0)
         kept = jnp.where(is_new, rows(factors), 0.0)
-        more = jax.tree.map(functools.partial(weighted_sum, kept), gradients)
-        return squares, jax.tree.map(jnp.add, sums, more)
+        total, found, roundings = arithmetic.visit(
+            sums,
+            [gradients[i] for i in group.leaves],
+            rows(counts),
+            lambda squares, roundings, rows: rows(kept),
+        )
+        found = jnp.where(is_new, found, rows(squares))
+        squares = lax.dynamic_update_slice_in_dim(squares, found, start, 0)
+        return squares, total
 
-    sums = {i: jnp.zeros(shared[i].shape, jnp.float32) for i in group.leaves}
-    start = vary((jnp.zeros((size,), jnp.float32), sums), manual_axes(book))
-    return lax.fori_loop(0, -(-size // width), add_chunk, start)
+    axes = manual_axes((book, counts))
+    start = (vary(jnp.zeros((size,), jnp.float32), axes), sums)
+    squares, sums = lax.fori_loop(0, -(-size // width), add_chunk, start)
+    return sums, squares, roundings
 
 
 # Operations that only move numbers, where they keep their count.
@@ -326,9 +347,15 @@ def _is_rank_one(program: Program, views: list[Operation], site: Operation) -> b
 
 
 def _add_outer_products(
-    group: Group, shared: Values, book: Book, factors: jax.Array
-) -> tuple[jax.Array, Values]:
-    """``_add_gradients`` of a rank-one group, without any example's gradient."""
+    group: Group,
+    shared: Values,
+    book: Book,
+    counts: jax.Array,
+    factors: jax.Array,
+    arithmetic: ExactArithmetic,
+    sums: Cells,
+) -> tuple[Cells, jax.Array, int]:
+    """``_add_gradients`` of a rank-one group, without the norm of any matrix."""
     (site,), (number,) = group.sites, group.leaves
     weight = 0 if site.inputs[1] in book.inputs else 1
     vectors = book.inputs[site.inputs[1 - weight]]
@@ -339,34 +366,27 @@ def _add_outer_products(
     rest = [axis for axis in range(1, vectors.ndim) if axis not in order]
     x = vectors.transpose(0, *rest, *order).reshape(len(factors), -1)
     y = gradients.reshape(len(factors), -1)
-    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-    squares = (_norms(x) * _norms(y)) ** 2
-    counts = factors[:, None] > 0
-    total = lax.dot_general(
-        jnp.where(counts, factors[:, None] * x, 0.0),
-        jnp.where(counts, y, 0.0),
-        (((0,), (0,)), ((), ())),
-        # Also where the default is less than float32, as on a TPU.
-        precision=lax.Precision.HIGHEST,
-    )
 
     def as_matrix(leaf: jax.Array) -> jax.Array:
         values = {number: leaf}
         for view in group.views:
             if view.primitive is primitives.convert_element_type_p:
-                values[view.outputs[0]] = values[view.inputs[0]]  # stays float32
+                values[view.outputs[0]] = values[view.inputs[0]]  # stays int32
             else:
                 view.apply(values)
         moved = values[site.inputs[weight]]
         columns = [i for i in range(moved.ndim) if i not in contracted[weight]]
-        return moved.transpose(*contracted[weight], *columns).reshape(total.shape)
+        moved = moved.transpose(*contracted[weight], *columns)
+        return moved.reshape(x.shape[1], y.shape[1])
 
-    _, pull = jax.vjp(as_matrix, shared[number].astype(jnp.float32))
-    return squares, {number: pull(total)[0]}
-
-
-def _norms(x: jax.Array) -> jax.Array:
-    """L2 norms of rows, [b, n] -> [b], whose squares may lie outside float32."""
-    largest = jnp.max(jnp.abs(x), axis=1, initial=0.0)
-    scale = jnp.where(largest > 0, largest, 1.0)
-    return scale * jnp.sqrt(jnp.sum((x / scale[:, None]) ** 2, axis=1))
+    (words,) = sums
+    matrix, squares, roundings = arithmetic.visit_outer(
+        tuple(map(as_matrix, words)),
+        x.astype(jnp.float32),
+        y.astype(jnp.float32),
+        counts,
+        lambda squares, roundings, rows: rows(factors),
+    )
+    # Numbers are only moved, so that what moves them back is the transpose.
+    back = jax.linear_transpose(as_matrix, words[0])
+    return [tuple(back(word)[0] for word in matrix)], squares, roundings

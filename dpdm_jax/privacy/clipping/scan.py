@@ -1,16 +1,12 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 
+from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Cells, Engine
 from dpdm_jax.privacy.clipping.base import (
     ClippedSum,
-    Engine,
     ExampleLoss,
     PyTree,
     batch_size,
-    manual_axes,
-    vary,
 )
 from dpdm_jax.privacy.clipping.vmap import vmap_engine
 
@@ -32,7 +28,8 @@ def scan_engine(microbatch_size: int, inner: Engine = vmap_engine) -> Engine:
         params: PyTree,
         batch: PyTree,
         is_padding: jax.Array,
-        l2_clip_norm: float,
+        arithmetic: Arithmetic,
+        total: Cells,
     ) -> ClippedSum:
         size = batch_size(batch)
         width = min(microbatch_size, max(1, size))
@@ -46,16 +43,13 @@ def scan_engine(microbatch_size: int, inner: Engine = vmap_engine) -> Engine:
 
         filling = jnp.arange(chunks * width) >= size
         masks = split(is_padding) | filling.reshape(chunks, width)
-        run = functools.partial(inner, loss, params, l2_clip_norm=l2_clip_norm)
 
-        def body(total: PyTree, chunk: tuple[PyTree, jax.Array]) -> tuple:
-            result = run(*chunk)
-            return jax.tree.map(jnp.add, total, result.total), result.aux
+        def body(total: Cells, chunk: tuple[PyTree, jax.Array]) -> tuple:
+            result = inner(loss, params, *chunk, arithmetic, total)
+            return result.total, result.aux
 
         split_batch = jax.tree.map(split, batch)
-        zeros = jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.float32), params)
-        zeros = vary(zeros, manual_axes(split_batch))
-        total, aux = jax.lax.scan(body, zeros, (split_batch, masks))
+        total, aux = jax.lax.scan(body, total, (split_batch, masks))
         join = lambda x: x.reshape(-1, *x.shape[2:])[:size]  # noqa: E731
         return ClippedSum(total, jax.tree.map(join, aux))
 

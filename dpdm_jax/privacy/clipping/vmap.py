@@ -1,17 +1,9 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 
-from dpdm_jax.privacy.clipping.base import (
-    Aux,
-    ClippedSum,
-    ExampleLoss,
-    PyTree,
-    clip_factors,
-    squared_norms,
-    weighted_sum,
-)
+from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Cells
+from dpdm_jax.privacy.clipping.base import Aux, ClippedSum, ExampleLoss, PyTree
 
 
 def vmap_engine(
@@ -19,7 +11,8 @@ def vmap_engine(
     params: PyTree,
     batch: PyTree,
     is_padding: jax.Array,
-    l2_clip_norm: float,
+    arithmetic: Arithmetic,
+    total: Cells,
 ) -> ClippedSum:
     """The reference engine: one vectorized gradient holding all b per-example ones.
 
@@ -30,14 +23,21 @@ def vmap_engine(
         params: what to differentiate by.
         batch: tuple of arguments, each with leading axis b.
         is_padding: bool [b].
-        l2_clip_norm: C > 0.
+        arithmetic: how gradients are clipped and added.
+        total: the sum to add to.
 
     Returns:
         The clipped sum and the per-example by-products.
     """
     example_grad = functools.partial(jax.value_and_grad(loss, has_aux=True), params)
     (values, aux), grads = jax.vmap(example_grad)(*batch)
-    norms = jnp.sqrt(squared_norms(grads))
-    factors = clip_factors(norms, is_padding, l2_clip_norm)
-    total = jax.tree.map(functools.partial(weighted_sum, factors), grads)
-    return ClippedSum(total, Aux(values, norms, aux))
+    counts = ~is_padding
+    total, squares, _ = arithmetic.visit(
+        total,
+        jax.tree.leaves(grads),
+        counts,
+        lambda squares, roundings, rows: arithmetic.factors(
+            squares, roundings, rows(counts)
+        ),
+    )
+    return ClippedSum(total, Aux(values, arithmetic.norms(squares), aux))

@@ -1,0 +1,92 @@
+"""What ties a run to its data: a digest of every image and label, in their order.
+
+A run that goes on replays noise. Had one image changed meanwhile, the difference of
+what is released before and after would be that image's contribution, without any noise.
+So all of the data is digested, once a start, as the steps will see it: after decoding,
+cropping and resizing. A library that decodes or resizes in another way changes it, too.
+"""
+
+import hashlib
+import json
+import math
+
+import numpy as np
+import tqdm
+
+from dpdm_jax.data.sources import ArraySource, Source
+from dpdm_jax.errors import InputError
+
+_SIZE = hashlib.sha256().digest_size
+_PIECE = 2**24  # bytes of images read at once
+
+
+def bind(source: Source) -> tuple[Source, bytes]:
+    """Digests a source, and holds it to what was digested.
+
+    Args:
+        source: the data. It is read once, from the first image to the last.
+
+    Returns:
+        The source to read from: that one if its images lie in memory, where nothing
+        changes them; else one that compares what it reads with what was digested. And
+        32 bytes, which differ if an image, a label, their order, their number, the
+        image shape or the number of classes does (SHA-256). Private.
+    """
+    digests = _digest_each(source)
+    facts = [len(source), list(source.image_shape), source.num_classes]
+    whole = hashlib.sha256(json.dumps(facts).encode())
+    whole.update(digests)
+    if not isinstance(source, ArraySource):
+        source = _BoundSource(source, digests)
+    return source, whole.digest()
+
+
+class _BoundSource:
+    """A source that is read as it is asked for; see ``Source`` and ``bind``."""
+
+    def __init__(self, source: Source, digests: np.ndarray):
+        self._source, self._digests = source, digests
+        self.image_shape = source.image_shape
+        self.num_classes = source.num_classes
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads examples; see ``Source.examples``.
+
+        Raises:
+            InputError: one is not what it was when the run started.
+        """
+        images, labels = self._source.examples(indices)
+        if (_digests_of(images, labels) != self._digests[indices]).any():
+            # Which one is private: steps choose their examples in secret.
+            raise InputError(
+                "The training data was changed while the run reads it; allowed: files "
+                "that stay as they are until the run has ended."
+            )
+        return images, labels
+
+
+def _digest_each(source: Source) -> np.ndarray:
+    """Digests every example; uint8 [len, 32]."""
+    digests = np.empty((len(source), _SIZE), np.uint8)
+    piece = max(1, _PIECE // math.prod(source.image_shape))
+    with tqdm.tqdm(
+        desc="digesting images", total=len(source), leave=False, disable=None
+    ) as progress:
+        for start in range(0, len(source), piece):
+            indices = np.arange(start, min(start + piece, len(source)))
+            digests[indices] = _digests_of(*source.examples(indices))
+            progress.update(len(indices))
+    return digests
+
+
+def _digests_of(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Digests examples, each with its label; uint8 [n, 32]."""
+    made = [
+        # Labels have one size, so that none runs on into its image.
+        hashlib.sha256(label.tobytes() + image.tobytes()).digest()
+        for image, label in zip(images, labels.astype("<i4"), strict=True)
+    ]
+    return np.frombuffer(b"".join(made), np.uint8).reshape(len(made), _SIZE)

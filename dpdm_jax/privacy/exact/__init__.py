@@ -1,0 +1,1 @@
+"""Integers in place of floating-point sums and noise: see ``docs/arithmetic.md``."""

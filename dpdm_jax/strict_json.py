@@ -1,0 +1,52 @@
+"""The one way in which JSON from outside is read: what is ambiguous is refused."""
+
+import json
+import math
+from typing import Any, NoReturn
+
+
+def loads(text: str | bytes) -> Any:
+    """Reads JSON that says one thing, to people and to every program.
+
+    Python's reader takes the last of two fields of one name, and takes words and
+    numbers that are infinite or none at all.
+
+    Args:
+        text: the contents of a file; bytes are UTF-8, 16 or 32.
+
+    Returns:
+        JSON values, every number finite.
+
+    Raises:
+        ValueError: it is no JSON, has a field twice, or a number that is out of range;
+            the message is a sentence without "allowed".
+    """
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_unambiguous,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise ValueError("the values are nested too deeply.") from None
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        (twice, *_) = (name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {twice[:80]!r} is there twice.")
+    return fields
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON.")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {text[:80]} is out of range.")
+    return value
