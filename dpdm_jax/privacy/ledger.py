@@ -49,6 +49,8 @@ _EVENT_FIELDS = {
 _EVENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,39}")
 _ID = re.compile(r"[0-9a-f]{1,64}")
 _ID_IN_WORDS = "hexadecimal digits, at most 64"
+# Fields of a plan that no config has under their names.
+_IN_WORDS = {"coordinates": "coordinates (the network's size)"}
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+!-]{0,79}")
 
 # What is stored may differ so much, relatively, from what this accountant gives: more
@@ -407,7 +409,8 @@ class Ledger:
         changes = record.plan.phases[0].differences(plan)
         if changes:
             listed = ", ".join(
-                f"{name} {old!r} -> {new!r}" for name, old, new in changes
+                f"{_IN_WORDS.get(name, name)} {old!r} -> {new!r}"
+                for name, old, new in changes
             )
             raise InputError(
                 f"the plan differs from the ledger {path}: {listed}; allowed: resume "

@@ -104,7 +104,10 @@ def test_every_fact_is_stated(released, trained):
         "expected_batch_size": 95,
         "num_examples": 1437,
         "noise_multiplicity": 2,
+        "arithmetic": "exact integers",
+        "coordinates": plan.coordinates,
     }
+    assert plan.coordinates > 1000
     (query,) = stated["queries"]
     assert query["name"] == "training"
     assert query["authorized_steps"] == 6

@@ -17,6 +17,7 @@ xla_flags.configure()
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from jax.sharding import Mesh  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from dpdm_jax import data, devices, privacy, processes  # noqa: E402
@@ -116,20 +117,30 @@ def noise_of_two_steps(seed):
     return drawn
 
 
-def sum_of_all_devices():
-    """Clipped vectors added by the devices that hold them, and then over devices."""
-    mesh = devices.data_mesh()
+def sums_by_devices():
+    """Clipped vectors added by the devices that hold them, and then over devices.
+
+    By the number of devices: all, and in a lone process fewer of them, too.
+    """
+    fewer = 2 ** np.arange(10) if jax.process_count() == 1 else []
+    numbers = {jax.device_count(), *(int(n) for n in fewer if n < jax.device_count())}
     vectors = np.random.default_rng(0).normal(size=(64, 50)).astype(np.float32)
+    found = {}
+    for number in sorted(numbers):
+        mesh = Mesh(jax.devices()[:number], (devices.DATA_AXIS,))
 
-    def add_up(vectors):
-        total = privacy.exact_sum(vectors, l2_clip_norm=5.0)
-        return jax.lax.psum(total, devices.DATA_AXIS)
+        def add_up(vectors):
+            total = privacy.exact_sum(vectors, l2_clip_norm=5.0)
+            return jax.lax.psum(total, devices.DATA_AXIS)
 
-    add_up = jax.jit(
-        jax.shard_map(add_up, mesh=mesh, in_specs=P(devices.DATA_AXIS), out_specs=P())
-    )
-    total = add_up(devices.place(vectors, devices.divided(mesh))).normalized()
-    return to_integers(total).tolist()
+        in_parts = jax.jit(
+            jax.shard_map(
+                add_up, mesh=mesh, in_specs=P(devices.DATA_AXIS), out_specs=P()
+            )
+        )
+        placed = devices.place(vectors, devices.divided(mesh))
+        found[number] = to_integers(in_parts(placed).normalized()).tolist()
+    return found
 
 
 def main(job):
@@ -180,7 +191,7 @@ def main(job):
     told["selected"], told["loaded"] = spy.selected, spy.loaded
     told["exchanges"] = spy.exchanges
     told["noise"] = noise_of_two_steps(5)
-    told["sum"] = sum_of_all_devices()
+    told["sums"] = sums_by_devices()
     if job.get("sample"):
         run.sample(config, pathlib.Path(job["workdir"]))
     pathlib.Path(job["answer"]).write_text(json.dumps(told))

@@ -5,6 +5,7 @@ ordinary training through the same engines and protects nobody.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +26,8 @@ from dpdm_jax.privacy.exact.grid import ExactSum, Grid
 
 #: A sum as engines hold it: a float32 array or two words for each parameter.
 Cells = list[Any]
+#: The two words of a sum, see ``ExactSum``.
+Words = tuple[jax.Array, jax.Array]
 #: Picks the rows that are looked at, of an array with one entry an example.
 Rows = Callable[[jax.Array], jax.Array]
 #: ``factors(squares, roundings, rows) -> float32 [n]``: by what gradients of these
@@ -156,17 +159,21 @@ class ExactArithmetic:
         counts: jax.Array,
         factors: Factors,
     ) -> tuple[Cells, jax.Array, int]:
+        if not total:
+            return total, jnp.zeros(counts.shape, jnp.float32), 0
         # Not a constant: XLA turns (c x)^2 into c^2 x^2, which may vanish.
         scale = _power_of_two(_zero_at_run_time(grads) - self._power)
 
         def measure(rows: Rows) -> _Measured:
-            scaled = [rows(leaf).astype(jnp.float32) * scale for leaf in grads]
-            squares, roundings = norms.squared_norms(scaled)
-            return _Measured(
-                squares, roundings, lambda found: [_times(found, x) for x in scaled]
-            )
+            scaled = _joined([rows(leaf).astype(jnp.float32) for leaf in grads])
+            scaled = scaled * scale
+            squares, roundings = norms.squared_norms([scaled])
+            return _Measured(squares, roundings, lambda found: _times(found, scaled))
 
-        return _by_groups(total, counts, grads, measure, factors)
+        words, squares, roundings = _by_groups(
+            _join_words(total), counts, grads, measure, factors
+        )
+        return _split_words(words, total), squares, roundings
 
     def visit_outer(
         self,
@@ -198,16 +205,13 @@ class ExactArithmetic:
             other = _power_of_two(rows(power) - rows(power) // 2)
             squares = of_u * of_v * half * half * other * other
 
-            def products(found: jax.Array) -> list[jax.Array]:
+            def products(found: jax.Array) -> jax.Array:
                 scale = jnp.where(found > 0, found * half * other, 0.0)
-                return [_times(scale, u[:, :, None] * v[:, None, :])]
+                return _times(scale, u[:, :, None] * v[:, None, :])
 
             return _Measured(squares, roundings_u + roundings_v + 6, products)
 
-        (words,), squares, roundings = _by_groups(
-            [total], counts, [x, y], measure, factors
-        )
-        return words, squares, roundings
+        return _by_groups(total, counts, [x, y], measure, factors)
 
     def factors(
         self, squares: jax.Array, roundings: int, counts: jax.Array
@@ -235,16 +239,16 @@ class _Measured(NamedTuple):
 
     squares: jax.Array
     roundings: int
-    times: Callable[[jax.Array], list[jax.Array]]
+    times: Callable[[jax.Array], jax.Array]
 
 
 def _by_groups(
-    total: Cells,
+    words: Words,
     counts: jax.Array,
     inputs: Sequence[jax.Array],
     measure: Callable[[Rows], _Measured],
     factors: Factors,
-) -> tuple[Cells, jax.Array, int]:
+) -> tuple[Words, jax.Array, int]:
     """Measures, clips and adds up a few gradients at a time.
 
     The loop is what makes the vector that is added the one that was measured: its
@@ -255,14 +259,14 @@ def _by_groups(
     """
     size = len(counts)
     if size == 0:
-        return total, jnp.zeros((0,), jnp.float32), 0
+        return words, jnp.zeros((0,), jnp.float32), 0
     on_cpu = jax.default_backend() == "cpu"
     width = min(_CPU_TOGETHER if on_cpu else _TOGETHER, size)
     roundings = 0
 
-    def add_group(i: jax.Array, carry: tuple[Cells, jax.Array]) -> tuple:
+    def add_group(i: jax.Array, carry: tuple[Words, jax.Array]) -> tuple:
         nonlocal roundings
-        total, squares = carry
+        words, squares = carry
         # The last group begins early enough to be full; its first rows are done then.
         start = jnp.minimum(i * width, size - width)
         is_new = start + jnp.arange(width) >= i * width
@@ -271,21 +275,40 @@ def _by_groups(
         )
         found, roundings, times = measure(rows)
         kept = jnp.where(is_new, factors(found, roundings, rows), 0.0)
-        total = [
-            grid.add_integers(*words, _to_grid(products))
-            for words, products in zip(total, times(kept), strict=True)
-        ]
-        return total, lax.dynamic_update_slice_in_dim(squares, found, start, 0)
+        words = grid.add_integers(*words, _to_grid(times(kept)))
+        return words, lax.dynamic_update_slice_in_dim(squares, found, start, 0)
 
     used = jnp.max(jnp.where(counts, jnp.arange(1, size + 1), 0))
     squares = vary(jnp.zeros((size,), jnp.float32), manual_axes(counts))
-    total, squares = lax.fori_loop(
+    words, squares = lax.fori_loop(
         0,
         (used + width - 1) // width + _zero_at_run_time(inputs),
         add_group,
-        (total, squares),
+        (words, squares),
     )
-    return total, squares, roundings
+    return words, squares, roundings
+
+
+def _joined(leaves: Sequence[jax.Array]) -> jax.Array:
+    """Rows of all leaves as one array, [b, n]: one program instead of one for each."""
+    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+
+def _join_words(cells: Cells) -> Words:
+    low, high = (
+        jnp.concatenate([leaf.reshape(-1) for leaf in word])
+        for word in zip(*cells, strict=True)
+    )
+    return low, high
+
+
+def _split_words(words: Words, like: Cells) -> Cells:
+    ends = list(itertools.accumulate(low.size for low, _ in like))
+    parts = [jnp.split(word, ends[:-1]) for word in words]
+    return [
+        (low.reshape(cell[0].shape), high.reshape(cell[0].shape))
+        for low, high, cell in zip(*parts, like, strict=True)
+    ]
 
 
 def _zero_at_run_time(inputs: Sequence[jax.Array]) -> jax.Array:
