@@ -47,6 +47,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     jax.config.update("jax_disable_most_optimizations", cheaply)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_do_not_pile_up():
+    """A process has room for some thousand compiled programs, and then ends."""
+    yield
+    if "jax" in sys.modules:
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _steps_are_compiled_once():
     """Runs of one config and plan share their step, which takes no key and no data."""

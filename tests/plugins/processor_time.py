@@ -50,7 +50,9 @@ class ProcessorTime:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Adds up the phases of a test."""
         so_far = self._of_tests.get(report.nodeid, 0.0)
-        self._of_tests[report.nodeid] = so_far + report.processor_seconds
+        # The report of a test that ended its worker comes from no phase of it.
+        seconds = getattr(report, "processor_seconds", 0.0)
+        self._of_tests[report.nodeid] = so_far + seconds
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

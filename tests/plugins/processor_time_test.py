@@ -22,8 +22,21 @@ def test_that_waits():
 """
 
 
-def run(folder: pathlib.Path, workers: int, budget: float) -> tuple[int, str]:
-    (folder / "burn_test.py").write_text(_TESTS)
+_CRASH = """
+import os
+
+def test_that_ends_its_worker():
+    os.abort()
+
+def test_that_comes_after():
+    pass
+"""
+
+
+def run(
+    folder: pathlib.Path, workers: int, budget: float, tests: str = _TESTS
+) -> tuple[int, str]:
+    (folder / "burn_test.py").write_text(tests)
     plugins = ("-p", "processor_time", "-p", "xdist")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *plugins, f"-n{workers}"],
@@ -58,3 +71,10 @@ def test_workers_over_budget_fail_though_every_test_passes(tmp_path):
     (total,) = (line for line in said.splitlines() if "in all of 0.8 s" in line)
     assert float(total.split()[0]) >= 0.8  # what the workers' children took, too
     assert "FAILED: the tests take more processor time than their budget." in said
+
+
+def test_a_crash_is_one_failure_among_the_others(tmp_path):
+    status, said = run(tmp_path, workers=1, budget=100, tests=_CRASH)
+    assert status == 1, said
+    assert "1 failed, 1 passed" in said
+    assert "in all of 100 s allowed" in said
