@@ -15,6 +15,7 @@ from dpdm_jax.privacy.clipping.arithmetic import (
     Cells,
     Engine,
     arithmetic_of,
+    on_joined,
 )
 from dpdm_jax.privacy.clipping.auto import (
     LossTraits,
@@ -224,14 +225,16 @@ def exact_sum(
     axes = manual_axes((vectors, is_padding_example))
     counts = vary(~_padding(is_padding_example, size), axes)
     one = jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), vectors)
-    total, _, _ = arithmetic.visit(
-        vary(arithmetic.zeros(one), axes),
+    nothing = vary(arithmetic.zeros(one), axes)
+    joined, _, _ = arithmetic.visit(
+        arithmetic.join(nothing),
         jax.tree.leaves(vectors),
         counts,
         lambda squares, roundings, rows: arithmetic.factors(
             squares, roundings, rows(counts)
         ),
     )
+    total = arithmetic.split(joined, nothing)
     return arithmetic.result(total, jax.tree.structure(one))
 
 
@@ -325,9 +328,11 @@ def _check_narrow(tree: PyTree, where: str) -> None:
 
 def _make_engine(engine: str, microbatch_size: int | None) -> Engine:
     if engine == "scan":
-        return scan_engine(microbatch_size or 1, vmap_engine)
+        microbatch_size = microbatch_size or 1
     run = book_keeping_engine if engine == "book_keeping" else vmap_engine
-    return run if microbatch_size is None else scan_engine(microbatch_size, run)
+    if microbatch_size is not None:
+        run = scan_engine(microbatch_size, run)
+    return run if engine == "book_keeping" else on_joined(run)
 
 
 def _auto_engine(microbatch_size: int | None) -> Engine:

@@ -5,7 +5,6 @@ ordinary training through the same engines and protects nobody.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dpdm_jax.fusion import materialize
 from dpdm_jax.privacy.clipping.base import (
     ClippedSum,
     ExampleLoss,
@@ -28,6 +28,8 @@ from dpdm_jax.privacy.exact.grid import ExactSum, Grid
 Cells = list[Any]
 #: The two words of a sum, see ``ExactSum``.
 Words = tuple[jax.Array, jax.Array]
+#: A sum as ``Arithmetic.join`` gives it.
+Joined = Any
 #: Picks the rows that are looked at, of an array with one entry an example.
 Rows = Callable[[jax.Array], jax.Array]
 #: ``factors(squares, roundings, rows) -> float32 [n]``: by what gradients of these
@@ -37,6 +39,9 @@ Factors = Callable[[jax.Array, int, Rows], jax.Array]
 # Gradients that are measured and added at once. On a CPU as many as add up within 32
 # bits, each being below 2^29 in size; an accelerator starts few programs for many.
 _CPU_TOGETHER, _TOGETHER = 4, 256
+# Smaller leaves are joined to one array: copying them costs less than compiling a
+# program for each.
+_ALONE = 2**12
 
 
 class Arithmetic(Protocol):
@@ -48,17 +53,23 @@ class Arithmetic(Protocol):
     def result(self, total: Cells, treedef: Any) -> Any:
         """Returns a sum as callers of ``clipped_grad`` get it."""
 
+    def join(self, total: Cells) -> Joined:
+        """Returns a sum in the form in which gradients of all its leaves are added."""
+
+    def split(self, joined: Joined, like: Cells) -> Cells:
+        """Undoes ``join``, for leaves like these."""
+
     def visit(
         self,
-        total: Cells,
+        total: Joined,
         grads: Sequence[jax.Array],
         counts: jax.Array,
         factors: Factors,
-    ) -> tuple[Cells, jax.Array, int]:
+    ) -> tuple[Joined, jax.Array, int]:
         """Measures gradients and adds them, times factors, to a sum.
 
         Args:
-            total: the sum.
+            total: the sum, joined.
             grads: [b, ...] arrays, a leaf each.
             counts: bool [b]; gradients where it is false may be passed over, and their
                 norms be 0.
@@ -80,6 +91,7 @@ class Arithmetic(Protocol):
 
 #: ``engine(loss, params, batch, is_padding, arithmetic, total) -> ClippedSum``, where
 #: ``batch`` is a tuple of arguments with leading axis b, and ``is_padding`` bool [b].
+#: Some take their totals joined, see ``on_joined``.
 Engine = Callable[
     [ExampleLoss, PyTree, PyTree, jax.Array, Arithmetic, Cells], ClippedSum
 ]
@@ -94,6 +106,13 @@ class FloatArithmetic:
 
     def result(self, total: Cells, treedef: Any) -> PyTree:
         return treedef.unflatten(total)
+
+    def join(self, total: Cells) -> Cells:
+        return total
+
+    def split(self, joined: Cells, like: Cells) -> Cells:
+        del like
+        return joined
 
     def visit(
         self,
@@ -152,37 +171,56 @@ class ExactArithmetic:
             self.grid.spacing,
         )
 
+    def join(self, total: Cells) -> Words:
+        """One vector of all leaves, in the order of ``_parts``."""
+        order = _order([low.size for low, _ in total])
+        # Of no leaves, too.
+        nothing = jnp.zeros((0,), jnp.int32)
+        low, high = (
+            jnp.concatenate([nothing, *(total[i][word].reshape(-1) for i in order)])
+            for word in (0, 1)
+        )
+        return low, high
+
+    def split(self, joined: Words, like: Cells) -> Cells:
+        cells, start = list(like), 0
+        for i in _order([low.size for low, _ in like]):
+            leaf, _ = like[i]
+            end = start + leaf.size
+            low, high = (word[start:end].reshape(leaf.shape) for word in joined)
+            cells[i], start = (low, high), end
+        return cells
+
     def visit(
         self,
-        total: Cells,
+        total: Words,
         grads: Sequence[jax.Array],
         counts: jax.Array,
         factors: Factors,
-    ) -> tuple[Cells, jax.Array, int]:
-        if not total:
-            return total, jnp.zeros(counts.shape, jnp.float32), 0
-        # Not a constant: XLA turns (c x)^2 into c^2 x^2, which may vanish.
-        scale = _power_of_two(_zero_at_run_time(grads) - self._power)
+    ) -> tuple[Words, jax.Array, int]:
+        parts = _parts(grads)
 
-        def measure(rows: Rows) -> _Measured:
-            scaled = _joined([rows(leaf).astype(jnp.float32) for leaf in grads])
-            scaled = scaled * scale
-            squares, roundings = norms.squared_norms([scaled])
-            return _Measured(squares, roundings, lambda found: _times(found, scaled))
+        def measure(rows: Rows, zero: jax.Array) -> _Measured:
+            vectors = [rows(part) for part in parts]
+            # Not a constant: XLA turns (c x)^2 into c^2 x^2, which may vanish.
+            scale = _power_of_two(zero - self._power)
+            squares, roundings = norms.squared_norms([x * scale for x in vectors])
+            return _Measured(
+                squares,
+                roundings,
+                lambda found: [_times(found * scale, x) for x in vectors],
+            )
 
-        words, squares, roundings = _by_groups(
-            _join_words(total), counts, grads, measure, factors
-        )
-        return _split_words(words, total), squares, roundings
+        return _by_groups(total, counts, parts, measure, factors)
 
     def visit_outer(
         self,
-        total: tuple[jax.Array, jax.Array],
+        total: Words,
         x: jax.Array,
         y: jax.Array,
         counts: jax.Array,
         factors: Factors,
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array, int]:
+    ) -> tuple[Words, jax.Array, int]:
         """``visit`` of gradients that are outer products, a few of them at a time.
 
         Args:
@@ -192,26 +230,37 @@ class ExactArithmetic:
             counts: see ``visit``.
             factors: see ``visit``.
         """
+        shape = total[0].shape
         (x, power_x), (y, power_y) = _mantissas(x), _mantissas(y)
         power = power_x + power_y - self._power
 
-        def measure(rows: Rows) -> _Measured:
+        def measure(rows: Rows, zero: jax.Array) -> _Measured:
             u, v = rows(x), rows(y)
             of_u, roundings_u = norms.squared_norms([u])
             of_v, roundings_v = norms.squared_norms([v])
             # The products' own power of two, in two steps: the squares may be infinite,
             # or vanish where all integers do.
-            half = _power_of_two(rows(power) // 2)
-            other = _power_of_two(rows(power) - rows(power) // 2)
+            powers = rows(power) + zero
+            half = _power_of_two(powers // 2)
+            other = _power_of_two(powers - powers // 2)
             squares = of_u * of_v * half * half * other * other
 
-            def products(found: jax.Array) -> jax.Array:
+            def products(found: jax.Array) -> list[jax.Array]:
                 scale = jnp.where(found > 0, found * half * other, 0.0)
-                return _times(scale, u[:, :, None] * v[:, None, :])
+                matrices = _times(scale, u[:, :, None] * v[:, None, :])
+                return [matrices.reshape(len(matrices), -1)]
 
             return _Measured(squares, roundings_u + roundings_v + 6, products)
 
-        return _by_groups(total, counts, [x, y], measure, factors)
+        words, squares, roundings = _by_groups(
+            (total[0].reshape(-1), total[1].reshape(-1)),
+            counts,
+            [x, y],
+            measure,
+            factors,
+        )
+        low, high = (word.reshape(shape) for word in words)
+        return (low, high), squares, roundings
 
     def factors(
         self, squares: jax.Array, roundings: int, counts: jax.Array
@@ -234,19 +283,37 @@ def arithmetic_of(l2_clip_norm: float) -> Arithmetic:
     return ExactArithmetic(l2_clip_norm)
 
 
+def on_joined(engine: Engine) -> Engine:
+    """An engine of cells, of one that takes and returns joined sums."""
+
+    def run(
+        loss: ExampleLoss,
+        params: PyTree,
+        batch: PyTree,
+        is_padding: jax.Array,
+        arithmetic: Arithmetic,
+        total: Cells,
+    ) -> ClippedSum:
+        joined = arithmetic.join(total)
+        result = engine(loss, params, batch, is_padding, arithmetic, joined)
+        return result._replace(total=arithmetic.split(result.total, total))
+
+    return run
+
+
 class _Measured(NamedTuple):
     """A few gradients: squared norms [n], and what multiplies them by factors [n]."""
 
     squares: jax.Array
     roundings: int
-    times: Callable[[jax.Array], jax.Array]
+    times: Callable[[jax.Array], list[jax.Array]]
 
 
 def _by_groups(
     words: Words,
     counts: jax.Array,
     inputs: Sequence[jax.Array],
-    measure: Callable[[Rows], _Measured],
+    measure: Callable[[Rows, jax.Array], _Measured],
     factors: Factors,
 ) -> tuple[Words, jax.Array, int]:
     """Measures, clips and adds up a few gradients at a time.
@@ -255,60 +322,57 @@ def _by_groups(
     inputs are arrays in memory, whereas without it XLA works out a gradient once for
     the norm and once more for the sum, with other roundings (it has been seen to turn
     (c x) f into x (c f)). So its length must not be known when it is compiled: a loop
-    of one turn would be undone.
+    of one turn would be undone. And nothing of a turn may be moved before the loop,
+    where the gradients are worked out: all of it depends on the last turn, by a zero.
     """
     size = len(counts)
-    if size == 0:
-        return words, jnp.zeros((0,), jnp.float32), 0
+    if size == 0 or not inputs:
+        return words, jnp.zeros((size,), jnp.float32), 0
     on_cpu = jax.default_backend() == "cpu"
-    width = min(_CPU_TOGETHER if on_cpu else _TOGETHER, size)
+    groups = -(-size // (_CPU_TOGETHER if on_cpu else _TOGETHER))
+    width = -(-size // groups)
     roundings = 0
 
-    def add_group(i: jax.Array, carry: tuple[Words, jax.Array]) -> tuple:
+    def add_group(i: jax.Array, carry: tuple[Words, jax.Array, jax.Array]) -> tuple:
         nonlocal roundings
-        words, squares = carry
+        words, squares, zero = carry
         # The last group begins early enough to be full; its first rows are done then.
         start = jnp.minimum(i * width, size - width)
         is_new = start + jnp.arange(width) >= i * width
         rows = functools.partial(
             lax.dynamic_slice_in_dim, start_index=start, slice_size=width
         )
-        found, roundings, times = measure(rows)
+        found, roundings, times = measure(rows, zero)
         kept = jnp.where(is_new, factors(found, roundings, rows), 0.0)
-        words = grid.add_integers(*words, _to_grid(times(kept)))
-        return words, lax.dynamic_update_slice_in_dim(squares, found, start, 0)
+        integers = [_to_grid(products) for products in times(kept)]
+        words = grid.add_integers(*words, integers)
+        squares = lax.dynamic_update_slice_in_dim(squares, found, start, 0)
+        return words, squares, zero & i
 
     used = jnp.max(jnp.where(counts, jnp.arange(1, size + 1), 0))
     squares = vary(jnp.zeros((size,), jnp.float32), manual_axes(counts))
-    words, squares = lax.fori_loop(
-        0,
-        (used + width - 1) // width + _zero_at_run_time(inputs),
-        add_group,
-        (words, squares),
+    zero = _zero_at_run_time(inputs)
+    words, squares, _ = lax.fori_loop(
+        0, (used + width - 1) // width + zero, add_group, (words, squares, zero)
     )
     return words, squares, roundings
 
 
-def _joined(leaves: Sequence[jax.Array]) -> jax.Array:
-    """Rows of all leaves as one array, [b, n]: one program instead of one for each."""
-    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+def _order(sizes: Sequence[int]) -> list[int]:
+    """Numbers of leaves: those that are alone, and then the small ones."""
+    return sorted(range(len(sizes)), key=lambda i: sizes[i] < _ALONE)
 
 
-def _join_words(cells: Cells) -> Words:
-    low, high = (
-        jnp.concatenate([leaf.reshape(-1) for leaf in word])
-        for word in zip(*cells, strict=True)
-    )
-    return low, high
+def _parts(grads: Sequence[jax.Array]) -> list[jax.Array]:
+    """Gradients as float32 rows [b, n_i]: large leaves, and all small ones as one."""
+    leaves = [x.astype(jnp.float32).reshape(len(x), _size_of_one(x)) for x in grads]
+    small = [x for x in leaves if x.shape[1] < _ALONE]
+    alone = [x for x in leaves if x.shape[1] >= _ALONE]
+    return [*alone, jnp.concatenate(small, axis=1)] if small else alone
 
 
-def _split_words(words: Words, like: Cells) -> Cells:
-    ends = list(itertools.accumulate(low.size for low, _ in like))
-    parts = [jnp.split(word, ends[:-1]) for word in words]
-    return [
-        (low.reshape(cell[0].shape), high.reshape(cell[0].shape))
-        for low, high, cell in zip(*parts, like, strict=True)
-    ]
+def _size_of_one(rows: jax.Array) -> int:
+    return math.prod(rows.shape[1:])  # of no rows, too
 
 
 def _zero_at_run_time(inputs: Sequence[jax.Array]) -> jax.Array:
@@ -318,7 +382,8 @@ def _zero_at_run_time(inputs: Sequence[jax.Array]) -> jax.Array:
         if x.size:
             first = x[(0,) * x.ndim].astype(jnp.float32)
             bits ^= lax.bitcast_convert_type(first, jnp.int32)
-    return jnp.where((bits | 1) == 0, 1, 0)
+    # Stored, or it would be worked out anew for every number that it is used for.
+    return materialize(jnp.where((bits | 1) == 0, 1, 0))
 
 
 def _times(factors: jax.Array, rows: jax.Array) -> jax.Array:

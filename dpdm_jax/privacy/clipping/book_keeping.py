@@ -25,7 +25,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives
 
-from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Cells, ExactArithmetic
+from dpdm_jax.privacy.clipping.arithmetic import (
+    Arithmetic,
+    Cells,
+    ExactArithmetic,
+    Joined,
+)
 from dpdm_jax.privacy.clipping.base import (
     Aux,
     ClippedSum,
@@ -284,9 +289,9 @@ def _add_gradients(
     gradients_of = jax.vmap(functools.partial(group.gradient, shared))
     roundings = 0
 
-    def add_chunk(k: jax.Array, carry: tuple) -> tuple[jax.Array, Cells]:
+    def add_chunk(k: jax.Array, carry: tuple) -> tuple[jax.Array, Joined]:
         nonlocal roundings
-        squares, sums = carry
+        squares, total = carry
         # The last chunk begins early enough to be full; its first rows are done then.
         start = jnp.minimum(k * width, size - width)
         is_new = start + jnp.arange(width) >= k * width
@@ -296,7 +301,7 @@ def _add_gradients(
         gradients = gradients_of(jax.tree.map(rows, book))
         kept = jnp.where(is_new, rows(factors), 0.0)
         total, found, roundings = arithmetic.visit(
-            sums,
+            total,
             [gradients[i] for i in group.leaves],
             rows(counts),
             lambda squares, roundings, rows: rows(kept),
@@ -306,9 +311,10 @@ def _add_gradients(
         return squares, total
 
     axes = manual_axes((book, counts))
-    start = (vary(jnp.zeros((size,), jnp.float32), axes), sums)
-    squares, sums = lax.fori_loop(0, -(-size // width), add_chunk, start)
-    return sums, squares, roundings
+    nothing = vary(jnp.zeros((size,), jnp.float32), axes)
+    start = (nothing, arithmetic.join(sums))
+    squares, total = lax.fori_loop(0, -(-size // width), add_chunk, start)
+    return arithmetic.split(total, sums), squares, roundings
 
 
 # Operations that only move numbers, where they keep their count.

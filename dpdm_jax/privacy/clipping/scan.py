@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 
-from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Cells, Engine
+from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Cells, Engine, Joined
 from dpdm_jax.privacy.clipping.base import (
     ClippedSum,
     ExampleLoss,
@@ -29,7 +29,7 @@ def scan_engine(microbatch_size: int, inner: Engine = vmap_engine) -> Engine:
         batch: PyTree,
         is_padding: jax.Array,
         arithmetic: Arithmetic,
-        total: Cells,
+        total: Cells | Joined,
     ) -> ClippedSum:
         size = batch_size(batch)
         width = min(microbatch_size, max(1, size))
@@ -44,7 +44,7 @@ def scan_engine(microbatch_size: int, inner: Engine = vmap_engine) -> Engine:
         filling = jnp.arange(chunks * width) >= size
         masks = split(is_padding) | filling.reshape(chunks, width)
 
-        def body(total: Cells, chunk: tuple[PyTree, jax.Array]) -> tuple:
+        def body(total: Cells | Joined, chunk: tuple[PyTree, jax.Array]) -> tuple:
             result = inner(loss, params, *chunk, arithmetic, total)
             return result.total, result.aux
 

@@ -2,7 +2,7 @@ import functools
 
 import jax
 
-from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Cells
+from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Joined
 from dpdm_jax.privacy.clipping.base import Aux, ClippedSum, ExampleLoss, PyTree
 
 
@@ -12,7 +12,7 @@ def vmap_engine(
     batch: PyTree,
     is_padding: jax.Array,
     arithmetic: Arithmetic,
-    total: Cells,
+    total: Joined,
 ) -> ClippedSum:
     """The reference engine: one vectorized gradient holding all b per-example ones.
 
@@ -24,7 +24,7 @@ def vmap_engine(
         batch: tuple of arguments, each with leading axis b.
         is_padding: bool [b].
         arithmetic: how gradients are clipped and added.
-        total: the sum to add to.
+        total: the sum to add to, joined.
 
     Returns:
         The clipped sum and the per-example by-products.

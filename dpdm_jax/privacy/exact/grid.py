@@ -6,6 +6,7 @@ own length. Integers add up exactly, whatever the order, the micro-batches, the 
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -124,17 +125,25 @@ def carry(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def add_integers(
-    low: jax.Array, high: jax.Array, integers: jax.Array
+    low: jax.Array, high: jax.Array, parts: Sequence[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Adds int32 integers below 2^29 in size, up to 2,000 rows [n, ...], to words.
+    """Adds int32 integers below 2^29 in size, up to 2,000 rows of them, to words.
 
     Low words below 2^20 stay below.
+
+    Args:
+        low: int32 [n].
+        high: int32 [n].
+        parts: of each row; int32 [b, n_i], which are n columns together.
     """
-    if len(integers) <= 4:  # they add up within 32 bits
-        integers = jnp.sum(integers, axis=0, keepdims=True, dtype=jnp.int32)
-    low = low + jnp.sum(integers & _LOW, axis=0, dtype=jnp.int32)
-    high = high + jnp.sum(integers >> LOW_BITS, axis=0, dtype=jnp.int32)
-    return carry(low, high)
+
+    def sums(of: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        return jnp.concatenate([jnp.sum(of(x), axis=0, dtype=jnp.int32) for x in parts])
+
+    if len(parts[0]) <= 4:  # they add up within 32 bits
+        integers = sums(lambda x: x)
+        return carry(low + (integers & _LOW), high + (integers >> LOW_BITS))
+    return carry(low + sums(lambda x: x & _LOW), high + sums(lambda x: x >> LOW_BITS))
 
 
 def multiply_add(
