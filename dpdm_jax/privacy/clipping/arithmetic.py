@@ -36,9 +36,9 @@ Rows = Callable[[jax.Array], jax.Array]
 #: squared norms are multiplied; see ``Arithmetic.visit``.
 Factors = Callable[[jax.Array, int, Rows], jax.Array]
 
-# Gradients that are measured and added at once. On a CPU as many as add up within 32
-# bits, each being below 2^29 in size; an accelerator starts few programs for many.
-_CPU_TOGETHER, _TOGETHER = 4, 256
+# Gradients that are measured and added at once. On a CPU as many as ``add_integers``
+# has a short way for; an accelerator starts few programs for many.
+_CPU_TOGETHER, _TOGETHER = 8, 256
 # Smaller leaves are joined to one array: copying them costs less than compiling a
 # program for each.
 _ALONE = 2**12

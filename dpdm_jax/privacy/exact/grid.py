@@ -22,6 +22,8 @@ STEPS_BITS = 28
 #: Bits of the low word; the high one has the rest and the sign.
 LOW_BITS = 20
 _LOW = 2**LOW_BITS - 1
+# So many integers below 2^29 in size add up within 32 bits.
+_WITHIN_32_BITS = 4
 #: The clip norms for which the grid, and the products of factors (2^-64 to 1) with its
 #: unit, are ordinary float32 numbers, in whatever order a compiler multiplies.
 MIN_CLIP_NORM, MAX_CLIP_NORM = 2.0**-60, 2.0**60
@@ -138,12 +140,18 @@ def add_integers(
     """
 
     def sums(of: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        return jnp.concatenate([jnp.sum(of(x), axis=0, dtype=jnp.int32) for x in parts])
+        added = [jnp.sum(of(x), axis=0, dtype=jnp.int32) for x in parts]
+        return jnp.concatenate(added)
 
-    if len(parts[0]) <= 4:  # they add up within 32 bits
-        integers = sums(lambda x: x)
-        return carry(low + (integers & _LOW), high + (integers >> LOW_BITS))
-    return carry(low + sums(lambda x: x & _LOW), high + sums(lambda x: x >> LOW_BITS))
+    rows = len(parts[0])
+    if rows <= 2 * _WITHIN_32_BITS:  # in memory twice at most
+        starts = range(0, rows, _WITHIN_32_BITS)
+        some = [sums(lambda x, i=i: x[i : i + _WITHIN_32_BITS]) for i in starts]
+        more_low = sum(integers & _LOW for integers in some)
+        more_high = sum(integers >> LOW_BITS for integers in some)
+    else:
+        more_low, more_high = sums(lambda x: x & _LOW), sums(lambda x: x >> LOW_BITS)
+    return carry(low + more_low, high + more_high)
 
 
 def multiply_add(
