@@ -49,7 +49,7 @@ def configure() -> None:
         return  # the name of a file that XLA reads flags from
     _check(flags)
     for name, value in _CPU_FLAGS.items():
-        if name not in flags and _is_known(name):
+        if name not in flags and is_known(name):
             flags = f"{flags} --{name}={value}".strip()
     os.environ["XLA_FLAGS"] = flags
 
@@ -65,7 +65,7 @@ def _check(flags: str) -> None:
 
 
 @functools.cache
-def _is_known(flag: str) -> bool:
+def is_known(flag: str) -> bool:
     """Whether jaxlib's binary mentions the flag; there is no other way to ask it."""
     spec = importlib.util.find_spec("jaxlib")
     if spec is None or spec.origin is None:

@@ -28,6 +28,10 @@ pytest_plugins = ["processor_time", "commands"]
 
 xla_flags.configure()
 
+import cheap_compilation  # noqa: E402
+
+cheap_compilation.install()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
