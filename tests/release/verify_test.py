@@ -1,4 +1,4 @@
-"""Tampering is noticed; epsilon is one number wherever it is printed."""
+"""Tampering with a release is noticed."""
 
 import copy
 import json
@@ -13,22 +13,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dpdm_jax import command_line, modes, planning
+from dpdm_jax import command_line
 from dpdm_jax.privacy import (
-    NO_TUNING,
-    Ledger,
-    PoissonSampling,
-    accounting,
     format_epsilon,
     read_ledger,
-    statement_fields,
-    statement_of,
 )
 from dpdm_jax.release import __main__ as command
-from dpdm_jax.release import bundle, privacy_files
+from dpdm_jax.release import bundle
 from dpdm_jax.release.build import release
 from dpdm_jax.release.verify import statement_failures, verify
-from dpdm_jax.report import write_report
 from dpdm_jax.training.extension import extend
 from dpdm_jax.training.loop import train
 
@@ -308,79 +301,6 @@ def test_the_command_starts_without_optional_packages(released):
     )
     assert done.returncode == 0, done.stderr
     assert "is intact" in done.stdout
-
-
-def specs():
-    found = []
-    for path in sorted((command_line.CHECKOUT / "configs").glob("[!_]*.py")):
-        if path.stem in ("base", "released"):
-            continue
-        module = {}
-        exec(compile(path.read_text(), str(path), "exec"), module)
-        for variant in module.get("VARIANTS", ("",)):
-            found.append(f"configs/{path.name}:{variant}".rstrip(":"))
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("spec", specs())
-def test_epsilon_is_one_number_wherever_it_is_printed(
-    spec, tmp_path, capsys, monkeypatch
-):
-    config = command_line.load_config(spec)
-    report = planning.plan_report(config, estimate_cost=False)
-    plan = planning.privacy_plan(config, planning.public_problem(config).num_examples)
-    ledger = Ledger.create(tmp_path / "privacy.json", plan)
-    ledger.authorize(plan.num_steps)
-    record = read_ledger(tmp_path / "privacy.json")
-    manifest = {
-        "format": bundle.FORMAT,
-        "name": config.name,
-        "step": plan.num_steps,
-        "run_id": record.run_id,
-        "samples": None,
-    }
-    fields = privacy_files.privacy_fields(record, NO_TUNING, manifest, [], {})
-    stored = json.loads(json.dumps(fields))
-    assert statement_failures(stored, manifest, [], {}) == []
-    text = privacy_files.privacy_text(record, NO_TUNING, fields)
-    assert privacy_files.text_failures(text, stored) == []
-
-    monkeypatch.setattr(planning, "plan_report", lambda *_, **__: report)
-    modes.plan(config, tmp_path, as_json=False, compile_for=None)
-    printed = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
-    modes.plan(config, tmp_path, as_json=True, compile_for=None)
-    as_json = json.loads(capsys.readouterr().out)
-    claim = re.search(r"epsilon = ([\d.]+),", statement_of(record))
-    page = write_report(tmp_path, private=False).read_text()
-    verdict = re.search(r"ε = ([\d.]+), δ", page)
-    queries = [(plan.sampling, plan.noise_multiplier, plan.num_steps)]
-    if config.diffusion.parameterization == "edm_moments":
-        noise = config.privacy.moments_noise_multiplier
-        asked = 3 if config.diffusion.moments_components else 2
-        queries.insert(0, (PoissonSampling(1.0, asked), noise, asked))
-    by_api = accounting.epsilon_of_events(queries, plan.delta, plan.accountant)
-    assert (
-        len(
-            {
-                format_epsilon(as_json["epsilon"]),
-                printed["epsilon"].strip(),
-                format_epsilon(plan.epsilon),
-                format_epsilon(plan.epsilon_spent(plan.num_steps)),
-                format_epsilon(ledger.epsilon_spent()),
-                format_epsilon(record.epsilon_spent()),
-                format_epsilon(by_api),
-                claim[1],
-                verdict[1],
-                statement_fields(record)["epsilon"],
-                stored["epsilon"],
-            }
-        )
-        == 1
-    )
-    assert printed["epsilon_rdp"].strip() == stored["epsilon_rdp"]
-    assert printed["epsilon_pld"].strip() == stored["epsilon_pld"]
-    assert float(stored["epsilon"]) <= math.ceil(config.privacy.epsilon * 1e4) / 1e4
 
 
 @pytest.mark.slow
