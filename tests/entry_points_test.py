@@ -143,11 +143,11 @@ def test_release_mode_and_its_verification(finished, dpdm):
     (folder / "samples.npz").unlink()
     done = dpdm("verify", str(folder), module="dpdm_jax.release")
     assert done.returncode == 1
-    # Missing from the sums, and not as the manifest describes.
-    sentences = done.stdout.splitlines()
-    assert len(sentences) == 2
-    assert sentences[0].startswith("samples.npz is missing")
-    assert sentences[1].startswith("samples.npz cannot be read")
+    # Missing from the sums, not as the manifest describes, and not as stated.
+    missing, unread, unstated = done.stdout.splitlines()
+    assert missing.startswith("samples.npz is missing")
+    assert unread.startswith("samples.npz cannot be read")
+    assert unstated.startswith("samples.npz is not the file that PRIVACY.json is about")
 
 
 def test_report_mode(finished, dpdm):

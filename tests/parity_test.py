@@ -30,8 +30,6 @@ from dpdm_jax.interop import name_maps, torch_checkpoints
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.networks import Network, Params, ncsnpp
 
-pytestmark = pytest.mark.optimized  # their figures
-
 OUTPUT_TOLERANCE = 2e-5
 RELATIVE_TOLERANCE = 1e-4
 SAMPLE_TOLERANCE = 1e-4

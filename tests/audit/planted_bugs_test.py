@@ -167,7 +167,7 @@ def plan_with_queries(num_steps=2):
             batch_size=1000,
             epsilon=math.inf,
             delta=1e-6,
-            noise_multiplier=20.0,
+            noise_multiplier=200.0,
             num_steps=num_steps,
             moments_noise_multiplier=8.0,
             moments_queries=3,
@@ -194,9 +194,7 @@ def queries_without_noise(monkeypatch):
 
 
 def features_unclipped(monkeypatch):
-    monkeypatch.setattr(
-        class_moments, "_clipped", lambda vectors, l2_clip_norm: vectors / l2_clip_norm
-    )
+    monkeypatch.setattr(class_moments.norms, "clip_to_one", lambda vectors: vectors)
 
 
 def queries_key_published(monkeypatch):
