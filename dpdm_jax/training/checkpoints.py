@@ -218,7 +218,7 @@ class Checkpoints:
         # The noise is keyed by the step, so its count is the step's.
         noise_state = GaussianNoiseState(secrets.noise_key, jnp.asarray(step))
         state = TrainState(step=jnp.asarray(step), noise_state=noise_state, **arrays)
-        return Restored(state, secrets, private["data_digest"])
+        return Restored(state, secrets, self._data_digest(step, private))
 
     def read_secrets(self, step: int) -> Secrets:
         """Reads the secrets of a training checkpoint whose arrays may be damaged.
@@ -244,9 +244,10 @@ class Checkpoints:
         described = self.description(step)
         if described.get("mechanism_version", 1) != MECHANISM_VERSION:
             return None
-        private = self._read_json(described["step"], "private")
-        secrets = self._secrets(described["step"], private)
-        return private["data_digest"] == secrets.data_digest(content)
+        step = described["step"]
+        private = self._read_json(step, "private")
+        stored = self._data_digest(step, private)
+        return stored == self._secrets(step, private).data_digest(content)
 
     def set_aside(self, step: int) -> pathlib.Path:
         """Takes a checkpoint out of the run, and keeps it: it holds secrets.
@@ -437,6 +438,11 @@ class Checkpoints:
             return Secrets.from_dict(private)
         except InputError:
             raise self._damaged(step, "private", "is malformed") from None
+
+    def _data_digest(self, step: int, private: dict[str, Any]) -> str:
+        if not isinstance(private.get("data_digest"), str):
+            raise self._damaged(step, "private", "has no digest of the data")
+        return private["data_digest"]
 
     def _damaged(self, step: int, item: str, how: str) -> DamagedCheckpointError:
         return DamagedCheckpointError(
