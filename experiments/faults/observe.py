@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpdm_jax.privacy import read_ledger
+from dpdm_jax.release import bundle
 from experiments.faults import job
 
 
@@ -93,7 +94,8 @@ def ending(workdir: pathlib.Path) -> dict[str, Any]:
         steps.setdefault(line["step"], set()).add(json.dumps(line))
     samples = workdir / "samples" / "samples"
     release = workdir / "release"
-    text = (release / "PRIVACY.md").read_text()
+    manifest = release / bundle.MANIFEST
+    text = (release / "PRIVACY.md").read_text().replace(_sum(manifest), "its sum")
     return {
         "parameters, average and optimizer": described["digests"],
         "ledger": _nameless(ledger.to_dict()),
@@ -110,7 +112,7 @@ def ending(workdir: pathlib.Path) -> dict[str, Any]:
         "released samples": _arrays(release / "samples.npz"),
         "released statement": _nameless(_json(release / "PRIVACY.json")),
         "released text": text.replace(ledger.run_id[:8], "run"),
-        "released manifest": _nameless(_json(release / "MANIFEST.json")),
+        "released manifest": _nameless(_json(manifest)),
         "released config": _json(release / "config.json"),
     }
 
@@ -143,7 +145,8 @@ def _nameless(value: Any) -> Any:
         return {
             name: _nameless(inner)
             for name, inner in value.items()
-            if name not in ("run_id", "checksum")
+            # The manifest has the name; it is compared by itself.
+            if name not in ("run_id", "checksum", bundle.MANIFEST)
         }
     if isinstance(value, list):
         return [_nameless(inner) for inner in value]
