@@ -10,6 +10,8 @@ from dpdm_jax.errors import InputError
 MAX_COUNT = 2**63 - 1
 
 _LONGEST = 200
+# Nothing that a reader could take for a part of the text that quotes it.
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+!-]{0,79}")
 
 
 def _shown(value: object) -> str:
@@ -39,6 +41,19 @@ def text(name: str, value: object, pattern: re.Pattern[str], in_words: str) -> N
     """
     if not isinstance(value, str) or not pattern.fullmatch(value):
         raise InputError(f"{name} is {_shown(value)}; allowed: {in_words}.")
+
+
+def software(value: object, where: str = "") -> None:
+    """Raises InputError unless ``value`` is a dict of packages and their versions.
+
+    Args:
+        value: the value to check.
+        where: what messages begin with.
+    """
+    if not isinstance(value, dict):
+        raise InputError(f"{where}software is no list of names and versions.")
+    for part in (*value, *value.values()):
+        text(f"{where}of the software", part, _VERSION, "names and versions")
 
 
 def integer(

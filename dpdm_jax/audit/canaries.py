@@ -68,6 +68,15 @@ class Run(NamedTuple):
         return self._replace(sums=self.sums[:, :count], answers=answers)
 
 
+def with_plain_descent(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the config with an optimizer from whose weights sums can be read."""
+    config = config.copy_and_resolve_references()
+    config.train.update(
+        optimizer="sgd", learning_rate=1.0, schedule="constant", warmup_steps=0
+    )
+    return config
+
+
 class CanaryTraining:
     """Trains a model of one weight a canary, as a plan says."""
 
@@ -86,10 +95,7 @@ class CanaryTraining:
         Raises:
             InputError: a field is out of range.
         """
-        config = config.copy_and_resolve_references()
-        config.train.update(
-            optimizer="sgd", learning_rate=1.0, schedule="constant", warmup_steps=0
-        )
+        config = with_plain_descent(config)
         self._plan = plan
         self._num_canaries = num_canaries
         self._microbatch_size = config.train.microbatch_size

@@ -22,6 +22,7 @@ import numpy as np
 import scipy.stats
 
 from dpdm_jax import devices
+from dpdm_jax.audit.canaries import with_plain_descent
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import PrivacyPlan, class_moments
 from dpdm_jax.training.from_config import build_training
@@ -86,10 +87,7 @@ def of_step(
     Returns:
         See ``p_value``.
     """
-    config = config.copy_and_resolve_references()
-    config.train.update(
-        optimizer="sgd", learning_rate=1.0, schedule="constant", warmup_steps=0
-    )
+    config = with_plain_descent(config)
     mesh = devices.data_mesh()
 
     def loss(

@@ -237,8 +237,7 @@ def _programs(
         ),
         per_device,
     )
-    secrets = fresh_secrets()
-    key = _placed(jax.eval_shape(lambda: secrets.loss_key(0)), everywhere)
+    key = _placed(fresh_secrets().loss_key(0), everywhere)
     count = -(-config.sample.batch_size // mesh.size) * mesh.size
     numbers = _placed(jax.ShapeDtypeStruct((count,), jnp.int32), per_device)
     return {

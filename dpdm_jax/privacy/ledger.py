@@ -51,7 +51,6 @@ _ID = re.compile(r"[0-9a-f]{1,64}")
 _ID_IN_WORDS = "hexadecimal digits, at most 64"
 # Fields of a plan that no config has under their names.
 _IN_WORDS = {"coordinates": "coordinates (the network's size)"}
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+!-]{0,79}")
 
 # What is stored may differ so much, relatively, from what this accountant gives: more
 # than versions of it do, and less than matters to anyone.
@@ -273,18 +272,11 @@ class LedgerRecord:
         validate.text("run_id", record.run_id, _ID, _ID_IN_WORDS)
         if not isinstance(record.fixed_keys, bool):
             raise InputError("fixed_keys is not true or false.")
-        record._check_software()
+        validate.software(record.software)
         if fields["not_private"] is not bool(record.not_private):
             raise InputError("not_private contradicts the plan and the keys.")
         record._check_epsilon()
         return record
-
-    def _check_software(self) -> None:
-        if not isinstance(self.software, dict):
-            raise InputError("software is no list of names and versions.")
-        for name, version in self.software.items():
-            for part in (name, version):
-                validate.text("of the software", part, _VERSION, "names and versions")
 
     def _check_epsilon(self) -> None:
         """Makes sure that what the plans claim follows from what they do."""

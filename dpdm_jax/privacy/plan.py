@@ -20,7 +20,7 @@ _OPTIONAL = frozenset(
     {"extends", "moments_noise_multiplier", "moments_queries", "coordinates"}
 )
 
-# The noise is float32; what that does not hold would be no noise, or no number.
+# Noised sums become float32; what that does not hold would be no noise, or no number.
 _LEAST_STDDEV = float(np.finfo(np.float32).tiny)
 _LARGEST_STDDEV = float(np.finfo(np.float32).max)
 

@@ -9,7 +9,6 @@ import importlib.metadata
 import itertools
 import math
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,6 @@ _FORMAT = "dpdm_jax privacy statement 2"
 # By the format of the release that they are in.
 _FORMATS = dict(zip(bundle.FORMATS, (statement_1.FORMAT, _FORMAT), strict=True))
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "safetensors")
-_SOFTWARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+!-]{0,79}")
 
 
 def privacy_fields(
@@ -96,10 +94,7 @@ def expected_fields(
             f"{bundle.PRIVACY} states the format {statement['format']!r} in a release "
             f"of the format {manifest['format']!r}; allowed: {wanted}."
         )
-    for part in itertools.chain(*statement["software"].items()):
-        validate.text(
-            f"{bundle.PRIVACY}: of the software", part, _SOFTWARE, "names and versions"
-        )
+    validate.software(statement["software"], f"{bundle.PRIVACY}: ")
     fields = privacy_fields(record, tuning, manifest, metrics, files)
     fields["software"] = statement["software"]
     if wanted == statement_1.FORMAT:

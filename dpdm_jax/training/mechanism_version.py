@@ -12,8 +12,9 @@ from dpdm_jax.errors import InputError
 
 #: Grows with every change that gives a step of a run another sum, other noise or
 #: another digest of the data. Checkpoints of version 1 do not state it.
-#: 1: 64-bit keys of the loss's draws, a digest of a part of the data.
-#: 2: 128-bit keys, a digest of all of the data.
+#: 1: sums and noise of float32, 64-bit keys of the loss's draws, a digest of a part of
+#: the data.
+#: 2: sums and noise of integers, 128-bit keys, a digest of all of the data.
 MECHANISM_VERSION = 2
 
 

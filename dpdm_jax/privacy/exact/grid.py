@@ -107,20 +107,6 @@ class ExactSum:
         )
 
 
-def zeros(params: PyTree, spacing: float) -> ExactSum:
-    """Returns the sum of no vectors.
-
-    Args:
-        params: arrays of the vectors' shapes.
-        spacing: of the grid.
-    """
-
-    def words() -> PyTree:
-        return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.int32), params)
-
-    return ExactSum(words(), words(), spacing)
-
-
 def carry(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Moves what is above 20 bits from the low word to the high one; int32 both."""
     return low & _LOW, high + (low >> LOW_BITS)

@@ -132,6 +132,6 @@ def clip_to_one(vectors: np.ndarray) -> np.ndarray:
         found = np.sqrt(np.sum(vectors**2, axis=1, keepdims=True))
         # Twice the bound on the error of a sum of d squares in any order. Squares that
         # vanish are of entries far below the grid's step.
-        limit = 1 - (vectors.shape[1] + 32) * 2.0**-52
-        clipped = vectors * np.minimum(1.0, limit / found)
+        below = 1 - (vectors.shape[1] + 32) * 2.0**-52
+        clipped = vectors * np.minimum(1.0, below / found)
     return np.where(np.isfinite(found), clipped, 0.0)
