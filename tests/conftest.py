@@ -29,6 +29,7 @@ pytest_plugins = ["processor_time", "commands"]
 xla_flags.configure()
 
 import cheap_compilation  # noqa: E402
+import jax  # noqa: E402
 
 cheap_compilation.install()
 
@@ -44,8 +45,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Compiles as users do for tests marked so, and as cheaply as can be for others."""
-    import jax
-
     cheaply = item.get_closest_marker("optimized") is None
     os.environ[_CHEAPLY] = str(int(cheaply))
     jax.config.update("jax_disable_most_optimizations", cheaply)
@@ -55,10 +54,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _programs_do_not_pile_up():
     """A process has room for some thousand compiled programs, and then ends."""
     yield
-    if "jax" in sys.modules:
-        import jax
-
-        jax.clear_caches()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session", autouse=True)

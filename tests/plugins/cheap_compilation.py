@@ -27,16 +27,15 @@ def install() -> None:
         options_of = compiler.get_compile_options
     except (ImportError, AttributeError):
         return
-    known = [
-        (name, value) for name, value in _FLAGS.items() if xla_flags.is_known(name)
-    ]
 
     @functools.wraps(options_of)
     def cheap_options_of(*args: Any, **kwargs: Any) -> Any:
         options = options_of(*args, **kwargs)
         settings = options.executable_build_options.debug_options
         if settings.xla_backend_optimization_level == 0:
-            options.env_option_overrides += known
+            options.env_option_overrides += [
+                flag for flag in _FLAGS.items() if xla_flags.is_known(flag[0])
+            ]
         return options
 
     compiler.get_compile_options = cheap_options_of
