@@ -1,7 +1,6 @@
 """What a config will do and cost, before it touches any data."""
 
 import dataclasses
-import math
 import time
 from typing import Any
 
@@ -9,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dpdm_jax import data, validate
+from dpdm_jax import data, queries, validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import Model, build_model
+from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import (
     LedgerRecord,
     PrivacyConfig,
     PrivacyPlan,
-    class_moments,
     extend_plan,
     make_plan,
     phase_fields,
@@ -66,23 +64,22 @@ def problem_of(source: data.Source) -> Problem:
 
 
 def privacy_plan(
-    config: ml_collections.ConfigDict,
-    num_examples: int,
-    coordinates: int | None = None,
+    config: ml_collections.ConfigDict, num_examples: int, model: Model
 ) -> PrivacyPlan:
     """Makes the privacy plan of a config.
 
     Args:
-        config: the whole config; reads ``privacy`` and ``train``.
+        config: the whole config; reads ``privacy`` and ``train``, and what its queries
+            before the first step read.
         num_examples: size of the training split.
-        coordinates: see ``coordinates_of``; None leaves the arithmetic out.
+        model: what is trained.
 
     Raises:
         InputError: a field is out of range.
     """
     train, privacy = config.train, config.privacy
     validate.integer("train.num_steps", train.num_steps, minimum=0)
-    _check_moments(config)
+    asked = queries.of_run(config, model)
     return make_plan(
         PrivacyConfig(
             num_examples=num_examples,
@@ -95,45 +92,13 @@ def privacy_plan(
             accountant=privacy.accountant,
             noise_multiplier=privacy.noise_multiplier,
             noise_multiplicity=config.diffusion.noise_multiplicity,
-            moments_noise_multiplier=privacy.get("moments_noise_multiplier"),
-            moments_queries=class_moments.num_queries(
-                config.diffusion.get("moments_components", 0) > 0
+            queries=tuple(query.planned for query in asked),
+            # How many numbers a noised sum has at most: of a step, or of a query.
+            coordinates=max(
+                [model.num_trained, *(query.num_coordinates for query in asked)]
             ),
-            coordinates=coordinates,
         )
     )
-
-
-def coordinates_of(model: Model) -> int:
-    """Returns how many numbers a noised sum of a run has at most: step or query."""
-    if not model.has_moments:
-        return model.network.num_parameters
-    queried = class_moments.num_coordinates(
-        model.num_classes,
-        math.prod(model.network.image_shape),
-        covariances=model.parameterization.components > 0,
-    )
-    return max(model.network.num_parameters, queried)
-
-
-def _check_moments(config: ml_collections.ConfigDict) -> None:
-    """What is measured must be used, and what is used be measured."""
-    # Released configs of earlier versions do not have the field.
-    noise_multiplier = config.privacy.get("moments_noise_multiplier")
-    parameterization = config.diffusion.parameterization
-    if (noise_multiplier is None) == (parameterization == "edm_moments"):
-        raise InputError(
-            f"privacy.moments_noise_multiplier is {noise_multiplier} with "
-            f"diffusion.parameterization {parameterization!r}; allowed: a number above "
-            "0 with 'edm_moments', and none with another."
-        )
-    components = config.diffusion.get("moments_components", 0)
-    if components > 0 and parameterization != "edm_moments":
-        raise InputError(
-            f"diffusion.moments_components is {components} with "
-            f"diffusion.parameterization {parameterization!r}; allowed: 0 but with "
-            "'edm_moments'."
-        )
 
 
 def extended_plan(
@@ -208,7 +173,7 @@ def plan_report(
     """
     problem = public_problem(config)
     model = build_model(config, problem.image_shape, problem.num_classes)
-    plan = privacy_plan(config, problem.num_examples, coordinates_of(model))
+    plan = privacy_plan(config, problem.num_examples, model)
     if is_extension(config):
         if record is None:
             raise InputError(
@@ -228,7 +193,8 @@ def plan_report(
             "noise_stddev": plan.noise_stddev,
             "epsilon_rdp": plan.epsilon_spent(plan.total_steps, "rdp"),
             "epsilon_pld": plan.epsilon_spent(plan.total_steps, "pld"),
-            "num_parameters": model.network.num_parameters,
+            "num_parameters": model.num_parameters,
+            "num_trained": model.num_trained,
             "image_shape": list(problem.image_shape),
             "num_classes": problem.num_classes,
         }
@@ -276,7 +242,7 @@ def _cost(
     forward_flops, forward_bytes = forward_cost(config, model)
     # A backward pass costs two forward passes.
     flops = 3.0 * forward_flops * multiplicity * plan.expected_batch_size
-    size = 4 * model.network.num_parameters
+    size = 4 * model.num_trained
     # Weights, average, two Adam moments, sum, noise; then what a micro-batch holds:
     # its gradients, and the activations that the backward pass reads, which the bytes
     # that a forward pass moves bound from above.

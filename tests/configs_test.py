@@ -10,7 +10,7 @@ import pytest
 
 from dpdm_jax import command_line, modes, planning
 from dpdm_jax.diffusion import from_config
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import (
     NO_TUNING,
     Ledger,
@@ -164,8 +164,8 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     report = planning.plan_report(config, estimate_cost=False)
     problem = planning.public_problem(config)
     model = build_model(config, problem.image_shape, problem.num_classes)
-    coordinates = planning.coordinates_of(model)
-    plan = planning.privacy_plan(config, problem.num_examples, coordinates)
+    plan = planning.privacy_plan(config, problem.num_examples, model)
+    coordinates = model.num_parameters
     ledger = Ledger.create(tmp_path / "privacy.json", plan)
     ledger.authorize(plan.num_steps)
     record = read_ledger(tmp_path / "privacy.json")
@@ -194,6 +194,9 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     if config.diffusion.parameterization == "edm_moments":
         noise = config.privacy.moments_noise_multiplier
         asked = 3 if config.diffusion.moments_components else 2
+        coordinates = plan.coordinates
+        assert coordinates >= model.num_trained
+        queries = [(*queries[0][:3], coordinates)]
         queries.insert(0, (PoissonSampling(1.0, asked), noise, asked, coordinates))
     by_api = accounting.epsilon_of_events(queries, plan.delta, plan.accountant)
     assert (

@@ -62,20 +62,19 @@ def _steps_are_compiled_once():
     """Runs of one config and plan share their step, which takes no key and no data."""
     from dpdm_jax.training import loop
 
-    build, made = loop.build_model_training, {}
+    build, made = loop.build_training, {}
 
-    def build_once(config, plan, model, noise_key, mesh):
-        training = build(config, plan, model, noise_key, mesh)
+    def build_once(config, plan, loss, noise_key, mesh):
+        training = build(config, plan, loss, noise_key, mesh)
         fields = config.copy_and_resolve_references()
         fields.train.stop_after_steps = 0
-        groups = (repr(fields[name]) for name in ("network", "diffusion", "train"))
-        problem = (model.network.image_shape, model.num_classes, mesh)
-        key = (*groups, repr(plan), *problem, os.environ[_CHEAPLY])
+        groups = (repr(fields[name]) for name in ("data", "network", "diffusion"))
+        key = (*groups, repr(fields.train), repr(plan), mesh, os.environ[_CHEAPLY])
         step_fns = made.setdefault(key, training.step_fns)
         return dataclasses.replace(training, step_fns=step_fns)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "build_model_training", build_once)
+        patch.setattr(loop, "build_training", build_once)
         yield
 
 

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from dpdm_jax import command_line
 from dpdm_jax.diffusion import from_config, samplers
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import gaussian_noise, new_noise_key, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.state import create_state
@@ -52,7 +52,7 @@ def test_train_step(config, engine, dtype):
     optimizer = build_optimizer(config.train, 10)
     noise = gaussian_noise(1.0, new_noise_key())
     step = make_train_step(
-        model.loss(config.diffusion),
+        model.trained_loss(config.diffusion),
         optimizer,
         noise,
         normalize_by(4.0),
@@ -65,11 +65,11 @@ def test_train_step(config, engine, dtype):
     def whole(state, images, labels, is_padding, positions, key):
         partial = step.start(state.params)
         partial = step.accumulate(
-            partial, state.params, images, labels, is_padding, positions, key
+            partial, state.params, {}, images, labels, is_padding, positions, key
         )
         return step.finish(state, partial)
 
-    params = model.network.init(jax.random.key(0))
+    params = model.init(jax.random.key(0))
     state = create_state(params, optimizer, noise)
     batch = (
         jnp.zeros((4, 28, 28, 1)),
@@ -91,7 +91,7 @@ def test_sampling(config, preset, dtype):
     model = model_of(config, dtype)
     config.sampler.preset = preset
     sampler = from_config.sampler(from_config.with_preset(config))
-    params = jax.eval_shape(model.network.init, jax.random.key(0))
+    params = jax.eval_shape(model.init, jax.random.key(0))
 
     def sample(params, start, labels, key):
         def draw_noise(step):

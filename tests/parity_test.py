@@ -24,8 +24,10 @@ from dpdm_jax.diffusion import (
     losses,
     noise_levels,
     parameterizations,
+    priors,
     samplers,
 )
+from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.interop import name_maps, torch_checkpoints
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.networks import Network, Params, ncsnpp
@@ -131,7 +133,7 @@ def check_network(path: Path, _: str) -> None:
 
 def check_denoiser(path: Path, name: str) -> None:
     golden = Golden(path)
-    denoise = parameterizations.make_denoiser(golden.apply, PARAMETERIZATIONS[name][0])
+    denoise = make_denoiser(golden.apply, PARAMETERIZATIONS[name][0])
     actual = denoise(golden.params, golden.x, golden["sigma"], golden.y(len(golden.x)))
     assert_images_match(actual, golden.images(f"out_{name}"), OUTPUT_TOLERANCE)
 
@@ -176,7 +178,7 @@ def build_clipped_grad(
     ) -> jax.Array:
         chosen = ChosenParameterization(index)
         return losses.denoising_loss(
-            parameterizations.make_denoiser(network.apply, chosen),
+            make_denoiser(network.apply, chosen),
             chosen.loss_weight,
             params,
             image,
@@ -196,15 +198,32 @@ def build_clipped_grad(
     )
 
 
-class ChosenParameterization(parameterizations.PixelParameterization):
+class ChosenPrior(priors.Flat):
+    """The prior of one of PARAMETERIZATIONS, by an index that may be traced."""
+
+    def __init__(self, index: jax.Array):
+        object.__setattr__(self, "index", index)
+
+    def c_skip(self, sigma: jax.Array) -> jax.Array:
+        return switch(self.index, lambda p: p.prior.c_skip)(sigma)
+
+    def c_out(self, sigma: jax.Array) -> jax.Array:
+        return switch(self.index, lambda p: p.prior.c_out)(sigma)
+
+
+class ChosenParameterization:
     """One of PARAMETERIZATIONS, by an index that may be traced."""
 
     def __init__(self, index: jax.Array):
-        self._index = index
+        self.prior = ChosenPrior(index)
+        self.c_in = switch(index, lambda p: p.c_in)
+        self.c_noise = switch(index, lambda p: p.c_noise)
+        self.loss_weight = switch(index, lambda p: p.loss_weight)
 
-    def __getattr__(self, method: str) -> Callable[[jax.Array], jax.Array]:
-        branches = [getattr(p, method) for p, _ in PARAMETERIZATIONS.values()]
-        return lambda sigma: jax.lax.switch(self._index, branches, sigma)
+
+def switch(index: jax.Array, method_of: Callable) -> Callable[[jax.Array], jax.Array]:
+    branches = [method_of(p) for p, _ in PARAMETERIZATIONS.values()]
+    return lambda sigma: jax.lax.switch(index, branches, sigma)
 
 
 def check_sampler(path: Path, run: str) -> None:
@@ -217,7 +236,7 @@ def check_sampler(path: Path, run: str) -> None:
         kwargs.pop("rho"),
     )
     denoise = guidance.guide(
-        parameterizations.make_denoiser(golden.network.apply, parameterizations.EDM()),
+        make_denoiser(golden.network.apply, parameterizations.EDM()),
         kwargs.pop("guid_scale", None) or 0.0,
         golden.null_label,
     )
@@ -255,7 +274,7 @@ def check_checkpoint(path: Path, _: str) -> None:
         pytest.fail(f"{path}: {expected.name} is missing")
     golden = Golden(expected)
     golden.convert(checkpoint.model)
-    denoise = parameterizations.make_denoiser(golden.apply, parameterizations.EDM())
+    denoise = make_denoiser(golden.apply, parameterizations.EDM())
     actual = denoise(
         golden.convert(checkpoint.ema),
         golden.x,

@@ -4,7 +4,7 @@ import pytest
 
 from dpdm_jax import command_line, planning
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import Ledger, format_epsilon, read_ledger
 
 
@@ -55,8 +55,7 @@ def test_mnist_flops_are_the_references():
 def extendable(path, config):
     problem = planning.public_problem(config)
     model = build_model(config, problem.image_shape, problem.num_classes)
-    coordinates = planning.coordinates_of(model)
-    plan = planning.privacy_plan(config, problem.num_examples, coordinates)
+    plan = planning.privacy_plan(config, problem.num_examples, model)
     ledger = Ledger.create(path, plan)
     ledger.authorize(plan.num_steps)
     return ledger

@@ -18,7 +18,7 @@ from configs import base
 from dpdm_jax import command_line, data, planning, run_dir, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import PoissonSampling, PrivacyPlan
 from dpdm_jax.privacy.batch_selection import PADDING, pad_indices
 from dpdm_jax.sampling import images as sampled
@@ -87,8 +87,8 @@ def test_a_config_plans_within_its_budget_or_gets_a_sentence(config):
         warnings.simplefilter("ignore")
         try:
             problem = planning.public_problem(config)
-            plan = planning.privacy_plan(config, problem.num_examples)
             model = build_model(config, problem.image_shape, problem.num_classes)
+            plan = planning.privacy_plan(config, problem.num_examples, model)
             model.loss(config.diffusion)
         except InputError as e:
             check_is_sentence(e)
@@ -97,7 +97,7 @@ def test_a_config_plans_within_its_budget_or_gets_a_sentence(config):
     assert PrivacyPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     assert 0 < plan.sampling.sampling_probability <= 1
     assert plan.expected_batch_size <= config.train.batch_size
-    assert model.network.num_parameters > 0
+    assert model.num_parameters > 0
 
 
 @settings(200)

@@ -49,22 +49,20 @@ def likelihood_ratio(sums: np.ndarray, plan: PrivacyPlan) -> np.ndarray:
     return ratios.sum(axis=-2)
 
 
-def likelihood_ratio_of_queries(
-    answers: Sequence[Answer], plan: PrivacyPlan
-) -> np.ndarray:
+def likelihood_ratio_of_queries(answers: Sequence[Answer]) -> np.ndarray:
     """Returns the log likelihood ratio of 'in' against 'out' before the first step.
 
     Args:
         answers: to the queries, see ``Run``; one at least.
-        plan: the privacy plan.
 
     Returns:
         Float [n].
     """
-    longer = sum(
-        _along(x.noised, x.added) - _along(x.added, x.added) / 2 for x in answers
+    return sum(
+        (_along(x.noised, x.added) - _along(x.added, x.added) / 2)
+        / x.noise_multiplier**2
+        for x in answers
     )
-    return longer / plan.moments_noise_multiplier**2
 
 
 def scores(run: Run, without: Run, plan: PrivacyPlan) -> dict[str, np.ndarray]:
@@ -85,7 +83,7 @@ def scores(run: Run, without: Run, plan: PrivacyPlan) -> dict[str, np.ndarray]:
         SAME_KEYS: (run.sums - without.sums).sum(axis=0),
     }
     if run.answers:
-        found[QUERIES] = likelihood_ratio_of_queries(run.answers, plan)
+        found[QUERIES] = likelihood_ratio_of_queries(run.answers)
         found[QUERIES_SAME_KEYS] = sum(
             _along(x.noised - other.noised, x.added)
             for x, other in zip(run.answers, without.answers, strict=True)

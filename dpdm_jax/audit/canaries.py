@@ -6,34 +6,28 @@ canaries go through the same batch selection, micro-batches, clipping, noise and
 optimizer step as images do. Under the guarantee an attacker may see the weights after
 every step, so each step's noised sum is what they get.
 
-Where a run measures moments before its first step, a canary is an image of random black
-and white pixels in a class of its own, with contrasts that are far beyond what is
-assumed of images: the clipping bound is reached. What each query released is what an
-attacker gets.
+Where a run asks queries before its first step, a canary is an image that adds as much
+as one can to each. What each query released is what an attacker gets.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, devices
-from dpdm_jax.diffusion import from_config as diffusion_from_config
+from dpdm_jax import data, devices, queries
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise
 from dpdm_jax.privacy.class_moments import Released
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.logical_step import Mechanism, take_step
-from dpdm_jax.training.moments import measure, whitened
 from dpdm_jax.training.secrets import Secrets, fresh_secrets
 from dpdm_jax.training.state import TrainState, create_state
 
-# Norm of a canary's gradient, over the clipping bound; contrasts over those assumed.
+# Norm of a canary's gradient, over the clipping bound.
 _STRENGTH = 1e3
-# Of images whose moments are measured: small, since covariances grow with their square.
-_SHAPE = (4, 4, 1)
 
 
 class Answer(NamedTuple):
@@ -42,10 +36,16 @@ class Answer(NamedTuple):
     Attributes:
         noised: float64 [num_canaries, ...], of the canary's class.
         added: float64 [num_canaries, ...], of norm 1 at most if the code is right.
+        noise_multiplier: sigma that is claimed for it.
     """
 
     noised: np.ndarray
     added: np.ndarray
+    noise_multiplier: float
+
+    def of_first(self, count: int) -> "Answer":
+        """Returns what was released of the first canaries."""
+        return self._replace(noised=self.noised[:count], added=self.added[:count])
 
 
 class Run(NamedTuple):
@@ -64,7 +64,7 @@ class Run(NamedTuple):
 
     def of_first(self, count: int) -> "Run":
         """Returns what was released of the first canaries."""
-        answers = tuple(Answer(*(part[:count] for part in x)) for x in self.answers)
+        answers = tuple(answer.of_first(count) for answer in self.answers)
         return self._replace(sums=self.sums[:, :count], answers=answers)
 
 
@@ -81,20 +81,26 @@ class CanaryTraining:
     """Trains a model of one weight a canary, as a plan says."""
 
     def __init__(
-        self, config: ml_collections.ConfigDict, plan: PrivacyPlan, num_canaries: int
+        self,
+        config: ml_collections.ConfigDict,
+        plan: PrivacyPlan,
+        asked: Sequence[queries.NamedQuery],
+        num_canaries: int,
     ):
         """Builds the training step.
 
         Args:
-            config: of the run; reads ``train``, and ``diffusion`` where the plan has
-                queries before the first step. Its optimizer, which sees noised sums
+            config: of the run; reads ``train``. Its optimizer, which sees noised sums
                 only, gives way to plain descent, from which each sum can be read.
             plan: the privacy plan, with noise.
+            asked: the plan's queries before the first step.
             num_canaries: canaries that there are, whether in the data or not.
 
         Raises:
             InputError: a field is out of range.
         """
+        if tuple(query.planned for query in asked) != plan.queries:
+            raise ValueError("the queries asked are not those of the plan.")
         config = with_plain_descent(config)
         self._plan = plan
         self._num_canaries = num_canaries
@@ -103,29 +109,22 @@ class CanaryTraining:
         strength = _STRENGTH * plan.l2_clip_norm
 
         def loss(
-            params: jax.Array, image: jax.Array, label: jax.Array, key: jax.Array
+            params: jax.Array,
+            fixed: Any,
+            image: jax.Array,
+            label: jax.Array,
+            key: jax.Array,
         ) -> jax.Array:
-            del image, key
+            del fixed, image, key
             return -strength * params[label]
 
         self._training = build_training(
             config, plan, loss, fresh_secrets().noise_key, self._mesh
         )
         self._images = np.zeros((num_canaries, 1, 1, 1), np.uint8)
-        self._parameterization = None
-        if plan.moments_event is not None:
-            diffusion = config.diffusion
-            diffusion.sigma_data /= _STRENGTH
-            if diffusion.get("moments_components", 0):
-                diffusion.moments_components = 1  # any number takes the same queries
-            self._clip = diffusion.moments_clip
-            self._parameterization = diffusion_from_config.parameterization(
-                diffusion, _SHAPE
-            )
-            pixels = np.random.default_rng(config.audit.seed).random(
-                (num_canaries, *_SHAPE)
-            )
-            self._images = np.where(pixels < 0.5, 0, 255).astype(np.uint8)
+        self._asked = [
+            query.on_canaries(num_canaries, config.audit.seed) for query in asked
+        ]
 
     def one_run(self, members: np.ndarray) -> Run:
         """Trains once with the loop's own queries and step, under secrets of its own.
@@ -139,8 +138,9 @@ class CanaryTraining:
         secrets = fresh_secrets()
         mechanism = Mechanism(
             plan=self._plan,
-            source=self._source(members),
+            source=self._source(members, self._images),
             step_fns=self._training.step_fns,
+            fixed={},
             mesh=self._mesh,
             secrets=secrets,
             microbatch_size=self._microbatch_size,
@@ -211,6 +211,7 @@ class CanaryTraining:
             partial = step_fns.accumulate(
                 step_fns.start(state.params),
                 state.params,
+                {},
                 images,
                 *batch,
                 positions,
@@ -223,33 +224,34 @@ class CanaryTraining:
         _, weights = jax.lax.scan(step, start, (labels, is_padding))
         return jnp.concatenate([start.params[None], weights])
 
-    def _source(self, members: np.ndarray) -> data.ArraySource:
-        images = self._images[members]
-        return data.ArraySource(images, members, self._num_canaries, "canaries")
+    def _source(self, members: np.ndarray, images: np.ndarray) -> data.ArraySource:
+        return data.ArraySource(
+            images[members], members, self._num_canaries, "canaries"
+        )
 
     def _answers(self, members: np.ndarray, secrets: Secrets) -> tuple[Answer, ...]:
         """Asks the queries before the first step."""
-        if self._parameterization is None:
-            return ()
-        released: list[Released] = []
-        measure(
-            self._parameterization,
-            self._source(members),
-            clip=self._clip,
-            noise_multiplier=self._plan.moments_noise_multiplier,
-            noise_key=secrets.moments_key,
-            on_release=released.append,
-        )
-        # Each is alone in its class, so that sums of all are what each adds.
-        everyone = self._source(np.arange(self._num_canaries))
-        features = list(whitened(self._parameterization, everyone))
-        return tuple(
-            Answer(
-                each.noised.astype(np.float64),
-                np.asarray(each.query(features).to_float(), np.float64),
+        answers = []
+        for query, images in self._asked:
+            released: list[Released] = []
+            planned = query.planned
+            query.answer(
+                self._source(members, images),
+                secrets.query_key(planned.name),
+                released.append,
             )
-            for each in released
-        )
+            # Each is alone in its class, so that sums of all are what each adds.
+            everyone = self._source(np.arange(self._num_canaries), images)
+            features = query.features(everyone)
+            answers += [
+                Answer(
+                    each.noised.astype(np.float64),
+                    np.asarray(each.query(features).to_float(), np.float64),
+                    planned.noise_multiplier,
+                )
+                for each in released
+            ]
+        return tuple(answers)
 
     def _start(self, noise_key: jax.Array) -> TrainState:
         return create_state(

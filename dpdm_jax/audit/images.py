@@ -11,15 +11,15 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, devices
+from dpdm_jax import data, devices, queries
 from dpdm_jax.audit import attacks, membership
 from dpdm_jax.audit.mechanism import OneRun, judge_one_run, shortened
-from dpdm_jax.model import MOMENTS, Model
+from dpdm_jax.models import partition
+from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import PrivacyPlan
 from dpdm_jax.training import rngs
-from dpdm_jax.training.from_config import build_model_training
+from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.logical_step import Mechanism, take_step
-from dpdm_jax.training.moments import measure
 from dpdm_jax.training.secrets import fresh_secrets
 from dpdm_jax.training.state import create_state
 
@@ -81,7 +81,7 @@ def audit_images(
     joined = _Joined(source, members)
 
     losses_of = membership.make_image_losses(model, settings)
-    params = model.network.init(rngs.stream(config.seed, "init"))
+    params = model.init(rngs.stream(config.seed, "init"))
     before = losses_of(params, canaries, np.arange(count))
     _log.info("One run of %d steps on %d images of noise.", plan.num_steps, count)
     params, sizes = _train(config, plan, model, params, joined)
@@ -97,36 +97,33 @@ def _train(
     params: Any,
     source: data.Source,
 ) -> tuple[Any, np.ndarray]:
-    """Measures moments if the plan does, and takes all of its steps.
+    """Asks the plan's queries, and takes all of its steps.
 
     Returns:
-        The averaged weights and the batch sizes.
+        The parameters, averaged ones, and the batch sizes.
     """
     secrets, mesh = fresh_secrets(), devices.data_mesh()
-    if plan.moments_event is not None:
-        moments = measure(
-            model.parameterization,
-            source,
-            clip=config.diffusion.moments_clip,
-            noise_multiplier=plan.moments_noise_multiplier,
-            noise_key=secrets.moments_key,
-        )
-        params = params | {MOMENTS: moments}
-    training = build_model_training(config, plan, model, secrets.noise_key, mesh)
+    trained, fixed = model.split(params)
+    for query in queries.of_run(config, model):
+        fixed = fixed | query.answer(source, secrets.query_key(query.planned.name))
+    loss = model.trained_loss(config.diffusion)
+    training = build_training(config, plan, loss, secrets.noise_key, mesh)
+    everywhere = devices.replicated(mesh)
+    fixed = devices.place(fixed, everywhere)
     mechanism = Mechanism(
         plan=plan,
         source=source,
         step_fns=training.step_fns,
+        fixed=fixed,
         mesh=mesh,
         secrets=secrets,
         microbatch_size=config.train.microbatch_size,
     )
     state = devices.place(
-        create_state(params, training.optimizer, training.noise),
-        devices.replicated(mesh),
+        create_state(trained, training.optimizer, training.noise), everywhere
     )
     sizes = []
     for step in range(plan.num_steps):
         state, _, size = take_step(mechanism, state, step)
         sizes.append(size)
-    return state.ema_params, np.array(sizes)
+    return partition.join(state.ema_params, fixed), np.array(sizes)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -10,6 +11,7 @@ import numpy as np
 from dpdm_jax.audit import attacks, bounds
 from dpdm_jax.audit.canaries import CanaryTraining
 from dpdm_jax.privacy import PrivacyPlan, accounting
+from dpdm_jax.queries import NamedQuery
 
 _log = logging.getLogger(__name__)
 
@@ -113,12 +115,17 @@ class ManyRuns:
         return dataclasses.asdict(self) | made
 
 
-def audit_one_run(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> OneRun:
+def audit_one_run(
+    config: ml_collections.ConfigDict,
+    plan: PrivacyPlan,
+    asked: Sequence[NamedQuery] = (),
+) -> OneRun:
     """Attacks one run on canaries, each in it with probability 1/2.
 
     Args:
-        config: of the run; reads ``train``, ``audit`` and ``diffusion``.
+        config: of the run; reads ``train`` and ``audit``.
         plan: of the run, with noise.
+        asked: the run's queries before the first step.
 
     Returns:
         What was found.
@@ -129,7 +136,7 @@ def audit_one_run(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> OneRu
     member = np.random.default_rng(settings.seed).random(count) < 0.5
     _log.info("One run of %d steps on %d canaries.", plan.num_steps, count)
     # One more canary, which is always in: without it the data could be empty.
-    training = CanaryTraining(config, plan, count + 1)
+    training = CanaryTraining(config, plan, asked, count + 1)
     present = np.append(np.flatnonzero(member), count)
     run, without = (
         training.one_run(each).of_first(count) for each in (present, np.array([count]))
@@ -183,12 +190,17 @@ def judge_one_run(
     )
 
 
-def audit_many_runs(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> ManyRuns:
+def audit_many_runs(
+    config: ml_collections.ConfigDict,
+    plan: PrivacyPlan,
+    asked: Sequence[NamedQuery] = (),
+) -> ManyRuns:
     """Attacks runs with and without one canary, at several deltas.
 
     Args:
         config: see ``audit_one_run``.
         plan: of the run, with noise.
+        asked: see ``audit_one_run``.
 
     Returns:
         What was found.
@@ -198,15 +210,13 @@ def audit_many_runs(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> Man
     error = error_of_each_test(settings)
     each = settings.runs // 2
     _log.info("%d runs of %d steps.", 2 * each, plan.num_steps)
-    training = CanaryTraining(config, plan, 1 + _BYSTANDERS)
+    training = CanaryTraining(config, plan, asked, 1 + _BYSTANDERS)
     without = np.arange(1, 1 + _BYSTANDERS)
     present = np.arange(1 + _BYSTANDERS)
     sums, answers = training.many_runs(each * [present] + each * [without])
     score = attacks.likelihood_ratio(sums[..., :1], plan)[:, 0]
-    if plan.moments_event is not None:
-        score += [
-            attacks.likelihood_ratio_of_queries(found, plan)[0] for found in answers
-        ]
+    if plan.queries:
+        score += [attacks.likelihood_ratio_of_queries(found)[0] for found in answers]
     events = plan.events(plan.num_steps)
 
     def bound(delta: float) -> Bound:

@@ -18,7 +18,7 @@ import numpy as np
 
 from dpdm_jax import data, run_dir
 from dpdm_jax.diffusion import losses
-from dpdm_jax.model import Model
+from dpdm_jax.models.model import Model
 from dpdm_jax.privacy.batch_selection import pad_indices
 
 #: False-positive rates whose true-positive rate is stated.

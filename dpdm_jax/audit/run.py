@@ -9,10 +9,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, planning, run_dir, validate
+from dpdm_jax import data, planning, queries, run_dir, validate
 from dpdm_jax.audit import attacks, bounds, images, mechanism, membership
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import Model, build_model
+from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import PrivacyPlan, format_epsilon, read_ledger
 from dpdm_jax.training.checkpoints import Checkpoints
 
@@ -199,10 +199,11 @@ def _audit_mechanism(
     model: Model,
     training: data.Source,
 ) -> dict[str, Any]:
-    one_run = mechanism.audit_one_run(config, plan)
+    asked = queries.of_run(config, model)
+    one_run = mechanism.audit_one_run(config, plan, asked)
     many_runs = on_images = None
     if config.audit.runs:
-        many_runs = mechanism.audit_many_runs(config, plan)
+        many_runs = mechanism.audit_many_runs(config, plan, asked)
     if config.audit.image_canaries:
         on_images = images.audit_images(config, plan, model, training)
     return {

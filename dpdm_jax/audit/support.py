@@ -14,6 +14,7 @@ and rounding what it released is no fault.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ import scipy.stats
 from dpdm_jax import devices
 from dpdm_jax.audit.canaries import with_plain_descent
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import PrivacyPlan, class_moments
+from dpdm_jax.privacy import PrivacyPlan, Query, class_moments
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.secrets import fresh_secrets
 from dpdm_jax.training.state import create_state
@@ -91,9 +92,13 @@ def of_step(
     mesh = devices.data_mesh()
 
     def loss(
-        params: jax.Array, image: jax.Array, label: jax.Array, key: jax.Array
+        params: jax.Array,
+        fixed: Any,
+        image: jax.Array,
+        label: jax.Array,
+        key: jax.Array,
     ) -> jax.Array:
-        del image, label, key
+        del fixed, image, label, key
         return plan.l2_clip_norm * jnp.sum(params)
 
     def released(with_it: bool) -> np.ndarray:
@@ -113,18 +118,18 @@ def of_step(
         )
         step_fns = training.step_fns
         partial = step_fns.accumulate(
-            step_fns.start(state.params), state.params, *batch, secrets.loss_key(0)
+            step_fns.start(state.params), state.params, {}, *batch, secrets.loss_key(0)
         )
         return np.asarray(step_fns.finish(state, partial)[0].params)
 
     return p_value(released)
 
 
-def of_queries(plan: PrivacyPlan, size: int = 2**20) -> float:
-    """Tests the first of the queries before the first step.
+def of_moments(query: Query, size: int = 2**20) -> float:
+    """Tests the first sum of a query of moments.
 
     Args:
-        plan: the privacy plan, with such queries.
+        query: of the privacy plan.
         size: features of an example.
 
     Returns:
@@ -139,8 +144,8 @@ def of_queries(plan: PrivacyPlan, size: int = 2**20) -> float:
             0,
             np.ones(size),
             l2_clip_norm=1.0,
-            noise_multiplier=plan.moments_noise_multiplier,
-            noise_key=fresh_secrets().moments_key,
+            noise_multiplier=query.noise_multiplier,
+            noise_key=fresh_secrets().query_key(query.name),
             on_release=answers.append,
         )
         return answers[0].noised[0, :-1]  # the last is a count

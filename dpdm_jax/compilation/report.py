@@ -19,11 +19,11 @@ from dpdm_jax import planning, validate
 from dpdm_jax.compilation import hlo
 from dpdm_jax.compilation.targets import CHIP_SOURCE, Target
 from dpdm_jax.diffusion import from_config as diffusion_from_config
-from dpdm_jax.model import Model, build_model
+from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import PrivacyPlan, new_noise_key
 from dpdm_jax.privacy.clipping import LossTraits, choose_engine, loss_traits
 from dpdm_jax.sampling.generate import sampling_program
-from dpdm_jax.training.from_config import build_model_training
+from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.secrets import fresh_secrets
 from dpdm_jax.training.state import create_state
 from dpdm_jax.training.step import DATA_AXIS
@@ -54,9 +54,7 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
     """
     problem = planning.public_problem(config)
     model = build_model(config, problem.image_shape, problem.num_classes)
-    plan = planning.privacy_plan(
-        config, problem.num_examples, planning.coordinates_of(model)
-    )
+    plan = planning.privacy_plan(config, problem.num_examples, model)
     num_devices = len(target.devices)
     planning.check_microbatch(config.train.microbatch_size, num_devices)
     config = _with_engine_of(config, target, model)
@@ -178,7 +176,7 @@ def _with_engine_of(
     config.train.engine, size = choose_engine(
         target.devices[0].platform,
         config.train.microbatch_size // len(target.devices),
-        model.network.num_parameters,
+        model.num_trained,
         config.train.engine_microbatch_size or None,
         traits=_loss_traits(config, model),
     )
@@ -193,8 +191,12 @@ def _loss_traits(config: ml_collections.ConfigDict, model: Model) -> LossTraits:
         jnp.zeros(1, jnp.int32),
         key[None],
     )
-    params = jax.eval_shape(model.network.init, jax.random.key(0))
-    return loss_traits(model.loss(config.diffusion), params, one_example)
+    loss = model.trained_loss(config.diffusion)
+    return loss_traits(
+        lambda parts, *example: loss(*parts, *example),
+        model.split(model.shapes),
+        one_example,
+    )
 
 
 def _programs(
@@ -207,7 +209,8 @@ def _programs(
     mesh = Mesh(np.array(target.devices), (DATA_AXIS,))
     everywhere = NamedSharding(mesh, P())
     per_device = NamedSharding(mesh, P(DATA_AXIS))
-    training = build_model_training(config, plan, model, new_noise_key(), mesh)
+    loss = model.trained_loss(config.diffusion)
+    training = build_training(config, plan, loss, new_noise_key(), mesh)
     step = training.step_fns
     sampler_config = diffusion_from_config.with_preset(config)
     sample = sampling_program(
@@ -218,15 +221,16 @@ def _programs(
         guidance_scale=sampler_config.guidance,
     )
 
-    params = jax.eval_shape(model.network.init, jax.random.key(0))
+    params = _placed(model.shapes, everywhere)
+    trained, fixed = model.split(params)
     state = _placed(
         jax.eval_shape(
             lambda params: create_state(params, training.optimizer, training.noise),
-            params,
+            trained,
         ),
         everywhere,
     )
-    partial = _placed(jax.eval_shape(step.start, params), per_device)
+    partial = _placed(jax.eval_shape(step.start, trained), per_device)
     size = config.train.microbatch_size
     batch = _placed(
         (
@@ -242,8 +246,10 @@ def _programs(
     numbers = _placed(jax.ShapeDtypeStruct((count,), jnp.int32), per_device)
     return {
         "finish": lambda: step.finish.lower(state, partial),
-        "sample": lambda: sample.lower(state.params, numbers, numbers),
-        "accumulate": lambda: step.accumulate.lower(partial, state.params, *batch, key),
+        "sample": lambda: sample.lower(params, numbers, numbers),
+        "accumulate": lambda: step.accumulate.lower(
+            partial, state.params, fixed, *batch, key
+        ),
     }
 
 

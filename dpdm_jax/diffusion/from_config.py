@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 
 from dpdm_jax import validate
-from dpdm_jax.diffusion import discretizations
+from dpdm_jax.diffusion import discretizations, priors
 from dpdm_jax.diffusion import noise_levels as nl
 from dpdm_jax.diffusion import parameterizations as p
 from dpdm_jax.diffusion.samplers import DDIM, Heun, Sampler
@@ -20,39 +20,15 @@ _MAX_COVARIED = 3072
 _SAMPLERS = ("ddim", "heun")
 
 
-def parameterization(
-    config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]
-) -> p.Parameterization:
-    """Builds what ``config.diffusion.parameterization`` names, for (h, w, c) images."""
+def parameterization(config: ml_collections.ConfigDict) -> p.Parameterization:
+    """Builds what ``config.diffusion.parameterization`` names."""
     validate.one_of(
         "diffusion.parameterization", config.parameterization, _PARAMETERIZATIONS
     )
     match config.parameterization:
-        case "edm":
+        case "edm" | "edm_dct" | "edm_moments":
             validate.real("diffusion.sigma_data", config.sigma_data, above=0)
             return p.EDM(config.sigma_data)
-        case "edm_dct" | "edm_moments" as name:
-            height, width, _ = image_shape
-            validate.real("diffusion.sigma_data", config.sigma_data, above=0)
-            validate.real(
-                "diffusion.mean_data", config.mean_data, minimum=-1, maximum=1
-            )
-            validate.real("diffusion.corner", config.corner, above=0)
-            arguments = (
-                height,
-                width,
-                config.sigma_data,
-                config.mean_data,
-                config.corner,
-            )
-            if name == "edm_dct":
-                return p.SpectralEDM(*arguments)
-            # Released configs of earlier versions do not have the field.
-            components = config.get("moments_components", 0)
-            _check_components(components, image_shape)
-            if not components:
-                return p.MomentsEDM(*arguments)
-            return p.ComponentsEDM(*arguments, components=components)
         case "v":
             return p.V()
         case "ve":
@@ -61,6 +37,30 @@ def parameterization(
             _check_vp(config)
             validate.real("diffusion.num_timesteps", config.num_timesteps, above=0)
             return p.VP(config.beta_min, config.beta_d, config.num_timesteps)
+
+
+def prior(
+    config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]
+) -> priors.Prior:
+    """Builds the prior that goes with ``config.diffusion.parameterization``.
+
+    Args:
+        config: ``config.diffusion``.
+        image_shape: (h, w, c).
+    """
+    own = parameterization(config).prior
+    if config.parameterization not in ("edm_dct", "edm_moments"):
+        return own
+    validate.real("diffusion.mean_data", config.mean_data, minimum=-1, maximum=1)
+    validate.real("diffusion.corner", config.corner, above=0)
+    height, width, _ = image_shape
+    arguments = (height, width, config.sigma_data, config.mean_data, config.corner)
+    if config.parameterization == "edm_dct":
+        return priors.Spectral(*arguments)
+    # Released configs of earlier versions do not have the field.
+    components = config.get("moments_components", 0)
+    _check_components(components, image_shape)
+    return priors.Classes(*arguments, components=components)
 
 
 def _check_components(components: int, image_shape: tuple[int, int, int]) -> None:

@@ -3,7 +3,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from dpdm_jax.diffusion.parameterizations import Denoiser, Params
+from dpdm_jax.diffusion.denoiser import Denoiser, Params
 
 
 def guide(denoise: Denoiser, scale: float, null_label: int | None) -> Denoiser:

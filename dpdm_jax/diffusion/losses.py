@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dpdm_jax.diffusion import noise_levels as noise_levels_lib
-from dpdm_jax.diffusion.parameterizations import Denoiser, Params
+from dpdm_jax.diffusion.denoiser import Denoiser, Params
 
 #: ``loss(params, image [h,w,c], label [], key) -> scalar``
 ExampleLoss = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]

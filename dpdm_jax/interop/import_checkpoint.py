@@ -12,7 +12,7 @@ from dpdm_jax import command_line, planning, run_dir
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.interop.torch_checkpoints import read_official_checkpoint
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.training.checkpoints import Checkpoints
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The official .pth file.")
@@ -39,6 +39,11 @@ def import_checkpoint(checkpoint: pathlib.Path, config, workdir: pathlib.Path) -
     official = read_official_checkpoint(checkpoint)
     problem = planning.public_problem(config)
     model = build_model(config, problem.image_shape, problem.num_classes)
+    if model.num_trained < model.num_parameters:
+        raise InputError(
+            f"diffusion.parameterization is {config.diffusion.parameterization!r}, "
+            "which keeps what no official checkpoint has; allowed: one of the papers'."
+        )
     params = convert(official.model, model.network)
     ema_params = convert(official.ema, model.network)
     checkpoints = Checkpoints(workdir)

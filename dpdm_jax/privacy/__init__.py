@@ -31,6 +31,7 @@ from dpdm_jax.privacy.plan import (
     extend_plan,
     make_plan,
 )
+from dpdm_jax.privacy.queries import Query
 from dpdm_jax.privacy.statement import (
     Statement,
     extension_text,
@@ -58,6 +59,7 @@ __all__ = [
     "PoissonSampling",
     "PrivacyConfig",
     "PrivacyPlan",
+    "Query",
     "Selection",
     "Statement",
     "Tuning",

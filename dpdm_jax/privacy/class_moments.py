@@ -35,6 +35,17 @@ _LEAST_STD = 0.1
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
+#: What plans, ledgers and statements call them.
+NAME = "moments"
+
+
+def purpose(count: int) -> str:
+    """Returns what so many queries did, for a statement."""
+    if count == num_queries(covariances=True):
+        return "measured means, spreads and covariances of the classes"
+    return "measured means and spreads of the classes"
+
+
 class ClassMoments(NamedTuple):
     """Moments of classes, and behind them those of all examples.
 

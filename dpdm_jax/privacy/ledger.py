@@ -18,16 +18,17 @@ from typing import Any
 import dpdm_jax
 from dpdm_jax import strict_json, validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy import accounting, class_moments, queries
 from dpdm_jax.privacy.batch_selection import PoissonSampling
 from dpdm_jax.privacy.plan import PrivacyPlan
 
 FILE_NAME = "privacy.json"
 
-# The second is that of extended runs, the third that of runs that measured moments, the
-# fourth that of runs of exact arithmetic, whatever else they are: a program that does
-# not know of these must not count them as something else.
-_FORMATS = tuple(f"dpdm_jax privacy ledger {number}" for number in (1, 2, 3, 4))
+# What is written is of the last format; the others are upgraded on reading. The second
+# was that of extended runs, the third that of runs that measured moments, the fourth
+# that of runs of exact arithmetic.
+_FORMATS = tuple(f"dpdm_jax privacy ledger {number}" for number in (1, 2, 3, 4, 5))
+_FORMAT = _FORMATS[-1]
 _FIELDS = {
     "format",
     "run_id",
@@ -45,8 +46,6 @@ _EVENT_FIELDS = {
     "noise_multiplier",
     "authorized_steps",
 }
-# Statements quote these: nothing that a reader could take for a part of the statement.
-_EVENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,39}")
 _ID = re.compile(r"[0-9a-f]{1,64}")
 _ID_IN_WORDS = "hexadecimal digits, at most 64"
 # Fields of a plan that no config has under their names.
@@ -81,12 +80,7 @@ class LedgerEvent:
     coordinates: int | None = None
 
     def __post_init__(self):
-        validate.text(
-            "the event name",
-            self.name,
-            _EVENT_NAME,
-            "up to 40 letters, digits, blanks, _ and -",
-        )
+        validate.text("the event name", self.name, *queries.NAME)
         if self.extension_id != "":
             validate.text("extension_id", self.extension_id, _ID, _ID_IN_WORDS)
         validate.real("noise_multiplier", self.noise_multiplier, minimum=0)
@@ -146,7 +140,7 @@ class LedgerRecord:
             a secret and not derived from one.
         plan: the plan of the run, with those that it extends.
         events: every private query of the data; they compose. The last ones are the
-            phases of the plan.
+            queries of the plan before its first step, and its phases.
         fixed_keys: whether noise or batches ever came from a fixed, known key.
         software: names and versions of what computed the figures.
     """
@@ -229,8 +223,12 @@ class LedgerRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the JSON-ready contents, checksum included."""
-        fields = {
-            "format": _format_of(self.plan),
+        fields = self._content()
+        return fields | {"checksum": _checksum(fields)}
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
             "run_id": self.run_id,
             "not_private": bool(self.not_private),
             "fixed_keys": self.fixed_keys,
@@ -238,7 +236,6 @@ class LedgerRecord:
             "events": [event.to_dict() for event in self.events],
             "software": self.software,
         }
-        return fields | {"checksum": _checksum(fields)}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "LedgerRecord":
@@ -257,17 +254,16 @@ class LedgerRecord:
         if fields["checksum"] != _checksum(content):
             raise InputError("the checksum does not match the contents.")
         try:
+            upgraded = _upgraded(content)
             record = cls(
                 run_id=fields["run_id"],
-                plan=PrivacyPlan.from_dict(fields["plan"]),
+                plan=PrivacyPlan.from_dict(upgraded["plan"]),
                 events=tuple(LedgerEvent.from_dict(e) for e in fields["events"]),
                 fixed_keys=fields["fixed_keys"],
                 software=fields["software"],
             )
         except (AttributeError, KeyError, RecursionError, TypeError) as e:
             raise InputError(f"the contents are malformed ({e!r}).") from None
-        if fields["format"] != _format_of(record.plan):
-            raise InputError("the format is that of another kind of plan.")
         record._check_phases()
         validate.text("run_id", record.run_id, _ID, _ID_IN_WORDS)
         if not isinstance(record.fixed_keys, bool):
@@ -276,6 +272,8 @@ class LedgerRecord:
         if fields["not_private"] is not bool(record.not_private):
             raise InputError("not_private contradicts the plan and the keys.")
         record._check_epsilon()
+        if record._content() != upgraded:
+            raise InputError("the contents are not as this software writes them.")
         return record
 
     def _check_epsilon(self) -> None:
@@ -297,11 +295,20 @@ class LedgerRecord:
             (p.sampling, p.noise_multiplier, p.coordinates) for p in plans
         ]:
             raise InputError("the last events are not the plan's mechanism.")
-        moments = self.plan.moments_event
-        if moments is not None:
-            before = self.accounted_events()[: -len(plans)]
-            if before[-1:] != [moments]:
-                raise InputError("the moments' queries are not before the steps.")
+        asked = [
+            (query.name, event)
+            for query, event in zip(
+                self.plan.queries, self.plan.query_events, strict=True
+            )
+        ]
+        before = [
+            (event.name, accounted)
+            for event, accounted in zip(
+                self.events, self.accounted_events(), strict=True
+            )
+        ][: -len(plans)]
+        if before[len(before) - len(asked) :] != asked:
+            raise InputError("the plan's queries are not those before the steps.")
         if [bool(e.extension_id) for e in events] != [
             plan.extends is not None for plan in plans
         ]:
@@ -353,15 +360,16 @@ class Ledger:
             0,
             coordinates=plan.coordinates,
         )
-        # Counted at once: nothing that is written later has to be waited for.
-        moments = [] if plan.moments_event is None else [plan.moments_event]
         record = LedgerRecord(
             run_id=secrets.token_hex(16),
             plan=plan,
+            # Queries count at once: nothing that is written later is to be waited for.
             events=(
                 *(
-                    LedgerEvent("moments", *event[:3], coordinates=event.coordinates)
-                    for event in moments
+                    LedgerEvent(query.name, *event[:3], coordinates=event.coordinates)
+                    for query, event in zip(
+                        plan.queries, plan.query_events, strict=True
+                    )
                 ),
                 training,
             ),
@@ -531,12 +539,40 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerRecord:
         ) from None
 
 
-def _format_of(plan: PrivacyPlan) -> str:
-    if plan.coordinates is not None:
-        return _FORMATS[3]
-    if plan.moments_noise_multiplier is not None:
-        return _FORMATS[2]
-    return _FORMATS[0 if plan.extends is None else 1]
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a ledger of an older format says in the words of the last.
+
+    Raises:
+        InputError: its format is that of another kind of plan.
+    """
+    if content["format"] == _FORMAT:
+        return content
+    plan = content["plan"]
+    kind = 0 if "extends" not in plan else 1
+    if "moments_noise_multiplier" in plan:
+        kind = 2
+    if "coordinates" in plan:
+        kind = 3
+    if content["format"] != _FORMATS[kind]:
+        raise InputError("the format is that of another kind of plan.")
+    return content | {"format": _FORMAT, "plan": _upgraded_plan(plan)}
+
+
+def _upgraded_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """Names the only queries that there were: two of moments, or as many as it says."""
+    if "queries" in plan:
+        raise InputError("the privacy plan has queries, which its format has not.")
+    plan = dict(plan)
+    if "extends" in plan:
+        plan["extends"] = _upgraded_plan(plan["extends"])
+    if "moments_noise_multiplier" in plan:
+        query = {
+            "name": class_moments.NAME,
+            "count": plan.pop("moments_queries", 2),
+            "noise_multiplier": plan.pop("moments_noise_multiplier"),
+        }
+        plan["queries"] = [query]
+    return plan
 
 
 def _software() -> dict[str, str]:

@@ -9,23 +9,19 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import accounting, class_moments
+from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_size
+from dpdm_jax.privacy.queries import Query
 
 # In what an extension may differ from the plan before it.
 _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 # Of a plan as JSON: not there in those that have nothing of the kind.
-_OPTIONAL = frozenset(
-    {"extends", "moments_noise_multiplier", "moments_queries", "coordinates"}
-)
+_OPTIONAL = frozenset({"extends", "queries", "coordinates"})
 
 # Noised sums become float32; what that does not hold would be no noise, or no number.
 _LEAST_STDDEV = float(np.finfo(np.float32).tiny)
 _LARGEST_STDDEV = float(np.finfo(np.float32).max)
-
-# Means and spreads of classes take so many queries; plans that say nothing have these.
-_FEWEST_QUERIES = class_moments.num_queries(covariances=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +42,8 @@ class PrivacyConfig:
         noise_multiplier: sigma instead of a calibrated one, >= 0; None calibrates.
         noise_multiplicity: K, the noise draws per example and step, >= 1. For
             information: it plays no part in the guarantee.
-        moments_noise_multiplier: sigma of each of the queries that measure the moments
-            of classes before the first step, > 0; None for no such queries.
-        moments_queries: how many they are, see ``class_moments.num_queries``.
+        queries: of all examples, before the first step, in order; they leave the steps
+            what is left of the budget.
         coordinates: numbers in each noised sum, at most: those of the parameters, or of
             a larger query. With it epsilon includes what the exact arithmetic of
             ``clipped_grad`` and ``gaussian_noise`` adds; None leaves the arithmetic
@@ -65,8 +60,7 @@ class PrivacyConfig:
     accountant: str = "pld"
     noise_multiplier: float | None = None
     noise_multiplicity: int = 1
-    moments_noise_multiplier: float | None = None
-    moments_queries: int = _FEWEST_QUERIES
+    queries: tuple[Query, ...] = ()
     coordinates: int | None = None
 
 
@@ -92,9 +86,7 @@ class PrivacyPlan:
         noise_multiplicity: K, for information.
         relation: what the accountant reckons with, "add_or_remove_one" with N, q, T
             and the divisor fixed; that is, one example's record is replaced by nothing.
-        moments_noise_multiplier: sigma of each of the queries of all examples that come
-            before the run's first step (``class_moments``); None for none.
-        moments_queries: how many they are, if there are any.
+        queries: of all examples, before the run's first step, in order.
         coordinates: numbers in each noised sum, at most, where sums and noise are exact
             integers; None for floating-point arithmetic, as older plans have it, or
             where the arithmetic is left out of the guarantee.
@@ -113,8 +105,7 @@ class PrivacyPlan:
     accountant: str
     noise_multiplicity: int = 1
     relation: str = accounting.RELATION
-    moments_noise_multiplier: float | None = None
-    moments_queries: int = _FEWEST_QUERIES
+    queries: tuple[Query, ...] = ()
     coordinates: int | None = None
     extends: "PrivacyPlan | None" = None
 
@@ -129,7 +120,11 @@ class PrivacyPlan:
         validate.real("achieved epsilon", self.epsilon, minimum=0, allow_inf=True)
         validate.one_of("accountant", self.accountant, accounting.ACCOUNTANTS)
         validate.one_of("relation", self.relation, (accounting.RELATION,))
-        _check_moments(self.moments_noise_multiplier, self.moments_queries)
+        names = [query.name for query in self.queries]
+        if len(set(names)) < len(names):
+            raise InputError(
+                f"the queries are {', '.join(names)}; allowed: names that differ."
+            )
         if self.coordinates is not None:
             validate.integer("coordinates", self.coordinates, minimum=1)
         if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
@@ -225,11 +220,9 @@ class PrivacyPlan:
         return whole.indices(num_examples, seed, step)
 
     @property
-    def moments_event(self) -> accounting.Event | None:
+    def query_events(self) -> list[accounting.Event]:
         """What comes before the first step; it counts from the run's beginning."""
-        return _moments_event(
-            self.moments_noise_multiplier, self.moments_queries, self.coordinates
-        )
+        return [query.event(self.coordinates) for query in self.queries]
 
     def events(self, steps: int) -> list[accounting.Event]:
         """Returns a run of ``steps`` steps as the accountant takes it.
@@ -238,13 +231,12 @@ class PrivacyPlan:
             steps: 0 to ``total_steps``.
 
         Returns:
-            The queries of the moments, if there are any, and ``step_events``.
+            ``query_events`` and ``step_events``.
 
         Raises:
             InputError: if ``steps`` is out of range.
         """
-        moments = self.moments_event
-        return [*([] if moments is None else [moments]), *self.step_events(steps)]
+        return [*self.query_events, *self.step_events(steps)]
 
     def step_events(self, steps: int) -> list[accounting.Event]:
         """Returns the first ``steps`` steps of the run as the accountant takes them.
@@ -314,8 +306,7 @@ class PrivacyPlan:
             "noise_multiplier": self.noise_multiplier,
             "l2_clip_norm": self.l2_clip_norm,
             "relation": self.relation,
-            "moments_noise_multiplier": self.moments_noise_multiplier,
-            "moments_queries": self.moments_queries,
+            "queries": ", ".join(map(str, self.queries)) or "none",
             "coordinates": self.coordinates,
         }
 
@@ -354,16 +345,17 @@ class PrivacyPlan:
         """Returns the plan as a dict for JSON; ``from_dict`` restores it exactly.
 
         Infinity, which JSON lacks, is the string "inf". The dict is flat but for
-        "extends" of an extension, the dict of the plan before. A plan without moments
-        has no "moments_noise_multiplier", one of two queries no "moments_queries", and
-        one without exact arithmetic no "coordinates".
+        "extends" of an extension, the dict of the plan before, and "queries", a list of
+        dicts. A plan without queries has none of the latter, and one without exact
+        arithmetic no "coordinates".
         """
         fields = self._terms() | {
             "epsilon": self.epsilon,
             "noise_multiplicity": self.noise_multiplicity,
         }
-        if self.moments_queries == _FEWEST_QUERIES:
-            del fields["moments_queries"]
+        del fields["queries"]
+        if self.queries:
+            fields["queries"] = [query.to_dict() for query in self.queries]
         fields = {
             name: "inf" if value == math.inf else value
             for name, value in fields.items()
@@ -392,6 +384,10 @@ class PrivacyPlan:
                 f"; allowed: exactly {', '.join(sorted(names))}."
             )
         values = {k: math.inf if v == "inf" else v for k, v in fields.items()}
+        if "queries" in fields:
+            if not isinstance(fields["queries"], list):
+                raise InputError("the queries of the privacy plan are no list.")
+            values["queries"] = tuple(map(Query.from_dict, fields["queries"]))
         if "extends" in fields:
             values["extends"] = cls.from_dict(fields["extends"])
         sampling = PoissonSampling(
@@ -462,10 +458,7 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         ),
         accountant=config.accountant,
         noise_multiplicity=config.noise_multiplicity,
-        moments_noise_multiplier=(
-            float(config.moments_noise_multiplier) if before else None
-        ),
-        moments_queries=config.moments_queries,
+        queries=tuple(config.queries),
         coordinates=config.coordinates,
     )
     for caution in plan.cautions():
@@ -475,45 +468,18 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
 
 def _before(config: PrivacyConfig) -> list[accounting.Event]:
     """Returns the queries before the first step, which leave something for it."""
-    noise_multiplier = config.moments_noise_multiplier
-    _check_moments(noise_multiplier, config.moments_queries)
-    event = _moments_event(noise_multiplier, config.moments_queries, config.coordinates)
-    if event is None:
-        return []
-    spent = accounting.epsilon_of_events([event], config.delta, config.accountant)
-    if spent >= config.epsilon and not math.isinf(config.epsilon):
+    events = [query.event(config.coordinates) for query in config.queries]
+    if not events or math.isinf(config.epsilon):
+        return events
+    spent = accounting.epsilon_of_events(events, config.delta, config.accountant)
+    if spent >= config.epsilon:
+        listed = ", ".join(map(str, config.queries))
         raise InputError(
-            f"moments_noise_multiplier is {noise_multiplier!r}, which spends epsilon "
-            f"{spent!r} before the first step; allowed: enough noise for less than the "
-            f"budget of {config.epsilon!r}."
+            f"the queries before the first step are {listed}, which spends epsilon "
+            f"{spent!r}; allowed: enough noise for less than the budget of "
+            f"{config.epsilon!r}."
         )
-    return [event]
-
-
-def _check_moments(noise_multiplier: float | None, queries: int) -> None:
-    if noise_multiplier is not None:
-        validate.real("moments_noise_multiplier", noise_multiplier, above=0)
-    validate.integer(
-        "moments_queries",
-        queries,
-        minimum=_FEWEST_QUERIES,
-        maximum=validate.MAX_COUNT,
-    )
-    if noise_multiplier is None and queries != _FEWEST_QUERIES:
-        raise InputError(
-            f"moments_queries is {queries!r} without a moments_noise_multiplier; "
-            "allowed: a number above 0 for it."
-        )
-
-
-def _moments_event(
-    noise_multiplier: float | None, queries: int, coordinates: int | None
-) -> accounting.Event | None:
-    if noise_multiplier is None:
-        return None
-    return accounting.Event(
-        PoissonSampling(1.0, queries), noise_multiplier, queries, coordinates
-    )
+    return events
 
 
 def extend_plan(

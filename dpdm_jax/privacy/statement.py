@@ -9,7 +9,7 @@ from typing import Any
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import accounting, class_moments
+from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.ledger import LedgerRecord
 from dpdm_jax.privacy.plan import PrivacyPlan
 from dpdm_jax.privacy.tuning import NO_TUNING, Tuning
@@ -303,7 +303,7 @@ def statement_fields(
             "num_examples": plan.num_examples,
             "noise_multiplicity": plan.noise_multiplicity,
         }
-        | _moments(plan)
+        | _queries(plan)
         | _arithmetic(plan)
         | (_noise(plan) if plan.extends is None else {"phases": phase_fields(plan)}),
         "queries": [
@@ -384,15 +384,13 @@ def _noise(plan: PrivacyPlan) -> dict[str, float]:
     }
 
 
-def _moments(plan: PrivacyPlan) -> dict[str, Any]:
-    event = plan.moments_event
-    if event is None:
-        return {}
+def _queries(plan: PrivacyPlan) -> dict[str, Any]:
     return {
-        "moments": {
-            "queries": event.num_steps,
-            "noise_multiplier": event.noise_multiplier,
+        query.name: {
+            "queries": query.count,
+            "noise_multiplier": query.noise_multiplier,
         }
+        for query in plan.queries
     }
 
 
@@ -435,7 +433,7 @@ def _mechanism(
     ]
     return [
         f"Data: {plan.num_examples} training images.",
-        *_moments_in_words(plan),
+        *(query.in_words() for query in plan.queries),
         "Batches: Poisson sampling; each image enters each step independently with "
         f"probability q = {plan.sampling.sampling_probability!r}. No truncation: no "
         "sampled image is dropped.",
@@ -445,21 +443,6 @@ def _mechanism(
         *_arithmetic_in_words(plan),
         f"Divisor: the sum is divided by the constant {plan.expected_batch_size}.",
         f"Accountant: {accountant.upper()}, {computed_with}.",
-    ]
-
-
-def _moments_in_words(plan: PrivacyPlan) -> list[str]:
-    event = plan.moments_event
-    if event is None:
-        return []
-    measured = "means and spreads"
-    if event.num_steps == class_moments.num_queries(covariances=True):
-        measured = "means, spreads and covariances"
-    return [
-        f"Moments: before the first step, {event.num_steps} queries of all images "
-        f"measured {measured} of the classes. An image contributes one vector of "
-        "L2 norm at most 1 to each; noise: Gaussian, noise multiplier sigma = "
-        f"{event.noise_multiplier!r}. They are counted from the start."
     ]
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from dpdm_jax import processes, run_dir, strict_json, validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model, digest, signature
+from dpdm_jax.models.identity import digest
+from dpdm_jax.models.model import build_model, signature
 from dpdm_jax.privacy import LedgerRecord, Selection, Tuning, read_ledger
 from dpdm_jax.release import bundle, privacy_files, published, signing
 from dpdm_jax.release.verify import verify
@@ -70,7 +71,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 "step": step,
                 "weights": "ema",
                 "dtype": settings.dtype,
-                "num_parameters": model.network.num_parameters,
+                "num_parameters": model.num_parameters,
                 "model": signature(model),
                 "samples": None,
                 "emptied_in_config": emptied,

@@ -14,7 +14,8 @@ import safetensors.numpy
 
 from dpdm_jax import run_dir, strict_json, validate
 from dpdm_jax.errors import InputError, reason
-from dpdm_jax.model import Model, build_model, named_leaves, signature
+from dpdm_jax.models.identity import named_leaves
+from dpdm_jax.models.model import Model, build_model, signature
 from dpdm_jax.release import published
 
 #: The second binds every file to the privacy statement by its digest.
@@ -308,7 +309,7 @@ def read_parameters(folder: pathlib.Path, model: Model, dtype: str) -> Any:
         raise InputError(
             f"{path} cannot be read ({type(e).__name__}); allowed: an undamaged file."
         ) from None
-    shapes = jax.eval_shape(model.network.init, jax.random.key(0))
+    shapes = model.shapes
     wanted = named_leaves(shapes)
     for name in sorted({*wanted, *arrays}):
         if name not in arrays or name not in wanted:

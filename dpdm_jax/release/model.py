@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from dpdm_jax import devices, processes, run_dir, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import Model, build_model, signature
+from dpdm_jax.models.model import Model, build_model, signature
 from dpdm_jax.release import bundle
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling.generate import Generate, make_generator

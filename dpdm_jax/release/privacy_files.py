@@ -97,6 +97,8 @@ def expected_fields(
     validate.software(statement["software"], f"{bundle.PRIVACY}: ")
     fields = privacy_fields(record, tuning, manifest, metrics, files)
     fields["software"] = statement["software"]
+    # Of whatever format, each says what its record does: ``LedgerRecord.from_dict``.
+    fields["ledgers"] = statement["ledgers"]
     if wanted == statement_1.FORMAT:
         fields = statement_1.convert_fields(fields, record)
         if statement["outside"] in statement_1.outside(tuning):

@@ -159,14 +159,13 @@ def _mechanism(
             f"its noise draws (K = {plan.noise_multiplicity}) clipped to an L2 norm of "
             f"at most C = {plan.l2_clip_norm!r}."
         )
-    moments = []
-    if (event := plan.moments_event) is not None:
-        moments = [
-            f"Moments: before the first step, {event.num_steps} queries of all images "
-            f"measured {measured} of the classes. An image contributes one vector of "
-            "L2 norm at most 1 to each; noise: Gaussian, noise multiplier sigma = "
-            f"{event.noise_multiplier!r}. They are counted from the start."
-        ]
+    moments = [
+        f"Moments: before the first step, {query.count} queries of all images "
+        f"measured {measured} of the classes. An image contributes one vector of "
+        "L2 norm at most 1 to each; noise: Gaussian, noise multiplier sigma = "
+        f"{query.noise_multiplier!r}. They are counted from the start."
+        for query in plan.queries
+    ]
     several = len(plan.phases) > 1
     return [
         f"Data: {plan.num_examples} training images.",

@@ -17,6 +17,7 @@ import ml_collections
 
 from dpdm_jax import planning
 from dpdm_jax.errors import InputError
+from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import PrivacyPlan, accounting
 from dpdm_jax.release import bundle, privacy_files, published, signing
 
@@ -212,10 +213,10 @@ def _model_failures(folder: pathlib.Path, manifest: dict[str, Any]) -> list[str]
     model = bundle.read_model(folder, bundle.read_config(folder), manifest)
     bundle.read_parameters(folder, model, manifest["dtype"])
     failures = bundle.sample_failures(folder, model, manifest)
-    if manifest["num_parameters"] != model.network.num_parameters:
+    if manifest["num_parameters"] != model.num_parameters:
         failures.append(
             f"{bundle.MANIFEST} states {manifest['num_parameters']} parameters; the "
-            f"network has {model.network.num_parameters}."
+            f"model has {model.num_parameters}."
         )
     if manifest["dtype"] not in bundle.DTYPES:
         failures.append(f"{bundle.MANIFEST} states dtype {manifest['dtype']!r}.")
@@ -228,16 +229,12 @@ def _config_failures(
     record, _ = privacy_files.read_accounted(statement)
     config = bundle.read_config(folder)
     plan = record.plan.phases[0]  # extensions are in the ledger alone
+    model = bundle.read_model(folder, config, manifest)
     differences = [
         (name, mine, theirs)
-        for name, mine, theirs in _plan_of(config, plan).differences(plan)
-        if name != "target_epsilon"
+        for name, mine, theirs in _plan_of(config, plan, model).differences(plan)
+        if name != "target_epsilon" and not _is_older(name, theirs, mine, model)
     ]
-    if plan.coordinates is not None:  # older runs counted none
-        model = bundle.read_model(folder, config, manifest)
-        counted = planning.coordinates_of(model)
-        if counted != plan.coordinates:
-            differences.append(("coordinates", counted, plan.coordinates))
     budgets = config.privacy.epsilon, plan.target_epsilon
     if budgets[0] != budgets[1]:
         differences.append(("privacy.epsilon", *budgets))
@@ -256,7 +253,17 @@ def _config_failures(
     return failures
 
 
-def _plan_of(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> PrivacyPlan:
+def _is_older(name: str, stated: Any, counted: Any, model: Model) -> bool:
+    """Whether a ledger differs from its config since runs began to count otherwise."""
+    if name != "coordinates":
+        return False
+    # Of floating-point arithmetic none; then what is not trained, too.
+    return stated is None or stated == max(counted, model.num_parameters)
+
+
+def _plan_of(
+    config: ml_collections.ConfigDict, plan: PrivacyPlan, model: Model
+) -> PrivacyPlan:
     """Returns the plan of a config, its calibration taken from the ledger's plan."""
     config = config.copy_and_resolve_references()
     noise = config.privacy.get("noise_multiplier")
@@ -268,7 +275,7 @@ def _plan_of(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> PrivacyPla
         config.privacy.epsilon = math.inf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return planning.privacy_plan(config, plan.num_examples, plan.coordinates)
+        return planning.privacy_plan(config, plan.num_examples, model)
 
 
 def _text_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from dpdm_jax import devices
 from dpdm_jax.diffusion import guidance, samplers
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import Model
+from dpdm_jax.models.model import Model
 
 #: ``generate(params, indices int [n], labels int [n]) -> float32 [n, h, w, c]``
 Generate = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]

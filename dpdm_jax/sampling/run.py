@@ -14,7 +14,8 @@ import numpy as np
 from dpdm_jax import processes, run_dir, strict_json, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model, digest
+from dpdm_jax.models.identity import digest
+from dpdm_jax.models.model import build_model
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling.generate import Generate, make_generator

@@ -6,7 +6,7 @@ import numpy as np
 
 from dpdm_jax import processes, run_dir
 from dpdm_jax.diffusion import from_config
-from dpdm_jax.model import Model
+from dpdm_jax.models.model import Model
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling.generate import make_generator
 from dpdm_jax.training import rngs

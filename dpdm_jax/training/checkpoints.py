@@ -1,9 +1,11 @@
 """Checkpoints of a run, by Orbax: what they hold, and for whom.
 
-One checkpoint has the items ``params``, ``ema_params``, ``opt_state`` (arrays),
-``meta`` (JSON: model, config, ledger, digests of the arrays) and ``private`` (JSON: the
-secrets, and a digest of the data). Sampling reads only the weights and ``meta``. The
-folder is readable by its owner alone. All that is read is compared with its digest.
+One checkpoint has the items ``params``, ``ema_params``, ``opt_state`` (arrays, of the
+trained parameters), ``meta`` (JSON: model, config, ledger, digests of the arrays) and
+``private`` (JSON: the secrets, and a digest of the data). Sampling reads only the
+weights and ``meta``. Parameters that no step changes are written once, to
+``fixed/DIGEST``, for all checkpoints that name them. The folder is readable by its
+owner alone. All that is read is compared with its digest.
 
 With several processes all of them call every method together; process 0 writes, and all
 read the same storage.
@@ -26,7 +28,9 @@ import orbax.checkpoint as ocp
 import dpdm_jax
 from dpdm_jax import devices, processes, run_dir
 from dpdm_jax.errors import InputError, reason
-from dpdm_jax.model import Model, digest, signature
+from dpdm_jax.models import partition
+from dpdm_jax.models.identity import digest
+from dpdm_jax.models.model import Model, signature
 from dpdm_jax.privacy.noise import GaussianNoiseState
 from dpdm_jax.training.mechanism_version import MECHANISM_VERSION
 from dpdm_jax.training.secrets import Secrets
@@ -35,8 +39,11 @@ from dpdm_jax.training.state import TrainState
 FOLDER = "checkpoints"
 #: Below it, the damaged checkpoints that a run has gone on without.
 DAMAGED = "damaged"
-_FORMAT = 2
-_FORMATS = (1, 2)  # 1 had no digests
+#: Below it, by their digest, parameters that no step changes.
+FIXED = "fixed"
+_FORMAT = 3
+# 1 had no digests; 1 and 2 had what is fixed among the trained parameters.
+_FORMATS = (1, 2, 3)
 _ARRAYS = ("params", "ema_params", "opt_state")
 # About what the texts, names and indices of a checkpoint take, in bytes.
 _TEXT_SIZE = 2**17
@@ -63,11 +70,13 @@ class Restored:
 
     Attributes:
         state: the state after ``state.step`` steps, noise key included.
+        fixed: the parameters that no step changes.
         secrets: the private randomness of the run.
         data_digest: of the training data; see ``Secrets.data_digest``.
     """
 
     state: TrainState
+    fixed: Any
     secrets: Secrets
     data_digest: str
 
@@ -115,6 +124,7 @@ class Checkpoints:
         self,
         model: Model,
         state: TrainState,
+        fixed: Any,
         secrets: Secrets,
         *,
         run_id: str,
@@ -127,6 +137,7 @@ class Checkpoints:
         Args:
             model: what the weights are of.
             state: the state; its noise state goes into the private part only.
+            fixed: the parameters that no step changes.
             secrets: the private randomness of the run.
             run_id: of the ledger.
             config: the config as JSON values.
@@ -139,6 +150,7 @@ class Checkpoints:
         self._save(
             int(state.step),
             {name: getattr(state, name) for name in _ARRAYS},
+            fixed,
             {
                 "private": {"format": _FORMAT, "data_digest": data_digest}
                 | secrets.to_dict(),
@@ -166,17 +178,19 @@ class Checkpoints:
         Args:
             model: what the weights are of.
             step: training steps that the weights have seen, as far as known.
-            params: raw weights.
-            ema_params: averaged weights.
+            params: raw weights, fixed ones among them.
+            ema_params: averaged weights, likewise.
             config: the config as JSON values.
             origin: where the weights came from, as JSON values.
 
         Raises:
             InputError: there is no room for it.
         """
+        trained, fixed = model.split(params)
         self._save(
             step,
-            {"params": params, "ema_params": ema_params},
+            {"params": trained, "ema_params": model.split(ema_params)[0]},
+            fixed,
             {"meta": _meta(model, "imported", config) | {"origin": origin}},
         )
 
@@ -185,6 +199,7 @@ class Checkpoints:
         step: int,
         model: Model,
         template: TrainState,
+        fixed: Any,
         check: Callable[[dict[str, Any]], None],
     ) -> Restored:
         """Reads a training checkpoint.
@@ -193,6 +208,7 @@ class Checkpoints:
             step: which checkpoint.
             model: what it must be a checkpoint of.
             template: a state with the shapes, dtypes and shardings to restore into.
+            fixed: likewise, the parameters that no step changes.
             check: is given its ``description`` before the arrays are read, which fit
                 into the template only if the config agrees; raises if it does not.
 
@@ -218,7 +234,12 @@ class Checkpoints:
         # The noise is keyed by the step, so its count is the step's.
         noise_state = GaussianNoiseState(secrets.noise_key, jnp.asarray(step))
         state = TrainState(step=jnp.asarray(step), noise_state=noise_state, **arrays)
-        return Restored(state, secrets, self._data_digest(step, private))
+        return Restored(
+            state,
+            self._read_fixed(step, fixed, meta),
+            secrets,
+            self._data_digest(step, private),
+        )
 
     def read_secrets(self, step: int) -> Secrets:
         """Reads the secrets of a training checkpoint whose arrays may be damaged.
@@ -310,7 +331,7 @@ class Checkpoints:
             step: which checkpoint; -1 the newest.
 
         Returns:
-            The parameters and the step they are of.
+            The parameters, fixed ones among them, and the step they are of.
 
         Raises:
             InputError: there is no such checkpoint, or it is damaged or foreign.
@@ -322,12 +343,21 @@ class Checkpoints:
         everywhere = devices.replicated(devices.data_mesh())
         template = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-            jax.eval_shape(model.network.init, jax.random.key(0)),
+            model.shapes,
         )
-        return self._read_arrays(step, {name: template}, meta)[name], step
+        trained, fixed = model.split(template)
+        if meta["format"] < 3:
+            trained, fixed = template, {}
+        params = self._read_arrays(step, {name: trained}, meta)[name]
+        return partition.join(params, self._read_fixed(step, fixed, meta)), step
 
-    def _save(self, step: int, arrays: dict[str, Any], texts: dict[str, Any]) -> None:
+    def _save(
+        self, step: int, arrays: dict[str, Any], fixed: Any, texts: dict[str, Any]
+    ) -> None:
         digests = {name: digest(value) for name, value in arrays.items()}
+        if fixed:
+            digests[FIXED] = digest(fixed)
+            self._save_fixed(fixed, digests[FIXED])
         texts = texts | {"meta": texts["meta"] | {"digests": digests}}
         items = {name: ocp.args.StandardSave(value) for name, value in arrays.items()}
         items |= {
@@ -336,7 +366,9 @@ class Checkpoints:
         }
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         # Asked first, since failing half-way Orbax fills the screen with its own.
-        processes.from_first(lambda: self._check_room(step, size + _TEXT_SIZE))
+        processes.from_first(
+            lambda: self._check_room(self._path(step), size + _TEXT_SIZE)
+        )
         with run_dir.writing(self._path(step)):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             if processes.is_first():
@@ -344,8 +376,40 @@ class Checkpoints:
                 # before the noise is used, and this one before the last is removed.
                 run_dir.sync_tree(self._path(step))
 
-    def _check_room(self, step: int, size: int) -> None:
-        with run_dir.writing(self._path(step)):
+    def _save_fixed(self, fixed: Any, name: str) -> None:
+        path = self._fixed_path(name)
+        if processes.from_first(path.is_dir):
+            return
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(fixed))
+        processes.from_first(lambda: self._check_room(path, size))
+        with run_dir.writing(path), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute(), fixed)
+            checkpointer.wait_until_finished()
+            if processes.is_first():
+                run_dir.sync_tree(path)
+                run_dir.sync(path.parent)
+
+    def _read_fixed(self, step: int, template: Any, meta: dict[str, Any]) -> Any:
+        if not template:
+            return {}
+        name = str(meta["digests"].get(FIXED))
+        path = self._fixed_path(name)
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                fixed = checkpointer.restore(
+                    path.absolute(), jax.tree.map(_placement, template)
+                )
+        except Exception as e:  # Orbax raises many kinds for a damaged file
+            raise self._damaged(step, FIXED, f"cannot be read ({reason(e)})") from None
+        if digest(fixed) != name:
+            raise self._damaged(step, FIXED, "is not what was written")
+        return fixed
+
+    def _fixed_path(self, name: str) -> pathlib.Path:
+        return self._folder / FIXED / name
+
+    def _check_room(self, path: pathlib.Path, size: int) -> None:
+        with run_dir.writing(path):
             if shutil.disk_usage(self._folder).free < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -409,17 +473,12 @@ class Checkpoints:
     def _read_arrays(
         self, step: int, templates: dict[str, Any], meta: dict[str, Any]
     ) -> dict[str, Any]:
-        def describe(x: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=getattr(x, "sharding", None)
-            )
-
         arrays = {}
         for name, template in templates.items():
             arrays[name] = self._restore(
                 step,
                 name,
-                ocp.args.StandardRestore(jax.tree.map(describe, template)),
+                ocp.args.StandardRestore(jax.tree.map(_placement, template)),
             )
             if meta["format"] > 1 and digest(arrays[name]) != meta["digests"].get(name):
                 raise self._damaged(step, name, "is not what was written")
@@ -456,6 +515,11 @@ def _is_whole(meta: dict[str, Any]) -> bool:
     if meta["format"] == 1:
         parts.pop()
     return "kind" in meta and all(isinstance(part, dict) for part in parts)
+
+
+def _placement(x: Any) -> jax.ShapeDtypeStruct:
+    """What an array is restored as."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
 
 def checksum(value: dict[str, Any]) -> str:

@@ -8,8 +8,7 @@ import optax
 from jax.sharding import Mesh
 
 from dpdm_jax import devices
-from dpdm_jax.diffusion.losses import ExampleLoss
-from dpdm_jax.model import Model, kinds_of
+from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.step import TrainStep, draws_in_parts, make_train_step
@@ -33,11 +32,9 @@ class Training:
 def build_training(
     config: ml_collections.ConfigDict,
     plan: PrivacyPlan,
-    loss: ExampleLoss,
+    loss: TrainedLoss,
     noise_key: jax.Array,
     mesh: Mesh,
-    *,
-    has_moments: bool = False,
 ) -> Training:
     """Builds optimizer, noise and step.
 
@@ -47,17 +44,12 @@ def build_training(
         loss: of one example; see ``Model.loss``.
         noise_key: see ``gaussian_noise``.
         mesh: see ``make_train_step``.
-        has_moments: see ``Model``.
 
     Raises:
         InputError: a field is out of range.
     """
     # Of an extension, too: it goes on at the rate that the first steps ended with.
     optimizer = build_optimizer(config.train, plan.phases[0].num_steps)
-    if has_moments:
-        optimizer = optax.partition(
-            {"trained": optimizer, "measured": optax.set_to_zero()}, kinds_of
-        )
     noise = gaussian_noise(
         plan.noise_stddev,
         noise_key,
@@ -75,32 +67,3 @@ def build_training(
         engine_microbatch_size=config.train.engine_microbatch_size or None,
     )
     return Training(optimizer, noise, step_fns)
-
-
-def build_model_training(
-    config: ml_collections.ConfigDict,
-    plan: PrivacyPlan,
-    model: Model,
-    noise_key: jax.Array,
-    mesh: Mesh,
-) -> Training:
-    """Builds ``build_training`` of a model's own loss, which keeps its moments.
-
-    Args:
-        config: the whole config; reads ``train`` and ``diffusion``.
-        plan: the privacy plan.
-        model: what is trained.
-        noise_key: see ``gaussian_noise``.
-        mesh: see ``make_train_step``.
-
-    Raises:
-        InputError: a field is out of range.
-    """
-    return build_training(
-        config,
-        plan,
-        model.loss(config.diffusion),
-        noise_key,
-        mesh,
-        has_moments=model.has_moments,
-    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ class Mechanism:
         plan: the privacy plan.
         source: the training data.
         step_fns: the compiled step.
+        fixed: the parameters that no step changes, on all devices.
         mesh: the devices.
         secrets: the private randomness.
         microbatch_size: examples in one call of the gradient, over all devices.
@@ -31,6 +33,7 @@ class Mechanism:
     plan: PrivacyPlan
     source: data.Source
     step_fns: TrainStep
+    fixed: Any
     mesh: Mesh
     secrets: Secrets
     microbatch_size: int
@@ -63,7 +66,9 @@ def take_step(
         with processes.together():
             before_microbatch()
             arrays = _microbatch(mechanism, padded, start)
-        partial = mechanism.step_fns.accumulate(partial, state.params, *arrays, key)
+        partial = mechanism.step_fns.accumulate(
+            partial, state.params, mechanism.fixed, *arrays, key
+        )
     state, sums = mechanism.step_fns.finish(state, partial)
     return state, sums, len(indices)
 

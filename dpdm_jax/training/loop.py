@@ -17,9 +17,10 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from dpdm_jax import data, devices, planning, processes, run_dir, validate
+from dpdm_jax import data, devices, planning, processes, queries, run_dir, validate
 from dpdm_jax.errors import InputError, Interrupted
-from dpdm_jax.model import MOMENTS, Model, build_model
+from dpdm_jax.models import partition
+from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import (
     GaussianNoiseState,
     Ledger,
@@ -34,12 +35,11 @@ from dpdm_jax.training.checkpoints import (
     DamagedCheckpointError,
     Restored,
 )
-from dpdm_jax.training.from_config import build_model_training
+from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.logical_step import Mechanism, take_step
 from dpdm_jax.training.mechanism_version import check_version
 from dpdm_jax.training.metrics import PRIVATE, MetricsLog, private_diagnostics
-from dpdm_jax.training.moments import measure
 from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
 from dpdm_jax.training.shared_ledger import SharedLedger
 from dpdm_jax.training.state import TrainState, create_state
@@ -73,6 +73,7 @@ class Run:
         source: the training data, bound to ``content``.
         content: digest of all of the training data, private; see ``data.bind``.
         model: what is trained.
+        fixed: its parameters that no step changes, on all devices.
         mesh: the devices.
         secrets: the private randomness that the run was begun with.
         ledger: authorises steps.
@@ -85,6 +86,7 @@ class Run:
     source: data.Source
     content: bytes
     model: Model
+    fixed: Any
     mesh: Mesh
     secrets: Secrets
     ledger: SharedLedger
@@ -161,12 +163,9 @@ def _prepare(
     problem = planning.problem_of(source)
     with processes.together():
         model = build_model(config, problem.image_shape, problem.num_classes)
-    coordinates = planning.coordinates_of(model)
     plan = PrivacyPlan.from_dict(
         processes.from_first(
-            lambda: planning.privacy_plan(
-                config, problem.num_examples, coordinates
-            ).to_dict()
+            lambda: planning.privacy_plan(config, problem.num_examples, model).to_dict()
         )
     )
     fixed = config.privacy.fixed_keys_seed
@@ -179,7 +178,9 @@ def _prepare(
     )
     mesh = devices.data_mesh()
     with processes.together():
-        training = build_model_training(config, plan, model, secrets.noise_key, mesh)
+        training = build_training(
+            config, plan, model.trained_loss(config.diffusion), secrets.noise_key, mesh
+        )
 
     ledger_path = workdir / run_dir.LEDGER
     begun = processes.from_first(lambda: _claim(workdir, resources))
@@ -191,15 +192,19 @@ def _prepare(
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     resources.callback(checkpoints.close)
 
-    params = processes.same_arrays(model.network.init(rngs.stream(config.seed, "init")))
+    params, fixed = model.split(
+        processes.same_arrays(model.init(rngs.stream(config.seed, "init")))
+    )
     everywhere = devices.replicated(mesh)
-    state = devices.place(
-        create_state(params, training.optimizer, training.noise), everywhere
+    state, fixed = devices.place(
+        (create_state(params, training.optimizer, training.noise), fixed), everywhere
     )
     if checkpoints.steps():
-        restored = _restore(workdir, checkpoints, ledger, model, state, config, content)
+        restored = _restore(
+            workdir, checkpoints, ledger, model, (state, fixed), config, content
+        )
         secrets = restored.secrets
-        state = restored.state
+        state, fixed = restored.state, restored.fixed
     elif ledger is not None and ledger.record.authorized_steps:
         with processes.together():
             raise InputError(
@@ -207,7 +212,7 @@ def _prepare(
                 "steps but no checkpoint is left to go on from; allowed: a new run "
                 "directory, whose budget adds to this one's."
             )
-    state = devices.place(state, everywhere)
+    state, fixed = devices.place((state, fixed), everywhere)
 
     if ledger is None:
         ledger = SharedLedger(
@@ -220,6 +225,7 @@ def _prepare(
         source=source,
         content=content,
         model=model,
+        fixed=fixed,
         mesh=mesh,
         secrets=secrets,
         ledger=ledger,
@@ -230,28 +236,26 @@ def _prepare(
         # The secrets must be on disk before the first step uses them: a run killed in
         # its first steps then repeats their noise instead of drawing it anew.
         _save(run, state)
-    if int(state.step) == 0 and model.has_moments:
-        state = _with_moments(run, state)
+    if int(state.step) == 0:
+        run = dataclasses.replace(run, fixed=_asked(run))
     return run, state
 
 
-def _with_moments(run: Run, state: TrainState) -> TrainState:
-    """Measures the moments, which the ledger counts since it was created."""
-    with processes.together():
-        moments = measure(
-            run.model.parameterization,
-            run.source,
-            clip=run.config.diffusion.moments_clip,
-            noise_multiplier=run.plan.moments_noise_multiplier,
-            noise_key=run.secrets.moments_key,
-        )
-    # What follows from the noised sums in floating point may differ between machines.
-    moments = processes.same_arrays(moments)
-    params, average = (
-        weights | {MOMENTS: devices.place(moments, devices.replicated(run.mesh))}
-        for weights in (state.params, state.ema_params)
-    )
-    return dataclasses.replace(state, params=params, ema_params=average)
+def _asked(run: Run) -> Any:
+    """Returns the fixed parameters, as far as queries fill them in.
+
+    The ledger counts the queries since it was created, and their noise is that of the
+    run: one that was killed before its first step asks the same again.
+    """
+    fixed = run.fixed
+    for query in queries.of_run(run.config, run.model):
+        key = run.secrets.query_key(query.planned.name)
+        with processes.together():
+            answer = query.answer(run.source, key)
+        # What follows from noised sums in floating point may differ between machines.
+        answer = processes.same_arrays(answer)
+        fixed = fixed | devices.place(answer, devices.replicated(run.mesh))
+    return fixed
 
 
 def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> bool:
@@ -269,7 +273,7 @@ def _restore(
     checkpoints: Checkpoints,
     ledger: SharedLedger | None,
     model: Model,
-    template: TrainState,
+    template: tuple[TrainState, Any],
     config: ml_collections.ConfigDict,
     content: bytes,
 ) -> Restored:
@@ -295,7 +299,7 @@ def _restore(
                 restored = checkpoints.restore(
                     step,
                     model,
-                    template,
+                    *template,
                     lambda stored: _check_is_of_run(
                         workdir, stored, ledger.record, values
                     ),
@@ -410,7 +414,6 @@ def _check(config: ml_collections.ConfigDict) -> None:
         "train.engine_microbatch_size", config.train.engine_microbatch_size, minimum=0
     )
     validate.real("train.ema_decay", config.train.ema_decay, minimum=0, below=1)
-    validate.real("diffusion.moments_clip", config.diffusion.moments_clip, above=0)
 
 
 def _run_steps(
@@ -435,7 +438,9 @@ def _run_steps(
                 if done % every == 0 or done == stop:
                     _save(run, state)
                 if snapshot is not None and _is_snapshot(config, done):
-                    snapshot(run.model, state.ema_params, done)
+                    snapshot(
+                        run.model, partition.join(state.ema_params, run.fixed), done
+                    )
     except Interrupted:
         _save(run, state)  # as it was after the last whole step
         raise
@@ -456,8 +461,12 @@ def _enter_phase(
     plans, counted = run.plan.phases, run.ledger.record.phases
     number = sum(step >= plan.total_steps for plan in plans)
     secrets = run.secrets.of_extension(counted[number].extension_id)
-    training = build_model_training(
-        run.config, plans[number], run.model, secrets.noise_key, run.mesh
+    training = build_training(
+        run.config,
+        plans[number],
+        run.model.trained_loss(run.config.diffusion),
+        secrets.noise_key,
+        run.mesh,
     )
     # Counted from the run's first step, as batches and the draws of the loss are.
     noise_state = GaussianNoiseState(secrets.noise_key, np.int32(step))
@@ -466,6 +475,7 @@ def _enter_phase(
         plan=plans[number],
         source=run.source,
         step_fns=training.step_fns,
+        fixed=run.fixed,
         mesh=run.mesh,
         secrets=secrets,
         microbatch_size=run.config.train.microbatch_size,
@@ -515,6 +525,7 @@ def _save(run: Run, state: TrainState) -> None:
     run.checkpoints.save(
         run.model,
         state,
+        run.fixed,
         run.secrets,
         run_id=run.ledger.record.run_id,
         config=run_dir.to_json_values(run.config),

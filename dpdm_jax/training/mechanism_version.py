@@ -15,7 +15,8 @@ from dpdm_jax.errors import InputError
 #: 1: sums and noise of float32, 64-bit keys of the loss's draws, a digest of a part of
 #: the data.
 #: 2: sums and noise of integers, 128-bit keys, a digest of all of the data.
-MECHANISM_VERSION = 2
+#: 3: parameters that are not trained have no part in the sums.
+MECHANISM_VERSION = 3
 
 
 def check_version(workdir: pathlib.Path, described: dict[str, Any]) -> None:

@@ -35,14 +35,17 @@ class Secrets:
             jnp.array(self.noise_words), impl="threefry2x32"
         )
 
-    @property
-    def moments_key(self) -> jax.Array:
-        """Typed PRNG keys [n] for the noise on moments, others than the steps'."""
+    def query_key(self, name: str) -> jax.Array:
+        """Typed PRNG keys [n] for the noise of a query, others than the steps'.
+
+        Args:
+            name: of the query; each has keys of its own.
+        """
         digest = hashlib.blake2b(
-            b"moments",
+            name.encode(),
             key=self.noise_words.tobytes(),
             digest_size=self.noise_words.nbytes,
-            person=b"moments",
+            person=b"query",
         ).digest()
         words = np.frombuffer(digest, np.uint32).reshape(self.noise_words.shape)
         return jax.random.wrap_key_data(jnp.array(words), impl="threefry2x32")

@@ -15,7 +15,7 @@ class TrainState:
 
     Attributes:
         step: int32 [].
-        params: pytree, float32.
+        params: pytree, float32; those that are trained, see ``models.partition``.
         ema_params: pytree like params; what samples are drawn from.
         opt_state: of the optimizer; public, for it saw noised gradients only.
         noise_state: of the Gaussian noise. Secret: it holds the noise key.

@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 from dpdm_jax import devices
 from dpdm_jax.devices import DATA_AXIS
-from dpdm_jax.diffusion.losses import ExampleLoss
+from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy import ExactSum
 from dpdm_jax.privacy.clipping import clipped_grad
 from dpdm_jax.training import ema
@@ -68,9 +68,9 @@ class TrainStep:
 
     Attributes:
         start: ``start(params) -> Partial`` of zeros.
-        accumulate: ``accumulate(partial, params, images, labels, is_padding, positions,
-            step_key) -> partial``; images float32 [m, h, w, c], labels int32 [m],
-            is_padding bool [m], positions int32 [m] in the logical batch.
+        accumulate: ``accumulate(partial, params, fixed, images, labels, is_padding,
+            positions, step_key) -> partial``; images float32 [m, h, w, c], labels int32
+            [m], is_padding bool [m], positions int32 [m] in the logical batch.
         finish: ``finish(state, partial) -> (TrainState, Diagnostics)``.
     """
 
@@ -80,7 +80,7 @@ class TrainStep:
 
 
 def make_train_step(
-    loss: ExampleLoss,
+    loss: TrainedLoss,
     optimizer: optax.GradientTransformation,
     noise: optax.GradientTransformation,
     normalize: optax.GradientTransformation,
@@ -97,7 +97,7 @@ def make_train_step(
     batch, so that neither micro-batches nor devices change them.
 
     Args:
-        loss: loss of one example.
+        loss: loss of one example, by trained and fixed parameters.
         optimizer: sees the noised mean gradient.
         noise: adds the noise to the sum.
         normalize: divides by the expected batch size.
@@ -110,8 +110,8 @@ def make_train_step(
     Returns:
         The functions.
     """
-    grad_fn = clipped_grad(
-        loss,
+    clipped = functools.partial(
+        clipped_grad,
         l2_clip_norm=l2_clip_norm,
         batch_argnums=(1, 2),
         prng_argnum=3,
@@ -125,7 +125,8 @@ def make_train_step(
     @functools.partial(jax.jit, out_shardings=devices.divided(mesh))
     def start(params: Any) -> Partial:
         nothing = Partial(
-            grad_fn.zeros(params), jnp.zeros(len(Diagnostics._fields), jnp.float32)
+            clipped(loss).zeros(params),
+            jnp.zeros(len(Diagnostics._fields), jnp.float32),
         )
         return jax.tree.map(
             lambda x: jnp.broadcast_to(x, (mesh.size, *x.shape)), nothing
@@ -134,6 +135,7 @@ def make_train_step(
     def accumulate_on_device(
         partial: Partial,
         params: Any,
+        fixed: Any,
         images: jax.Array,
         labels: jax.Array,
         is_padding: jax.Array,
@@ -141,7 +143,12 @@ def make_train_step(
         step_key: jax.Array,
     ) -> Partial:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, positions)
-        total, aux = grad_fn(
+
+        def with_fixed(params: Any, *example: jax.Array) -> jax.Array:
+            image, label, key = example
+            return loss(params, fixed, image, label, key)
+
+        total, aux = clipped(with_fixed)(
             params, images, labels, keys, is_padding_example=is_padding
         )
         counts = _diagnostics(aux.values, aux.grad_norms, is_padding, l2_clip_norm)
@@ -156,7 +163,7 @@ def make_train_step(
         jax.shard_map(
             accumulate_on_device,
             mesh=mesh,
-            in_specs=(P(DATA_AXIS), P(), *4 * [P(DATA_AXIS)], P()),
+            in_specs=(P(DATA_AXIS), P(), P(), *4 * [P(DATA_AXIS)], P()),
             out_specs=P(DATA_AXIS),
             # Each device's sum is its own; nothing is exchanged here.
             check_vma=False,

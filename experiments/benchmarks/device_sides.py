@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from dpdm_jax import command_line, devices, planning, processes, xla_flags
-from dpdm_jax.model import Model, build_model
+from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import PoissonSampling, clipped_grad
 from dpdm_jax.training import loop
 from dpdm_jax.training.from_config import Training, build_training
@@ -40,9 +40,7 @@ def sized_steps(sizes: Sequence[Sequence[Any]]) -> dict[str, Callable[[], None]]
 def num_parameters(network: str) -> int:
     """Weights of a network of ``problem.NETWORKS``."""
     config = problem.load_config(network, 1)
-    return build_model(
-        config, problem.IMAGE_SHAPE, problem.NUM_CLASSES
-    ).network.num_parameters
+    return build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES).num_parameters
 
 
 def run_and_step(
@@ -122,12 +120,12 @@ def _step(
     config.train.num_steps = 1
     config.privacy.noise_multiplier = 1.0
     model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
-    plan = planning.privacy_plan(config, config.data.num_examples)
+    plan = planning.privacy_plan(config, config.data.num_examples, model)
     mesh = devices.data_mesh()
     secrets = fixed_secrets(SEED)
-    loss = model.loss(config.diffusion)
+    loss = model.trained_loss(config.diffusion)
     training = build_training(config, plan, loss, secrets.noise_key, mesh)
-    params = model.network.init(jax.random.key(SEED))
+    params, fixed = model.split(model.init(jax.random.key(SEED)))
     holder = [
         devices.place(
             create_state(params, training.optimizer, training.noise),
@@ -140,7 +138,7 @@ def _step(
 
     def step() -> None:
         partial = functions.start(holder[0].params)
-        partial = functions.accumulate(partial, holder[0].params, *batch, key)
+        partial = functions.accumulate(partial, holder[0].params, fixed, *batch, key)
         holder[0], _ = functions.finish(holder[0], partial)
         jax.block_until_ready(holder[0].params)
 

@@ -11,7 +11,7 @@ import numpy as np
 from dpdm_jax import privacy, xla_flags
 from dpdm_jax.diffusion import from_config, losses
 from dpdm_jax.diffusion.losses import ExampleLoss
-from dpdm_jax.model import Model, build_model
+from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.sampling.generate import make_generator
 from experiments.benchmarks import plain_port, problem
 
@@ -111,7 +111,7 @@ def step_sides(
     }
     if "jax_privacy" in sides:
         gradients["jax_privacy"] = jax_privacy_default(loss)
-    params = model.network.init(jax.random.key(0))
+    params = model.init(jax.random.key(0))
     arguments = (params, *batch(batch_size))
     return {name: _side(gradients[name], arguments) for name in sides}
 
@@ -159,7 +159,7 @@ def sampling_sides(
     config = problem.load_config(network, noise_multiplicity=1)
     config.sampler.num_steps = num_steps
     model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
-    params = model.network.init(jax.random.key(0))
+    params = model.init(jax.random.key(0))
     generate = make_generator(
         model,
         from_config.sampler(config.sampler),

@@ -66,7 +66,7 @@ def _compile(network, side, batch_size, noise_multiplicity, **options):
     else:
         gradient = jax_steps.nonprivate(model, network, noise_multiplicity)
     shapes = jax.eval_shape(
-        lambda: (model.network.init(jax.random.key(0)), *jax_steps.batch(batch_size))
+        lambda: (model.init(jax.random.key(0)), *jax_steps.batch(batch_size))
     )
     return jax.jit(gradient).lower(*shapes).compile(), model
 
@@ -79,7 +79,7 @@ def _child(network: str, side: str, batch_size: str, noise_multiplicity: str) ->
 
     compiled, model = _compile(network, side, int(batch_size), int(noise_multiplicity))
     arguments = jax.block_until_ready(
-        (model.network.init(jax.random.key(0)), *jax_steps.batch(int(batch_size)))
+        (model.init(jax.random.key(0)), *jax_steps.batch(int(batch_size)))
     )
     # What the compiler left on the heap would be reused and hide the step's needs.
     ctypes.CDLL(None).malloc_trim(0)

@@ -19,9 +19,9 @@ import ml_collections
 import optax
 from flax import linen as nn
 
-from dpdm_jax.diffusion import parameterizations
+from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import ExampleLoss
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.networks import Network, embeddings
 from experiments.benchmarks import problem
 
@@ -124,9 +124,7 @@ def build(network: str, noise_multiplicity: int) -> tuple[Network, ExampleLoss]:
     """The network, for its initialisation, and the port's loss of one example."""
     config = problem.load_config(network, noise_multiplicity)
     model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
-    denoise = parameterizations.make_denoiser(
-        make_apply(config.network), model.parameterization
-    )
+    denoise = make_denoiser(make_apply(config.network), model.parameterization)
     ported = dataclasses.replace(model, denoise=denoise)
     return model.network, ported.loss(config.diffusion)
 

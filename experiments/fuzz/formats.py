@@ -17,7 +17,8 @@ from PIL import Image
 from configs import base
 from dpdm_jax import data, devices, planning, run_dir
 from dpdm_jax.evaluation import image_sets
-from dpdm_jax.model import build_model, digest
+from dpdm_jax.models.identity import digest
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.release import bundle
 from dpdm_jax.release.build import release
@@ -201,20 +202,22 @@ def _training():
     """What a checkpoint is restored into: a model, and a state of its shapes."""
     config = _run_config()
     problem = planning.public_problem(config)
-    plan = planning.privacy_plan(config, problem.num_examples)
     model = build_model(config, problem.image_shape, problem.num_classes)
-    key = fixed_secrets(0).noise_key
-    training = build_training(config, plan, model, key, devices.data_mesh())
-    params = model.network.init(jax.random.key(0))
-    return model, create_state(params, training.optimizer, training.noise)
+    plan = planning.privacy_plan(config, problem.num_examples, model)
+    key, loss = fixed_secrets(0).noise_key, model.trained_loss(config.diffusion)
+    training = build_training(config, plan, loss, key, devices.data_mesh())
+    params, fixed = model.split(model.init(jax.random.key(0)))
+    return model, create_state(params, training.optimizer, training.noise), fixed
 
 
 def _read_checkpoint(workdir: pathlib.Path) -> Any:
-    model, template = _training()
+    model, *template = _training()
     opened = checkpoints.Checkpoints(workdir)
     try:
         described = opened.description()
-        restored = opened.restore(described["step"], model, template, lambda meta: None)
+        restored = opened.restore(
+            described["step"], model, *template, lambda meta: None
+        )
     finally:
         opened.close()
     arrays = (

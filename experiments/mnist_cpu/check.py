@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _remove_network(released: ReleasedModel) -> None:
     """Makes the network predict zeros: the linear denoiser of Gaussian classes."""
-    if not released.model.has_moments:
+    if released.model.num_trained == released.model.num_parameters:
         name = released.config.diffusion.parameterization
         raise InputError(
             f"the release's diffusion.parameterization is {name!r}, which measures no "

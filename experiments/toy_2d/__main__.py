@@ -26,6 +26,7 @@ from dpdm_jax.diffusion import (
     parameterizations,
     samplers,
 )
+from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.networks.embeddings import positional
 from experiments.benchmarks import machine
 
@@ -86,7 +87,7 @@ def _network(layers: Layers, x: jax.Array, c_noise: jax.Array, _: Any) -> jax.Ar
 
 
 # The diffusion package sees a point as an image of 1 x 2 pixels.
-_denoise_images = parameterizations.make_denoiser(_network, _EDM)
+_denoise_images = make_denoiser(_network, _EDM)
 
 
 def denoise(layers: Layers, x: jax.Array, sigma: jax.Array) -> jax.Array:

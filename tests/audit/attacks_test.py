@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -67,16 +65,15 @@ def test_full_batches_are_poisson_at_rate_one():
 
 
 def test_likelihood_ratio_of_queries_is_that_of_gaussians():
-    plan = dataclasses.replace(plan_of(25), moments_noise_multiplier=2.0)
     rng = np.random.default_rng(0)
     added, noised = rng.normal(size=(2, 3, 4, 5))
     density = scipy.stats.norm(scale=2.0).logpdf
     expected = np.sum(density(noised - added) - density(noised), axis=(1, 2))
     answers = [
-        canaries.Answer(noised, added),
-        canaries.Answer(noised[..., 0], 0 * added[..., 0]),
+        canaries.Answer(noised, added, 2.0),
+        canaries.Answer(noised[..., 0], 0 * added[..., 0], 3.0),
     ]
-    found = attacks.likelihood_ratio_of_queries(answers, plan)
+    found = attacks.likelihood_ratio_of_queries(answers)
     np.testing.assert_allclose(found, expected)
 
 

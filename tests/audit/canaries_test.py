@@ -5,7 +5,9 @@ import pytest
 import scipy.stats
 
 from dpdm_jax.audit.canaries import CanaryTraining
-from dpdm_jax.privacy import PrivacyConfig, make_plan
+from dpdm_jax.models.model import build_model
+from dpdm_jax.privacy import PrivacyConfig, Query, make_plan
+from dpdm_jax.queries import of_run
 
 _STEPS, _RATE, _NOISE = 40, 0.5, 0.25
 
@@ -23,7 +25,7 @@ def training(make_config):
             num_steps=_STEPS,
         )
     )
-    return CanaryTraining(make_config(train__microbatch_size=16), plan, 60)
+    return CanaryTraining(make_config(train__microbatch_size=16), plan, (), 60)
 
 
 def check(sums, members):
@@ -79,15 +81,18 @@ def test_queries_before_the_first_step(make_config, components, queries):
             delta=1e-5,
             noise_multiplier=1.0,
             num_steps=1,
-            moments_noise_multiplier=noise,
-            moments_queries=queries,
+            queries=(Query("moments", queries, noise),),
         )
     )
     config = make_config(
         diffusion__parameterization="edm_moments",
         diffusion__moments_components=components,
+        privacy__moments_noise_multiplier=noise,
     )
-    training = CanaryTraining(config, plan, 60)
+    asked = of_run(config, build_model(config, (8, 8, 1), 10))
+    with pytest.raises(ValueError, match="not those of the plan"):
+        CanaryTraining(config, plan, (), 60)
+    training = CanaryTraining(config, plan, asked, 60)
     members = np.arange(0, 60, 2)
     run = training.one_run(members)
     assert len(run.answers) == queries

@@ -6,10 +6,10 @@ from dpdm_jax import data
 from dpdm_jax.audit import images
 from dpdm_jax.audit.mechanism import shortened
 from dpdm_jax.audit.run import contradictions
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.planning import privacy_plan
 from dpdm_jax.privacy import accounting
-from dpdm_jax.training.moments import measure
+from dpdm_jax.queries.class_moments import MomentsQuery
 
 
 def test_joined_sources():
@@ -45,7 +45,8 @@ def test_images_of_noise_are_recognised_where_there_is_little_noise(
     model = build_model(config, source.image_shape, source.num_classes)
     # Few images, among which a canary counts.
     few = data.ArraySource(*source.examples(np.arange(10)), num_classes=10)
-    found = images.audit_images(config, privacy_plan(config, 1437), model, few)
+    plan = privacy_plan(config, 1437, model)
+    found = images.audit_images(config, plan, model, few)
     assert (found.bounds[0].shown > 0.5) == seen
     assert contradictions(found) == []
     assert found.num_steps == 60
@@ -59,25 +60,26 @@ def test_moments_are_measured_and_claimed(make_config, monkeypatch, same_entropy
         train__num_steps=3,
     )
     source = data.load_source(config.data, "train")
-    plan = privacy_plan(config, len(source))
-    steps = shortened(plan, 2)
-    assert steps.moments_noise_multiplier == 5.0
-    queries = [plan.moments_event]
-    alone = accounting.epsilon_of_events(queries, plan.delta, plan.accountant)
-    assert alone < steps.epsilon == plan.epsilon_spent(2) < plan.epsilon_spent(3)
     model = build_model(config, source.image_shape, source.num_classes)
-    before = model.network.init(jax.random.key(0))
+    plan = privacy_plan(config, len(source), model)
+    steps = shortened(plan, 2)
+    assert [query.noise_multiplier for query in steps.queries] == [5.0]
+    alone = accounting.epsilon_of_events(plan.query_events, plan.delta, plan.accountant)
+    assert alone < steps.epsilon == plan.epsilon_spent(2) < plan.epsilon_spent(3)
+    before = model.init(jax.random.key(0))
     measured = []
 
-    def recorded(*args, **kwargs):
-        measured.append((args, kwargs, measure(*args, **kwargs)))
-        return measured[-1][-1]
+    answer = MomentsQuery.answer
 
-    monkeypatch.setattr(images, "measure", recorded)
+    def recorded(query, *args):
+        measured.append((query, args, answer(query, *args)["moments"]))
+        return {"moments": measured[-1][-1]}
+
+    monkeypatch.setattr(MomentsQuery, "answer", recorded)
     after, _ = images._train(config, steps, model, before, source)
-    (((_, seen), settings, moments),) = measured
+    ((query, (seen, _), moments),) = measured
     assert seen is source
-    assert settings["noise_multiplier"] == 5.0
+    assert query.noise_multiplier == 5.0
     for name, assumed in before["moments"].items():
         np.testing.assert_allclose(after["moments"][name], moments[name], rtol=1e-5)
         assert (moments[name] != assumed).any()

@@ -7,7 +7,7 @@ import pytest
 
 from dpdm_jax import data
 from dpdm_jax.audit import membership
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import guess_bound
 
 
@@ -35,7 +35,7 @@ def test_losses_of_images(make_config):
     config = make_config()
     source = data.load_source(config.data, "test")
     model = build_model(config, source.image_shape, source.num_classes)
-    params = model.network.init(jax.random.key(0))
+    params = model.init(jax.random.key(0))
     losses_of = membership.make_image_losses(model, config.audit)
     indices = np.arange(35)
     found = losses_of(params, source, indices)

@@ -15,9 +15,11 @@ import pytest
 
 from dpdm_jax.audit import attacks, canaries, mechanism
 from dpdm_jax.audit.run import contradictions
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import (
     PoissonSampling,
     PrivacyConfig,
+    Query,
     accounting,
     class_moments,
     clipped_grad,
@@ -25,6 +27,7 @@ from dpdm_jax.privacy import (
     gaussian_noise,
     make_plan,
 )
+from dpdm_jax.queries import of_run
 from dpdm_jax.training import from_config, secrets, step
 
 
@@ -169,8 +172,7 @@ def plan_with_queries(num_steps=2, noise_multiplier=20.0):
             delta=1e-6,
             noise_multiplier=noise_multiplier,
             num_steps=num_steps,
-            moments_noise_multiplier=8.0,
-            moments_queries=3,
+            queries=(Query("moments", 3, 8.0),),
         )
     )
 
@@ -180,11 +182,16 @@ def config_with_queries(make_config):
     return make_config(
         diffusion__parameterization="edm_moments",
         diffusion__moments_components=4,
+        privacy__moments_noise_multiplier=8.0,
         train__microbatch_size=1008,
         audit__canaries=1000,
         audit__runs=200,
         audit__run_steps=2,
     )
+
+
+def asked_by(config):
+    return of_run(config, build_model(config, (8, 8, 1), 10))
 
 
 def queries_without_noise(monkeypatch):
@@ -198,9 +205,8 @@ def features_unclipped(monkeypatch):
 
 
 def queries_key_published(monkeypatch):
-    monkeypatch.setattr(
-        secrets.Secrets, "moments_key", secrets.fixed_secrets(0).noise_key
-    )
+    key = secrets.fixed_secrets(0).noise_key
+    monkeypatch.setattr(secrets.Secrets, "query_key", lambda self, name: key)
 
 
 def noise_of_queries_reused(monkeypatch):
@@ -216,19 +222,18 @@ def noise_of_queries_reused(monkeypatch):
 
 
 def noise_of_steps_reused(monkeypatch):
-    monkeypatch.setattr(
-        secrets.Secrets, "moments_key", property(lambda self: self.noise_key)
-    )
+    monkeypatch.setattr(secrets.Secrets, "query_key", lambda self, name: self.noise_key)
 
 
 @pytest.mark.usefixtures("same_entropy")
 def test_real_queries_are_not_contradicted(config_with_queries):
     plan = plan_with_queries()
-    one_run = mechanism.audit_one_run(config_with_queries, plan)
-    many_runs = mechanism.audit_many_runs(config_with_queries, plan)
+    asked = asked_by(config_with_queries)
+    one_run = mechanism.audit_one_run(config_with_queries, plan, asked)
+    many_runs = mechanism.audit_many_runs(config_with_queries, plan, asked)
     assert contradictions(one_run, many_runs) == []
-    queries = [plan.moments_event]
-    alone = accounting.epsilon_of_events(queries, plan.delta, plan.accountant)
+    events = plan.query_events
+    alone = accounting.epsilon_of_events(events, plan.delta, plan.accountant)
     assert all(bound.claimed > alone for bound in one_run.bounds)
     assert many_runs.bounds[0].claimed > alone
     assert {bound.attack for bound in one_run.bounds} == set(attacks.ATTACKS) - {
@@ -249,7 +254,8 @@ def test_real_queries_are_not_contradicted(config_with_queries):
 )
 def test_one_run_contradicts_queries(plant, attack, config_with_queries, monkeypatch):
     plant(monkeypatch)
-    found = mechanism.audit_one_run(config_with_queries, plan_with_queries())
+    asked = asked_by(config_with_queries)
+    found = mechanism.audit_one_run(config_with_queries, plan_with_queries(), asked)
     bounds = {bound.attack: bound for bound in found.bounds}
     assert bounds[attack].contradicts
     assert any(attacks.ATTACKS[attack] in each for each in contradictions(found))
@@ -259,7 +265,8 @@ def test_one_run_contradicts_queries(plant, attack, config_with_queries, monkeyp
 @pytest.mark.parametrize("plant", [noise_of_queries_reused, noise_of_steps_reused])
 def test_noise_used_again_is_seen(plant, config_with_queries, monkeypatch):
     plant(monkeypatch)
-    found = mechanism.audit_one_run(config_with_queries, plan_with_queries())
+    asked = asked_by(config_with_queries)
+    found = mechanism.audit_one_run(config_with_queries, plan_with_queries(), asked)
     assert not found.is_noise_new
     assert "is not new each time" in contradictions(found)[-1]
 
@@ -268,7 +275,8 @@ def test_noise_used_again_is_seen(plant, config_with_queries, monkeypatch):
 def test_many_runs_contradict_queries_without_noise(config_with_queries, monkeypatch):
     queries_without_noise(monkeypatch)
     plan = plan_with_queries(noise_multiplier=200.0)
-    found = mechanism.audit_many_runs(config_with_queries, plan)
+    asked = asked_by(config_with_queries)
+    found = mechanism.audit_many_runs(config_with_queries, plan, asked)
     assert any(bound.contradicts for bound in found.bounds)
 
 
@@ -281,5 +289,5 @@ def test_shortened_plan_stands_alone():
         assert plan.epsilon == first.epsilon_spent(min(steps, 30))
     with_queries = plan_with_queries(num_steps=30)
     plan = mechanism.shortened(with_queries, 5)
-    assert plan.moments_event == with_queries.moments_event
+    assert plan.queries == with_queries.queries
     assert plan.epsilon == with_queries.epsilon_spent(5)

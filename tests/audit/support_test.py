@@ -9,7 +9,7 @@ import pytest
 
 from dpdm_jax.audit import support
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import PrivacyConfig, make_plan
+from dpdm_jax.privacy import PrivacyConfig, Query, make_plan
 from dpdm_jax.training.secrets import fixed_secrets
 
 _SIZE = 2**19
@@ -26,7 +26,7 @@ def plan():
             delta=1e-5,
             noise_multiplier=1.3,
             num_steps=1,
-            moments_noise_multiplier=10.0,
+            queries=(Query("moments", 2, 10.0),),
         )
     )
 
@@ -103,7 +103,7 @@ def test_noise_in_floating_point_is_caught():
 def test_what_the_program_releases_is_possible_under_both(plan, make_config):
     config = make_config(train__microbatch_size=8)
     assert support.of_step(config, plan, _SIZE) > 1e-3
-    assert support.of_queries(plan, _SIZE) > 1e-3
+    assert support.of_moments(plan.queries[0], _SIZE) > 1e-3
 
 
 def test_what_cannot_be_judged():

@@ -9,7 +9,7 @@ import pytest
 from dpdm_jax import command_line, compilation
 from dpdm_jax.compilation import report as report_lib
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy.clipping import auto
 
 pytestmark = pytest.mark.optimized  # their programs
@@ -43,7 +43,7 @@ def on_tpu():
 
 
 def num_parameters():
-    return build_model(small_config(), (8, 8, 1), 10).network.num_parameters
+    return build_model(small_config(), (8, 8, 1), 10).num_parameters
 
 
 def check_work(report):

@@ -11,7 +11,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh
 
 from dpdm_jax import command_line
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import gaussian_noise, new_noise_key, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.state import create_state
@@ -36,7 +36,7 @@ def make_config(name: str, dtype: str = "bfloat16"):
 def loss_and_params(name: str, dtype: str = "bfloat16"):
     config = make_config(name, dtype)
     model = build_model(config, SHAPE, 10)
-    params = model.network.init(jax.random.key(0))
+    params = model.init(jax.random.key(0))
     # Away from the start, where almost no gradient passes the blocks.
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(0)
@@ -154,7 +154,7 @@ def test_a_step_keeps_everything_float32():
     optimizer = build_optimizer(config.train, 10)
     noise = gaussian_noise(0.1, new_noise_key())
     step = make_train_step(
-        loss,
+        lambda params, fixed, *example: loss(params, *example),
         optimizer,
         noise,
         normalize_by(4.0),
@@ -167,7 +167,7 @@ def test_a_step_keeps_everything_float32():
     arrays = (images, labels, jnp.zeros(4, bool), jnp.arange(4), jax.random.key(0))
 
     def logical_step(state):
-        partial = step.accumulate(step.start(state.params), state.params, *arrays)
+        partial = step.accumulate(step.start(state.params), state.params, {}, *arrays)
         return partial, *step.finish(state, partial)
 
     partial, *rest = jax.eval_shape(logical_step, state)

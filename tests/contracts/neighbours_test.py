@@ -20,9 +20,10 @@ import pytest
 from float_sums import in_float64
 
 from dpdm_jax import networks, privacy
+from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import denoising_loss, draw
 from dpdm_jax.diffusion.noise_levels import LogNormal
-from dpdm_jax.diffusion.parameterizations import EDM, make_denoiser
+from dpdm_jax.diffusion.parameterizations import EDM
 
 BATCH = 5
 NUM_CLASSES = 3

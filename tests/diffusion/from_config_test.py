@@ -5,15 +5,8 @@ import pytest
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.diffusion.discretizations import cosine_grid, edm_grid, log_uniform_grid
 from dpdm_jax.diffusion.noise_levels import CosineTime, LogNormal, LogUniform, VPTime
-from dpdm_jax.diffusion.parameterizations import (
-    EDM,
-    VE,
-    VP,
-    ComponentsEDM,
-    MomentsEDM,
-    SpectralEDM,
-    V,
-)
+from dpdm_jax.diffusion.parameterizations import EDM, VE, VP, V
+from dpdm_jax.diffusion.priors import Classes, Spectral
 from dpdm_jax.diffusion.samplers import DDIM, Heun
 from dpdm_jax.errors import InputError
 
@@ -62,15 +55,15 @@ def test_moments_with_and_without_components():
     """Configs of releases from before there were components do not have the field."""
     without = diffusion(parameterization="edm_moments")
     assert "moments_components" not in without
-    build = from_config.parameterization
-    plain = MomentsEDM(6, 8, 0.6, -0.5, 3.0)
+    build = from_config.prior
+    plain = Classes(6, 8, 0.6, -0.5, 3.0)
     assert build(without, (6, 8, 1)) == plain
     none, two = (
         diffusion(parameterization="edm_moments", moments_components=count)
         for count in (0, 2)
     )
     assert build(none, (6, 8, 1)) == plain
-    expected = ComponentsEDM(6, 8, 0.6, -0.5, 3.0, components=2)
+    expected = Classes(6, 8, 0.6, -0.5, 3.0, components=2)
     assert build(two, (6, 8, 1)) == expected
     with pytest.raises(InputError, match="images of 64x64x3: 0 to 0, above 3072"):
         build(two, (64, 64, 3))
@@ -79,16 +72,18 @@ def test_moments_with_and_without_components():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("edm", EDM(0.6)),
-        ("v", V()),
-        ("ve", VE()),
-        ("vp", VP(0.2, 18.0, 500.0)),
-        ("edm_dct", SpectralEDM(6, 8, 0.6, -0.5, 3.0)),
+        ("edm", (EDM(0.6), EDM(0.6).prior)),
+        ("v", (V(), V().prior)),
+        ("ve", (VE(), VE().prior)),
+        ("vp", (VP(0.2, 18.0, 500.0), VP().prior)),
+        ("edm_dct", (EDM(0.6), Spectral(6, 8, 0.6, -0.5, 3.0))),
+        ("edm_moments", (EDM(0.6), Classes(6, 8, 0.6, -0.5, 3.0))),
     ],
 )
-def test_parameterization_by_name(name, expected):
+def test_parameterization_and_prior_by_name(name, expected):
     config = diffusion(parameterization=name)
-    assert from_config.parameterization(config, (6, 8, 1)) == expected
+    found = from_config.parameterization(config), from_config.prior(config, (6, 8, 1))
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -193,22 +188,22 @@ def test_unknown_preset_lists_the_known_ones():
             "sigma_data is -1.0; allowed: .* > 0",
         ),
         (
-            "parameterization",
+            "prior",
             {"parameterization": "edm_dct", "mean_data": 1.5},
             "mean_data is 1.5; allowed: .* <= 1",
         ),
         (
-            "parameterization",
+            "prior",
             {"parameterization": "edm_dct", "corner": 0.0},
             "corner is 0.0; allowed: .* > 0",
         ),
         (
-            "parameterization",
+            "prior",
             {"parameterization": "edm_moments", "moments_components": -1},
             "moments_components is -1; allowed: an integer >= 0",
         ),
         (
-            "parameterization",
+            "prior",
             {"parameterization": "edm_moments", "moments_components": 65},
             "moments_components is 65; allowed for images of 8x8x1: 0 to 64.",
         ),
@@ -264,7 +259,7 @@ def test_unknown_preset_lists_the_known_ones():
 )
 def test_bad_field_is_refused_with_what_is_allowed(build, changes, message):
     make = sampler if build == "sampler" else diffusion
-    shape = ((8, 8, 1),) if build == "parameterization" else ()
+    shape = ((8, 8, 1),) if build == "prior" else ()
     with pytest.raises(InputError, match=message):
         getattr(from_config, build)(make(**changes), *shape)
 

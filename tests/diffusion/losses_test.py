@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import Draws, denoising_loss, draw, make_loss
 from dpdm_jax.diffusion.noise_levels import CosineTime, LogNormal
-from dpdm_jax.diffusion.parameterizations import EDM, make_denoiser
+from dpdm_jax.diffusion.parameterizations import EDM
 
 SHAPE = (4, 4, 2)
 NULL = 3

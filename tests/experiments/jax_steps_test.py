@@ -12,7 +12,7 @@ def test_one_batch_of_all_draws_has_the_gradient_of_the_mean_loss():
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: np.asarray(x + 0.1 * rng.normal(size=x.shape), np.float32),
-        model.network.init(jax.random.key(0)),
+        model.init(jax.random.key(0)),
     )
     arguments = (params, *jax_steps.batch(3))
 

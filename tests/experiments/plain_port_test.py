@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from experiments.benchmarks import plain_port, problem
 
 

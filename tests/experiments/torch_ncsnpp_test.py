@@ -7,7 +7,7 @@ import pytest
 
 from dpdm_jax.diffusion import samplers
 from dpdm_jax.diffusion.discretizations import edm_grid
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from experiments.benchmarks import problem
 
 torch = pytest.importorskip("torch")
@@ -36,7 +36,7 @@ def torch_state(params):
 def both():
     config = problem.load_config("tiny", noise_multiplicity=1)
     model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
-    params = model.network.init(jax.random.key(0))
+    params = model.init(jax.random.key(0))
     # Initial weights that are almost zero would hide what follows them.
     leaves, treedef = jax.tree.flatten(params)
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 from dpdm_jax import command_line
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop.import_checkpoint import import_checkpoint
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.sampling import run
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train

@@ -14,12 +14,11 @@ import sys
 import traceback
 
 import cheap_compilation
-import ml_collections
 
 from dpdm_jax import command_line, evaluation, modes, planning, report
 from dpdm_jax.evaluation import classifiers, downstream, fid, lenet_features, metrics
 from dpdm_jax.interop import torch_checkpoints
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.release import build, verify
 
 _IMPORTED = (evaluation, modes, report, classifiers, downstream, fid, lenet_features)
@@ -34,22 +33,8 @@ def plan(overrides: dict) -> None:
     for name, value in overrides.items():
         group, field = name.split(".")
         config[group][field] = value
-    planning.privacy_plan(config, _IMAGES, coordinates_of(config))
-
-
-def coordinates_of(config: ml_collections.ConfigDict) -> int:
-    """``planning.coordinates_of`` in a process of its own: JAX, begun, cannot fork."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        model = build_model(config, _IMAGE_SHAPE, _CLASSES)
-        os.write(writing, str(planning.coordinates_of(model)).encode())
-        os._exit(0)
-    os.close(writing)
-    with open(reading) as answer:
-        found = int(answer.read())
-    os.waitpid(child, 0)
-    return found
+    model = build_model(config, _IMAGE_SHAPE, _CLASSES)
+    planning.privacy_plan(config, _IMAGES, model)
 
 
 def how_it_ended(pid: int) -> dict:

@@ -16,9 +16,10 @@ import pytest
 from float_sums import clipped_grad
 
 from dpdm_jax import networks
+from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import make_loss
 from dpdm_jax.diffusion.noise_levels import LogNormal
-from dpdm_jax.diffusion.parameterizations import EDM, make_denoiser
+from dpdm_jax.diffusion.parameterizations import EDM
 from dpdm_jax.privacy.clipping import LossTraits, auto, book_keeping, choose_engine
 
 ENGINES = {

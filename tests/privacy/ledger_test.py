@@ -15,6 +15,7 @@ from dpdm_jax.privacy import ledger as ledger_lib
 from dpdm_jax.privacy.batch_selection import PoissonSampling
 from dpdm_jax.privacy.ledger import Ledger, LedgerEvent, LedgerRecord, read_ledger
 from dpdm_jax.privacy.plan import PrivacyConfig, extend_plan, make_plan
+from dpdm_jax.privacy.queries import Query
 
 CONFIG = PrivacyConfig(
     num_examples=1500, batch_size=256, epsilon=10, delta=1e-4, epochs=10
@@ -184,7 +185,6 @@ def test_exact_arithmetic_is_in_the_ledger(path):
     ledger = Ledger.create(path, exact)
     ledger.authorize(60)
     record = read_ledger(path)
-    assert json.loads(path.read_text())["format"] == "dpdm_jax privacy ledger 4"
     assert record.epsilon_spent() == exact.epsilon
     assert [e.coordinates for e in record.accounted_events()] == [5000]
     rewrite(path, lambda fields: fields["events"][0].pop("coordinates"))
@@ -393,7 +393,10 @@ def mechanism(**changes):
         (mechanism(num_steps=120), "its mechanism gives"),
         (mechanism(sampling_probability=1e-308), "sampling_probability is 1e-308"),
         (mechanism(sampling_probability=0.5), "its mechanism gives"),
-        (mechanism(moments_noise_multiplier=1e-9), "practically without noise"),
+        (
+            mechanism(queries=[Query("moments", 2, 1e-9).to_dict()]),
+            "practically without noise",
+        ),
         (mechanism(delta=1e-300), "delta is 1e-300"),
         (mechanism(epsilon=0.001), "plan.epsilon is 0.001; its mechanism gives"),
         (mechanism(epsilon=9.8), "plan.epsilon is 9.8; its mechanism gives"),
@@ -670,12 +673,12 @@ def test_another_history_is_no_continuation(path, tmp_path, first, longer):
         (lambda f: f["events"][1].pop("extension_id"), "have an extension_id"),
         (lambda f: f["events"].pop(0), "not the plan's"),
         (lambda f: f["events"].reverse(), "not the plan's"),
-        (lambda f: f["plan"].pop("extends"), "another kind"),
+        (lambda f: f["plan"].pop("extends"), "have an extension_id"),
         (lambda f: f["plan"]["extends"].update(delta=1e-9), "changes delta"),
         (lambda f: f.update(format="dpdm_jax privacy ledger 1"), "another kind"),
         (lambda f: f.update(format="dpdm_jax privacy ledger 3"), "another kind"),
         (lambda f: f.update(format="dpdm_jax privacy ledger 4"), "another kind"),
-        (lambda f: f.update(format="dpdm_jax privacy ledger 5"), "allowed: dpdm_jax"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 6"), "allowed: dpdm_jax"),
     ],
 )
 def test_nonsense_about_extensions_is_refused(path, first, longer, edit, message):
@@ -691,17 +694,39 @@ def test_ledgers_written_before_there_were_extensions_are_read(path, first, long
     path.write_text(LEDGER_OF_FORMAT_1)
     ledger = Ledger.open(path, first)
     assert ledger.authorized_steps == 40
-    # Without an extension it is written as ever, for whoever reads that format alone.
-    assert ledger.record.to_dict() == json.loads(LEDGER_OF_FORMAT_1)
     ledger.extend(longer)
     ledger.authorize(61)
-    assert json.loads(path.read_text())["format"] == "dpdm_jax privacy ledger 2"
+    assert json.loads(path.read_text())["format"] == "dpdm_jax privacy ledger 5"
     assert read_ledger(path).epsilon_spent() == longer.epsilon_spent(61)
+
+
+@pytest.mark.parametrize("coordinates", [None, 5000])
+@pytest.mark.parametrize("count", [2, 3])
+def test_ledgers_written_before_queries_had_names_are_read(path, count, coordinates):
+    plan = make_plan(
+        dataclasses.replace(
+            CONFIG, queries=(Query("moments", count, 5.0),), coordinates=coordinates
+        )
+    )
+    written = Ledger.create(path, plan).record
+
+    def downgrade(fields):
+        fields["format"] = f"dpdm_jax privacy ledger {4 if coordinates else 3}"
+        (query,) = fields["plan"].pop("queries")
+        fields["plan"]["moments_noise_multiplier"] = query["noise_multiplier"]
+        if count != 2:
+            fields["plan"]["moments_queries"] = query["count"]
+
+    rewrite(path, downgrade)
+    assert read_ledger(path) == written
+    rewrite(path, lambda fields: fields["plan"].update(queries=[]))
+    with pytest.raises(InputError, match="has queries, which its format has not"):
+        read_ledger(path)
 
 
 @pytest.fixture(scope="module")
 def moments_plan():
-    return make_plan(dataclasses.replace(CONFIG, moments_noise_multiplier=5.0))
+    return make_plan(dataclasses.replace(CONFIG, queries=(Query("moments", 2, 5.0),)))
 
 
 def test_moments_are_counted_from_the_start(path, moments_plan):
@@ -718,23 +743,22 @@ def test_moments_are_counted_from_the_start(path, moments_plan):
         ("moments", 2),
         ("training", 60),
     ]
-    assert json.loads(path.read_text())["format"] == "dpdm_jax privacy ledger 3"
     assert Ledger.open(path, moments_plan).record == record
 
 
 def test_a_third_query_is_counted_and_cannot_be_left_out(path, moments_plan):
-    three = make_plan(
-        dataclasses.replace(CONFIG, moments_noise_multiplier=5.0, moments_queries=3)
-    )
+    three = make_plan(dataclasses.replace(CONFIG, queries=(Query("moments", 3, 5.0),)))
     ledger = Ledger.create(path, three)
     assert ledger.epsilon_spent() == accounting.epsilon_of_events(
         [(PoissonSampling(1.0, 3), 5.0, 3)], three.delta
     )
     assert Ledger.open(path, three).record == ledger.record
-    with pytest.raises(InputError, match="moments_queries 3 -> 2"):
+    with pytest.raises(
+        InputError, match=r"queries 'moments \(3 sums at 5\.0\)' -> 'moments \(2 sums"
+    ):
         Ledger.open(path, moments_plan)
-    rewrite(path, lambda fields: fields["plan"].pop("moments_queries"))
-    with pytest.raises(InputError, match="moments' queries"):
+    rewrite(path, lambda fields: fields["plan"]["queries"][0].update(count=2))
+    with pytest.raises(InputError, match="plan's queries"):
         read_ledger(path)
 
 
@@ -747,13 +771,14 @@ def test_moments_with_fixed_keys_are_not_private(path, moments_plan):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda f: f["events"].pop(0), "moments' queries"),
+        (lambda f: f["events"].pop(0), "plan's queries"),
         (lambda f: f["events"].reverse(), "not the plan's"),
-        (lambda f: f["events"][0].update(authorized_steps=1), "moments' queries"),
-        (lambda f: f["events"][0].update(noise_multiplier=6.0), "moments' queries"),
-        (lambda f: f["events"][0].update(sampling_probability=0.5), "moments' queries"),
-        (lambda f: f["plan"].pop("moments_noise_multiplier"), "another kind"),
-        (lambda f: f.update(format="dpdm_jax privacy ledger 1"), "another kind"),
+        (lambda f: f["events"][0].update(authorized_steps=1), "plan's queries"),
+        (lambda f: f["events"][0].update(noise_multiplier=6.0), "plan's queries"),
+        (lambda f: f["events"][0].update(sampling_probability=0.5), "plan's queries"),
+        (lambda f: f["events"][0].update(name="counts"), "plan's queries"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 1"), "its format has not"),
+        (lambda f: f.update(format="dpdm_jax privacy ledger 3"), "another kind"),
     ],
 )
 def test_moments_cannot_be_left_out(path, moments_plan, edit, message):
@@ -765,7 +790,9 @@ def test_moments_cannot_be_left_out(path, moments_plan, edit, message):
 
 def test_a_run_cannot_go_on_with_or_without_moments(path, plan, moments_plan):
     Ledger.create(path, moments_plan)
-    with pytest.raises(InputError, match=r"moments_noise_multiplier 5\.0 -> None"):
+    with pytest.raises(
+        InputError, match=r"queries 'moments \(2 sums at 5\.0\)' -> 'none'"
+    ):
         Ledger.open(path, plan)
 
 

@@ -16,6 +16,7 @@ from dpdm_jax.privacy.plan import (
     extend_plan,
     make_plan,
 )
+from dpdm_jax.privacy.queries import Query
 
 CONFIG = PrivacyConfig(
     num_examples=1500, batch_size=256, epsilon=10, delta=1e-4, epochs=10
@@ -217,8 +218,7 @@ def test_mechanism_has_every_field_that_touches_the_data():
         "noise_multiplier",
         "l2_clip_norm",
         "relation",
-        "moments_noise_multiplier",
-        "moments_queries",
+        "queries",
         "coordinates",
     }
 
@@ -381,7 +381,11 @@ def test_differences_of_extensions():
     assert names == ["noise_multiplier", "extends.noise_multiplier"]
 
 
-MOMENTS = changed(moments_noise_multiplier=5.0)
+MOMENTS = changed(queries=(Query("moments", 2, 5.0),))
+
+
+def moments(count=2, noise_multiplier=5.0):
+    return (Query("moments", count, noise_multiplier),)
 
 
 @pytest.mark.slow
@@ -396,7 +400,7 @@ def test_moments_and_steps_share_the_budget(accountant):
 
 @pytest.mark.parametrize("queries", [2, 3])
 def test_moments_compose_as_gaussians_of_all_examples(queries):
-    config = dataclasses.replace(MOMENTS, accountant="rdp", moments_queries=queries)
+    config = dataclasses.replace(MOMENTS, accountant="rdp", queries=moments(queries))
     plan = make_plan(config)
     assert [event.num_steps for event in plan.events(60)] == [queries, 60]
     independent = rdp.RdpAccountant(accounting._RDP_ORDERS)
@@ -413,24 +417,46 @@ def test_moments_compose_as_gaussians_of_all_examples(queries):
 @pytest.mark.slow
 def test_covariances_are_a_third_query():
     two, three = (
-        make_plan(dataclasses.replace(MOMENTS, moments_queries=queries))
-        for queries in (2, 3)
+        make_plan(dataclasses.replace(MOMENTS, queries=moments(count)))
+        for count in (2, 3)
     )
     assert three.noise_multiplier > two.noise_multiplier
-    assert ("moments_queries", 3, 2) in three.differences(two)
+    texts = ("moments (3 sums at 5.0)", "moments (2 sums at 5.0)")
+    assert ("queries", *texts) in three.differences(two)
 
 
 @pytest.mark.parametrize(
-    ("queries", "noise", "message"),
+    ("name", "count", "message"),
     [
-        (1, 5.0, "moments_queries is 1; allowed: an integer >= 2"),
-        (True, 5.0, "moments_queries is True"),
-        (3, None, "moments_queries is 3 without a moments_noise_multiplier"),
+        ("moments", 0, "sums of the query moments is 0; allowed: an integer >= 1"),
+        ("moments", True, "sums of the query moments is True"),
+        ("moments\nepsilon = 0", 2, "the query's name is"),
+        ("", 2, "the query's name is"),
     ],
 )
-def test_bad_number_of_queries(queries, noise, message):
+def test_bad_queries(name, count, message):
     with pytest.raises(InputError, match=message):
-        make_plan(changed(moments_noise_multiplier=noise, moments_queries=queries))
+        Query(name, count, 5.0)
+
+
+def test_names_of_queries_differ():
+    twice = (*moments(), *moments(3))
+    with pytest.raises(InputError, match="moments, moments; allowed: names that"):
+        make_plan(changed(queries=twice))
+
+
+def test_several_queries_compose_in_order():
+    both = (*moments(), Query("counts", 1, 8.0))
+    plan = make_plan(changed(queries=both, accountant="rdp", noise_multiplier=2.0))
+    assert [(e.num_steps, e.noise_multiplier) for e in plan.events(0)][:2] == [
+        (2, 5.0),
+        (1, 8.0),
+    ]
+    phases = [(1.0, 5.0, 2), (1.0, 8.0, 1), (1 / 6, 2.0, 60)]
+    assert plan.epsilon == pytest.approx(independent_epsilon(phases, 1e-4), rel=1e-9)
+    assert PrivacyPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    text = " ".join(plan.queries[1].in_words().split())
+    assert text.startswith("Counts: before the first step, 1 queries of all images")
 
 
 def test_given_noise_beside_moments():
@@ -445,41 +471,38 @@ def test_given_noise_beside_moments():
 @pytest.mark.parametrize(
     ("noise", "message"),
     [
-        (0.0, "moments_noise_multiplier is 0.0"),
-        (-1.0, "moments_noise_multiplier is -1.0"),
-        (math.nan, "moments_noise_multiplier is nan"),
-        ("a", "moments_noise_multiplier is 'a'"),
-        (0.1, "which spends epsilon .* before the first step"),
-        (1e-9, "which spends epsilon inf before the first step"),
+        (0.0, "noise_multiplier of the query moments is 0.0"),
+        (-1.0, "noise_multiplier of the query moments is -1.0"),
+        (math.nan, "noise_multiplier of the query moments is nan"),
+        ("a", "noise_multiplier of the query moments is 'a'"),
+        (10**400, "noise_multiplier of the query moments is 1000"),
+        (0.1, "before the first step are moments .*, which spends epsilon"),
+        (1e-9, "before the first step are moments .*, which spends epsilon inf"),
     ],
 )
 def test_bad_noise_of_moments(noise, message):
     with pytest.raises(InputError, match=message):
-        make_plan(changed(moments_noise_multiplier=noise))
+        make_plan(changed(queries=moments(noise_multiplier=noise)))
 
 
 def test_a_plan_with_moments_as_json():
     plan = make_plan(MOMENTS)
     fields = json.loads(json.dumps(plan.to_dict()))
-    assert fields["moments_noise_multiplier"] == 5.0
-    assert PrivacyPlan.from_dict(fields) == plan
-    assert "moments_noise_multiplier" not in make_plan(CONFIG).to_dict()
-
-
-@pytest.mark.parametrize("queries", [2, 3])
-def test_queries_in_a_plan_as_json(queries):
-    """Those of two queries are written as before there were more."""
-    plan = make_plan(dataclasses.replace(MOMENTS, moments_queries=queries))
-    fields = json.loads(json.dumps(plan.to_dict()))
-    assert fields.get("moments_queries") == (None if queries == 2 else 3)
+    assert fields["queries"] == [
+        {"name": "moments", "count": 2, "noise_multiplier": 5.0}
+    ]
     assert PrivacyPlan.from_dict(fields) == plan
     assert PrivacyPlan.from_dict(fields).epsilon_spent(60) == plan.epsilon
+    assert "queries" not in make_plan(CONFIG).to_dict()
+    for bad in ({}, [{"name": "moments"}], [3]):
+        with pytest.raises(InputError):
+            PrivacyPlan.from_dict(fields | {"queries": bad})
 
 
 def test_plans_differ_in_moments():
     plan = make_plan(changed(noise_multiplier=2.0))
     other = make_plan(dataclasses.replace(MOMENTS, noise_multiplier=2.0))
-    assert ("moments_noise_multiplier", None, 5.0) in plan.differences(other)
+    assert ("queries", "none", "moments (2 sums at 5.0)") in plan.differences(other)
 
 
 @pytest.mark.slow
@@ -487,7 +510,7 @@ def test_an_extension_counts_the_moments_once():
     plan = make_plan(dataclasses.replace(MOMENTS, accountant="rdp"))
     extended = extend_plan(plan, num_steps=30, epsilon=12)
     assert 11.9 < extended.epsilon <= 12
-    assert extended.moments_noise_multiplier == 5.0
+    assert extended.queries == plan.queries
     assert [event.num_steps for event in extended.events(70)] == [2, 60, 10]
     phases = [
         (1 / 6, plan.noise_multiplier, 60),
@@ -515,7 +538,6 @@ def test_an_extension_counts_the_moments_once():
         "epochs",
         "noise_multiplier",
         "noise_multiplicity",
-        "moments_noise_multiplier",
     ],
 )
 def test_numbers_of_any_size_are_one_sentence(name, value):

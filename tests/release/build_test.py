@@ -366,7 +366,7 @@ def test_no_run_directory(make_config, tmp_path):
 def test_imported_weights(make_config, refused, workdir):
     config = make_config()
     model = build.build_model(config, (8, 8, 1), 10)
-    params = model.network.init(jax.random.key(0))
+    params = model.init(jax.random.key(0))
     shutil.rmtree(workdir / "checkpoints")
     checkpoints = Checkpoints(workdir, keep=1)
     checkpoints.save_imported(model, 5, params, params, config={}, origin={})

@@ -12,7 +12,7 @@ import pytest
 import dpdm_jax
 from dpdm_jax import command_line, modes
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.release import bundle
 from dpdm_jax.release.build import release
 from dpdm_jax.release.model import ReleasedModel, open_as_run
@@ -64,7 +64,7 @@ def test_without_classes_there_are_no_labels(released):
     config = labelled.config.copy_and_resolve_references()
     config.sampler.guidance = 0.0
     model = build_model(config, (8, 8, 1), 0)
-    params = model.network.init(jax.random.key(0))
+    params = model.init(jax.random.key(0))
     images, labels = ReleasedModel(config, model, params, {}, {}).sample(2)
     assert images.shape == (2, 8, 8, 1)
     assert labels is None

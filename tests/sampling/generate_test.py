@@ -5,7 +5,7 @@ import pytest
 from dpdm_jax import command_line
 from dpdm_jax.diffusion import discretizations, samplers
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.sampling.generate import make_generator
 
 
@@ -14,7 +14,7 @@ def model_and_params():
     config = command_line.load_config("configs/digits.py")
     config.network.hidden_width = 16
     model = build_model(config, (8, 8, 1), 10)
-    params = model.network.init(jax.random.key(1))
+    params = model.init(jax.random.key(1))
     # Away from its nearly zero start, so that labels and noise levels matter.
     params = jax.tree.map(
         lambda p: p + 0.2 * jax.random.normal(jax.random.key(p.size), p.shape), params

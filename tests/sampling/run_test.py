@@ -11,7 +11,7 @@ from PIL import Image
 
 from dpdm_jax import command_line
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.sampling import run
 from dpdm_jax.training.checkpoints import Checkpoints
 
@@ -33,7 +33,7 @@ def workdir(tmp_path):
     """A run directory with imported random weights."""
     config = config_of()
     model = build_model(config, (8, 8, 1), 10)
-    raw, ema = (model.network.init(jax.random.key(i)) for i in (0, 1))
+    raw, ema = (model.init(jax.random.key(i)) for i in (0, 1))
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save_imported(model, 5, raw, ema, config={}, origin={})
     checkpoints.close()

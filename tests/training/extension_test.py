@@ -14,7 +14,7 @@ import pytest
 
 from dpdm_jax import command_line, devices, run_dir
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import extend_plan, format_epsilon, new_noise_key, read_ledger
 from dpdm_jax.training import loop
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -287,7 +287,7 @@ def test_the_learning_rate_stays_where_the_schedule_ended(spent):
     training = build_training(
         config,
         longer,
-        build_model(config, (8, 8, 1), 10).loss(config.diffusion),
+        build_model(config, (8, 8, 1), 10).trained_loss(config.diffusion),
         new_noise_key(),
         devices.data_mesh(),
     )

@@ -20,7 +20,7 @@ from commands import Commands
 
 from dpdm_jax import command_line, data, run_dir
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.training.checkpoints import Checkpoints, checksum
 from dpdm_jax.training.extension import extend

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.training.checkpoints import Checkpoints
 

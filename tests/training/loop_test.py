@@ -14,7 +14,7 @@ import pytest
 
 from dpdm_jax import command_line, data, planning
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.training import loop, rngs
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -158,7 +158,7 @@ def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
         )
         return losses.mean()
 
-    params = model.network.init(rngs.stream(config.seed, "init"))
+    params = model.init(rngs.stream(config.seed, "init"))
     expected = optax.apply_updates(
         params, jax.tree.map(lambda g: -0.5 * g, jax.grad(mean_loss)(params))
     )
@@ -207,7 +207,7 @@ def test_bfloat16_trains_nearly_like_float32(tmp_path):
         train(config, tmp_path / dtype)
         trained[dtype] = weights(tmp_path / dtype, config)
     start = jax.tree.leaves(
-        build_model(tiny_config(), (8, 8, 1), 10).network.init(
+        build_model(tiny_config(), (8, 8, 1), 10).init(
             rngs.stream(tiny_config().seed, "init")
         )
     )

@@ -11,9 +11,9 @@ from dpdm_jax.training.state import create_state
 from dpdm_jax.training.step import DATA_AXIS, make_train_step
 
 
-def loss(params, image, label, key):
+def loss(params, fixed, image, label, key):
     """Gradient: minus the image's first pixel, scaled by the label."""
-    del key
+    del fixed, key
     return -label * image[0, 0, 0] * params["w"][0]
 
 
@@ -42,7 +42,7 @@ def batch(pixels, is_padding=None):
 def run(step, state, *batches):
     partial = step.start(state.params)
     for arrays in batches:
-        partial = step.accumulate(partial, state.params, *arrays, jax.random.key(0))
+        partial = step.accumulate(partial, state.params, {}, *arrays, jax.random.key(0))
     return step.finish(state, partial)
 
 

@@ -1,6 +1,7 @@
 """Moments are measured once, before the first step, and no step changes them."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
-from dpdm_jax.model import build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
+from dpdm_jax.queries.class_moments import MomentsQuery
 from dpdm_jax.release.build import release
 from dpdm_jax.release.model import load_release
 from dpdm_jax.release.verify import verify
-from dpdm_jax.training import loop, moments
+from dpdm_jax.training import loop
+from dpdm_jax.training.checkpoints import Checkpoints
 
 ENGINES = ("vmap", "scan", "book_keeping")
 
@@ -35,6 +38,16 @@ def leaves(tree):
     return jax.tree.leaves(jax.device_get(tree))
 
 
+def moments_of(workdir, config, weights="raw"):
+    """The moments in the newest checkpoint."""
+    checkpoints = Checkpoints(workdir)
+    try:
+        model = build_model(config, (8, 8, 1), 10)
+        return checkpoints.restore_weights(model, weights)[0]["moments"]
+    finally:
+        checkpoints.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("components", [0, 3])
 @pytest.mark.parametrize("engine", ENGINES)
@@ -46,23 +59,24 @@ def test_steps_train_the_network_and_leave_the_moments(
         "train__engine": engine,
         "diffusion__moments_components": components,
     }
+    config = make_config(**fixed)
     one = loop.train(make_config(**fixed, train__stop_after_steps=1), tmp_path / "one")
-    all_steps = loop.train(make_config(**fixed), tmp_path / "all")
-    for now, then in zip(
-        leaves(all_steps.params["moments"]), leaves(one.params["moments"]), strict=True
-    ):
-        np.testing.assert_array_equal(now, then)
+    all_steps = loop.train(config, tmp_path / "all")
+    assert set(all_steps.params) == set(all_steps.ema_params) == {"network"}
+    found = [
+        leaves(moments_of(tmp_path / name, config, weights))
+        for name, weights in (("one", "raw"), ("all", "raw"), ("all", "ema"))
+    ]
+    assert len(found[0]) == (4 if components else 2)
+    for other in found[1:]:
+        for now, then in zip(other, found[0], strict=True):
+            np.testing.assert_array_equal(now, then)
     for now, then in zip(
         leaves(all_steps.params["network"]), leaves(one.params["network"]), strict=True
     ):
         assert (now != then).any()
-    # The average of one value, but for rounding.
-    for average, value in zip(
-        leaves(all_steps.ema_params["moments"]),
-        leaves(all_steps.params["moments"]),
-        strict=True,
-    ):
-        np.testing.assert_allclose(average, value, rtol=1e-5, atol=1e-6)
+    # Written once, for all checkpoints.
+    assert len(list((tmp_path / "all" / "checkpoints" / "fixed").iterdir())) == 2
 
 
 @pytest.mark.slow
@@ -92,12 +106,12 @@ def test_what_is_measured_is_near_the_data(make_config, tmp_path):
         privacy__epsilon=float("inf"),
         train__num_steps=1,
     )
-    state = loop.train(config, tmp_path)
+    loop.train(config, tmp_path)
     source = data.load_source(config.data, "train")
     batch = data.load_batch(source, np.arange(len(source)))
     model = build_model(config, source.image_shape, source.num_classes)
-    white = np.asarray(model.parameterization.whiten(batch.images))
-    found = np.asarray(state.params["moments"]["mean"])
+    white = np.asarray(model.prior.whiten(batch.images))
+    found = np.asarray(moments_of(tmp_path, config)["mean"])
     for label in range(10):
         mean = white[batch.labels == label].mean(axis=0)
         # Frequencies that differ most between classes; the guess for the others is 0.
@@ -114,10 +128,11 @@ def test_components_are_near_the_data(make_config, tmp_path):
         diffusion__moments_components=3,
         train__num_steps=1,
     )
-    moments_found = loop.train(config, tmp_path).params["moments"]
+    loop.train(config, tmp_path)
+    moments_found = moments_of(tmp_path, config)
     source = data.load_source(config.data, "train")
     batch = data.load_batch(source, np.arange(len(source)))
-    p = build_model(config, source.image_shape, source.num_classes).parameterization
+    p = build_model(config, source.image_shape, source.num_classes).prior
     frequencies = np.asarray(p.whiten(batch.images) * p.assumed_stds).reshape(-1, 64)
     for label in range(10):
         found = np.asarray(moments_found["components"][label]).reshape(3, 64)
@@ -137,24 +152,23 @@ def test_a_run_killed_before_its_first_step_measures_the_same_again(
 ):
     """With secret keys: those of step 0 are on disk before anything is measured."""
     seen = []
-    real = moments.measure
+    answer = MomentsQuery.answer
 
-    def killed(*args, **kwargs):
-        seen.append(real(*args, **kwargs))
+    def killed(*args):
+        seen.append(answer(*args)["moments"])
         if len(seen) < 3:
             raise KeyboardInterrupt
-        return seen[-1]
+        return {"moments": seen[-1]}
 
-    monkeypatch.setattr(loop, "measure", killed)
+    monkeypatch.setattr(MomentsQuery, "answer", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             loop.train(make_config(), tmp_path)
         assert read_ledger(tmp_path / "privacy.json").epsilon_spent() > 0
-    state = loop.train(make_config(), tmp_path)
-    for each in seen[1:]:
+    loop.train(make_config(), tmp_path)
+    for each in (*seen[1:], moments_of(tmp_path, make_config())):
         for name in ("mean", "std"):
             np.testing.assert_array_equal(each[name], seen[0][name])
-    np.testing.assert_array_equal(state.params["moments"]["mean"], seen[0]["mean"])
 
 
 @pytest.mark.slow
@@ -162,7 +176,7 @@ def test_a_resumed_run_does_not_measure_again(make_config, tmp_path, monkeypatch
     fixed = {"privacy__fixed_keys_seed": 0}
     whole = loop.train(make_config(**fixed), tmp_path / "whole")
     loop.train(make_config(**fixed, train__stop_after_steps=2), tmp_path / "parts")
-    monkeypatch.setattr(loop, "measure", None)
+    monkeypatch.setattr(MomentsQuery, "answer", None)
     parts = loop.train(make_config(**fixed), tmp_path / "parts")
     for a, b in zip(
         leaves((parts.params, parts.ema_params, parts.opt_state)),
@@ -175,20 +189,27 @@ def test_a_resumed_run_does_not_measure_again(make_config, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_two_runs_measure_with_different_noise(make_config, tmp_path):
     config = make_config(train__num_steps=1)
-    means = [
-        np.asarray(loop.train(config, tmp_path / name).params["moments"]["mean"])
-        for name in "ab"
-    ]
+    for name in "ab":
+        loop.train(config, tmp_path / name)
+    means = [np.asarray(moments_of(tmp_path / name, config)["mean"]) for name in "ab"]
     assert (means[0] != means[1]).mean() > 0.99
 
 
-def test_noise_of_the_moments_is_not_that_of_the_steps():
+def test_noise_of_queries_is_not_that_of_the_steps():
     secrets = loop.fixed_secrets(0)
-    keys = [jax.random.key_data(k) for k in (secrets.moments_key, secrets.noise_key)]
-    assert keys[0].shape == keys[1].shape
-    assert not np.isin(keys[0], keys[1]).any()
     other = dataclasses.replace(secrets, noise_words=secrets.noise_words + 1)
-    assert (jax.random.key_data(other.moments_key) != keys[0]).any()
+    keys = [
+        jax.random.key_data(key)
+        for key in (
+            secrets.query_key("moments"),
+            secrets.query_key("counts"),
+            secrets.noise_key,
+            other.query_key("moments"),
+        )
+    ]
+    assert len({key.shape for key in keys}) == 1
+    for one, another in itertools.combinations(keys, 2):
+        assert not np.isin(one, another).any()
 
 
 @pytest.mark.slow
@@ -246,7 +267,7 @@ def test_a_release_has_the_moments_and_counts_them(make_config, tmp_path, compon
         ({"diffusion__moments_components": 65}, "moments_components is 65; allowed"),
         (
             {"privacy__moments_noise_multiplier": 0.1},
-            "moments_noise_multiplier is 0.1, which spends epsilon",
+            "before the first step are moments .2 sums at 0.1., which spends",
         ),
         ({"privacy__moments_noise_multiplier": 0.0}, "multiplier is 0.0"),
     ],

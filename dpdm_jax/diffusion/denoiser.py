@@ -1,0 +1,63 @@
+"""From a raw network to a denoiser, by a prior and a parameterization.
+
+A network ``F`` corrects what a prior knows (DPDM, section 2; Karras et al. 2022, eq.
+7), always in variance-exploding coordinates ``x + sigma * n``::
+
+    D(x, sigma, y) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma), y)
+
+c_skip and c_out are the prior's, in a basis of its own; c_in, c_noise and the weight
+of the loss are the parameterization's.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from dpdm_jax.diffusion.parameterizations import Parameterization
+from dpdm_jax.diffusion.priors import Prior
+
+Params = Any
+#: ``apply(params, x [n,h,w,c], c_noise [n], label [n]) -> [n,h,w,c]``
+NetworkApply = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+#: ``denoise(params, x [n,h,w,c], sigma [n], label [n]) -> x0 [n,h,w,c]``
+Denoiser = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def make_denoiser(
+    apply: NetworkApply,
+    parameterization: Parameterization,
+    prior: Prior | None = None,
+) -> Denoiser:
+    """Wraps a raw network as a denoiser.
+
+    Args:
+        apply: the network ``F``, see ``NetworkApply``.
+        parameterization: what the network sees.
+        prior: what it corrects; None for the parameterization's own.
+
+    Returns:
+        ``denoise(params, x, sigma, label)``: x float32 [n, h, w, c] in noisy
+        coordinates, sigma float32 [n] > 0, label int32 [n]; the predicted clean images,
+        float32 [n, h, w, c].
+    """
+    if prior is None:
+        prior = parameterization.prior
+
+    def denoise(
+        params: Params, x: jax.Array, sigma: jax.Array, label: jax.Array
+    ) -> jax.Array:
+        s = sigma[:, None, None, None]
+        known = prior.given(params, label)
+        x = x - prior.mean_data
+        raw = apply(
+            params,
+            parameterization.c_in(s) * x,
+            parameterization.c_noise(sigma),
+            label,
+        )
+        clean = known.c_skip(s) * (known.analyse(x) - known.expected)
+        clean = clean + known.c_out(s) * known.analyse(raw)
+        return known.synthesise(clean + known.expected) + prior.mean_data
+
+    return denoise

@@ -1,0 +1,64 @@
+"""The interfaces of priors."""
+
+from typing import Any, Protocol
+
+import jax
+
+#: Nested dictionary of float32 arrays.
+Params = Any
+
+
+class Linear(Protocol):
+    """A linear denoiser, and what a network's correction of it is scaled by.
+
+    ``analyse`` maps images [n, h, w, c] linearly to what c_skip and c_out scale, an
+    array of four axes, and ``synthesise`` back. ``c_skip`` and ``c_out`` are functions
+    of the noise level sigma > 0, elementwise on arrays of any shape that broadcasts
+    with those.
+    """
+
+    @property
+    def expected(self) -> float | jax.Array:
+        """Mean of what ``analyse`` makes of centred images; 0 unless measured."""
+        ...
+
+    def analyse(self, x: jax.Array) -> jax.Array: ...
+    def synthesise(self, scaled: jax.Array) -> jax.Array: ...
+    def c_skip(self, sigma: jax.Array) -> jax.Array: ...
+    def c_out(self, sigma: jax.Array) -> jax.Array: ...
+
+
+class Prior(Protocol):
+    """What clean images are taken for before a network has learned anything.
+
+    Attributes:
+        mean_data: assumed mean of pixels, in [-1, 1]; images are centred by it. A
+            public constant: it must not be measured on private images.
+    """
+
+    @property
+    def mean_data(self) -> float: ...
+
+    def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
+        """Returns what the prior keeps among a model's parameters, by name.
+
+        No step trains it. What is not as assumed here, a query fills in.
+
+        Args:
+            image_shape: (h, w, c).
+            num_classes: 0 for unlabelled data.
+
+        Returns:
+            Float32 arrays, as assumed; {} of a prior that is all constants.
+        """
+        ...
+
+    def given(self, params: Params, label: jax.Array) -> Linear:
+        """Returns the denoiser of images of some classes.
+
+        Args:
+            params: of the model; what ``init`` gave is among them, or what was measured
+                in its place.
+            label: int32 [n].
+        """
+        ...

@@ -1,0 +1,189 @@
+"""A denoiser from a config: the one place that joins a network to the diffusion."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+
+from dpdm_jax import validate
+from dpdm_jax.diffusion import from_config, losses, noise_levels
+from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
+from dpdm_jax.diffusion.parameterizations import Parameterization
+from dpdm_jax.diffusion.priors import Prior
+from dpdm_jax.models import partition
+from dpdm_jax.models.identity import named_leaves, of_denoiser
+from dpdm_jax.networks import Network, Params, build_network
+
+# The network's part of the parameters, where there are others.
+_NETWORK = "network"
+
+#: ``loss(trained, fixed, image [h,w,c], label [], key) -> scalar``
+TrainedLoss = Callable[[Any, Any, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network, the way it denoises and the noise levels it is trained at.
+
+    Its parameters are the network's own; where the prior keeps some, too, they are
+    {"network": ..., **those of the prior}.
+
+    Attributes:
+        network: the raw network.
+        parameterization: what the network sees, and the weight of the loss.
+        prior: what the network corrects.
+        noise_levels: training distribution of sigma.
+        denoise: ``denoise(params, x, sigma, label)``, see ``diffusion.denoiser``.
+    """
+
+    network: Network
+    parameterization: Parameterization
+    prior: Prior
+    noise_levels: noise_levels.NoiseLevels
+    denoise: Denoiser
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(h, w, c)."""
+        return self.network.image_shape
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for unlabelled data."""
+        return self.network.num_classes
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for 'no label'; None for unlabelled data."""
+        return self.num_classes or None
+
+    def init(self, key: jax.Array) -> Params:
+        """Returns the parameters before the first step, determined by the key."""
+        params = self.network.init(key)
+        kept = self.prior.init(self.image_shape, self.num_classes)
+        return {_NETWORK: params, **kept} if kept else params
+
+    @property
+    def shapes(self) -> Params:
+        """Shapes and dtypes of the parameters; allocates none, and uses no device."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+    def split(self, params: Params) -> tuple[Params, Params]:
+        """Takes parameters apart into the trained and the fixed, see ``partition``."""
+        kept = jax.eval_shape(
+            lambda: self.prior.init(self.image_shape, self.num_classes)
+        )
+        return partition.split(params, lambda path: path.split("/")[0] not in kept)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of scalars, trained or fixed."""
+        return num_scalars(self.shapes)
+
+    @property
+    def num_trained(self) -> int:
+        """Number of scalars that steps change."""
+        return num_scalars(self.split(self.shapes)[0])
+
+    def loss(self, config: ml_collections.ConfigDict) -> losses.ExampleLoss:
+        """Builds the loss of one example by all parameters.
+
+        Args:
+            config: ``config.diffusion``.
+
+        Raises:
+            InputError: a field is out of range.
+        """
+        validate.integer(
+            "diffusion.noise_multiplicity", config.noise_multiplicity, minimum=1
+        )
+        validate.real(
+            "diffusion.label_dropout", config.label_dropout, minimum=0, maximum=1
+        )
+        return losses.make_loss(
+            self.denoise,
+            self.parameterization.loss_weight,
+            self.noise_levels,
+            noise_multiplicity=config.noise_multiplicity,
+            label_dropout=config.label_dropout,
+            null_label=self.null_label,
+            stratified=config.stratified,
+        )
+
+    def trained_loss(self, config: ml_collections.ConfigDict) -> TrainedLoss:
+        """Builds the training loss of one example, by trained and fixed parameters.
+
+        Args:
+            config: ``config.diffusion``.
+
+        Raises:
+            InputError: a field is out of range.
+        """
+        of_all = self.loss(config)
+
+        def loss(
+            trained: Params,
+            fixed: Params,
+            image: jax.Array,
+            label: jax.Array,
+            key: jax.Array,
+        ) -> jax.Array:
+            return of_all(partition.join(trained, fixed), image, label, key)
+
+        return loss
+
+
+def build_model(
+    config: ml_collections.ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> Model:
+    """Builds the model that a config describes.
+
+    Args:
+        config: the whole config; reads ``network`` and ``diffusion``.
+        image_shape: (h, w, c).
+        num_classes: 0 for unlabelled data.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    network = build_network(config.network, image_shape, num_classes)
+    parameterization = from_config.parameterization(config.diffusion)
+    prior = from_config.prior(config.diffusion, image_shape)
+    is_alone = not jax.eval_shape(lambda: prior.init(image_shape, num_classes))
+
+    def apply(
+        params: Params, x: jax.Array, c_noise: jax.Array, label: jax.Array
+    ) -> jax.Array:
+        return network.apply(params[_NETWORK], x, c_noise, label)
+
+    return Model(
+        network=network,
+        parameterization=parameterization,
+        prior=prior,
+        noise_levels=from_config.noise_levels(config.diffusion),
+        denoise=make_denoiser(
+            network.apply if is_alone else apply, parameterization, prior
+        ),
+    )
+
+
+def num_scalars(shapes: Any) -> int:
+    """Returns how many numbers arrays of these shapes have."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def signature(model: Model) -> dict[str, Any]:
+    """What must agree for weights to fit a model, as JSON values."""
+    return {
+        "image_shape": list(model.image_shape),
+        "num_classes": model.num_classes,
+        "parameterization": of_denoiser(model.parameterization, model.prior),
+        "parameters": {
+            name: list(leaf.shape) for name, leaf in named_leaves(model.shapes).items()
+        },
+    }

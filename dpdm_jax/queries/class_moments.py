@@ -1,0 +1,212 @@
+"""Measures the moments of classes privately, before the first step of a run."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from dpdm_jax import data, validate
+from dpdm_jax.diffusion.priors import Classes, Prior
+from dpdm_jax.diffusion.priors.classes import MOMENTS
+from dpdm_jax.errors import InputError
+from dpdm_jax.privacy import Query, class_moments
+from dpdm_jax.queries.base import OnRelease
+
+# Images that are looked at together.
+_BATCH = 1000
+
+# Bound on an image's deviation from the mean of its class, for covariances: of the root
+# mean square of its pixels in units of sigma_data. A public guess, near 1.
+_COVARIANCE_CLIP = 1.25
+
+# What of a frequency's variance is left beside the principal components at least, and
+# the variance of one of these.
+_LEAST_REST = 0.02
+_LEAST_VARIANCE = 1e-4
+
+# Canaries: small images, since covariances grow with their square, and contrasts over
+# those assumed.
+_CANARY_SHAPE = (4, 4, 1)
+_CANARY_STRENGTH = 1e3
+
+
+@dataclasses.dataclass(frozen=True)
+class MomentsQuery:
+    """Measures what the prior ``Classes`` keeps; see ``NamedQuery``.
+
+    Attributes:
+        prior: what the moments are for.
+        image_shape: (h, w, c).
+        num_classes: 0 for unlabelled data.
+        clip: bound on the root mean square of an image's frequencies, in assumed
+            standard deviations, > 0.
+        noise_multiplier: sigma of each query, > 0.
+    """
+
+    prior: Classes
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    clip: float
+    noise_multiplier: float
+
+    @property
+    def planned(self) -> Query:
+        count = class_moments.num_queries(covariances=self._has_covariances)
+        return Query(class_moments.NAME, count, float(self.noise_multiplier))
+
+    @property
+    def num_coordinates(self) -> int:
+        return class_moments.num_coordinates(
+            self.num_classes,
+            math.prod(self.image_shape),
+            covariances=self._has_covariances,
+        )
+
+    @property
+    def _has_covariances(self) -> bool:
+        return self.prior.components > 0
+
+    def answer(
+        self,
+        source: data.Source,
+        noise_key: jax.Array,
+        on_release: OnRelease | None = None,
+    ) -> dict[str, Any]:
+        shape, components = self.image_shape, self.prior.components
+        scales = _of_frequencies(self.prior.assumed_stds, shape)
+        covariances = class_moments.Covariances(
+            weights=scales / self.prior.sigma_data,
+            l2_clip_norm=_COVARIANCE_CLIP * scales.size**0.5,
+        )
+        measured = class_moments.measure(
+            lambda: whitened(self.prior, source),
+            self.num_classes,
+            # How far the means of classes are apart: the less, the finer the detail.
+            scales / scales.max(),
+            covariances if components else None,
+            l2_clip_norm=self.clip * scales.size**0.5,
+            noise_multiplier=self.noise_multiplier,
+            noise_key=noise_key,
+            on_release=on_release,
+        )
+        moments = {"mean": measured.mean, "std": measured.std}
+        if components:
+            moments |= _components(measured, components, scales)
+            moments["component_std"] /= self.prior.sigma_data
+            moments["components"] = moments["components"].reshape(
+                -1, components, *shape
+            )
+        for name in ("mean", "std"):
+            moments[name] = moments[name].reshape(-1, *shape)
+        return {MOMENTS: {k: value.astype(np.float32) for k, value in moments.items()}}
+
+    def features(self, source: data.Source) -> list[tuple[np.ndarray, np.ndarray]]:
+        return list(whitened(self.prior, source))
+
+    def on_canaries(self, count: int, seed: int) -> tuple["MomentsQuery", np.ndarray]:
+        height, width, _ = _CANARY_SHAPE
+        prior = dataclasses.replace(
+            self.prior,
+            height=height,
+            width=width,
+            # Contrasts far beyond what is assumed reach the bound.
+            sigma_data=self.prior.sigma_data / _CANARY_STRENGTH,
+            components=min(1, self.prior.components),  # any number asks as much
+        )
+        pixels = np.random.default_rng(seed).random((count, *_CANARY_SHAPE))
+        query = dataclasses.replace(
+            self, prior=prior, image_shape=_CANARY_SHAPE, num_classes=count
+        )
+        return query, np.where(pixels < 0.5, 0, 255).astype(np.uint8)
+
+
+def build(
+    config: ml_collections.ConfigDict,
+    prior: Prior,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> MomentsQuery | None:
+    """Builds the query of a run whose prior keeps moments; see ``queries.Builder``.
+
+    Raises:
+        InputError: moments are measured and not used, or used and not measured; or a
+            field is out of range.
+    """
+    # Released configs of earlier versions do not have all fields.
+    noise_multiplier = config.privacy.get("moments_noise_multiplier")
+    kind = config.diffusion.parameterization
+    uses = isinstance(prior, Classes)
+    if (noise_multiplier is not None) != uses:
+        raise InputError(
+            f"privacy.moments_noise_multiplier is {noise_multiplier} with "
+            f"diffusion.parameterization {kind!r}; allowed: a number above 0 with "
+            "'edm_moments', and none with another."
+        )
+    components = config.diffusion.get("moments_components", 0)
+    if components > 0 and not uses:
+        raise InputError(
+            f"diffusion.moments_components is {components} with "
+            f"diffusion.parameterization {kind!r}; allowed: 0 but with 'edm_moments'."
+        )
+    if not uses:
+        return None
+    clip = config.diffusion.moments_clip
+    validate.real("diffusion.moments_clip", clip, above=0)
+    validate.real("privacy.moments_noise_multiplier", noise_multiplier, above=0)
+    return MomentsQuery(prior, image_shape, num_classes, clip, noise_multiplier)
+
+
+def _components(
+    measured: class_moments.ClassMoments, count: int, scales: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns principal components, their spreads, and those of the rest.
+
+    Args:
+        measured: moments of d features, with covariances.
+        count: of the components.
+        scales: [d], by which features are multiplied before.
+    """
+    values, vectors = np.linalg.eigh(measured.covariance * np.outer(scales, scales))
+    values, vectors = values[:, ::-1][:, :count], vectors[:, :, ::-1][:, :, :count]
+    variances = np.maximum(values, 0)
+    explained = np.einsum("kij,kj->ki", vectors**2, variances) / scales**2
+    rest = measured.std**2 - explained
+    least = _LEAST_REST * measured.std**2
+    return {
+        "std": np.sqrt(np.maximum(rest, least)),
+        "components": vectors.transpose(0, 2, 1),
+        "component_std": np.sqrt(np.maximum(variances, _LEAST_VARIANCE)),
+    }
+
+
+def whitened(
+    prior: Classes, source: data.Source
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the features of all images, and their labels.
+
+    Args:
+        prior: in whose units they are.
+        source: the images.
+
+    Returns:
+        An iterator over (float32 [n, h w c], int32 [n]), each image once.
+    """
+    for start in range(0, len(source), _BATCH):
+        indices = np.arange(start, min(start + _BATCH, len(source)))
+        batch = data.load_batch(source, indices)
+        features = np.asarray(_whiten(prior, batch.images))
+        yield features.reshape(len(features), -1), batch.labels
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _whiten(prior: Classes, images: jax.Array) -> jax.Array:
+    return prior.whiten(images)
+
+
+def _of_frequencies(stds: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    return np.broadcast_to(stds, shape).reshape(-1).astype(np.float64)

@@ -1,0 +1,52 @@
+"""Queries by what a run's config and prior ask for."""
+
+from collections.abc import Callable
+
+import ml_collections
+
+from dpdm_jax.diffusion.priors import Prior
+from dpdm_jax.models.model import Model
+from dpdm_jax.queries import class_moments
+from dpdm_jax.queries.base import NamedQuery
+
+#: A builder reads its own fields of the whole config; None if a run does not ask.
+Builder = Callable[
+    [ml_collections.ConfigDict, Prior, tuple[int, int, int], int], NamedQuery | None
+]
+
+#: In the order in which they are asked.
+BUILDERS: tuple[Builder, ...] = (class_moments.build,)
+
+
+def of_run(config: ml_collections.ConfigDict, model: Model) -> tuple[NamedQuery, ...]:
+    """Returns the queries of a run, in order.
+
+    Args:
+        config: the whole config.
+        model: what is trained.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    return build_queries(config, model.prior, model.image_shape, model.num_classes)
+
+
+def build_queries(
+    config: ml_collections.ConfigDict,
+    prior: Prior,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> tuple[NamedQuery, ...]:
+    """Returns the queries that fill in what a prior keeps, in order.
+
+    Args:
+        config: the whole config.
+        prior: whose parameters they are.
+        image_shape: (h, w, c).
+        num_classes: 0 for unlabelled data.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    built = (build(config, prior, image_shape, num_classes) for build in BUILDERS)
+    return tuple(query for query in built if query is not None)
