@@ -556,7 +556,7 @@ RUNS = [
     run_row(
         "sample", "holds images of other settings", copied(), "--config.sample.seed=1"
     ),
-    run_row("release", "allowed: the run's own ledger", copied(foreign_ledger)),
+    run_row("release", "allowed: one run in a directory", copied(foreign_ledger)),
     run_row("release", "cannot be read", copied(forget("privacy.json"))),
     run_row(
         "release",

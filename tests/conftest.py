@@ -60,9 +60,9 @@ def _programs_do_not_pile_up():
 @pytest.fixture(scope="session", autouse=True)
 def _steps_are_compiled_once():
     """Runs of one config and plan share their step, which takes no key and no data."""
-    from dpdm_jax.training import loop
+    from dpdm_jax.training import prepare, steps
 
-    build, made = loop.build_training, {}
+    build, made = steps.build_training, {}
 
     def build_once(config, plan, loss, noise_key, mesh):
         training = build(config, plan, loss, noise_key, mesh)
@@ -74,7 +74,8 @@ def _steps_are_compiled_once():
         return dataclasses.replace(training, step_fns=step_fns)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "build_training", build_once)
+        for module in (prepare, steps):
+            patch.setattr(module, "build_training", build_once)
         yield
 
 

@@ -21,6 +21,7 @@ from dpdm_jax.release.verify import verify
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.resume import check_is_of_run
 
 
 def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
@@ -135,21 +136,12 @@ def _read_accounts(workdir: pathlib.Path, stored: dict[str, Any]) -> LedgerRecor
         )
     path = workdir / run_dir.LEDGER
     record = read_ledger(path)
-    if record.run_id != stored["run_id"]:
-        raise InputError(
-            f"The checkpoint is of run {stored['run_id']} and {path} of run "
-            f"{record.run_id}; allowed: the run's own ledger."
-        )
+    check_is_of_run(workdir, stored, record)
     counted = record.authorized_steps
     if stored["step"] > counted:
         raise InputError(
             f"The checkpoint is of step {stored['step']} and {path} counts {counted} "
             "steps; allowed: a ledger that counts every step."
-        )
-    if not record.continues(LedgerRecord.from_dict(stored["ledger"])):
-        raise InputError(
-            f"{path} counts less than its copy in the checkpoint of step "
-            f"{stored['step']}, or something else; allowed: the run's newest ledger."
         )
     return record
 

@@ -14,7 +14,7 @@ import ml_collections
 from dpdm_jax import command_line, xla_flags
 from dpdm_jax.release.build import release
 from dpdm_jax.sampling import run as sampling_run
-from dpdm_jax.training import loop
+from dpdm_jax.training import loop, prepare
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.secrets import Secrets, fixed_secrets
 
@@ -83,7 +83,7 @@ def work(
     handle = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    loop.fresh_secrets = lambda: secrets_of(seed, attempt)
+    prepare.fresh_secrets = lambda: secrets_of(seed, attempt)
     sampling_run._PART_SIZE = _IMAGES_IN_A_PART
     changes = _Changes(workdir, kill_at)
     sys.addaudithook(changes)

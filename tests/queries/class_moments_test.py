@@ -17,6 +17,7 @@ from dpdm_jax.release.model import load_release
 from dpdm_jax.release.verify import verify
 from dpdm_jax.training import loop
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.secrets import fixed_secrets
 
 ENGINES = ("vmap", "scan", "book_keeping")
 
@@ -196,7 +197,7 @@ def test_two_runs_measure_with_different_noise(make_config, tmp_path):
 
 
 def test_noise_of_queries_is_not_that_of_the_steps():
-    secrets = loop.fixed_secrets(0)
+    secrets = fixed_secrets(0)
     other = dataclasses.replace(secrets, noise_words=secrets.noise_words + 1)
     keys = [
         jax.random.key_data(key)

@@ -349,7 +349,7 @@ def test_a_ledger_of_another_run(refused, workdir):
     plan = read_ledger(path).plan
     path.unlink()
     Ledger.create(path, plan).authorize(6)
-    refused("the run's own ledger")
+    refused("allowed: one run in a directory")
 
 
 def test_no_checkpoint(refused, workdir):

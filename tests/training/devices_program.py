@@ -25,7 +25,7 @@ from dpdm_jax.errors import InputError, Interrupted  # noqa: E402
 from dpdm_jax.privacy import PoissonSampling, gaussian_noise  # noqa: E402
 from dpdm_jax.privacy.exact.grid import to_integers  # noqa: E402
 from dpdm_jax.sampling import run  # noqa: E402
-from dpdm_jax.training import from_config, loop  # noqa: E402
+from dpdm_jax.training import from_config, loop, prepare  # noqa: E402
 from dpdm_jax.training.secrets import fixed_secrets  # noqa: E402
 
 _EXCHANGE = re.compile(
@@ -52,7 +52,7 @@ class Spy:
             self.drawn_secrets += 1
             return fixed_secrets(seed)
 
-        loop.fixed_secrets = drawing
+        prepare.fixed_secrets = drawing
 
     def _watch_examples(self):
         select, load = PoissonSampling.indices, data.load_batch

@@ -16,7 +16,7 @@ from dpdm_jax import command_line, devices, run_dir
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import extend_plan, format_epsilon, new_noise_key, read_ledger
-from dpdm_jax.training import loop
+from dpdm_jax.training import steps
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.extension import extend
 from dpdm_jax.training.from_config import build_training
@@ -170,7 +170,7 @@ def test_killed_in_its_first_step_and_later_it_ends_bit_for_bit(
     extended, undisturbed, tmp_path, monkeypatch
 ):
     workdir = copy_of(extended, tmp_path / "run")
-    take_step = loop.take_step
+    take_step = steps.take_step
     # No step of the extension is taken; then, after a checkpoint, one that is repeated.
     for killed_in in (_PLANNED, _PLANNED + 3):
 
@@ -180,14 +180,14 @@ def test_killed_in_its_first_step_and_later_it_ends_bit_for_bit(
             return take_step(phase, state, step, stop)
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "take_step", until_killed)
+            patch.setattr(steps, "take_step", until_killed)
             with pytest.raises(ConnectionResetError):
                 train(config_of(), workdir)
         assert ledger_of(workdir).authorized_steps > killed_in
     train(config_of(), workdir)
     assert_same_end(workdir, undisturbed)
     # A step that was taken twice had one batch.
-    steps, sizes = (logged(workdir, n) for n in ("step", "private/batch_size"))
+    taken, sizes = (logged(workdir, n) for n in ("step", "private/batch_size"))
     expected = dict(
         zip(
             logged(undisturbed, "step"),
@@ -195,8 +195,8 @@ def test_killed_in_its_first_step_and_later_it_ends_bit_for_bit(
             strict=True,
         )
     )
-    assert steps.count(_PLANNED + 3) == 2
-    assert sizes == [expected[step] for step in steps]
+    assert taken.count(_PLANNED + 3) == 2
+    assert sizes == [expected[step] for step in taken]
 
 
 def test_without_the_checkpoint_between_the_plans_each_has_its_own_noise(

@@ -16,7 +16,7 @@ from dpdm_jax import command_line, data, planning
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
-from dpdm_jax.training import loop, rngs
+from dpdm_jax.training import rngs, steps
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train
 from dpdm_jax.training.secrets import fixed_secrets
@@ -231,14 +231,14 @@ def test_one_compilation_whatever_the_batch(tmp_path, monkeypatch):
             compiled.append(name) if name.endswith("backend_compile_duration") else None
         )
     )
-    take_step = loop.take_step
+    take_step = steps.take_step
 
     def counting(*args):
         result = take_step(*args)
         per_step.append(len(compiled))
         return result
 
-    monkeypatch.setattr(loop, "take_step", counting)
+    monkeypatch.setattr(steps, "take_step", counting)
     train(
         tiny_config(
             train__num_steps=12,

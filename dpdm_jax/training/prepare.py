@@ -1,0 +1,169 @@
+"""From a config to a run that is ready to take its next step."""
+
+import contextlib
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+
+from dpdm_jax import data, devices, planning, processes, queries, run_dir, validate
+from dpdm_jax.errors import InputError
+from dpdm_jax.models.model import build_model
+from dpdm_jax.privacy import Ledger, PrivacyPlan
+from dpdm_jax.training import rngs
+from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.from_config import build_training
+from dpdm_jax.training.resume import restore
+from dpdm_jax.training.run import Run, save
+from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
+from dpdm_jax.training.shared_ledger import SharedLedger
+from dpdm_jax.training.state import TrainState, create_state
+
+
+def prepare(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    resources: contextlib.ExitStack,
+) -> tuple[Run, TrainState]:
+    """Checks everything that can be checked before a file is written, then opens.
+
+    Args:
+        config: the whole config.
+        workdir: the run directory, created if need be.
+        resources: closes what is opened.
+
+    Returns:
+        The run, and its state after the last step that was kept.
+
+    Raises:
+        InputError: see ``loop.train``.
+    """
+    with processes.together():
+        _check(config)
+        planning.check_microbatch(config.train.microbatch_size, jax.device_count())
+    source = processes.first_goes_first(lambda: data.load_source(config.data, "train"))
+    with processes.together(patiently=True):
+        source, content = data.bind(source)
+    processes.check_same("The training data", content.hex)
+    problem = planning.problem_of(source)
+    with processes.together():
+        model = build_model(config, problem.image_shape, problem.num_classes)
+    plan = PrivacyPlan.from_dict(
+        processes.from_first(
+            lambda: planning.privacy_plan(config, problem.num_examples, model).to_dict()
+        )
+    )
+    fixed = config.privacy.fixed_keys_seed
+    secrets = Secrets.from_dict(
+        processes.from_first(
+            lambda: (
+                fresh_secrets() if fixed is None else fixed_secrets(fixed)
+            ).to_dict()
+        )
+    )
+    mesh = devices.data_mesh()
+    with processes.together():
+        training = build_training(
+            config, plan, model.trained_loss(config.diffusion), secrets.noise_key, mesh
+        )
+
+    ledger_path = workdir / run_dir.LEDGER
+    begun = processes.from_first(lambda: _claim(workdir, resources))
+    ledger = None
+    if begun:
+        ledger = SharedLedger(
+            lambda: Ledger.open(ledger_path, plan, fixed_keys=fixed is not None)
+        )
+    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    resources.callback(checkpoints.close)
+
+    params, fixed = model.split(
+        processes.same_arrays(model.init(rngs.stream(config.seed, "init")))
+    )
+    everywhere = devices.replicated(mesh)
+    state, fixed = devices.place(
+        (create_state(params, training.optimizer, training.noise), fixed), everywhere
+    )
+    if checkpoints.steps():
+        restored = restore(
+            workdir, checkpoints, ledger, model, (state, fixed), config, content
+        )
+        secrets = restored.secrets
+        state, fixed = restored.state, restored.fixed
+    elif ledger is not None and ledger.record.authorized_steps:
+        with processes.together():
+            raise InputError(
+                f"The ledger of {workdir} counts {ledger.record.authorized_steps} "
+                "steps but no checkpoint is left to go on from; allowed: a new run "
+                "directory, whose budget adds to this one's."
+            )
+    state, fixed = devices.place((state, fixed), everywhere)
+
+    if ledger is None:
+        ledger = SharedLedger(
+            lambda: Ledger.create(ledger_path, plan, fixed_keys=fixed is not None)
+        )
+    run = Run(
+        config=config,
+        workdir=workdir,
+        plan=ledger.record.plan,
+        source=source,
+        content=content,
+        model=model,
+        fixed=fixed,
+        mesh=mesh,
+        secrets=secrets,
+        ledger=ledger,
+        checkpoints=checkpoints,
+    )
+    processes.from_first(lambda: run_dir.write_json(workdir / run_dir.CONFIG, config))
+    if not checkpoints.steps():
+        # The secrets must be on disk before the first step uses them: a run killed in
+        # its first steps then repeats their noise instead of drawing it anew.
+        save(run, state)
+    if int(state.step) == 0:
+        run = dataclasses.replace(run, fixed=_fixed_by_queries(run))
+    return run, state
+
+
+def _fixed_by_queries(run: Run) -> Any:
+    """Returns the fixed parameters, as far as queries fill them in.
+
+    The ledger counts the queries since it was created, and their noise is that of the
+    run: one that was killed before its first step asks the same again.
+    """
+    fixed = run.fixed
+    for query in queries.of_run(run.config, run.model):
+        key = run.secrets.query_key(query.planned.name)
+        with processes.together():
+            answer = query.answer(run.source, key)
+        # What follows from noised sums in floating point may differ between machines.
+        answer = processes.same_arrays(answer)
+        fixed = fixed | devices.place(answer, devices.replicated(run.mesh))
+    return fixed
+
+
+def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> bool:
+    """Locks the run directory; says whether a run has begun in it."""
+    run_dir.make_folder(workdir)
+    resources.enter_context(run_dir.locked(workdir))
+    for name in (run_dir.LEDGER, run_dir.CONFIG):
+        for unfinished in workdir.glob(f".{name}.*"):  # by a killed process
+            unfinished.unlink()
+    return (workdir / run_dir.LEDGER).exists()
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    validate.seed("seed", config.seed)
+    for name in ("every_steps", "keep"):
+        validate.integer(f"checkpoint.{name}", config.checkpoint[name], minimum=1)
+    validate.integer("log.every_steps", config.log.every_steps, minimum=1)
+    for name in ("snapshot_every_steps", "snapshot_per_class"):
+        validate.integer(f"log.{name}", config.log[name], minimum=0)
+    validate.integer("train.stop_after_steps", config.train.stop_after_steps, minimum=0)
+    validate.integer(
+        "train.engine_microbatch_size", config.train.engine_microbatch_size, minimum=0
+    )
+    validate.real("train.ema_decay", config.train.ema_decay, minimum=0, below=1)
