@@ -83,6 +83,15 @@ def get_config() -> ml_collections.ConfigDict:
     diffusion.eps_t = 1e-5  # vp: smallest time drawn
     diffusion.num_timesteps = 1000.0  # vp: scale of the time that the network sees
     diffusion.noise_multiplicity = 32  # K, draws per example and step
+    # How an example is seen in its draws (augmentation multiplicity); averaged with
+    # them before the one clip.
+    diffusion.views = views = ml_collections.ConfigDict()
+    views.crop = 0  # padded by so many reflected pixels and cropped; 0 for no crops
+    views.flip = False  # left and right exchanged half the time; never for digits
+    views.count = 0  # V views of K / V draws each; 0 for a view a draw
+    # Draws that the network sees together, a divisor of K; 0 for all. Less takes less
+    # memory, and a third forward pass.
+    diffusion.draws_at_once = 0
     diffusion.stratified = False  # spread an example's K noise levels evenly
     diffusion.label_dropout = 0.1  # probability that an example trains without label
 

@@ -240,13 +240,15 @@ def _cost(
         held = min(held, config.train.engine_microbatch_size)
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, forward_bytes = forward_cost(config, model)
-    # A backward pass costs two forward passes.
-    flops = 3.0 * forward_flops * multiplicity * plan.expected_batch_size
+    at_once = config.diffusion.get("draws_at_once", 0) or multiplicity
+    # A backward pass costs two forward passes, and draws in parts one more.
+    passes = 3.0 if at_once == multiplicity else 4.0
+    flops = passes * forward_flops * multiplicity * plan.expected_batch_size
     size = 4 * model.num_trained
     # Weights, average, two Adam moments, sum, noise; then what a micro-batch holds:
     # its gradients, and the activations that the backward pass reads, which the bytes
     # that a forward pass moves bound from above.
-    activations = forward_bytes * multiplicity
+    activations = forward_bytes * at_once
     memory = 6 * size + held * (size + activations)
     rate = _matrix_product_rate()
     return {

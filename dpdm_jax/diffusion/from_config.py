@@ -10,6 +10,7 @@ from dpdm_jax.diffusion import discretizations, priors
 from dpdm_jax.diffusion import noise_levels as nl
 from dpdm_jax.diffusion import parameterizations as p
 from dpdm_jax.diffusion.samplers import DDIM, Heun, Sampler
+from dpdm_jax.diffusion.views import Views
 from dpdm_jax.errors import InputError
 
 _PARAMETERIZATIONS = ("edm", "v", "ve", "vp", "edm_dct", "edm_moments")
@@ -73,6 +74,35 @@ def _check_components(components: int, image_shape: tuple[int, int, int]) -> Non
             f"{'x'.join(map(str, image_shape))}: 0 to {most}"
             + ("." if most else f", above {_MAX_COVARIED} values 0 alone.")
         )
+
+
+def views(
+    config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]
+) -> Views:
+    """Builds what ``config.diffusion.views`` describes.
+
+    Args:
+        config: ``config.diffusion``.
+        image_shape: (h, w, c).
+    """
+    # Released configs of earlier versions do not have the group.
+    fields = config.get("views") or {}
+    found = Views(**fields)
+    validate.integer("diffusion.views.crop", found.crop, minimum=0)
+    if found.crop >= min(image_shape[:2]):
+        raise InputError(
+            f"diffusion.views.crop is {found.crop}; allowed for images of "
+            f"{'x'.join(map(str, image_shape))}: less than a side."
+        )
+    validate.one_of("diffusion.views.flip", found.flip, (True, False))
+    validate.integer("diffusion.views.count", found.count, minimum=0)
+    draws = config.noise_multiplicity
+    if found.count and draws % found.count:
+        raise InputError(
+            f"diffusion.views.count is {found.count}; allowed: 0 for a view a draw, or "
+            f"a divisor of diffusion.noise_multiplicity, {draws}."
+        )
+    return found
 
 
 def noise_levels(config: ml_collections.ConfigDict) -> nl.NoiseLevels:

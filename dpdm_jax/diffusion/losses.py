@@ -13,6 +13,10 @@ import jax.numpy as jnp
 
 from dpdm_jax.diffusion import noise_levels as noise_levels_lib
 from dpdm_jax.diffusion.denoiser import Denoiser, Params
+from dpdm_jax.diffusion.views import Views
+
+#: Every view is the image as it is.
+THE_IMAGE = Views()
 
 #: ``loss(params, image [h,w,c], label [], key) -> scalar``
 ExampleLoss = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -82,7 +86,7 @@ def denoising_loss(
         denoise: the denoiser.
         loss_weight: lambda(sigma).
         params: parameters of the denoiser.
-        image: float32 [h, w, c] in [-1, 1].
+        image: float32 [h, w, c] in [-1, 1], or [K, h, w, c], a view for each draw.
         label: int32 [].
         draws: the randomness, with K draws.
         null_label: the label that stands for 'no label'; None for unlabelled data.
@@ -107,6 +111,8 @@ def make_loss(
     label_dropout: float,
     null_label: int | None,
     stratified: bool = False,
+    views: Views = THE_IMAGE,
+    draws_at_once: int = 0,
 ) -> ExampleLoss:
     """Binds the loss of one example to its random draws.
 
@@ -118,6 +124,10 @@ def make_loss(
         label_dropout: probability in [0, 1].
         null_label: see ``denoising_loss``.
         stratified: see ``noise_levels.draw``.
+        views: how the image is seen.
+        draws_at_once: draws that the network sees together, a divisor of K, or 0 for
+            all. The rest of memory that activations take is then saved, for a third
+            forward pass; the loss is the same but for rounding.
 
     Returns:
         ``loss(params, image [h, w, c], label [], key) -> float32 []``.
@@ -134,8 +144,41 @@ def make_loss(
             label_dropout=label_dropout,
             stratified=stratified,
         )
-        return denoising_loss(
-            denoise, loss_weight, params, image, label, draws, null_label
-        )
+        # Another block of the key's stream than any of ``draw``.
+        seen = views.draw(jax.random.fold_in(key, 3), image, noise_multiplicity)
+
+        def of_some(params: Params, draws: Draws, seen: jax.Array) -> jax.Array:
+            return denoising_loss(
+                denoise, loss_weight, params, seen, label, draws, null_label
+            )
+
+        if draws_at_once in (0, noise_multiplicity):
+            return of_some(params, draws, seen)
+        return _mean_of_parts(of_some, params, draws, seen, draws_at_once)
 
     return loss
+
+
+def _mean_of_parts(
+    of_some: Callable[[Params, Draws, jax.Array], jax.Array],
+    params: Params,
+    draws: Draws,
+    seen: jax.Array,
+    draws_at_once: int,
+) -> jax.Array:
+    """Averages the losses of parts of the draws, one part after another."""
+
+    def parts(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, draws_at_once, *x.shape[1:])
+
+    def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        sigma, noise, *some = part
+        more = of_some(params, Draws(draws.drop_label, sigma, noise), *(some or [seen]))
+        return total + more, None
+
+    # Else the activations of all parts would be kept for the backward pass.
+    step = jax.checkpoint(add, prevent_cse=False)
+    each = [seen] if seen.ndim == draws.noise.ndim else []
+    cut = tuple(map(parts, (draws.sigma, draws.noise, *each)))
+    total, _ = jax.lax.scan(step, jnp.zeros(()), cut)
+    return total / len(cut[0])

@@ -13,6 +13,7 @@ from dpdm_jax.diffusion import from_config, losses, noise_levels
 from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
+from dpdm_jax.errors import InputError
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import named_leaves, of_denoiser
 from dpdm_jax.networks import Network, Params, build_network
@@ -111,6 +112,8 @@ class Model:
             label_dropout=config.label_dropout,
             null_label=self.null_label,
             stratified=config.stratified,
+            views=from_config.views(config, self.image_shape),
+            draws_at_once=_draws_at_once(config),
         )
 
     def trained_loss(self, config: ml_collections.ConfigDict) -> TrainedLoss:
@@ -170,6 +173,17 @@ def build_model(
             network.apply if is_alone else apply, parameterization, prior
         ),
     )
+
+
+def _draws_at_once(config: ml_collections.ConfigDict) -> int:
+    at_once = config.get("draws_at_once", 0)
+    validate.integer("diffusion.draws_at_once", at_once, minimum=0)
+    if at_once and config.noise_multiplicity % at_once:
+        raise InputError(
+            f"diffusion.draws_at_once is {at_once}; allowed: 0, or a divisor of "
+            f"diffusion.noise_multiplicity, {config.noise_multiplicity}."
+        )
+    return at_once
 
 
 def num_scalars(shapes: Any) -> int:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.frequencies import dct_matrix
+from dpdm_jax.images.frequencies import dct_matrix
 from dpdm_jax.networks.network import Network, Params
 
 

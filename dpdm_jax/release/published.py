@@ -32,7 +32,8 @@ FIELDS = {
         "diffusion": "parameterization noise_levels sigma_data mean_data corner "
         "moments_clip moments_components p_mean p_std min_log_snr max_log_snr "
         "sigma_min sigma_max beta_min beta_d eps_t num_timesteps noise_multiplicity "
-        "stratified label_dropout",
+        "stratified label_dropout draws_at_once",
+        "diffusion.views": "crop flip count",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",
         "train": "batch_size epochs num_steps microbatch_size engine "

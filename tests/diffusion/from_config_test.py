@@ -8,6 +8,7 @@ from dpdm_jax.diffusion.noise_levels import CosineTime, LogNormal, LogUniform, V
 from dpdm_jax.diffusion.parameterizations import EDM, VE, VP, V
 from dpdm_jax.diffusion.priors import Classes, Spectral
 from dpdm_jax.diffusion.samplers import DDIM, Heun
+from dpdm_jax.diffusion.views import Views
 from dpdm_jax.errors import InputError
 
 
@@ -267,3 +268,22 @@ def test_bad_field_is_refused_with_what_is_allowed(build, changes, message):
 def test_heun_may_churn_without_upper_end():
     built = from_config.sampler(sampler(name="heun", s_max=float("inf")))
     assert built.s_max == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"crop": -1}, r"diffusion\.views\.crop is -1"),
+        ({"crop": 8}, "views.crop is 8; allowed for images of 8x9x1: less than a side"),
+        ({"flip": 2}, "views.flip is 2; allowed"),
+        ({"count": 3}, "views.count is 3; allowed: 0 .* divisor of .*multiplicity, 4"),
+    ],
+)
+def test_bad_views_are_refused(fields, message):
+    config = diffusion(noise_multiplicity=4, views=fields)
+    with pytest.raises(InputError, match=message):
+        from_config.views(config, (8, 9, 1))
+
+
+def test_views_are_the_image_where_the_config_is_older():
+    assert from_config.views(diffusion(noise_multiplicity=4), (8, 8, 1)) == Views()

@@ -10,6 +10,7 @@ from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import Draws, denoising_loss, draw, make_loss
 from dpdm_jax.diffusion.noise_levels import CosineTime, LogNormal
 from dpdm_jax.diffusion.parameterizations import EDM
+from dpdm_jax.diffusion.views import Views
 
 SHAPE = (4, 4, 2)
 NULL = 3
@@ -25,7 +26,14 @@ def network(params, x, c_noise, label):
 DENOISE = make_denoiser(network, EDM())
 
 
-def loss_fn(denoise=DENOISE, multiplicity=4, dropout=0.0, null=NULL, stratified=False):
+def loss_fn(
+    denoise=DENOISE,
+    multiplicity=4,
+    dropout=0.0,
+    null=NULL,
+    stratified=False,
+    **options,
+):
     return make_loss(
         denoise,
         EDM().loss_weight,
@@ -34,6 +42,7 @@ def loss_fn(denoise=DENOISE, multiplicity=4, dropout=0.0, null=NULL, stratified=
         label_dropout=dropout,
         null_label=null,
         stratified=stratified,
+        **options,
     )
 
 
@@ -178,6 +187,59 @@ def test_bound_loss_uses_the_draws_of_its_key(stratified):
     loss = loss_fn(multiplicity=3, dropout=0.5, stratified=stratified)
     assert loss(PARAMS, IMAGE, jnp.int32(0), key) == expected
     assert loss(PARAMS, IMAGE, jnp.int32(0), jax.random.key(7)) != expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("views", [Views(), Views(crop=2, flip=True, count=3)])
+def test_draws_in_parts_are_all_draws(views):
+    key = jax.random.key(6)
+    losses = [
+        jax.value_and_grad(
+            loss_fn(multiplicity=6, dropout=0.5, views=views, draws_at_once=at_once)
+        )
+        for at_once in (0, 2, 6)
+    ]
+    found = [loss(PARAMS, IMAGE, jnp.int32(0), key) for loss in losses]
+    for other in found[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+            other,
+            found[0],
+        )
+
+
+def test_activations_of_parts_are_not_kept_together():
+    image = jnp.zeros((16, 16, 1))
+
+    def wide(params, x, sigma, label):
+        hidden = jnp.tanh(params["w"] * x * jnp.linspace(-1, 1, 64))
+        return jnp.sin(hidden).sum(axis=-1, keepdims=True)
+
+    def needed(multiplicity, at_once):
+        loss = loss_fn(wide, multiplicity=multiplicity, draws_at_once=at_once)
+        compiled = jax.jit(jax.grad(loss)).lower(
+            PARAMS, image, jnp.int32(0), jax.random.key(0)
+        )
+        return compiled.compile().memory_analysis().temp_size_in_bytes
+
+    # An eighth of the draws at once: half of the memory leaves room for their noise.
+    assert needed(64, 8) < needed(64, 0) / 2
+
+
+@pytest.mark.slow
+def test_each_draw_has_a_view_of_its_own_and_is_asked_for_it():
+    spy = Spy()
+    loss_fn(spy, multiplicity=8, views=Views(flip=True, count=4))(
+        PARAMS, IMAGE, jnp.int32(0), jax.random.key(0)
+    )
+    draws = draws_of(jax.random.key(0), 8)
+    ((noisy, sigma, _),) = spy.calls
+    seen = noisy - sigma[:, None, None, None] * draws.noise
+    flipped = [bool(np.allclose(view, IMAGE[:, ::-1], atol=1e-5)) for view in seen]
+    plain = [bool(np.allclose(view, IMAGE, atol=1e-5)) for view in seen]
+    assert all(a != b for a, b in zip(flipped, plain, strict=True))
+    assert flipped[::2] == flipped[1::2]
+    assert set(flipped) == {True, False}
 
 
 @pytest.mark.slow

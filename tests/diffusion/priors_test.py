@@ -6,7 +6,7 @@ import pytest
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.parameterizations import EDM
 from dpdm_jax.diffusion.priors import Classes, Flat, Gaussian, Spectral
-from dpdm_jax.frequencies import falling_spectrum
+from dpdm_jax.images.frequencies import falling_spectrum
 
 
 @pytest.mark.parametrize("prior", [Gaussian(0.5), Flat(), Flat(-1), Spectral(6, 6)])

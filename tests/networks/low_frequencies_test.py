@@ -5,7 +5,7 @@ import pytest
 
 from dpdm_jax import command_line
 from dpdm_jax.errors import InputError
-from dpdm_jax.frequencies import dct_matrix
+from dpdm_jax.images.frequencies import dct_matrix
 from dpdm_jax.networks import build_network
 
 SHAPE = (6, 8, 2)

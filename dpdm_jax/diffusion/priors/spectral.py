@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpdm_jax import frequencies
 from dpdm_jax.diffusion.priors.base import Linear, Params
+from dpdm_jax.images import frequencies
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dpdm_jax.frequencies import dct_matrix, falling_spectrum
+from dpdm_jax.images.frequencies import dct_matrix, falling_spectrum
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 28])

@@ -1,0 +1,60 @@
+"""The views of an example that its noise draws are made of.
+
+Augmentation multiplicity (De et al. 2022, arXiv 2204.13650) joined with noise
+multiplicity (DPDM): the losses of all views of an image are averaged *before* the one
+clip, so that neither number enters the privacy analysis (DP fine-tuning, arXiv
+2302.13861).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dpdm_jax.images import augmentation
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """How an image is seen in a step.
+
+    Attributes:
+        crop: pixels that an image is padded by before a crop of its size, >= 0; 0 for
+            no crops.
+        flip: whether left and right are exchanged half the time.
+        count: V, views of an image, each shared by K / V noise draws; 0 for one view a
+            draw.
+    """
+
+    crop: int = 0
+    flip: bool = False
+    count: int = 0
+
+    @property
+    def are_the_image(self) -> bool:
+        """Whether every view is the image as it is."""
+        return self.crop == 0 and not self.flip
+
+    def draw(self, key: jax.Array, image: jax.Array, num: int) -> jax.Array:
+        """Draws the views of one image.
+
+        Args:
+            key: PRNG key.
+            image: float32 [h, w, c].
+            num: K >= 1, noise draws, which ``count`` divides.
+
+        Returns:
+            [K, h, w, c], of which K / V in a row are one view; [h, w, c] if every view
+            is the image.
+        """
+        if self.are_the_image:
+            return image
+        count = self.count or num
+
+        def view(key: jax.Array) -> jax.Array:
+            crop_key, flip_key = jax.random.split(key)
+            seen = augmentation.random_crop(crop_key, image, self.crop)
+            return augmentation.random_flip(flip_key, seen) if self.flip else seen
+
+        seen = jax.vmap(view)(jax.random.split(key, count))
+        return jnp.repeat(seen, num // count, axis=0)

@@ -1,0 +1,1 @@
+"""Images as arrays: frequencies and augmentation."""
