@@ -166,7 +166,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     Args:
         main: takes what the flags left of the command line.
     """
-    # TensorFlow (TFDS, TensorBoard) announces itself on standard error.
+    # TensorFlow (by way of TFDS) announces itself on standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _say_what_this_package_logs()
