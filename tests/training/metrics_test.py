@@ -10,6 +10,7 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.compat.tensorflow_stub.errors import OutOfRangeError
 
+from dpdm_jax.errors import InputError
 from dpdm_jax.training import metrics
 from dpdm_jax.training.step import Diagnostics
 
@@ -106,3 +107,15 @@ def test_writing_brings_no_tensorflow(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "tensorboard").mkdir()
+    monkeypatch.setattr(metrics.time, "time", lambda: 1.0)
+    events = tmp_path / "tensorboard" / "events.out.tfevents.1.000000"
+    events.symlink_to("/dev/full")
+    log = metrics.MetricsLog(tmp_path, tensorboard=True)
+    with pytest.raises(InputError, match="No space left on device"):
+        log.write(1, {"a": 0.5})
+    log.close()
+    assert len((tmp_path / metrics.FILE_NAME).read_text().splitlines()) == 1
