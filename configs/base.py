@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
 
     config.data = data = ml_collections.ConfigDict()
-    data.source = "tfds"  # digits | tfds | idx | image_folder | npz
+    data.source = "tfds"  # digits | tfds (extra tfds) | idx | image_folder | npz
     data.path = ""  # folder or file; for tfds its data_dir, "" for the usual one
     data.name = ""  # TFDS builder
     data.train_split = "train"  # TFDS split, or the first part of file names
@@ -150,7 +150,7 @@ def get_config() -> ml_collections.ConfigDict:
     log.every_steps = 10  # a line in metrics.jsonl
     log.snapshot_every_steps = 250  # a picture of samples; 0 for none
     log.snapshot_per_class = 8  # images per class in the picture
-    log.tensorboard = True
+    log.tensorboard = True  # events too, where TensorBoard is installed
 
     # The papers' training-time sampler: deterministic DDIM.
     config.sampler = sampler = ml_collections.ConfigDict()

@@ -8,7 +8,7 @@ train split, cropped to the central square of side 178 and resized with Lanczos.
 
 import ml_collections
 
-from configs import base
+from dpdm_jax.configs import base
 
 VARIANTS = ("eps=1", "eps=10")
 

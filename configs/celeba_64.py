@@ -7,7 +7,7 @@ arXiv 2210.09929, figures only (no FID found), on eight A100.
 
 import ml_collections
 
-from configs import base, celeba_32
+from dpdm_jax.configs import base, celeba_32
 
 VARIANTS = ("eps=10",)
 

@@ -7,7 +7,7 @@ arXiv 2210.09929, official config (no result found in the paper's text).
 
 import ml_collections
 
-from configs import base
+from dpdm_jax.configs import base
 
 VARIANTS = ("eps=10",)
 

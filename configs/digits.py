@@ -7,7 +7,7 @@
 
 import ml_collections
 
-from configs import base
+from dpdm_jax.configs import base
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:

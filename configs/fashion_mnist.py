@@ -8,7 +8,7 @@ at eps 0.2 / 1 / 10, on eight A100.
 
 import ml_collections
 
-from configs import base, mnist
+from dpdm_jax.configs import base, mnist
 
 VARIANTS = mnist.VARIANTS
 

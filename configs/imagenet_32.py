@@ -8,7 +8,7 @@ with TFDS's ``imagenet_resized``; its ``downsampled_imagenet`` has none.
 
 import ml_collections
 
-from configs import base
+from dpdm_jax.configs import base
 
 VARIANTS = ("eps=10",)
 

@@ -8,7 +8,7 @@ at eps 0.2 / 1 / 10, on eight A100.
 
 import ml_collections
 
-from configs import base
+from dpdm_jax.configs import base
 
 VARIANTS = ("eps=0.2", "eps=1", "eps=10")
 

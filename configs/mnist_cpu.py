@@ -7,7 +7,7 @@ experiments/mnist_cpu says what it reaches, and on what machine.
 
 import ml_collections
 
-from configs import mnist
+from dpdm_jax.configs import mnist
 
 VARIANTS = mnist.VARIANTS
 

@@ -9,7 +9,7 @@ import pathlib
 
 import ml_collections
 
-from configs import base
+from dpdm_jax.configs import base
 from dpdm_jax.errors import reason
 from dpdm_jax.release import bundle as release_bundle
 

@@ -18,11 +18,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from dpdm_jax import xla_flags
+from dpdm_jax import configs, xla_flags
 from dpdm_jax.errors import InputError
 
-#: The folder of the source tree, which holds configs/.
-CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+#: The folder of the shipped configs: the repository's, or the installed package's.
+CONFIGS = pathlib.Path(configs.__path__[0])
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=.*)?")
 
 
@@ -52,16 +52,24 @@ def define_config_flag(default: str | None) -> flags.FlagHolder:
 
 
 def resolve_config_path(spec: str) -> str:
-    """Finds the file of ``FILE.py[:VARIANT]``, also from outside the checkout.
+    """Finds the file of ``FILE.py[:VARIANT]``: ``configs/`` is there in any folder.
+
+    Args:
+        spec: a path. What the current folder has goes before a shipped config.
+
+    Returns:
+        The same with a path that exists.
 
     Raises:
         InputError: there is no such file.
     """
-    path, colon, variant = spec.partition(":")
-    for candidate in (pathlib.Path(path), CHECKOUT / path):
-        if candidate.is_file():
-            return f"{candidate}{colon}{variant}"
-    known = sorted(p.stem for p in (CHECKOUT / "configs").glob("[!_]*.py"))
+    name, colon, variant = spec.partition(":")
+    path = pathlib.Path(name)
+    if not path.is_file() and path.parent == pathlib.Path(CONFIGS.name):
+        path = CONFIGS / path.name
+    if path.is_file():
+        return f"{path}{colon}{variant}"
+    known = sorted(p.stem for p in CONFIGS.glob("[!_]*.py"))
     listed = ", ".join(f"configs/{name}.py" for name in known if name != "base")
     raise InputError(f"--config is {spec!r}, no such file; allowed: {listed}.")
 
@@ -73,7 +81,6 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
         InputError: there is no such file or variant.
     """
     path, _, variant = resolve_config_path(spec).partition(":")
-    _let_configs_import_each_other()
     get_config = runpy.run_path(path).get("get_config")
     if get_config is None:
         raise InputError(f"{path} defines no get_config(); allowed: a config file.")
@@ -96,7 +103,6 @@ def parse(argv: Sequence[str]) -> list[str]:
     Raises:
         InputError: a flag, a config, a field or a value is not known.
     """
-    _let_configs_import_each_other()
     argv = list(argv)
     spec = _default_spec
     for i, arg in enumerate(argv):
@@ -131,12 +137,6 @@ def parse(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _let_configs_import_each_other() -> None:
-    """Makes ``from configs import base`` work from any working directory."""
-    if str(CHECKOUT) not in sys.path:
-        sys.path.append(str(CHECKOUT))
-
-
 def _check_field(config: ml_collections.ConfigDict, dotted: str) -> None:
     node, parents = config, []
     for name in dotted.split("."):
@@ -166,7 +166,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     Args:
         main: takes what the flags left of the command line.
     """
-    # TensorFlow (TFDS, TensorBoard) announces itself on standard error.
+    # TensorFlow (by way of TFDS) announces itself on standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _say_what_this_package_logs()

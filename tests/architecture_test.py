@@ -1,11 +1,15 @@
 """Data runs downward: no module imports from a later stage."""
 
 import ast
+import configparser
+import importlib.metadata
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+from commands import CHECKOUT
 
 import dpdm_jax
 
@@ -130,7 +134,7 @@ def test_no_import_of_a_later_stage(stage):
                 "tensorflow",
                 "tensorflow_datasets",
                 "sklearn",
-                "clu",
+                "tensorboard",
                 "orbax",
                 "PIL",
                 "flax",
@@ -138,9 +142,12 @@ def test_no_import_of_a_later_stage(stage):
             },
         ),
         ("dpdm_jax.data", {"tensorflow", "tensorflow_datasets", "sklearn"}),
-        ("dpdm_jax.main", {"tensorflow", "torch", "sklearn"}),
-        ("dpdm_jax.modes", {"tensorflow", "torch", "sklearn", "matplotlib"}),
-        ("dpdm_jax.report", {"tensorflow", "torch", "sklearn"}),
+        ("dpdm_jax.main", {"tensorflow", "tensorboard", "torch", "sklearn"}),
+        (
+            "dpdm_jax.modes",
+            {"tensorflow", "tensorboard", "torch", "sklearn", "matplotlib"},
+        ),
+        ("dpdm_jax.report", {"tensorflow", "tensorboard", "torch", "sklearn"}),
     ],
 )
 def test_imports_stay_light(module, unwanted):
@@ -150,3 +157,43 @@ def test_imports_stay_light(module, unwanted):
     )
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert not loaded & unwanted
+
+
+# Imported where it is needed, by those who have the extra that brings it.
+OF_EXTRAS = {
+    "cryptography": "sign",
+    "jax-privacy": "audit",
+    "tensorboard": "tensorboard",
+    "tensorflow-cpu": "tfds",
+    "tensorflow-datasets": "tfds",
+    "torch": "torch",
+}
+
+
+def _requirements(text: str) -> set[str]:
+    return {re.split(r"[^\w-]", line.strip())[0] for line in text.strip().splitlines()}
+
+
+def _imported_distributions() -> set[str]:
+    """What the package imports, at its top or in functions, by its name for pip."""
+    names = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module.split(".")[0])
+    names -= {"dpdm_jax", *sys.stdlib_module_names}
+    known = importlib.metadata.packages_distributions()
+    return {known[name][0].replace("_", "-").lower() for name in names}
+
+
+def test_requirements_are_what_is_imported():
+    """The base install brings all but what extras do, and nothing else."""
+    config = configparser.ConfigParser()
+    config.read(CHECKOUT / "setup.cfg")
+    base = _requirements(config["options"]["install_requires"])
+    assert _imported_distributions() == base | set(OF_EXTRAS)
+    for name, extra in OF_EXTRAS.items():
+        assert name not in base
+        assert name in _requirements(config["options.extras_require"][extra])

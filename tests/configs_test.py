@@ -145,7 +145,7 @@ def test_configs_load_from_any_working_directory(tmp_path):
 
 def specs():
     found = []
-    for path in sorted((command_line.CHECKOUT / "configs").glob("[!_]*.py")):
+    for path in sorted(command_line.CONFIGS.glob("[!_]*.py")):
         if path.stem in ("base", "released"):
             continue
         module = {}

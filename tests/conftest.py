@@ -17,12 +17,12 @@ os.environ.setdefault(_CHEAPLY, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-sys.path.insert(0, str(TESTS.parent))  # for configs/, which is not installed
+sys.path.insert(0, str(TESTS.parent))  # for experiments/, which is not installed
 sys.path.insert(0, str(TESTS / "plugins"))
 sys.path.insert(0, str(TESTS))  # for float_sums
 
-from configs import base  # noqa: E402
 from dpdm_jax import command_line, xla_flags  # noqa: E402
+from dpdm_jax.configs import base  # noqa: E402
 
 pytest_plugins = ["processor_time", "commands"]
 

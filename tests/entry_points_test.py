@@ -10,8 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-
-from dpdm_jax import command_line
+from commands import CHECKOUT
 
 _TINY = (
     "--config.network.base_width=4",
@@ -37,7 +36,7 @@ def finished(tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProces
     """A run of the main job, cut down to seconds, as a person starts it."""
     workdir = tmp_path_factory.mktemp("run")
     command = [sys.executable, "-m", "dpdm_jax.main", f"--workdir={workdir}", *_TINY]
-    where = {"cwd": command_line.CHECKOUT, "env": os.environ}
+    where = {"cwd": CHECKOUT, "env": os.environ}
     return workdir, subprocess.run(command, **where, capture_output=True, text=True)
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from configs import base
 from dpdm_jax import command_line, data, planning, run_dir, validate
+from dpdm_jax.configs import base
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets
 from dpdm_jax.models.model import build_model

@@ -78,6 +78,6 @@ def _auditing() -> ModuleType:
     except ImportError:
         raise InputError(
             "jax_privacy, whose statistics the audit uses, is not installed; allowed: "
-            "an installation with the extra 'audit' (pip install -e '.[audit]')."
+            "an installation with the extra 'audit' (pip install 'dpdm_jax[audit]')."
         ) from None
     return auditing

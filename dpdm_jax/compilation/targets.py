@@ -75,8 +75,8 @@ def find_target(name: str) -> Target:
         raise _unknown(name, "that is not GENERATION:CHIPSxCHIPS")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
-            f'--compile-for is {name!r}, which needs libtpu (pip install -e ".[tpu]"); '
-            "allowed without it: cpu."
+            f"--compile-for is {name!r}, which needs libtpu (pip install "
+            "'dpdm_jax[tpu]'); allowed without it: cpu."
         )
     generation, layout = match.groups()
     sides = [int(side) for side in layout.split("x")]

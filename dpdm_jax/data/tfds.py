@@ -105,8 +105,15 @@ def load(config: Any, split: str) -> Source:
 
 
 def _import_tfds() -> Any:
-    import tensorflow as tf
-    import tensorflow_datasets
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets
+    except ImportError as error:
+        raise InputError(
+            "data.source is 'tfds', which needs tensorflow-datasets and TensorFlow "
+            f"({reason(error)}); allowed: pip install 'dpdm_jax[tfds]', or the source "
+            "digits, idx, image_folder or npz."
+        ) from None
 
     # TensorFlow would take the memory of GPUs that JAX needs.
     tf.config.set_visible_devices([], "GPU")

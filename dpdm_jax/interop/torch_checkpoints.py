@@ -86,7 +86,7 @@ def import_torch() -> Any:
     except ImportError:
         raise InputError(
             "Reading a PyTorch checkpoint needs PyTorch, which is not installed; "
-            "install it with: pip install dpdm_jax[torch]."
+            "install it with: pip install 'dpdm_jax[torch]'."
         ) from None
     return torch
 

@@ -82,6 +82,13 @@ class PoissonSampling:
     The realised rate is floor(q * 2**64) / 2**64: never above q, so that the guarantee
     stated for q holds.
 
+        >>> sampling = PoissonSampling(sampling_probability=0.25, num_steps=100)
+        >>> known = bytes(16)  # protects nobody; new_seed() does
+        >>> sampling.indices(20, known, step=0).tolist()
+        [2, 11, 15]
+        >>> sampling.indices(20, known, step=1).tolist()
+        [1, 2, 9, 10, 13, 17]
+
     Attributes:
         sampling_probability: q, the inclusion probability, 2**-64 to 1.
         num_steps: T, how many steps are sampled (and accounted), 1 to 2**63 - 1.

@@ -404,6 +404,14 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
     kept, to study clipping alone. Neither is private. An infinite epsilon with a
     positive noise multiplier is private and spends what that noise gives.
 
+        >>> plan = make_plan(
+        ...     PrivacyConfig(60_000, 4096, epsilon=3.0, delta=1e-5, epochs=1)
+        ... )
+        >>> plan.num_steps, plan.expected_batch_size, round(plan.noise_multiplier, 2)
+        (15, 4000, 0.89)
+        >>> plan.epsilon_spent(5) < plan.epsilon <= 3.0
+        True
+
     Args:
         config: what the user states.
 

@@ -69,6 +69,9 @@ def format_epsilon(value: float) -> str:
 
     The one way in which the program, its reports and its statements write an epsilon.
 
+        >>> format_epsilon(1.00001), format_epsilon(0.1)
+        ('1.0001', '0.1000')
+
     Args:
         value: >= 0; infinity is written as "infinity".
     """

@@ -171,5 +171,6 @@ def _require_package() -> None:
     except ImportError:
         raise InputError(
             "the package cryptography, which signatures need, is not installed; "
-            "allowed: an installation with the extra 'sign' (pip install -e '.[sign]')."
+            "allowed: an installation with the extra 'sign' (pip install "
+            "'dpdm_jax[sign]')."
         ) from None

@@ -14,8 +14,8 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from configs import base
 from dpdm_jax import data, devices, planning, run_dir
+from dpdm_jax.configs import base
 from dpdm_jax.evaluation import image_sets
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -265,3 +267,12 @@ def test_builders_of_the_paper(
         batch = data.load_batch(source, np.array([4, 1, -1]))
     assert batch.images.shape == (3, *shape)
     assert batch.images[:2].std() > 0.05
+
+
+@pytest.mark.parametrize("missing", ["tensorflow", "tensorflow_datasets"])
+def test_a_missing_extra_is_named(missing, data_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    config = data_config(source="tfds", name="mnist")
+    with pytest.raises(InputError, match=r"source is 'tfds'.*dpdm_jax\[tfds\]") as e:
+        data.load_source(config, "train")
+    assert missing in str(e.value)

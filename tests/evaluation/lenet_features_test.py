@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import pytest
+from commands import CHECKOUT
 
-from dpdm_jax import command_line
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import cache, lenet_features
 
@@ -81,7 +81,7 @@ np.savez(sys.argv[3], devices=jax.local_device_count(), a=found)
         result = tmp_path / f"{number}.npz"
         subprocess.run(
             [sys.executable, "-c", program, *files, result],
-            cwd=command_line.CHECKOUT,
+            cwd=CHECKOUT,
             env=os.environ | {"XLA_FLAGS": flags},
             check=True,
         )

@@ -19,8 +19,8 @@ from typing import Any
 import processor_time
 import pytest
 
-from dpdm_jax import command_line
-
+#: The top of the repository.
+CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 _SERVER = pathlib.Path(__file__).parent / "command_server.py"
 
 
@@ -73,8 +73,8 @@ class Commands:
         self._started: list[Command] = []
         self._server = subprocess.Popen(
             [*prefix, sys.executable, str(_SERVER)],
-            cwd=command_line.CHECKOUT,
-            env=os.environ | {"PYTHONPATH": str(command_line.CHECKOUT)},
+            cwd=CHECKOUT,
+            env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -86,7 +86,7 @@ class Commands:
         self,
         *args: str,
         module: str = "dpdm_jax.main",
-        cwd: pathlib.Path = command_line.CHECKOUT,
+        cwd: pathlib.Path = CHECKOUT,
     ) -> Command:
         """Starts ``python -m module *args``."""
         name = str(next(self._numbers))

@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
+from commands import CHECKOUT
 
-from dpdm_jax import command_line
 from dpdm_jax.privacy import (
     format_epsilon,
     read_ledger,
@@ -295,7 +295,7 @@ def test_commands(released, bundle_copy, capsys):
 def test_the_command_starts_without_optional_packages(released):
     done = subprocess.run(
         [sys.executable, "-m", "dpdm_jax.release", "verify", str(released)],
-        cwd=command_line.CHECKOUT,
+        cwd=CHECKOUT,
         capture_output=True,
         text=True,
     )

@@ -13,8 +13,8 @@ import sys
 
 import numpy as np
 import pytest
+from commands import CHECKOUT
 
-from dpdm_jax import command_line
 from dpdm_jax.privacy import read_ledger
 
 _PROGRAM = pathlib.Path(__file__).parent / "devices_program.py"
@@ -73,8 +73,8 @@ def run(folder: pathlib.Path, processes: int, devices: int, **job) -> list[dict]
                     | job
                 ),
             ],
-            env=environment(devices) | {"PYTHONPATH": str(command_line.CHECKOUT)},
-            cwd=command_line.CHECKOUT,
+            env=environment(devices) | {"PYTHONPATH": str(CHECKOUT)},
+            cwd=CHECKOUT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -257,7 +257,7 @@ def test_several_processes_from_the_command_line(tmp_path):
                 f"--config.train.microbatch_size={4 + i}",
             ],
             env=environment(1),
-            cwd=command_line.CHECKOUT,
+            cwd=CHECKOUT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

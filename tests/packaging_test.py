@@ -1,0 +1,118 @@
+"""What a wheel holds, and that it does its work without the repository."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from commands import CHECKOUT
+
+from dpdm_jax.configs import base
+
+pytestmark = pytest.mark.slow
+
+_BUILD_SDIST = "import sys; from setuptools import build_meta as b; b.build_sdist('..')"
+# Where the program is, every shipped config, and a release's.
+_LOAD = """
+import pathlib, sys
+from dpdm_jax import command_line
+print(command_line.__file__)
+for path in sorted(command_line.CONFIGS.glob("[!_]*.py")):
+    if path.stem != "released":
+        command_line.load_config(f"configs/{path.name}")
+    print(path)
+print(command_line.load_config(f"configs/released.py:{sys.argv[1]}").name)
+"""
+
+
+def _run(command: list[str], **settings) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, **settings)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _build_wheel(source: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
+    """Builds offline, with the setuptools that is installed."""
+    flags = ["--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(out)]
+    _run([sys.executable, "-m", "pip", "wheel", *flags, str(source)])
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> pathlib.Path:
+    """A wheel, built from a copy: setuptools writes beside what it reads."""
+    folder = tmp_path_factory.mktemp("wheel")
+    others = shutil.ignore_patterns(".*", "*.egg-info", "build", "runs", "experiments")
+    shutil.copytree(CHECKOUT, folder / "copy", ignore=others)
+    return _build_wheel(folder / "copy", folder / "built")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> dict[str, str]:
+    """An environment in which Python finds what the wheel holds first."""
+    target = tmp_path_factory.mktemp("target")
+    flags = ["--no-deps", "--no-index", "-q", "--target", str(target)]
+    _run([sys.executable, "-m", "pip", "install", *flags, str(wheel)])
+    return os.environ | {"PYTHONPATH": str(target)}
+
+
+def _names(wheel: pathlib.Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_a_wheel_holds_the_package_and_its_configs(wheel):
+    names = _names(wheel)
+    info = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info/"
+    assert {name for name in names if name.split("/")[0] != "dpdm_jax"} == {
+        name for name in names if name.startswith(info)
+    }
+    for folder, prefix in (("dpdm_jax", ""), ("configs", "dpdm_jax/")):
+        for path in (CHECKOUT / folder).rglob("*.py"):
+            assert f"{prefix}{path.relative_to(CHECKOUT).as_posix()}" in names
+    assert {"dpdm_jax/py.typed", "dpdm_jax/report/templates/report.html"} <= names
+
+
+def test_a_source_archive_makes_the_same_wheel(wheel, tmp_path):
+    _run([sys.executable, "-c", _BUILD_SDIST], cwd=wheel.parents[1] / "copy")
+    (archive,) = wheel.parents[1].glob("*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    assert _names(_build_wheel(source, tmp_path / "built")) == _names(wheel)
+
+
+def test_every_config_is_found_in_an_empty_folder(installed, tmp_path):
+    release = CHECKOUT / "experiments" / "mnist_cpu" / "releases" / "mnist_eps10"
+    command = [sys.executable, "-c", _LOAD, str(release)]
+    *paths, name = _run(command, cwd=tmp_path, env=installed).splitlines()
+    assert all(path.startswith(installed["PYTHONPATH"]) for path in paths)
+    shipped = {path.name for path in (CHECKOUT / "configs").glob("[!_]*.py")}
+    assert {pathlib.Path(path).name for path in paths[1:]} == shipped
+    assert name == "mnist_cpu_eps10_released"
+
+
+def test_a_plan_in_an_empty_folder(installed, tmp_path):
+    """Also with a file of one's own, which imports shipped ones past ``configs``."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").touch()
+    (tmp_path / "configs" / "mine.py").write_text(
+        "from dpdm_jax.configs import digits\n"
+        "def get_config(variant=''):\n"
+        "    config = digits.get_config()\n"
+        "    config.train.batch_size = int(variant)\n"
+        "    return config\n"
+    )
+    command = [sys.executable, "-m", "dpdm_jax.main", "--mode=plan", "--json"]
+    for config, expected in (("digits.py", 718), ("mine.py:480", 479)):
+        flags = [f"--config=configs/{config}"]
+        plan = json.loads(_run([*command, *flags], cwd=tmp_path, env=installed))
+        assert plan["expected_batch_size"] == expected
+
+
+def test_the_name_in_the_repository_is_that_of_its_folder():
+    assert pathlib.Path(base.__file__) == CHECKOUT / "configs" / "base.py"
