@@ -147,7 +147,7 @@ PLANS = rows_of(
             "diffusion.parameterization=vp --config.diffusion.beta_d=0": (
                 "diffusion.beta_d is 0.0"
             ),
-            "network.name=unet": "allowed: mixer, mlp, ncsnpp",
+            "network.name=unet": "allowed: adm, mixer, mlp, ncsnpp",
             "network.hidden_width=0": "network.hidden_width is 0",
             "network.num_blocks=-1": "network.num_blocks is -1",
             "network.dtype=float64": "network.dtype is 'float64'",

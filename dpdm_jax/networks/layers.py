@@ -90,7 +90,7 @@ def fan_in_uniform(fan_in: int) -> Laws:
 ZERO = Laws(zeros, zeros)
 
 
-def _placeholder(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+def _placeholder(key: object, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     del key
     return jnp.zeros(shape, dtype)
 
