@@ -160,6 +160,9 @@ PLANS = rows_of(
             "network.name=ncsnpp --config.network.channel_multipliers=(1,1,1,1,1)": (
                 "height and width divisible by 16"
             ),
+            "network.name=adm --config.network.adm.base_channels=48": (
+                "network.adm.base_channels is 48; allowed: a multiple of 32"
+            ),
             "data.num_examples=-5": "data.num_examples is -5",
             "data.image_size=-8": "data.image_size is -8",
             "data.channels=2": "data.channels is 2",
