@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.resize = "lanczos"  # lanczos | bicubic | bilinear | box
 
     config.network = network = ml_collections.ConfigDict()
-    network.name = "ncsnpp"  # ncsnpp (DDPM++) | mlp | mixer | transformer
+    network.name = "ncsnpp"  # ncsnpp (DDPM++) | mlp | mixer | transformer | adm
     network.base_width = 32  # channels at full resolution
     network.channel_multipliers = (1, 2, 2)  # one entry per resolution
     network.num_res_blocks = 2  # per resolution on the way down, one more on the way up
@@ -54,6 +54,21 @@ def get_config() -> ml_collections.ConfigDict:
     network.low_frequencies = 0
     network.low_frequency_width = 128  # of that MLP's hidden layers
     network.dtype = "float32"  # of the computation; parameters are always float32
+    # adm: the U-Net of guided-diffusion; of the fields above it reads only patch_size,
+    # low_frequencies (with its width and base_width) and dtype. The defaults are those
+    # of arXiv 2302.13861 for CIFAR-10, 80 million parameters.
+    network.adm = adm = ml_collections.ConfigDict()
+    adm.base_channels = 192  # channels at full resolution, a multiple of 32
+    adm.channel_multipliers = (1, 2, 2, 2)  # one entry per resolution
+    adm.num_res_blocks = 2  # per resolution on the way down, one more on the way up
+    # How many times smaller than the image (1, 2, 4, ...) features with attention are.
+    adm.attention_factors = (2,)
+    adm.head_channels = 64  # of an attention head; 0 for num_heads heads everywhere
+    adm.num_heads = 4  # where head_channels is 0
+    adm.new_attention_order = False  # guided-diffusion's second order of projections
+    adm.scale_shift = False  # step and label scale and shift features, not just add
+    adm.resample_in_blocks = False  # residual blocks, not convolutions, resample
+    adm.remat = False  # compute blocks anew in the backward pass: memory for time
 
     config.diffusion = diffusion = ml_collections.ConfigDict()
     # edm | v | ve | vp | edm_dct (of frequencies) | edm_moments (of those measured by

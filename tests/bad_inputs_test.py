@@ -147,7 +147,7 @@ PLANS = rows_of(
             "diffusion.parameterization=vp --config.diffusion.beta_d=0": (
                 "diffusion.beta_d is 0.0"
             ),
-            "network.name=unet": "allowed: mixer, mlp, ncsnpp",
+            "network.name=unet": "allowed: adm, mixer, mlp, ncsnpp",
             "network.hidden_width=0": "network.hidden_width is 0",
             "network.num_blocks=-1": "network.num_blocks is -1",
             "network.dtype=float64": "network.dtype is 'float64'",
@@ -159,6 +159,9 @@ PLANS = rows_of(
             ),
             "network.name=ncsnpp --config.network.channel_multipliers=(1,1,1,1,1)": (
                 "height and width divisible by 16"
+            ),
+            "network.name=adm --config.network.adm.base_channels=48": (
+                "network.adm.base_channels is 48; allowed: a multiple of 32"
             ),
             "data.num_examples=-5": "data.num_examples is -5",
             "data.image_size=-8": "data.image_size is -8",

@@ -1,7 +1,8 @@
 """The project against figures of the official PyTorch code: tests/golden/README.md.
 
 ``--golden-dir=DIR`` takes any folder of files in those formats. A file's format is told
-by what it holds, so that names, widths, shapes and seeds are free.
+by what it holds, so that names, widths, shapes and seeds are free. Files and parts of
+files that the project does not read yet are skipped with a word on what is missing.
 """
 
 import dataclasses
@@ -26,13 +27,19 @@ from dpdm_jax.diffusion import (
     parameterizations,
     priors,
     samplers,
+    schedules,
 )
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.interop import name_maps, torch_checkpoints
 from dpdm_jax.interop.convert import convert
-from dpdm_jax.networks import Network, Params, ncsnpp
+from dpdm_jax.networks import Network, Params, adm, embeddings, ncsnpp
 
 OUTPUT_TOLERANCE = 2e-5
+# U-Nets whose blocks scale, shift and resample are worse conditioned.
+RESAMPLING_TOLERANCE = 1e-4
+TABLE_TOLERANCE = 1e-10
+FLOAT32_TABLE_TOLERANCE = 1e-6
+NOISED_IMAGE_TOLERANCE = 1e-5
 RELATIVE_TOLERANCE = 1e-4
 SAMPLE_TOLERANCE = 1e-4
 
@@ -61,6 +68,39 @@ FIXED_ARGUMENTS = {
     "combine_method": "sum",
     "nonlinearity": "swish",
 }
+
+# The same of guided-diffusion's U-Net, and of the one of latent diffusion.
+FIXED_ADM_ARGUMENTS = {
+    "conv_resample": True,
+    "dims": 2,
+    "use_fp16": False,
+    "num_heads_upsample": -1,
+    "use_spatial_transformer": False,
+    "transformer_depth": 1,
+    "context_dim": None,
+    "n_embed": None,
+    "legacy": True,
+}
+
+# Formats that the project does not read yet, by a name that only they have.
+UNREAD = {
+    "context": "a U-Net with cross-attention",
+    "moments": "a KL autoencoder",
+    "prequant": "a VQ autoencoder",
+    "tokens": "a text transformer",
+    "views": "losses of several views of an image",
+    "z_scaled": "fine-tuning of latent diffusion",
+}
+# In a file of schedules: what stands for several parts, and what belongs to no part.
+SCHEDULE = r"(adm_linear|adm_cosine|ldm_[\d.]+_[\d.]+)"
+UNREAD_WITH_SCHEDULES = {
+    r"(adm_fixedlarge|adm_fixedsmall|adm_learned_range):.*": "posterior means",
+    r"(adm_\w+:loss)_per_example": "DDPM losses",
+    r"(adm_sample|ldm_sample):.*": "samples by DDPM's steps",
+}
+SCHEDULE_INPUTS = (
+    r"x_start|noise|t|y|x_T|z_T|(uncond_)?context|(adm|ldm)_(config|param:.*)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +135,7 @@ def cases_of_file(path: Path) -> list[Case]:
         return [Case(check_checkpoint, path)]
     with np.load(path) as arrays:
         names = set(arrays.files)
+        config = json.loads(arrays["config"].item()) if "config" in names else {}
     if "denoised_ema" in names:
         checkpoint = checkpoint_of(path)
         if checkpoint.is_file():
@@ -102,6 +143,15 @@ def cases_of_file(path: Path) -> list[Case]:
         return [Case(check_fails, path, f"{checkpoint.name} is missing")]
     if {"time_cond", "out"} <= names:
         return [Case(check_network, path)]
+    if any(name.endswith(":betas") for name in names):
+        return cases_of_schedules(path, names)
+    for name, what in UNREAD.items():
+        if name in names:
+            return [Case(not_read(what), path)]
+    if config.get("use_spatial_transformer"):
+        return [Case(not_read("a U-Net with transformers"), path)]
+    if {"timesteps", "out"} <= names:
+        return [Case(check_adm_network, path)]
     for pattern, check in (
         (r"out_(\w+)", check_denoiser),
         (r"(\w+):loss_per_example", check_losses_and_gradients),
@@ -114,6 +164,26 @@ def cases_of_file(path: Path) -> list[Case]:
     return [Case(check_fails, path, "unknown contents: " + ", ".join(sorted(names)))]
 
 
+def cases_of_schedules(path: Path, names: set[str]) -> list[Case]:
+    """One case a part; every name belongs to one, or is read by one."""
+    checks = {
+        SCHEDULE + r":(?!loss_per_example).*": check_schedule,
+        r"adm_(respacing|respaced_betas):.*": check_respacing,
+        r"(ldm_ddim):.*": check_ddim_steps,
+        r"(timestep_embedding):.*": check_timestep_embedding,
+    } | {pattern: not_read(what) for pattern, what in UNREAD_WITH_SCHEDULES.items()}
+    cases = {}
+    for name in sorted(names):
+        for pattern, check in checks.items():
+            if match := re.fullmatch(pattern, name):
+                cases[match[1]] = Case(check, path, match[1])
+                break
+        else:
+            if not re.fullmatch(SCHEDULE_INPUTS, name):
+                cases[name] = Case(check_fails, path, f"unknown contents: {name}")
+    return list(cases.values())
+
+
 @pytest.mark.slow
 def test_matches_the_official_code(case: Case) -> None:
     case.check(case.path, case.part)
@@ -123,12 +193,173 @@ def check_fails(path: Path, reason: str) -> None:
     pytest.fail(f"{path}: {reason}")
 
 
+def not_read(what: str) -> Callable[[Path, str], None]:
+    def skip(path: Path, part: str) -> None:
+        pytest.skip(f"{path.name} {part}: the project does not read {what} yet")
+
+    return skip
+
+
 def check_network(path: Path, _: str) -> None:
     golden = Golden(path)
     actual = golden.apply(
         golden.params, golden.x, golden["time_cond"], golden.y(len(golden.x))
     )
     assert_images_match(actual, golden.images("out"), OUTPUT_TOLERANCE)
+
+
+def check_adm_network(path: Path, _: str) -> None:
+    with np.load(path) as file:
+        arrays = dict(file)
+    arguments = json.loads(arrays["config"].item())
+    network = build_adm(dict(arguments))
+    tensors = {
+        name.removeprefix("param:"): array
+        for name, array in arrays.items()
+        if name.startswith("param:")
+    }
+    with jax.default_matmul_precision("highest"):
+        actual = jax.jit(network.apply)(
+            convert(tensors, network),
+            np.moveaxis(arrays["x"], 1, -1),
+            arrays["timesteps"].astype(np.float32),
+            arrays.get("y", np.zeros(len(arrays["x"]))).astype(np.int32),
+        )
+    resamples = arguments.get("use_scale_shift_norm") or arguments.get(
+        "resblock_updown"
+    )
+    np.testing.assert_allclose(
+        actual,
+        np.moveaxis(arrays["out"], 1, -1),
+        rtol=0,
+        atol=RESAMPLING_TOLERANCE if resamples else OUTPUT_TOLERANCE,
+    )
+
+
+def build_adm(arguments: dict[str, Any]) -> Network:
+    """The network of the official constructor's arguments."""
+    size = arguments.pop("image_size")
+    in_channels = arguments.pop("in_channels")
+    out_channels = arguments.pop("out_channels")
+    num_classes = arguments.pop("num_classes", None) or 0
+    arguments.pop("dropout", None)  # none in figures
+    multipliers = tuple(arguments.pop("channel_mult", (1, 2, 4, 8)))
+    # A factor that no level has is nothing to the official constructor.
+    factors = set(arguments.pop("attention_resolutions"))
+    settings = adm.Settings(
+        base_channels=arguments.pop("model_channels"),
+        channel_multipliers=multipliers,
+        num_res_blocks=arguments.pop("num_res_blocks"),
+        attention_factors=tuple(
+            2**i for i in range(len(multipliers)) if 2**i in factors
+        ),
+        head_channels=max(arguments.pop("num_head_channels", -1), 0),
+        num_heads=max(arguments.pop("num_heads", 1), 1),  # -1 with num_head_channels
+        new_attention_order=arguments.pop("use_new_attention_order", False),
+        scale_shift=arguments.pop("use_scale_shift_norm", False),
+        resample_in_blocks=arguments.pop("resblock_updown", False),
+        remat=arguments.pop("use_checkpoint", False),
+    )
+    for name, value in arguments.items():
+        assert FIXED_ADM_ARGUMENTS[name] == value, (
+            f"the port does not have {name}={value}"
+        )
+    return adm.from_settings(
+        settings, (size, size, in_channels), num_classes, out_channels=out_channels
+    )
+
+
+def schedule_of(name: str) -> schedules.Schedule:
+    """The schedule that a file calls ``adm_linear`` or ``ldm_<first>_<last>``."""
+    if name.startswith("ldm_"):
+        first, last = map(float, name.split("_")[1:])
+        return schedules.sqrt_linear(1000, first, last)
+    return {"adm_linear": schedules.linear, "adm_cosine": schedules.cosine}[name]()
+
+
+def check_schedule(path: Path, name: str) -> None:
+    schedule = schedule_of(name)
+    with np.load(path) as arrays:
+        for table in arrays.files:
+            kind = table.removeprefix(f"{name}:")
+            if kind in (table, "loss_per_example"):
+                continue  # of another case
+            if kind == "q_sample":
+                x, noise = arrays["x_start"], arrays["noise"]
+                abar, sigma = (
+                    a[arrays["t"]].reshape(-1, 1, 1, 1)
+                    for a in (schedule.alphas_cumprod, schedule.sigmas)
+                )
+                actual = np.sqrt(abar) * (x + sigma * noise)
+                tolerance: dict[str, float] = {"atol": NOISED_IMAGE_TOLERANCE}
+            else:
+                actual = getattr(schedule, kind)
+                tolerance = {"rtol": TABLE_TOLERANCE}
+            np.testing.assert_allclose(
+                actual,
+                arrays[table],
+                **{"rtol": 0, "atol": 0} | tolerance,
+                err_msg=kind,
+            )
+
+
+def check_respacing(path: Path, part: str) -> None:
+    with np.load(path) as arrays:
+        for name in arrays.files:
+            if not name.startswith(f"adm_{part}:"):
+                continue
+            *schedule, spec = name.split(":")[1:]
+            if schedule:
+                respaced = schedule_of(f"adm_{schedule[0]}").respaced(spec)
+                np.testing.assert_allclose(
+                    respaced.betas, arrays[name], rtol=TABLE_TOLERANCE, err_msg=name
+                )
+            else:
+                kept = schedules.respacing(spec, 1000)
+                np.testing.assert_array_equal(kept, arrays[name], name)
+
+
+def check_ddim_steps(path: Path, _: str) -> None:
+    schedule = schedules.sqrt_linear(1000, 0.0015, 0.0155)
+    with np.load(path) as arrays:
+        counts = {n.split(":")[1] for n in arrays.files if n.startswith("ldm_ddim:")}
+        for count in counts:
+            actual = schedules.ddim_steps(schedule, int(count))
+            expected = {
+                kind: arrays[f"ldm_ddim:{count}:{kind}"]
+                for kind in ("timesteps", "alphas", "alphas_prev", "sigmas_eta1")
+            }
+            np.testing.assert_array_equal(actual.steps, expected["timesteps"])
+            for values, kind in (
+                (actual.alphas, "alphas"),
+                (actual.alphas_prev, "alphas_prev"),
+            ):
+                np.testing.assert_allclose(
+                    values, expected[kind], rtol=FLOAT32_TABLE_TOLERANCE
+                )
+            # Differences of alphas that the official code has rounded to float32.
+            np.testing.assert_allclose(
+                actual.sigmas(1.0),
+                expected["sigmas_eta1"],
+                rtol=0,
+                atol=FLOAT32_TABLE_TOLERANCE,
+            )
+
+
+def check_timestep_embedding(path: Path, part: str) -> None:
+    with np.load(path) as arrays:
+        steps = arrays[f"{part}:t"]
+        # Half of a last digit of a frequency, seen through the largest step.
+        tolerance = 2.0**-24 * np.abs(steps).max() + 1e-6
+        widths = {n.split(":")[1] for n in arrays.files if n.startswith(f"{part}:")}
+        for width in widths - {"t"}:
+            np.testing.assert_allclose(
+                embeddings.timestep(jnp.asarray(steps), int(width)),
+                arrays[f"{part}:{width}"],
+                rtol=0,
+                atol=tolerance,
+                err_msg=width,
+            )
 
 
 def check_denoiser(path: Path, name: str) -> None:

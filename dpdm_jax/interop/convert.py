@@ -16,9 +16,10 @@ def convert(state_dict: Mapping[str, np.ndarray], network: Network) -> Params:
     """Converts the official network's tensors.
 
     Args:
-        state_dict: tensors in PyTorch layout by official name, ``all_modules.0.weight``
-            and so on.
-        network: the network they are for; its name must be ncsnpp.
+        state_dict: tensors in PyTorch layout by official name: DPDM's
+            ``all_modules.0.weight`` and so on, or guided-diffusion's
+            ``time_embed.0.weight`` and so on.
+        network: the network they are for, of name ncsnpp or adm.
 
     Returns:
         Parameters of ``network``, float32.

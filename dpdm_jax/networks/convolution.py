@@ -11,22 +11,30 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution with stride 1 and zero padding.
+def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolution with one row or column of zeros around the image.
 
     Args:
         x: [n, h, w, in].
         kernel: [3, 3, in, out], of the same dtype.
+        stride: of the windows; above 1 it is ``lax.conv`` on CPU, too.
 
     Returns:
-        [n, h, w, out].
+        [n, ceil(h / stride), ceil(w / stride), out].
     """
+    if stride > 1:
+        return _plain(x, kernel, stride)
     return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=_plain)
 
 
-def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _plain(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    # Not "SAME", which pads images of even sides at one end only if the stride is 2.
     return lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 

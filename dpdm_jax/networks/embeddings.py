@@ -29,6 +29,30 @@ def positional(c_noise: jax.Array, channels: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
+def timestep(steps: jax.Array, channels: int) -> jax.Array:
+    """Cosines and sines of a step's number (guided-diffusion; Dhariwal, Nichol 2021).
+
+    Args:
+        steps: float32 or integer [n].
+        channels: number of channels >= 2; an odd one gets a last channel of zeros.
+
+    Returns:
+        float32 [n, channels], all cosines first; the frequencies fall from 1 to just
+        above 1e-4, which ``positional`` does reach.
+    """
+    half = channels // 2
+    # Rounded to float32 where PyTorch does: for steps near 1000 the last digit of a
+    # frequency shows. NumPy's exponential of float32 would often miss that digit.
+    exponent = np.float32(-math.log(10_000)) * np.arange(half, dtype=np.float32)
+    exponent = exponent / np.float32(half)
+    frequencies = np.exp(exponent.astype(np.float64)).astype(np.float32)
+    angle = steps.astype(jnp.float32)[:, None] * frequencies
+    parts = [jnp.cos(angle), jnp.sin(angle)]
+    if channels % 2:
+        parts.append(jnp.zeros_like(angle[:, :1]))
+    return jnp.concatenate(parts, axis=-1)
+
+
 def pixel_positions(rows: int, columns: int, width: int) -> np.ndarray:
     """Sines and cosines of row and column, constants that need not be learnt.
 

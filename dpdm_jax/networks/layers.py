@@ -8,6 +8,7 @@ A law maps ``u``, uniform on (-1, 1) and of the parameter's shape, to initial va
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,34 @@ def ones(u: jax.Array) -> np.ndarray:
     return np.ones(u.shape, np.float32)
 
 
-def _placeholder(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+class Laws(NamedTuple):
+    """Laws of a layer's kernel and of its bias."""
+
+    kernel: Law
+    bias: Law
+
+
+def fan_in_uniform(fan_in: int) -> Laws:
+    """PyTorch's own laws of convolutions and linear layers.
+
+    Args:
+        fan_in: inputs of one output, > 0.
+
+    Returns:
+        Kernel and bias, both uniform on +-1 / sqrt(fan_in).
+    """
+
+    def law(u: jax.Array) -> jax.Array:
+        return u / math.sqrt(fan_in)
+
+    return Laws(law, law)
+
+
+#: Laws of a layer that starts at zero.
+ZERO = Laws(zeros, zeros)
+
+
+def _placeholder(key: object, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     del key
     return jnp.zeros(shape, dtype)
 
@@ -79,15 +107,25 @@ def _promote_all_but_bias(
     return (*(x.astype(dtype) for x in operands), bias)
 
 
-class _GroupNorm(nnx.GroupNorm):
-    def then_silu(self, x: jax.Array) -> jax.Array:
-        """SiLU of the normalised x, of the layer's dtype."""
+class GroupNorm(nnx.GroupNorm):
+    """Made by ``group_norm``."""
+
+    def then_silu(
+        self, x: jax.Array, modulation: tuple[jax.Array, jax.Array] | None = None
+    ) -> jax.Array:
+        """SiLU of the normalised x, of the layer's dtype.
+
+        Args:
+            x: [n, h, w, c].
+            modulation: gain and shift of each image, both [n, c]: the SiLU is then that
+                of ``normalised * (1 + gain) + shift`` (Perez et al. 2018).
+        """
+        scale, bias = self.scale[...], self.bias[...]
+        if modulation is not None:
+            gain, shift = (a.astype(jnp.float32) for a in modulation)
+            scale, bias = scale * (1 + gain), bias * (1 + gain) + shift
         return normalization.group_norm_silu(
-            x.astype(self.dtype),
-            self.scale[...],
-            self.bias[...],
-            self.num_groups,
-            self.epsilon,
+            x.astype(self.dtype), scale, bias, self.num_groups, self.epsilon
         )
 
 
@@ -96,7 +134,8 @@ class _Conv(nnx.Conv):
         x, kernel, bias = self.promote_dtype(
             (x, self.kernel[...], self.bias[...]), dtype=self.dtype
         )
-        return (convolution.conv3x3(x, kernel) + bias).astype(self.dtype)
+        h = convolution.conv3x3(x, kernel, self.strides)
+        return (h + bias).astype(self.dtype)
 
 
 class _Linear(nnx.Linear):
@@ -109,6 +148,8 @@ def conv3x3(
     out_channels: int,
     *,
     scale: float = 1.0,
+    laws: Laws | None = None,
+    stride: int = 1,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
@@ -118,23 +159,27 @@ def conv3x3(
         in_channels: channels of the input.
         out_channels: channels of the output.
         scale: factor of the kernel's initial variance.
+        laws: of kernel and bias; None for Glorot's with ``scale``, and zero.
+        stride: divides the output's height and width, see ``convolution.conv3x3``.
         dtype: of the computation; parameters are float32.
         rngs: asked for by Flax, not used.
 
     Returns:
         The layer.
     """
+    laws = laws or Laws(fan_average_uniform(scale), zeros)
     return _Conv(
         in_channels,
         out_channels,
         kernel_size=(3, 3),
+        strides=stride,
         padding=1,
         dtype=dtype,
         promote_dtype=_promote_all_but_bias,
         kernel_init=_placeholder,
         bias_init=_placeholder,
-        kernel_metadata={LAW: fan_average_uniform(scale)},
-        bias_metadata={LAW: zeros},
+        kernel_metadata={LAW: laws.kernel},
+        bias_metadata={LAW: laws.bias},
         rngs=rngs,
     )
 
@@ -144,6 +189,7 @@ def dense(
     out_channels: int,
     *,
     scale: float = 1.0,
+    laws: Laws | None = None,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
@@ -153,12 +199,14 @@ def dense(
         in_channels: length of the input's last axis.
         out_channels: length of the output's last axis.
         scale: factor of the kernel's initial variance.
+        laws: of kernel and bias; None for Glorot's with ``scale``, and zero.
         dtype: of the computation; parameters are float32.
         rngs: asked for by Flax, not used.
 
     Returns:
         The layer.
     """
+    laws = laws or Laws(fan_average_uniform(scale), zeros)
     return _Linear(
         in_channels,
         out_channels,
@@ -166,8 +214,8 @@ def dense(
         promote_dtype=_promote_all_but_bias,
         kernel_init=_placeholder,
         bias_init=_placeholder,
-        kernel_metadata={LAW: fan_average_uniform(scale)},
-        bias_metadata={LAW: zeros},
+        kernel_metadata={LAW: laws.kernel},
+        bias_metadata={LAW: laws.bias},
         rngs=rngs,
     )
 
@@ -202,14 +250,23 @@ def embed(
     )
 
 
-def group_norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> _GroupNorm:
-    """Group normalisation with min(channels // 4, 32) groups and a learned affine map.
+def group_norm(
+    channels: int,
+    *,
+    num_groups: int | None = None,
+    epsilon: float = 1e-6,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> GroupNorm:
+    """Group normalisation with a learned affine map.
 
     It normalises each image by itself, so that no example sees another one: batch
     normalisation would break the privacy analysis.
 
     Args:
         channels: channels of the input.
+        num_groups: must divide the channels; None for min(channels // 4, 32).
+        epsilon: added to the variance, > 0.
         dtype: of the result; parameters and statistics are float32.
         rngs: asked for by Flax, not used.
 
@@ -219,17 +276,21 @@ def group_norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> _GroupNorm
     Raises:
         InputError: the groups don't divide the channels.
     """
-    groups = min(channels // 4, 32)
+    groups = min(channels // 4, 32) if num_groups is None else num_groups
     if groups == 0 or channels % groups:
-        raise InputError(
-            f"The network has a layer of {channels} channels; allowed: widths of at "
-            "least 4 that min(width // 4, 32) groups divide, as a base_width that is "
-            "a multiple of 32 does."
+        widths = (
+            "widths of at least 4 that min(width // 4, 32) groups divide, as a "
+            "base_width that is a multiple of 32 does"
+            if num_groups is None
+            else f"multiples of {num_groups}"
         )
-    return _GroupNorm(
+        raise InputError(
+            f"The network has a layer of {channels} channels; allowed: {widths}."
+        )
+    return GroupNorm(
         channels,
         groups,
-        epsilon=1e-6,
+        epsilon=epsilon,
         dtype=dtype,
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits next to PyTorch's
         scale_init=_placeholder,

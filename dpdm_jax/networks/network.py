@@ -44,6 +44,19 @@ class Network:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
+class _NoKeys(nnx.Rngs):
+    """Random keys for Flax's layers, which hand them to laws that need none.
+
+    Making them would take most of the time of building a network.
+    """
+
+    def __init__(self) -> None:
+        pass
+
+    def params(self) -> None:
+        return None
+
+
 def from_module(
     make_module: Callable[[nnx.Rngs], nnx.Module],
     image_shape: tuple[int, int, int],
@@ -60,7 +73,7 @@ def from_module(
     Returns:
         The network.
     """
-    graph, state = nnx.split(nnx.eval_shape(lambda: make_module(nnx.Rngs(0))))
+    graph, state = nnx.split(nnx.eval_shape(lambda: make_module(_NoKeys())))
     parameters = nnx.to_flat_state(state)
 
     def init(key: jax.Array) -> Params:

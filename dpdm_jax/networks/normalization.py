@@ -35,8 +35,8 @@ def group_norm_silu(
 
     Args:
         x: [n, h, w, c].
-        scale: float32 [c].
-        bias: float32 [c].
+        scale: float32 [c], or [n, c] for one of each image.
+        bias: float32 [c], or [n, c] like the scale.
         num_groups: divides c; each group of adjacent channels is normalised by itself.
         epsilon: added to the variance, > 0.
 
@@ -53,7 +53,7 @@ def _forward(
     mean = _mean_over_group(jnp.sum(z, axis=(1, 2)), x.shape, num_groups)
     squares = jnp.sum((z - mean) ** 2, axis=(1, 2))
     inverse = lax.rsqrt(_mean_over_group(squares, x.shape, num_groups) + epsilon)
-    y = jax.nn.silu((z - mean) * (inverse * scale) + bias)
+    y = jax.nn.silu((z - mean) * (inverse * _on_pixels(scale)) + _on_pixels(bias))
     return y.astype(x.dtype), (x, scale, bias, mean, inverse)
 
 
@@ -63,7 +63,7 @@ def _backward(
     del epsilon
     x, scale, bias, mean, inverse = residuals
     normalised = (x.astype(jnp.float32) - mean) * inverse
-    u = normalised * scale + bias
+    u = normalised * _on_pixels(scale) + _on_pixels(bias)
     sigmoid = jax.nn.sigmoid(u)
     du = dy.astype(jnp.float32) * sigmoid * (1 + u * (1 - sigmoid))
     # Per image and channel.
@@ -72,14 +72,21 @@ def _backward(
     )
     of_group = functools.partial(_mean_over_group, shape=x.shape, num_groups=num_groups)
     dx = inverse * (
-        scale * du
+        _on_pixels(scale) * du
         - of_group(scale * du_sum)
         - normalised * of_group(scale * product_sum)
     )
-    return dx.astype(x.dtype), product_sum.sum(axis=0), du_sum.sum(axis=0)
+    if scale.ndim == 1:
+        product_sum, du_sum = product_sum.sum(axis=0), du_sum.sum(axis=0)
+    return dx.astype(x.dtype), product_sum, du_sum
 
 
 group_norm_silu.defvjp(_forward, _backward)
+
+
+def _on_pixels(a: jax.Array) -> jax.Array:
+    """[c] or [n, c], in a shape that meets [n, h, w, c]."""
+    return a if a.ndim == 1 else a[:, None, None, :]
 
 
 def _sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

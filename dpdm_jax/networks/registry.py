@@ -5,13 +5,22 @@ from collections.abc import Callable
 import ml_collections
 
 from dpdm_jax import validate
-from dpdm_jax.networks import low_frequencies, mixer, mlp, ncsnpp, patches, transformer
+from dpdm_jax.networks import (
+    adm,
+    low_frequencies,
+    mixer,
+    mlp,
+    ncsnpp,
+    patches,
+    transformer,
+)
 from dpdm_jax.networks.network import Network
 
 #: A builder reads its own fields of ``config.network``.
 Builder = Callable[[ml_collections.ConfigDict, tuple[int, int, int], int], Network]
 
 BUILDERS: dict[str, Builder] = {
+    "adm": adm.build,
     "mixer": mixer.build,
     "mlp": mlp.build,
     "ncsnpp": ncsnpp.build,

@@ -29,6 +29,9 @@ FIELDS = {
         "network": "name base_width channel_multipliers num_res_blocks "
         "attention_resolutions hidden_width num_blocks condition_gain num_heads "
         "patch_size low_frequencies low_frequency_width dtype",
+        "network.adm": "base_channels channel_multipliers num_res_blocks "
+        "attention_factors head_channels num_heads new_attention_order scale_shift "
+        "resample_in_blocks remat",
         "diffusion": "parameterization noise_levels sigma_data mean_data corner "
         "moments_clip moments_components p_mean p_std min_log_snr max_log_snr "
         "sigma_min sigma_max beta_min beta_d eps_t num_timesteps noise_multiplicity "

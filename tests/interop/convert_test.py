@@ -6,7 +6,7 @@ import pytest
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop import name_maps
 from dpdm_jax.interop.convert import convert
-from dpdm_jax.networks import Network, build_network
+from dpdm_jax.networks import Network, adm, build_network
 
 
 def make_network(num_classes=3, **changes):
@@ -22,6 +22,12 @@ def make_network(num_classes=3, **changes):
     }
     config = ml_collections.ConfigDict(fields | changes)
     return build_network(config, (8, 8, 1), num_classes)
+
+
+def make_adm(num_classes=3, image_shape=(8, 8, 1), **changes):
+    fields = {"base_channels": 32, "channel_multipliers": (1, 2), "head_channels": 32}
+    fields |= {"num_res_blocks": 1, "attention_factors": (2,)}
+    return adm.from_settings(adm.Settings(**fields | changes), image_shape, num_classes)
 
 
 def targets_of(network):
@@ -43,6 +49,9 @@ def random_state_dict(network):
         make_network(num_classes=0),
         make_network(num_res_blocks=3, attention_resolutions=()),
         make_network(channel_multipliers=(1, 2, 1, 2), attention_resolutions=(1, 2, 8)),
+        make_adm(),
+        make_adm(num_classes=0, resample_in_blocks=True, attention_factors=(1,)),
+        make_adm(num_res_blocks=2, channel_multipliers=(1,), attention_factors=()),
     ],
 )
 def test_every_parameter_has_exactly_one_official_tensor(network):
@@ -72,6 +81,77 @@ def test_modules_are_numbered_in_the_order_of_the_official_constructor():
     assert paths["all_modules.18.bias"] == "head/conv/bias"
     unlabelled = targets_of(make_network(num_classes=0))
     assert unlabelled["all_modules.0.weight"].path == ("embedding", "hidden", "kernel")
+
+
+def test_modules_of_guided_diffusion_have_its_names():
+    paths = {n: "/".join(t.path) for n, t in targets_of(make_adm()).items()}
+    expected = {
+        "time_embed.0.weight": "embedding/hidden/kernel",
+        "time_embed.2.bias": "embedding/output/bias",
+        "label_emb.weight": "embedding/label/embedding",
+        "input_blocks.0.0.weight": "stem/kernel",
+        "input_blocks.1.0.in_layers.0.weight": "down/level_0/block_0/norm_a/scale",
+        "input_blocks.2.0.op.weight": "down/level_0/downsample/kernel",
+        "input_blocks.3.0.emb_layers.1.bias": "down/level_1/block_0/embedding/bias",
+        "input_blocks.3.0.skip_connection.bias": "down/level_1/block_0/shortcut/bias",
+        "input_blocks.3.1.qkv.bias": "down/level_1/attention_0/query_key_value/bias",
+        "middle_block.0.out_layers.3.weight": "middle/block_0/conv_b/kernel",
+        "middle_block.1.proj_out.weight": "middle/attention/output/kernel",
+        "middle_block.2.out_layers.0.bias": "middle/block_1/norm_b/bias",
+        "output_blocks.1.1.norm.weight": "up/level_1/attention_1/norm/scale",
+        "output_blocks.1.2.conv.weight": "up/level_1/upsample/kernel",
+        "output_blocks.2.0.in_layers.2.weight": "up/level_0/block_0/conv_a/kernel",
+        "out.0.weight": "head/norm/scale",
+        "out.2.weight": "head/conv/kernel",
+    }
+    assert {name: paths.get(name) for name in expected} == expected
+    for changes, name in (
+        ({"attention_factors": ()}, "output_blocks.1.1.conv.weight"),
+        ({"resample_in_blocks": True}, "output_blocks.1.2.in_layers.0.weight"),
+        ({"resample_in_blocks": True}, "input_blocks.2.0.emb_layers.1.weight"),
+    ):
+        assert name in targets_of(make_adm(**changes))
+        assert name not in paths
+
+
+def test_tensors_of_guided_diffusion_are_transposed_by_their_kind():
+    network = make_adm()
+    state = random_state_dict(network)
+    params = convert(state, network)
+    attention = params["down"]["level_1"]["attention_0"]
+    assert state["input_blocks.3.1.qkv.weight"].shape == (192, 64, 1)
+    for ours, theirs in (
+        (
+            attention["query_key_value"]["kernel"][3, 150],
+            state["input_blocks.3.1.qkv.weight"][150, 3, 0],
+        ),
+        (
+            attention["output"]["kernel"][3, 50],
+            state["input_blocks.3.1.proj_out.weight"][50, 3, 0],
+        ),
+        (
+            params["down"]["level_0"]["downsample"]["kernel"][0, 2, 5, 7],
+            state["input_blocks.2.0.op.weight"][7, 5, 0, 2],
+        ),
+        (
+            params["embedding"]["hidden"]["kernel"][3, 9],
+            state["time_embed.0.weight"][9, 3],
+        ),
+    ):
+        assert ours == theirs
+
+
+def test_misfits_of_guided_diffusion_are_listed():
+    network = make_adm()
+    state = random_state_dict(network)
+    del state["out.2.bias"]
+    state["label_emb.weight"] = np.zeros((4, 128))
+    state["out.3.bias"] = np.zeros(1)
+    with pytest.raises(InputError) as error:
+        convert(state, network)
+    assert "missing: out.2.bias;" in str(error.value)
+    assert "unexpected: out.3.bias;" in str(error.value)
+    assert "label_emb.weight (4, 128) instead of (3, 128)" in str(error.value)
 
 
 def test_tensors_are_transposed_by_their_kind():

@@ -1,7 +1,10 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from float_sums import clipped_grad
 from jax import lax
 
 from dpdm_jax.networks import convolution
@@ -95,3 +98,26 @@ def test_accelerators_keep_the_plain_convolution():
     for platform in ("tpu", "cuda"):
         assert "stablehlo.while" not in programs[platform]
         assert "stablehlo.convolution" in programs[platform]
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_stride_keeps_every_other_window_from_the_first_one_on(size):
+    x, kernel, _ = arrays((2, *size, 3), 4)
+    actual = convolution.conv3x3(x, kernel, stride=2)
+    expected = convolution.conv3x3(x, kernel)[:, ::2, ::2]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_engines_agree_on_a_strided_convolution():
+    x, kernel, _ = arrays((3, 2, 4, 6, 3), 4)
+
+    def loss(kernel, x):
+        return jnp.sum(jnp.tanh(convolution.conv3x3(x, kernel, stride=2)))
+
+    grad_fn = functools.partial(clipped_grad, loss, l2_clip_norm=9.0, batch_argnums=1)
+    (expected, aux), (actual, _) = (
+        grad_fn(engine=engine, return_grad_norms=True)(kernel, x)
+        for engine in ("vmap", "book_keeping")
+    )
+    assert aux.grad_norms.min() < 9.0 < aux.grad_norms.max()
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)

@@ -52,6 +52,36 @@ def test_group_norm_refuses_widths_that_groups_do_not_divide(channels):
         layers.group_norm(channels, **F32)
 
 
+def test_group_norm_of_a_given_number_of_groups():
+    norm = layers.group_norm(96, num_groups=32, epsilon=1e-5, **F32)
+    assert (norm.num_groups, norm.epsilon) == (32, 1e-5)
+    with pytest.raises(InputError, match="of 80 channels; allowed: multiples of 32"):
+        layers.group_norm(80, num_groups=32, **F32)
+
+
+@pytest.mark.slow
+def test_modulation_scales_and_shifts_what_is_normalised():
+    norm = layers.group_norm(8, **F32)
+    norm.scale[...], norm.bias[...] = random(8), random(8) + 1
+    x, gain, shift = random(2, 3, 5, 8), random(2, 8), random(2, 8) - 1
+    expected = norm(x) * (1 + gain[:, None, None]) + shift[:, None, None]
+    np.testing.assert_allclose(
+        norm.then_silu(x, (gain, shift)), jax.nn.silu(expected), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("channels", [2, 5, 32])
+def test_timestep_embedding_has_cosines_first_and_frequencies_below_1(channels):
+    steps = np.array([0, 1, 17, 999])
+    half = channels // 2
+    angle = steps[:, None] * 10_000.0 ** (-np.arange(half) / half)
+    expected = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+    actual = embeddings.timestep(jnp.asarray(steps), channels)
+    assert (actual.shape, actual.dtype) == ((4, channels), jnp.float32)
+    np.testing.assert_allclose(actual[:, : 2 * half], expected, atol=1e-4)
+    assert not np.any(actual[:, 2 * half :])
+
+
 def test_positional_embedding_has_sines_first_and_frequencies_from_1_to_1e_minus_4():
     c_noise = np.array([-1.5, 0.0, 999.0], np.float32)
     actual = embeddings.positional(jnp.asarray(c_noise), 32)

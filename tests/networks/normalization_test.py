@@ -58,6 +58,22 @@ def test_gradients_of_examples_are_those_of_flax():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
+def test_each_image_may_have_its_own_scale_and_bias():
+    x, _, _, dy = arrays((3, 5, 4, 8))
+    scale, bias = jax.random.normal(jax.random.key(1), (2, 3, 8))
+    y, pullback = jax.vjp(lambda *a: ours(*a, 4), x, scale, bias)
+    dx, dscale, dbias = pullback(dy)
+    for i in range(3):
+        one = slice(i, i + 1)
+        y_i, pullback_i = jax.vjp(lambda *a: ours(*a, 4), x[one], scale[i], bias[i])
+        for a, b in zip(
+            (y[i], dx[i], dscale[i], dbias[i]),
+            (y_i[0], *(g.reshape(g.shape[-3:]) for g in pullback_i(dy[one]))),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_constant_images_stay_finite():
     x, scale, bias, dy = arrays((2, 4, 4, 8))
     y, pullback = jax.vjp(lambda *a: ours(*a, 2), jnp.full_like(x, 7.0), scale, bias)
