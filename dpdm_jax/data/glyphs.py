@@ -1,0 +1,301 @@
+"""Characters of font files, rendered: labelled public images that need no download.
+
+Something to train on before the private images are: what a network learns of digits in
+print need not be learnt of handwriting under noise.
+"""
+
+import functools
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fontTools import agl
+from matplotlib import cbook, ft2font
+from PIL import ImageFont
+
+from dpdm_jax import validate
+from dpdm_jax.data import paths
+from dpdm_jax.data.font_rendering import (
+    FRAMES,
+    MAX_STROKE,
+    PARTS,
+    Distortion,
+    Glyph,
+    Renderer,
+    outline,
+)
+from dpdm_jax.data.sources import SPLITS, resolve_num_classes, split_name
+from dpdm_jax.data.transforms import Preparation
+from dpdm_jax.errors import InputError, reason
+
+_SUFFIXES = (".ttf", ".otf")
+_WANTED = "a folder of .ttf or .otf files, or '' for the fonts of matplotlib"
+_SIZES = (4, 512)
+_TEST_FRACTION = 10
+_EM = 96  # pixels, of the bitmaps that glyphs are made from, for images up to 40x40
+_OPEN_FONTS, _KEPT_GLYPHS = 64, 2048
+
+
+class GlyphSource:
+    """Images that are rendered when they are first asked for; see ``Source``.
+
+    Image i shows character i mod n, in the fonts of the split in turn. Its distortion
+    is drawn from a stream of its own, so that neither the order of reading nor the
+    number of images changes it.
+    """
+
+    def __init__(self, fonts: Sequence[Path], config: Any, split: str):
+        """Renders the first image.
+
+        Args:
+            fonts: the font files of the split, each with all characters.
+            config: data config, checked.
+            split: "train" or "test".
+
+        Raises:
+            InputError: the images do not fit into memory or the config's crop.
+        """
+        settings = config.glyphs
+        self._fonts, self._settings = fonts, settings
+        self._stream = (settings.seed, SPLITS.index(split))
+        self._classes = len(settings.characters)
+        size = config.image_size or PARTS
+        self._renderer = Renderer(
+            size,
+            settings.frame,
+            settings.elastic_amplitude,
+            settings.elastic_smoothness,
+        )
+        self._em = max(_EM, math.ceil(2.4 * size))
+        self._prepare = Preparation.from_config(config)
+        first = self._render(0)
+        self.image_shape: tuple[int, int, int] = first.shape
+        self.num_classes = resolve_num_classes(
+            config.num_classes, self._classes, "data.glyphs.characters"
+        )
+        count = self._classes * settings.images_per_character
+        try:
+            self._images = np.zeros((count, *first.shape), np.uint8)
+            self._is_rendered = np.zeros(count, bool)
+        except (MemoryError, ValueError) as error:
+            raise InputError(
+                f"data.glyphs.images_per_character is {settings.images_per_character}, "
+                f"{count} images in all; allowed: as many as fit into memory."
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Reads examples; see ``Source.examples``."""
+        indices = np.asarray(indices)
+        for i in indices[~self._is_rendered[indices]]:
+            self._images[i] = self._render(int(i))
+            self._is_rendered[i] = True
+        labels = indices % self._classes if self.num_classes else 0 * indices
+        return self._images[indices], labels.astype(np.int32)
+
+    def _render(self, index: int) -> np.ndarray:
+        copy, label = divmod(index, self._classes)
+        font = self._fonts[copy % len(self._fonts)]
+        glyph = _glyph(font, self._settings.characters[label], self._em)
+        # RandomState is frozen by NumPy, unlike Generator: images outlive versions.
+        seeds = np.random.SeedSequence((*self._stream, index))
+        draws = np.random.RandomState(np.random.PCG64(seeds))
+        rotation, shear = self._settings.rotation, self._settings.shear
+        distortion = Distortion(
+            draws.uniform(-rotation, rotation),
+            draws.uniform(-shear, shear),
+            draws.uniform(*self._settings.scale),
+            draws.uniform(*self._settings.scale),
+            draws.uniform(*self._settings.stroke),
+        )
+        noise = draws.standard_normal(self._renderer.noise_shape)
+        image = self._renderer(glyph, distortion, noise)
+        return self._prepare(image[..., None])
+
+
+def load(config: Any, split: str) -> GlyphSource:
+    """Finds the fonts that draw all of the characters, and renders from them.
+
+    A tenth of these fonts, at least one, is the test split's, chosen by the hash of the
+    file's name; the others are the training split's. Fonts that lack one of the
+    characters are passed over: otherwise the font would tell something of the label.
+
+    Args:
+        config: data config; reads path ("" for matplotlib's fonts, else a folder with
+            .ttf and .otf files in it and in its sub-folders), image_size (0 for 28),
+            num_classes, train_split, test_split, the group ``glyphs``, and what
+            ``Preparation`` does.
+        split: "train" or "test".
+
+    Returns:
+        The source; images [N, H, W, 1] unless the config asks for others.
+
+    Raises:
+        InputError: a setting is not allowed, a font file is damaged, or fewer than two
+            fonts draw the characters.
+    """
+    name = split_name(config, split)
+    validate.one_of(f"data.{split}_split", name, SPLITS)
+    check_settings(config)
+    fonts = fonts_with(config.glyphs.characters, font_files(config.path))
+    test_fonts = max(1, round(len(fonts) / _TEST_FRACTION))
+    chosen = fonts[:test_fonts] if name == "test" else fonts[test_fonts:]
+    return GlyphSource(chosen, config, name)
+
+
+def check_settings(config: Any) -> None:
+    """Checks image_size and the group ``glyphs`` of a data config.
+
+    Raises:
+        InputError: a value is not allowed.
+    """
+    smallest, largest = _SIZES
+    if config.image_size and not smallest <= config.image_size <= largest:
+        raise InputError(
+            f"data.image_size is {config.image_size}; allowed: {smallest} to {largest} "
+            "for glyphs, or 0 for 28."
+        )
+    settings, group = config.glyphs, "data.glyphs"
+    characters = settings.characters
+    if not characters:
+        raise InputError(f"{group}.characters is ''; allowed: at least one character.")
+    repeated = [c for c in characters if characters.count(c) > 1]
+    if repeated:
+        raise InputError(
+            f"{group}.characters is {characters!r}, in which {repeated[0]!r} is "
+            "repeated; allowed: each character once."
+        )
+    validate.integer(
+        f"{group}.images_per_character", settings.images_per_character, minimum=1
+    )
+    validate.seed(f"{group}.seed", settings.seed)
+    validate.one_of(f"{group}.frame", settings.frame, FRAMES)
+    validate.real(f"{group}.rotation", settings.rotation, minimum=0, maximum=180)
+    validate.real(f"{group}.shear", settings.shear, minimum=0, maximum=2)
+    _check_range(f"{group}.scale", settings.scale, 0.2, 5)
+    _check_range(f"{group}.stroke", settings.stroke, -MAX_STROKE, MAX_STROKE)
+    amplitude, smoothness = settings.elastic_amplitude, settings.elastic_smoothness
+    validate.real(f"{group}.elastic_amplitude", amplitude, minimum=0, maximum=7)
+    validate.real(f"{group}.elastic_smoothness", smoothness, minimum=1, maximum=PARTS)
+
+
+def font_files(path: str) -> list[Path]:
+    """Lists font files, in the order of their names' hashes.
+
+    Args:
+        path: a folder, which is searched with its sub-folders; "" for the fonts that
+            come with matplotlib. Of files that share a name the first path counts.
+
+    Returns:
+        The files: their order depends on their names alone.
+
+    Raises:
+        InputError: the folder is missing or has no such files.
+    """
+    if path:
+        folder = paths.existing_folder(path, _WANTED)
+    else:
+        folder = Path(cbook._get_data_path("fonts/ttf"))
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+    by_name = {p.name: p for p in reversed(files) if p.is_file()}
+    if not by_name:
+        raise InputError(f"{folder} has no font files; allowed: {_WANTED}.")
+    hashes = {name: hashlib.sha256(name.encode()).digest() for name in by_name}
+    return [by_name[name] for name in sorted(by_name, key=hashes.__getitem__)]
+
+
+def fonts_with(characters: str, files: Sequence[Path]) -> list[Path]:
+    """Chooses the fonts that draw all of the characters, each as itself.
+
+    Args:
+        characters: what to draw.
+        files: font files.
+
+    Returns:
+        Two of the files or more, in their order.
+
+    Raises:
+        InputError: a file is damaged, a character is missing from all fonts, or fewer
+            than two have all.
+    """
+    usable, missing = [], set(characters)
+    for file in files:
+        drawn = _drawn(characters, file)
+        missing -= drawn
+        if len(drawn) == len(characters):
+            usable.append(file)
+    if missing:
+        raise InputError(
+            f"data.glyphs.characters is {characters!r}, of which "
+            f"{min(missing, key=characters.index)!r} is in none of {len(files)} fonts; "
+            "allowed: characters that the fonts in data.path draw."
+        )
+    if len(usable) < 2:
+        raise InputError(
+            f"of {len(files)} font files {len(usable)} draw all of {characters!r}; "
+            "allowed: at least 2, one for each split."
+        )
+    return usable
+
+
+def _drawn(characters: str, file: Path) -> set[str]:
+    """Returns the characters that a font draws as themselves."""
+    try:
+        # Both libraries raise errors of many kinds on damaged files.
+        face, font = ft2font.FT2Font(str(file)), _open_font(file, _EM)
+        if not face.scalable:  # bitmaps of some sizes
+            return set()
+        mapped = (c for c in characters if _is_mapped(face, c))
+        return {c for c in mapped if font.getmask(c).getbbox() is not None}
+    except Exception as error:
+        raise InputError(
+            f"{file} cannot be read as a font ({reason(error)}); allowed: undamaged "
+            "TrueType and OpenType files."
+        ) from error
+
+
+def _is_mapped(face: ft2font.FT2Font, character: str) -> bool:
+    """Says whether a font has a glyph of the character, and not of something else."""
+    code = ord(character)
+    glyph = face.get_char_index(code)
+    if glyph == 0:
+        return False
+    # Fonts of last resort draw one sign for whole ranges of characters.
+    around = [c for c in (code - 1, code + 1) if 0 < c <= 0x10FFFF]
+    if all(face.get_char_index(c) == glyph for c in around):
+        return False
+    # Fonts of TeX have other signs in the places of letters and digits. The glyph's
+    # name tells, if it is one that stands for one character, not a variant's.
+    if character.isascii() and character.isalnum():
+        named = agl.toUnicode(face.get_glyph_name(glyph))
+        return not (len(named) == 1 and named.isprintable() and named != character)
+    return True
+
+
+@functools.lru_cache(_OPEN_FONTS)
+def _open_font(file: Path, em: int) -> ImageFont.FreeTypeFont:
+    # Basic: a character is drawn alone, whether or not Pillow has a shaping engine.
+    return ImageFont.truetype(file, em, layout_engine=ImageFont.Layout.BASIC)
+
+
+@functools.lru_cache(_KEPT_GLYPHS)
+def _glyph(file: Path, character: str, em: int) -> Glyph:
+    mask = _open_font(file, em).getmask(character, mode="L")
+    return outline(np.asarray(mask, np.uint8).reshape(mask.size[::-1]))
+
+
+def _check_range(name: str, value: Any, minimum: float, maximum: float) -> None:
+    """Raises InputError unless the value is two numbers in order and in the range."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise InputError(
+            f"{name} is {value!r}; allowed: two numbers, the smallest and the largest."
+        )
+    for part in value:
+        validate.real(f"a bound of {name}", part, minimum=minimum, maximum=maximum)
+    if value[0] > value[1]:
+        raise InputError(f"{name} is {value!r}; allowed: the smaller number first.")
