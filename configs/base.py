@@ -50,7 +50,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Smallest and largest factor of width and of height, drawn for each. What they have
     # in common, the frame undoes.
     glyphs.scale = (0.8, 1.2)
-    glyphs.stroke = (-0.5, 1.0)  # thinnest and thickest: pixels more on either side
+    # Thinnest and thickest mean width of strokes. What the font draws is made thinner,
+    # by half at most, or thicker. (0, 0) leaves it.
+    glyphs.stroke = (1.8, 4.0)
     glyphs.elastic_amplitude = 2.0  # standard deviation of what pixels move by; 0 none
     glyphs.elastic_smoothness = 4.0  # standard deviation of the Gaussian smoothing it
 

@@ -23,20 +23,20 @@ from scipy import ndimage
 
 FRAMES = ("mnist", "full")
 PARTS = 28
-#: Strokes may get wider by so many parts on each side.
-MAX_STROKE = 3
+#: Strokes may get so wide, in parts.
+MAX_STROKE = 8
 _BOX_PARTS = {"mnist": 20, "full": PARTS}
 _BLOCK = 4  # "full": inked ones are counted among so many finer pixels, squared
 # A glyph has so much space around it, of its longer side, that distances are known as
-# far as MAX_STROKE reaches.
+# far as half of MAX_STROKE.
 _SPACE = 0.2
 # The bounding box has so many points to a side at least, and a pixel to its own.
 _BOX_POINTS, _PIXEL_POINTS = 40, 2
 # The noise that becomes elastic fields: points per standard deviation of the Gaussian,
 # and standard deviations after which that is cut.
 _LATTICE, _CUT = 2, 3.0
-# Of half the width of the thickest stroke so much is left, or thin glyphs would vanish.
-_KEPT = 0.4
+# Of the mean width of strokes so much is left, or hairlines would vanish.
+_KEPT = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Glyph:
             positive inside.
         height: of the bounding box in pixels, which is in the middle.
         width: of the bounding box in pixels.
-        reach: the largest distance.
+        stroke: estimate of the mean width of its strokes in pixels.
     """
 
     distances: np.ndarray
     height: int
     width: int
-    reach: float
+    stroke: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +67,9 @@ class Distortion:
         height: factor of the height, > 0. The normal form undoes what width and height
             have in common.
         width: factor of the width, > 0.
-        stroke: by how many parts strokes get wider on each side, at most
-            ``MAX_STROKE``; negative makes them thinner.
+        stroke: the mean width that strokes are brought to, in parts, at most
+            ``MAX_STROKE``, by moving all of the outline by one distance; strokes get no
+            thinner than half of what they are. 0 leaves them.
     """
 
     rotation: float = 0.0
@@ -104,7 +105,9 @@ def outline(coverage: np.ndarray) -> Glyph:
     inside = ndimage.distance_transform_edt(ink) - 0.5
     outside = ndimage.distance_transform_edt(~ink) - 0.5
     distances = np.where(ink, inside, -outside).astype(np.float32)
-    return Glyph(distances, height, width, float(distances.max()))
+    # Across a stroke of width w the distance is w / 4 on average.
+    stroke = 4 * float(distances[ink].mean())
+    return Glyph(distances, height, width, stroke)
 
 
 class Renderer:
@@ -129,7 +132,7 @@ class Renderer:
         self._density = max(_PIXEL_POINTS, _BOX_POINTS / self._box)
         self._amplitude = amplitude * self._part
         # Strokes seldom need all of theirs, which is then left to the displacement.
-        margin = MAX_STROKE * self._part + 2 * self._amplitude
+        margin = MAX_STROKE / 2 * self._part + 2 * self._amplitude
         count = math.ceil((self._box + 2 * margin) * self._density)
         # From the middle, in pixels of the image.
         self._points = (np.arange(count) - (count - 1) / 2) / self._density
@@ -162,9 +165,10 @@ class Renderer:
         own_per_pixel = per_pixel / math.sqrt(abs(np.linalg.det(matrix)))
         distances = self._look_up(glyph, np.linalg.inv(matrix) * per_pixel, noise)
         distances /= own_per_pixel
-        stroke = distortion.stroke * self._part
-        kept = _KEPT * glyph.reach / own_per_pixel
-        distances += max(stroke, kept - distances.max())
+        if distortion.stroke:
+            stroke = glyph.stroke / own_per_pixel
+            wanted = max(distortion.stroke * self._part, _KEPT * stroke)
+            distances += (wanted - stroke) / 2
         coverage = np.clip(distances * self._density + 0.5, 0, 1)
         place = _place_mnist if self._frame == "mnist" else _place_full
         return np.rint(255 * place(coverage, self._box, self._size)).astype(np.uint8)

@@ -178,7 +178,7 @@ def check_settings(config: Any) -> None:
     validate.real(f"{group}.rotation", settings.rotation, minimum=0, maximum=180)
     validate.real(f"{group}.shear", settings.shear, minimum=0, maximum=2)
     _check_range(f"{group}.scale", settings.scale, 0.2, 5)
-    _check_range(f"{group}.stroke", settings.stroke, -MAX_STROKE, MAX_STROKE)
+    _check_range(f"{group}.stroke", settings.stroke, 0, MAX_STROKE)
     amplitude, smoothness = settings.elastic_amplitude, settings.elastic_smoothness
     validate.real(f"{group}.elastic_amplitude", amplitude, minimum=0, maximum=7)
     validate.real(f"{group}.elastic_smoothness", smoothness, minimum=1, maximum=PARTS)
@@ -270,10 +270,10 @@ def _is_mapped(face: ft2font.FT2Font, character: str) -> bool:
     if all(face.get_char_index(c) == glyph for c in around):
         return False
     # Fonts of TeX have other signs in the places of letters and digits. The glyph's
-    # name tells, if it is one that stands for one character, not a variant's.
+    # name tells, where it stands for one character.
     if character.isascii() and character.isalnum():
         named = agl.toUnicode(face.get_glyph_name(glyph))
-        return not (len(named) == 1 and named.isprintable() and named != character)
+        return len(named) != 1 or named == character
     return True
 
 
