@@ -36,8 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.resize = "lanczos"  # lanczos | bicubic | bilinear | box
 
     # glyphs: public images, rendered from the fonts in data.path ("" for matplotlib's)
-    # with data.image_size pixels to a side (0 for 28). Lengths are in pixels of an
-    # image of 28x28, and grow with the image.
+    # with data.image_size pixels to a side (0 for 28). Lengths are in twentieths of the
+    # character's longer side: pixels of MNIST.
     data.glyphs = glyphs = ml_collections.ConfigDict()
     glyphs.characters = "0123456789"  # labels are places in this text
     glyphs.images_per_character = 6000  # in each split
@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
     glyphs.scale = (0.8, 1.2)
     # Thinnest and thickest mean width of strokes. What the font draws is made thinner,
     # by half at most, or thicker. (0, 0) leaves it.
-    glyphs.stroke = (1.8, 4.0)
+    glyphs.stroke = (1.5, 4.5)
     glyphs.elastic_amplitude = 2.0  # standard deviation of what pixels move by; 0 none
     glyphs.elastic_smoothness = 4.0  # standard deviation of the Gaussian smoothing it
 

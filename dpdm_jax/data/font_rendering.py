@@ -11,7 +11,7 @@ edges. The normal forms are those of the data sets that such images stand in for
   counts the inked ones among 4x4 finer pixels (Alpaydin and Kaynak, 1998, "Optical
   Recognition of Handwritten Digits", UCI).
 
-Lengths are in parts, twenty-eighths of the image's side: pixels at 28x28.
+Lengths are in parts, twentieths of the bounding box's longer side: pixels of MNIST.
 """
 
 import dataclasses
@@ -22,10 +22,11 @@ from PIL import Image
 from scipy import ndimage
 
 FRAMES = ("mnist", "full")
-PARTS = 28
+MNIST_SIZE = 28
 #: Strokes may get so wide, in parts.
 MAX_STROKE = 8
-_BOX_PARTS = {"mnist": 20, "full": PARTS}
+_PARTS = 20  # in the bounding box's longer side
+_BOX_OF_IMAGE = {"mnist": _PARTS / MNIST_SIZE, "full": 1}
 _BLOCK = 4  # "full": inked ones are counted among so many finer pixels, squared
 # A glyph has so much space around it, of its longer side, that distances are known as
 # far as half of MAX_STROKE.
@@ -127,8 +128,9 @@ class Renderer:
                 > 0 (Simard et al., 2003, "Best practices for convolutional neural
                 networks applied to visual document analysis", section 2).
         """
-        self._size, self._frame, self._part = size, frame, size / PARTS
-        self._box = round(_BOX_PARTS[frame] * self._part)
+        self._size, self._frame = size, frame
+        self._box = round(_BOX_OF_IMAGE[frame] * size)
+        self._part = self._box / _PARTS
         self._density = max(_PIXEL_POINTS, _BOX_POINTS / self._box)
         self._amplitude = amplitude * self._part
         # Strokes seldom need all of theirs, which is then left to the displacement.

@@ -4,39 +4,30 @@ Something to train on before the private images are: what a network learns of di
 print need not be learnt of handwriting under noise.
 """
 
-import functools
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fontTools import agl
-from matplotlib import cbook, ft2font
-from PIL import ImageFont
 
 from dpdm_jax import validate
-from dpdm_jax.data import paths
+from dpdm_jax.data import fonts
 from dpdm_jax.data.font_rendering import (
     FRAMES,
     MAX_STROKE,
-    PARTS,
+    MNIST_SIZE,
     Distortion,
-    Glyph,
     Renderer,
-    outline,
 )
 from dpdm_jax.data.sources import SPLITS, resolve_num_classes, split_name
 from dpdm_jax.data.transforms import Preparation
-from dpdm_jax.errors import InputError, reason
+from dpdm_jax.errors import InputError
 
-_SUFFIXES = (".ttf", ".otf")
-_WANTED = "a folder of .ttf or .otf files, or '' for the fonts of matplotlib"
 _SIZES = (4, 512)
 _TEST_FRACTION = 10
-_EM = 96  # pixels, of the bitmaps that glyphs are made from, for images up to 40x40
-_OPEN_FONTS, _KEPT_GLYPHS = 64, 2048
+# Pixels of the bitmaps that glyphs are made from: at least, and a pixel of the image.
+_EM, _EM_PER_PIXEL = 96, 2.4
 
 
 class GlyphSource:
@@ -47,11 +38,11 @@ class GlyphSource:
     number of images changes it.
     """
 
-    def __init__(self, fonts: Sequence[Path], config: Any, split: str):
+    def __init__(self, files: Sequence[Path], config: Any, split: str):
         """Renders the first image.
 
         Args:
-            fonts: the font files of the split, each with all characters.
+            files: the font files of the split, each with all characters.
             config: data config, checked.
             split: "train" or "test".
 
@@ -59,17 +50,17 @@ class GlyphSource:
             InputError: the images do not fit into memory or the config's crop.
         """
         settings = config.glyphs
-        self._fonts, self._settings = fonts, settings
+        self._fonts, self._settings = files, settings
         self._stream = (settings.seed, SPLITS.index(split))
         self._classes = len(settings.characters)
-        size = config.image_size or PARTS
+        size = config.image_size or MNIST_SIZE
         self._renderer = Renderer(
             size,
             settings.frame,
             settings.elastic_amplitude,
             settings.elastic_smoothness,
         )
-        self._em = max(_EM, math.ceil(2.4 * size))
+        self._em = max(_EM, math.ceil(_EM_PER_PIXEL * size))
         self._prepare = Preparation.from_config(config)
         first = self._render(0)
         self.image_shape: tuple[int, int, int] = first.shape
@@ -101,7 +92,7 @@ class GlyphSource:
     def _render(self, index: int) -> np.ndarray:
         copy, label = divmod(index, self._classes)
         font = self._fonts[copy % len(self._fonts)]
-        glyph = _glyph(font, self._settings.characters[label], self._em)
+        glyph = fonts.glyph_of(font, self._settings.characters[label], self._em)
         # RandomState is frozen by NumPy, unlike Generator: images outlive versions.
         seeds = np.random.SeedSequence((*self._stream, index))
         draws = np.random.RandomState(np.random.PCG64(seeds))
@@ -142,9 +133,9 @@ def load(config: Any, split: str) -> GlyphSource:
     name = split_name(config, split)
     validate.one_of(f"data.{split}_split", name, SPLITS)
     check_settings(config)
-    fonts = fonts_with(config.glyphs.characters, font_files(config.path))
-    test_fonts = max(1, round(len(fonts) / _TEST_FRACTION))
-    chosen = fonts[:test_fonts] if name == "test" else fonts[test_fonts:]
+    files = fonts.fonts_with(config.glyphs.characters, fonts.font_files(config.path))
+    test_fonts = max(1, round(len(files) / _TEST_FRACTION))
+    chosen = files[:test_fonts] if name == "test" else files[test_fonts:]
     return GlyphSource(chosen, config, name)
 
 
@@ -180,113 +171,8 @@ def check_settings(config: Any) -> None:
     _check_range(f"{group}.scale", settings.scale, 0.2, 5)
     _check_range(f"{group}.stroke", settings.stroke, 0, MAX_STROKE)
     amplitude, smoothness = settings.elastic_amplitude, settings.elastic_smoothness
-    validate.real(f"{group}.elastic_amplitude", amplitude, minimum=0, maximum=7)
-    validate.real(f"{group}.elastic_smoothness", smoothness, minimum=1, maximum=PARTS)
-
-
-def font_files(path: str) -> list[Path]:
-    """Lists font files, in the order of their names' hashes.
-
-    Args:
-        path: a folder, which is searched with its sub-folders; "" for the fonts that
-            come with matplotlib. Of files that share a name the first path counts.
-
-    Returns:
-        The files: their order depends on their names alone.
-
-    Raises:
-        InputError: the folder is missing or has no such files.
-    """
-    if path:
-        folder = paths.existing_folder(path, _WANTED)
-    else:
-        folder = Path(cbook._get_data_path("fonts/ttf"))
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
-    by_name = {p.name: p for p in reversed(files) if p.is_file()}
-    if not by_name:
-        raise InputError(f"{folder} has no font files; allowed: {_WANTED}.")
-    hashes = {name: hashlib.sha256(name.encode()).digest() for name in by_name}
-    return [by_name[name] for name in sorted(by_name, key=hashes.__getitem__)]
-
-
-def fonts_with(characters: str, files: Sequence[Path]) -> list[Path]:
-    """Chooses the fonts that draw all of the characters, each as itself.
-
-    Args:
-        characters: what to draw.
-        files: font files.
-
-    Returns:
-        Two of the files or more, in their order.
-
-    Raises:
-        InputError: a file is damaged, a character is missing from all fonts, or fewer
-            than two have all.
-    """
-    usable, missing = [], set(characters)
-    for file in files:
-        drawn = _drawn(characters, file)
-        missing -= drawn
-        if len(drawn) == len(characters):
-            usable.append(file)
-    if missing:
-        raise InputError(
-            f"data.glyphs.characters is {characters!r}, of which "
-            f"{min(missing, key=characters.index)!r} is in none of {len(files)} fonts; "
-            "allowed: characters that the fonts in data.path draw."
-        )
-    if len(usable) < 2:
-        raise InputError(
-            f"of {len(files)} font files {len(usable)} draw all of {characters!r}; "
-            "allowed: at least 2, one for each split."
-        )
-    return usable
-
-
-def _drawn(characters: str, file: Path) -> set[str]:
-    """Returns the characters that a font draws as themselves."""
-    try:
-        # Both libraries raise errors of many kinds on damaged files.
-        face, font = ft2font.FT2Font(str(file)), _open_font(file, _EM)
-        if not face.scalable:  # bitmaps of some sizes
-            return set()
-        mapped = (c for c in characters if _is_mapped(face, c))
-        return {c for c in mapped if font.getmask(c).getbbox() is not None}
-    except Exception as error:
-        raise InputError(
-            f"{file} cannot be read as a font ({reason(error)}); allowed: undamaged "
-            "TrueType and OpenType files."
-        ) from error
-
-
-def _is_mapped(face: ft2font.FT2Font, character: str) -> bool:
-    """Says whether a font has a glyph of the character, and not of something else."""
-    code = ord(character)
-    glyph = face.get_char_index(code)
-    if glyph == 0:
-        return False
-    # Fonts of last resort draw one sign for whole ranges of characters.
-    around = [c for c in (code - 1, code + 1) if 0 < c <= 0x10FFFF]
-    if all(face.get_char_index(c) == glyph for c in around):
-        return False
-    # Fonts of TeX have other signs in the places of letters and digits. The glyph's
-    # name tells, where it stands for one character.
-    if character.isascii() and character.isalnum():
-        named = agl.toUnicode(face.get_glyph_name(glyph))
-        return len(named) != 1 or named == character
-    return True
-
-
-@functools.lru_cache(_OPEN_FONTS)
-def _open_font(file: Path, em: int) -> ImageFont.FreeTypeFont:
-    # Basic: a character is drawn alone, whether or not Pillow has a shaping engine.
-    return ImageFont.truetype(file, em, layout_engine=ImageFont.Layout.BASIC)
-
-
-@functools.lru_cache(_KEPT_GLYPHS)
-def _glyph(file: Path, character: str, em: int) -> Glyph:
-    mask = _open_font(file, em).getmask(character, mode="L")
-    return outline(np.asarray(mask, np.uint8).reshape(mask.size[::-1]))
+    validate.real(f"{group}.elastic_amplitude", amplitude, minimum=0, maximum=5)
+    validate.real(f"{group}.elastic_smoothness", smoothness, minimum=1, maximum=20)
 
 
 def _check_range(name: str, value: Any, minimum: float, maximum: float) -> None:

@@ -1,4 +1,3 @@
-import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from dpdm_jax import data
-from dpdm_jax.data import binding, glyphs
+from dpdm_jax.data import binding, fonts
 from dpdm_jax.data.font_rendering import Distortion, Renderer, outline
 from dpdm_jax.errors import InputError
 
@@ -23,7 +22,7 @@ NONE = {
     "elastic_amplitude": 0.0,
 }
 DIGITS = "0123456789"
-BUNDLED = {path.name: path for path in glyphs.font_files("")}
+BUNDLED = {path.name: path for path in fonts.font_files("")}
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def glyph_config(data_config):
 
     def make(**overrides):
         config = data_config(source="glyphs")
-        config.glyphs.images_per_character = 40
+        config.glyphs.images_per_character = 20
         for name, value in overrides.items():
             (config.glyphs if name in config.glyphs else config)[name] = value
         return config
@@ -75,9 +74,9 @@ def test_source(glyph_config):
     for split in ("train", "test"):
         source = data.load_source(glyph_config(characters="aB7"), split)
         assert isinstance(source, data.Source)
-        assert (len(source), source.num_classes) == (120, 3)
+        assert (len(source), source.num_classes) == (60, 3)
         assert source.image_shape == (28, 28, 1)
-        images, labels = source.examples(np.array([4, 0, 119]))
+        images, labels = source.examples(np.array([4, 0, 59]))
         assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
         assert images.shape == (3, 28, 28, 1)
         np.testing.assert_array_equal(labels, [1, 0, 2])
@@ -85,9 +84,9 @@ def test_source(glyph_config):
 
 def test_images_depend_neither_on_order_nor_instance_nor_number(glyph_config):
     images, labels = read(glyph_config())
-    assert len({image.tobytes() for image in images}) == 400
-    order = np.random.default_rng(0).permutation(400)
-    config = glyph_config(images_per_character=50)
+    assert len({image.tobytes() for image in images}) == 200
+    order = np.random.default_rng(0).permutation(200)
+    config = glyph_config(images_per_character=30)
     shuffled, shuffled_labels = read(config, indices=order)
     np.testing.assert_array_equal(shuffled, images[order])
     np.testing.assert_array_equal(shuffled_labels, labels[order])
@@ -109,8 +108,8 @@ def test_digest(glyph_config):
 
 
 def test_symbol_fonts_are_passed_over():
-    names = {path.name for path in glyphs.fonts_with(DIGITS, list(BUNDLED.values()))}
-    letters = {path.name for path in glyphs.fonts_with("aQ", list(BUNDLED.values()))}
+    names = {path.name for path in fonts.fonts_with(DIGITS, list(BUNDLED.values()))}
+    letters = {path.name for path in fonts.fonts_with("aQ", list(BUNDLED.values()))}
     text = {"DejaVuSans.ttf", "DejaVuSerif-Bold.ttf", "STIXGeneral.ttf", "cmr10.ttf"}
     symbols = {"cmex10.ttf", "LastResortHE-Regular.ttf", "STIXSizOneSymReg.ttf"}
     symbols |= {"DejaVuSansDisplay.ttf", "STIXNonUni.ttf", "cmsy10.ttf"}
@@ -120,7 +119,7 @@ def test_symbol_fonts_are_passed_over():
 
 
 def test_splits_share_no_font_and_follow_names(tmp_path, glyph_config):
-    usable = glyphs.fonts_with(DIGITS, list(BUNDLED.values()))
+    usable = fonts.fonts_with(DIGITS, list(BUNDLED.values()))
     split_of = {}
     for split in ("train", "test"):
         source = data.load_source(glyph_config(), split)
@@ -140,7 +139,7 @@ def test_splits_share_no_font_and_follow_names(tmp_path, glyph_config):
         assert len(names) == len(set(names))
         assert set(names) == {n for n, s in split_of.items() if s == split}
         np.testing.assert_array_equal(
-            source.examples(np.arange(400))[0], read(glyph_config(), split)[0]
+            source.examples(np.arange(200))[0], read(glyph_config(), split)[0]
         )
 
 
@@ -149,7 +148,7 @@ def test_images_are_of_the_test_fonts(tmp_path, glyph_config):
     for k in range(3):
         draw_font(tmp_path / f"{k}.ttf", drawn="xy"[: 1 + k])
     config = glyph_config(path=str(tmp_path), characters="x", **NONE)
-    names = [p.name for p in glyphs.font_files(str(tmp_path))]
+    names = [p.name for p in fonts.font_files(str(tmp_path))]
     test, train = names[:1], names[1:]
     assert [p.name for p in data.load_source(config, "test")._fonts] == test
     assert [p.name for p in data.load_source(config, "train")._fonts] == train
@@ -158,17 +157,20 @@ def test_images_are_of_the_test_fonts(tmp_path, glyph_config):
 @pytest.mark.parametrize("size", [8, 28, 40])
 def test_mnist_frame(glyph_config, size):
     images = read(glyph_config(image_size=size, characters="0L7q"))[0][..., 0]
-    assert images.shape == (160, size, size)
+    assert images.shape == (80, size, size)
     weights = images / images.sum(axis=(1, 2), keepdims=True)
     for axis in (1, 2):
         centres = weights.sum(axis=3 - axis) @ np.arange(size)
-        # As far as whole pixels, and the edge of an L, allow.
         np.testing.assert_allclose(np.median(centres), size / 2, atol=0.3)
-        np.testing.assert_allclose(centres, size / 2, atol=0.6)
+        # As far as whole pixels, and the edges, allow.
+        lines = images.any(axis=3 - axis)
+        at_edge = lines[:, 0] | lines[:, -1]
+        np.testing.assert_allclose(centres[~at_edge], size / 2, atol=0.51)
+        assert at_edge.mean() < (0.7 if size == 8 else 0.1)
     inked = images > 0
     sides = np.maximum(inked.any(axis=1).sum(axis=1), inked.any(axis=2).sum(axis=1))
     assert (sides == round(size * 20 / 28)).all()
-    assert (images.max(axis=(1, 2)) > 200).all()
+    assert (images.max(axis=(1, 2)) > (100 if size == 8 else 200)).all()
 
 
 @pytest.mark.parametrize("size", [8, 28])
@@ -181,7 +183,9 @@ def test_full_frame(glyph_config, size):
     full = rows.all(axis=1) | columns.all(axis=1)
     # Corners may fill less than half of their fine pixel.
     assert full.mean() > 0.98
-    assert abs(columns @ (np.arange(size) - (size - 1) / 2)).max() <= 0.5 * size
+    for lines in (rows, columns):
+        before, after = lines.argmax(axis=1), lines[:, ::-1].argmax(axis=1)
+        assert abs(before - after).max() <= 1
 
 
 def plain(path, character, box):
@@ -207,8 +211,8 @@ def test_without_distortion_glyphs_are_as_the_font_draws_them(glyph_config):
             off.append(abs(cut - expected).mean())
     # A side may be rounded to one pixel more.
     assert len(off) > 0.85 * len(images)
-    assert np.mean(off) < 6
-    assert np.max(off) < 16
+    assert np.mean(off) < 8
+    assert np.max(off) < 20
     again = data.load_source(glyph_config(**NONE, seed=3), "train")
     same = again.examples(np.arange(10 * num_fonts))[0][..., 0]
     np.testing.assert_array_equal(images, same)
@@ -225,7 +229,7 @@ def test_without_distortion_glyphs_are_as_the_font_draws_them(glyph_config):
     ],
 )
 def test_each_distortion_changes_images(glyph_config, distortion):
-    indices = np.arange(100)
+    indices = np.arange(60)
     undistorted = read(glyph_config(**NONE), indices=indices)[0]
     images = read(glyph_config(**(NONE | distortion)), indices=indices)[0]
     changed = (images != undistorted).any(axis=(1, 2, 3))
@@ -262,31 +266,26 @@ def test_elastic_displacement_has_its_amplitude():
     block = outline(np.full((100, 100), 255, np.uint8))
     draws = np.random.RandomState(0)
     heights = []
-    render = Renderer(280, "full", amplitude=0.7, smoothness=2.0)
-    for _ in range(12):
+    render = Renderer(140, "full", amplitude=0.7, smoothness=2.0)
+    for _ in range(6):
         image = render(block, Distortion(), draws.standard_normal(render.noise_shape))
-        heights.append((image > 127).argmax(axis=0)[60:220])
+        heights.append((image > 127).argmax(axis=0)[30:110])
     heights = np.array(heights) - np.mean(heights, axis=1, keepdims=True)
-    # 0.7 parts of 10 pixels, less what the mean of an edge takes.
-    assert 4 < heights.std() < 8
+    # 0.7 parts of 7 pixels, less what the mean of an edge takes.
+    assert 2.5 < heights.std() < 5.5
 
 
-def test_classifiers_carry_over(glyph_config):
-    """To fonts not trained on, and to real digits; chance is 0.1."""
-
-    def fit(**overrides):
-        images, labels = read(glyph_config(images_per_character=300, **overrides))
-        model = LogisticRegression(C=0.1, max_iter=100)
-        return model.fit(images.reshape(len(images), -1) / 255, labels)
-
-    images, labels = read(glyph_config(), "test")
-    accuracy = fit().score(images.reshape(400, -1) / 255, labels)
-    assert accuracy > 0.75
+def test_a_classifier_carries_over(glyph_config):
+    """To fonts that it was not trained on, and to real digits; chance is 0.1."""
+    kind = {"image_size": 8, "frame": "full", "images_per_character": 200}
+    images, labels = read(glyph_config(**kind))
+    model = LogisticRegression(C=0.1, max_iter=200)
+    model.fit(images.reshape(len(images), -1) / 255, labels)
+    images, labels = read(glyph_config(**kind | {"images_per_character": 60}), "test")
+    accuracy = model.score(images.reshape(len(images), -1) / 255, labels)
+    assert accuracy > 0.55
     digits = load_digits()
-    real = np.mean(
-        fit(image_size=8, frame="full").predict(digits.data / 16) == digits.target
-    )
-    assert real > 0.6
+    assert model.score(digits.data / 16, digits.target) > 0.58
 
 
 def test_preparation_applies(glyph_config):
@@ -319,12 +318,12 @@ def test_labels_can_be_hidden(glyph_config):
         ({"stroke": (1.0,)}, r"stroke is \(1.0,\); allowed: two numbers"),
         ({"stroke": (-1.0, 1.0)}, "a bound of .*stroke is -1.0; allowed: .* >= 0"),
         ({"elastic_amplitude": -1.0}, "amplitude is -1.0; allowed: a finite number"),
-        ({"elastic_smoothness": 0.0}, "smoothness is 0.0; allowed: .* >= 1 and <= 28"),
+        ({"elastic_smoothness": 0.0}, "smoothness is 0.0; allowed: .* >= 1 and <= 20"),
         ({"image_size": 3}, "image_size is 3; allowed: 4 to 512 for glyphs, or 0"),
         ({"num_classes": 5}, "go up to 9; allowed: 0 to 4"),
         ({"crop": "celeba"}, "crop is 'celeba' but the image is 28x28x1"),
         ({"train_split": "all"}, "train_split is 'all'; allowed: train, test"),
-        ({"num_examples": 7}, "is 7 but the training data has 400 images"),
+        ({"num_examples": 7}, "is 7 but the training data has 200 images"),
         ({"path": "/nowhere"}, "path is '/nowhere', which is missing; allowed: a f"),
     ],
 )
@@ -335,18 +334,18 @@ def test_bad_settings_are_refused(glyph_config, overrides, message):
 
 
 @pytest.mark.parametrize(
-    ("fonts", "message"),
+    ("drawing", "message"),
     [
         ({}, "has no font files; allowed: a folder of .ttf or .otf"),
         ({"a": {"drawn": "xy"}}, "of 1 font files 1 draw all of 'xy'; allowed: at"),
         ({"a": {"drawn": "xy"}, "b": {"drawn": "x"}}, "of 2 font files 1 draw all"),
         ({"a": {"drawn": "x"}, "b": {"drawn": "x"}}, "'y' is in none of 2 fonts"),
         ({"a": {"drawn": "x", "empty": "y"}}, "'y' is in none of 1 fonts"),
-        ({"a": {"alike": "vwxyz"}}, "'x' is in none of 1 fonts"),
+        ({"a": {"alike": "xy\U0001fffe"}}, "'x' is in none of 1 fonts"),
     ],
 )
-def test_fonts_that_do_not_draw_are_refused(tmp_path, glyph_config, fonts, message):
-    for name, drawn in fonts.items():
+def test_fonts_that_do_not_draw_are_refused(tmp_path, glyph_config, drawing, message):
+    for name, drawn in drawing.items():
         draw_font(tmp_path / f"{name}.ttf", **drawn)
     config = glyph_config(path=str(tmp_path), characters="xy")
     with pytest.raises(InputError, match=message):
@@ -364,8 +363,7 @@ def test_damaged_font_is_named(tmp_path, glyph_config, content):
         data.load_source(config, "train")
 
 
-def test_hairlines_and_dots_are_rendered(tmp_path, glyph_config):
-    config = glyph_config(characters=".-|'", images_per_character=60)
+def test_hairlines_and_dots_are_rendered(glyph_config):
+    config = glyph_config(characters=".-|'", images_per_character=20)
     images = read(config)[0]
     assert (images.max(axis=(1, 2, 3)) > 100).all()
-    assert os.listdir(tmp_path) == []
