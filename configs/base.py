@@ -22,7 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
 
     config.data = data = ml_collections.ConfigDict()
-    data.source = "tfds"  # digits | tfds (extra tfds) | idx | image_folder | npz
+    # digits | tfds (extra tfds) | idx | image_folder | npz | glyphs
+    data.source = "tfds"
     data.path = ""  # folder or file; for tfds its data_dir, "" for the usual one
     data.name = ""  # TFDS builder
     data.train_split = "train"  # TFDS split, or the first part of file names
@@ -34,6 +35,27 @@ def get_config() -> ml_collections.ConfigDict:
     data.num_classes = -1  # -1 from the data, 0 unlabelled
     data.crop = "none"  # none | center_square | celeba
     data.resize = "lanczos"  # lanczos | bicubic | bilinear | box
+
+    # glyphs: public images, rendered from the fonts in data.path ("" for matplotlib's)
+    # with data.image_size pixels to a side (0 for 28). Lengths are in twentieths of the
+    # character's longer side: pixels of MNIST.
+    data.glyphs = glyphs = ml_collections.ConfigDict()
+    glyphs.characters = "0123456789"  # labels are places in this text
+    glyphs.images_per_character = 6000  # in each split
+    glyphs.seed = 0
+    # mnist: 20 pixels in 28, centre of mass in the middle | full: as scikit-learn's
+    # digits, to the edges. Both keep height in proportion to width.
+    glyphs.frame = "mnist"
+    glyphs.rotation = 12.0  # degrees at most, either way
+    glyphs.shear = 0.3  # tangent of the slant at most, either way
+    # Smallest and largest factor of width and of height, drawn for each. What they have
+    # in common, the frame undoes.
+    glyphs.scale = (0.8, 1.2)
+    # Thinnest and thickest mean width of strokes. What the font draws is made thinner,
+    # by half at most, or thicker. (0, 0) leaves it.
+    glyphs.stroke = (1.5, 4.5)
+    glyphs.elastic_amplitude = 2.0  # standard deviation of what pixels move by; 0 none
+    glyphs.elastic_smoothness = 4.0  # standard deviation of the Gaussian smoothing it
 
     config.network = network = ml_collections.ConfigDict()
     network.name = "ncsnpp"  # ncsnpp (DDPM++) | mlp | mixer | transformer | adm

@@ -9,7 +9,7 @@ from dpdm_jax import validate
 from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
 
-SOURCES = ("digits", "tfds", "idx", "image_folder", "npz")
+SOURCES = ("digits", "tfds", "idx", "image_folder", "npz", "glyphs")
 SPLITS = ("train", "test")
 # Labels, and one more for no label, are int32.
 _MAX_CLASSES = 2**31 - 1
@@ -170,6 +170,7 @@ def load_source(config: Any, split: str) -> Source:
             - num_classes: -1 = from the data, 0 = unlabelled.
             - crop, resize: see ``transforms``.
             - num_examples: size of the train split, 0 = from the data.
+            - glyphs: what that source renders, see configs/base.py.
         split: "train" or "test".
 
     Returns:

@@ -26,6 +26,8 @@ FIELDS = {
         "": "name seed",
         "data": "source path name train_split test_split num_examples image_size "
         "channels num_classes crop resize",
+        "data.glyphs": "characters images_per_character seed frame rotation shear "
+        "scale stroke elastic_amplitude elastic_smoothness",
         "network": "name base_width channel_multipliers num_res_blocks "
         "attention_resolutions hidden_width num_blocks condition_gain num_heads "
         "patch_size low_frequencies low_frequency_width dtype",
