@@ -46,15 +46,15 @@ def get_config() -> ml_collections.ConfigDict:
     # mnist: 20 pixels in 28, centre of mass in the middle | full: as scikit-learn's
     # digits, to the edges. Both keep height in proportion to width.
     glyphs.frame = "mnist"
-    glyphs.rotation = 12.0  # degrees at most, either way
+    glyphs.rotation = 10.0  # degrees at most, either way
     glyphs.shear = 0.3  # tangent of the slant at most, either way
     # Smallest and largest factor of width and of height, drawn for each. What they have
     # in common, the frame undoes.
     glyphs.scale = (0.8, 1.2)
     # Thinnest and thickest mean width of strokes. What the font draws is made thinner,
     # by half at most, or thicker. (0, 0) leaves it.
-    glyphs.stroke = (1.5, 4.5)
-    glyphs.elastic_amplitude = 2.0  # standard deviation of what pixels move by; 0 none
+    glyphs.stroke = (1.5, 4.0)
+    glyphs.elastic_amplitude = 1.2  # standard deviation of what pixels move by; 0 none
     glyphs.elastic_smoothness = 4.0  # standard deviation of the Gaussian smoothing it
 
     config.network = network = ml_collections.ConfigDict()
