@@ -55,11 +55,11 @@ def prepare(
             lambda: planning.privacy_plan(config, problem.num_examples, model).to_dict()
         )
     )
-    fixed = config.privacy.fixed_keys_seed
+    seed = config.privacy.fixed_keys_seed
     secrets = Secrets.from_dict(
         processes.from_first(
             lambda: (
-                fresh_secrets() if fixed is None else fixed_secrets(fixed)
+                fresh_secrets() if seed is None else fixed_secrets(seed)
             ).to_dict()
         )
     )
@@ -74,7 +74,7 @@ def prepare(
     ledger = None
     if begun:
         ledger = SharedLedger(
-            lambda: Ledger.open(ledger_path, plan, fixed_keys=fixed is not None)
+            lambda: Ledger.open(ledger_path, plan, fixed_keys=seed is not None)
         )
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     resources.callback(checkpoints.close)
@@ -103,7 +103,7 @@ def prepare(
 
     if ledger is None:
         ledger = SharedLedger(
-            lambda: Ledger.create(ledger_path, plan, fixed_keys=fixed is not None)
+            lambda: Ledger.create(ledger_path, plan, fixed_keys=seed is not None)
         )
     run = Run(
         config=config,

@@ -91,7 +91,7 @@ def test_p_values_of_noise_that_is_used_again():
             sums[1], noises[1] = 7 * stream[:60], stream[:180].reshape(60, 3)
         for values in (*sums, *noises):
             values[member] += 100  # what the members add is not looked at
-        answers = tuple(canaries.Answer(x, x) for x in noises)
+        answers = tuple(canaries.Answer(x, x, 1.0) for x in noises)
         run = canaries.Run(sums, np.zeros(3, int), answers)
         return attacks.noise_p_value(run, member)
 
