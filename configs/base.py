@@ -26,6 +26,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.source = "tfds"
     data.path = ""  # folder or file; for tfds its data_dir, "" for the usual one
     data.name = ""  # TFDS builder
+    # Names public data, such as "ImageNet 32x32", for ordinary training: no noise, no
+    # clipping, no guarantee, and a statement that says so. "" for data to be protected.
+    data.public = ""
     data.train_split = "train"  # TFDS split, or the first part of file names
     data.test_split = "test"
     # Size of the training split; public. 0 takes it from the data.

@@ -93,6 +93,8 @@ def privacy_plan(
             noise_multiplier=privacy.noise_multiplier,
             noise_multiplicity=config.diffusion.noise_multiplicity,
             queries=tuple(query.planned for query in asked),
+            # Released configs of earlier versions do not have the field.
+            public_data=config.data.get("public", ""),
             # How many numbers a noised sum has at most: of a step, or of a query.
             coordinates=max(
                 [model.num_trained, *(query.num_coordinates for query in asked)]

@@ -164,6 +164,8 @@ class LedgerRecord:
     @property
     def not_private(self) -> tuple[str, ...]:
         """Reasons why the run has no guarantee; empty for a private run."""
+        if self.plan.public_data:
+            return (f"the data is public ({self.plan.public_data})",)
         reasons = []
         if not self.plan.is_private or accounting.is_boundless(self.accounted_events()):
             reasons.append("epsilon is infinite")

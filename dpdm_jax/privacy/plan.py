@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import warnings
 from typing import Any
 
@@ -17,7 +18,13 @@ from dpdm_jax.privacy.queries import Query
 _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 # Of a plan as JSON: not there in those that have nothing of the kind.
-_OPTIONAL = frozenset({"extends", "queries", "coordinates"})
+_OPTIONAL = frozenset({"extends", "queries", "coordinates", "public_data"})
+
+#: What public data may be called: statements quote it.
+PUBLIC_DATA = (
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:()_/+-]{0,99}"),
+    "up to 100 letters, digits, blanks and . , : ( ) _ / + -",
+)
 
 # Noised sums become float32; what that does not hold would be no noise, or no number.
 _LEAST_STDDEV = float(np.finfo(np.float32).tiny)
@@ -44,6 +51,8 @@ class PrivacyConfig:
             information: it plays no part in the guarantee.
         queries: of all examples, before the first step, in order; they leave the steps
             what is left of the budget.
+        public_data: what public data the run is of; "" for data that is protected. Of
+            public data there is no budget: neither noise, clipping nor queries.
         coordinates: numbers in each noised sum, at most: those of the parameters, or of
             a larger query. With it epsilon includes what the exact arithmetic of
             ``clipped_grad`` and ``gaussian_noise`` adds; None leaves the arithmetic
@@ -61,6 +70,7 @@ class PrivacyConfig:
     noise_multiplier: float | None = None
     noise_multiplicity: int = 1
     queries: tuple[Query, ...] = ()
+    public_data: str = ""
     coordinates: int | None = None
 
 
@@ -87,6 +97,7 @@ class PrivacyPlan:
         relation: what the accountant reckons with, "add_or_remove_one" with N, q, T
             and the divisor fixed; that is, one example's record is replaced by nothing.
         queries: of all examples, before the run's first step, in order.
+        public_data: see ``PrivacyConfig``.
         coordinates: numbers in each noised sum, at most, where sums and noise are exact
             integers; None for floating-point arithmetic, as older plans have it, or
             where the arithmetic is left out of the guarantee.
@@ -106,6 +117,7 @@ class PrivacyPlan:
     noise_multiplicity: int = 1
     relation: str = accounting.RELATION
     queries: tuple[Query, ...] = ()
+    public_data: str = ""
     coordinates: int | None = None
     extends: "PrivacyPlan | None" = None
 
@@ -125,6 +137,13 @@ class PrivacyPlan:
             raise InputError(
                 f"the queries are {', '.join(names)}; allowed: names that differ."
             )
+        if self.public_data != "":
+            validate.text("the name of the public data", self.public_data, *PUBLIC_DATA)
+            if self.queries or self.is_private or not math.isinf(self.l2_clip_norm):
+                raise InputError(
+                    f"the data is public ({self.public_data}) and the plan has noise, "
+                    "clipping or queries; allowed: none of them."
+                )
         if self.coordinates is not None:
             validate.integer("coordinates", self.coordinates, minimum=1)
         if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
@@ -282,7 +301,9 @@ class PrivacyPlan:
 
     def cautions(self) -> tuple[str, ...]:
         """Returns sentences on what is legal here but deserves a warning."""
-        found = []
+        found: list[str] = []
+        if self.public_data:
+            return ()
         if not self.is_private:
             found.append(
                 f"This run is NOT PRIVATE: with noise_multiplier "
@@ -307,6 +328,7 @@ class PrivacyPlan:
             "l2_clip_norm": self.l2_clip_norm,
             "relation": self.relation,
             "queries": ", ".join(map(str, self.queries)) or "none",
+            "public_data": self.public_data,
             "coordinates": self.coordinates,
         }
 
@@ -354,6 +376,8 @@ class PrivacyPlan:
             "noise_multiplicity": self.noise_multiplicity,
         }
         del fields["queries"]
+        if not self.public_data:
+            del fields["public_data"]
         if self.queries:
             fields["queries"] = [query.to_dict() for query in self.queries]
         fields = {
@@ -431,6 +455,8 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         epochs=config.epochs,
         num_steps=config.num_steps,
     )
+    if config.public_data:
+        config = _without_budget(config)
     validate.real("epsilon", config.epsilon, above=0, allow_inf=True)
     validate.real("delta", config.delta, above=0, below=1)
     validate.real("l2_clip_norm", config.l2_clip_norm, above=0, allow_inf=True)
@@ -467,11 +493,23 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         accountant=config.accountant,
         noise_multiplicity=config.noise_multiplicity,
         queries=tuple(config.queries),
+        public_data=config.public_data,
         coordinates=config.coordinates,
     )
     for caution in plan.cautions():
         warnings.warn(caution, stacklevel=2)
     return plan
+
+
+def _without_budget(config: PrivacyConfig) -> PrivacyConfig:
+    """Returns what is left of a config where nothing is to be protected."""
+    if config.noise_multiplier or config.queries:
+        raise InputError(
+            f"the data is public ({config.public_data}) with noise_multiplier "
+            f"{config.noise_multiplier!r} and {len(config.queries)} queries; allowed: "
+            "neither, or data that is protected."
+        )
+    return dataclasses.replace(config, epsilon=math.inf, noise_multiplier=None)
 
 
 def _before(config: PrivacyConfig) -> list[accounting.Event]:

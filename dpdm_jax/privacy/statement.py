@@ -139,10 +139,21 @@ def make_statement(
     if steps > plan.total_steps:
         raise InputError(f"steps is {steps}; allowed: at most {plan.total_steps}.")
     reasons = list(not_private)
+    if plan.public_data and not reasons:
+        reasons.append(f"the data is public ({plan.public_data})")
     boundless = not plan.is_private or (spent is not None and math.isinf(spent))
+    boundless = boundless and not plan.public_data
     if boundless and _INFINITE not in reasons and (not reasons or not plan.is_private):
         reasons.append(_INFINITE)
-    if reasons:
+    if plan.public_data:
+        spent = math.inf
+        paragraphs = [
+            f"Public data: {plan.public_data}",
+            "The model was trained on data that whoever trained it states to be "
+            "public. None of it is protected: the model and everything made with it "
+            "may reveal training images.",
+        ]
+    elif reasons:
         spent = math.inf
         paragraphs = [
             "NOT PRIVATE  NOT PRIVATE  NOT PRIVATE",
@@ -320,7 +331,7 @@ def statement_fields(
             "selection": tuning.selection and tuning.selection.to_dict(),
         },
         "cautions": list(plan.cautions()),
-    }
+    } | ({"public_data": plan.public_data} if plan.public_data else {})
 
 
 def phase_fields(plan: PrivacyPlan) -> list[dict[str, Any]]:
@@ -404,7 +415,7 @@ def _arithmetic(plan: PrivacyPlan) -> dict[str, Any]:
 
 
 def _arithmetic_in_words(plan: PrivacyPlan) -> list[str]:
-    if plan.coordinates is None:
+    if plan.coordinates is None or plan.public_data:
         return []
     return [
         "Arithmetic: exact. Sums are of integers and the noise is a discrete Gaussian "
@@ -445,7 +456,11 @@ def _mechanism(
         *noise,
         *_arithmetic_in_words(plan),
         f"Divisor: the sum is divided by the constant {plan.expected_batch_size}.",
-        f"Accountant: {accountant.upper()}, {computed_with}.",
+        *(
+            []
+            if plan.public_data
+            else [f"Accountant: {accountant.upper()}, {computed_with}."]
+        ),
     ]
 
 

@@ -94,6 +94,8 @@ def _sign(folder: pathlib.Path, key: pathlib.Path) -> int:
 def _praise(folder: pathlib.Path, outcome: Verification) -> str:
     fields = outcome.to_dict()
     claim = "It is NOT PRIVATE, and says so"
+    if public := outcome.statement.get("public_data"):
+        claim = f"It is of public data ({public}), and protects none of it"
     if fields["private"]:
         claim = (
             f"epsilon = {fields['epsilon']} at delta = {fields['delta']!r}, recomputed "

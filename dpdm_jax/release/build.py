@@ -136,13 +136,7 @@ def _read_accounts(workdir: pathlib.Path, stored: dict[str, Any]) -> LedgerRecor
         )
     path = workdir / run_dir.LEDGER
     record = read_ledger(path)
-    check_is_of_run(workdir, stored, record)
-    counted = record.authorized_steps
-    if stored["step"] > counted:
-        raise InputError(
-            f"The checkpoint is of step {stored['step']} and {path} counts {counted} "
-            "steps; allowed: a ledger that counts every step."
-        )
+    check_is_of_run(workdir, stored["step"], stored, record)
     return record
 
 
@@ -167,7 +161,7 @@ def _check_private(
     settings: ml_collections.ConfigDict, record: LedgerRecord, tuning: Tuning
 ) -> None:
     reasons = tuning.not_private(record)
-    if reasons and not settings.allow_not_private:
+    if reasons and not (settings.allow_not_private or record.plan.public_data):
         raise InputError(
             f"The run is NOT PRIVATE ({'; '.join(reasons)}), so its release may reveal "
             "training images; allowed: a private run, or "

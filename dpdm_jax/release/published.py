@@ -24,8 +24,8 @@ FIELDS = {
     group: frozenset(fields.split())
     for group, fields in {
         "": "name seed",
-        "data": "source path name train_split test_split num_examples image_size "
-        "channels num_classes crop resize",
+        "data": "source path name public train_split test_split num_examples "
+        "image_size channels num_classes crop resize",
         "data.glyphs": "characters images_per_character seed frame rotation shear "
         "scale stroke elastic_amplitude elastic_smoothness",
         "network": "name base_width channel_multipliers num_res_blocks "

@@ -236,7 +236,7 @@ def _config_failures(
         if name != "target_epsilon" and not _is_older(name, theirs, mine, model)
     ]
     budgets = config.privacy.epsilon, plan.target_epsilon
-    if budgets[0] != budgets[1]:
+    if budgets[0] != budgets[1] and not plan.public_data:
         differences.append(("privacy.epsilon", *budgets))
     failures = [
         f"{bundle.CONFIG} gives {name} {mine!r}; the ledger has {theirs!r}."

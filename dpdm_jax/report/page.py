@@ -85,7 +85,8 @@ def write_report(
     statement = None
     if contents.ledger is not None:
         statement = make_statement_of(contents.ledger, tuning)
-    if not private and (statement is None or statement.not_private):
+    is_public = contents.ledger is not None and contents.ledger.plan.public_data
+    if not (private or is_public) and (statement is None or statement.not_private):
         raise InputError(
             f"{workdir} has no privacy guarantee ({_reason(statement)}), so that no "
             "page about it is public; allowed: report.private_parts=True."
@@ -164,6 +165,7 @@ def _privacy_facts(record: LedgerRecord, statement: Statement) -> dict[str, Any]
     plan = record.plan
     facts = {
         "statement": statement,
+        "verdict": "PUBLIC DATA" if plan.public_data else "NOT PRIVATE",
         "delta": repr(plan.delta),
         "num_examples": plan.num_examples,
         "steps": record.authorized_steps,

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -102,10 +103,13 @@ def _open_events(folder: pathlib.Path) -> Any:
 def private_diagnostics(sums: Diagnostics) -> dict[str, float]:
     """Turns a logical batch's sums into means, under names that mark them private."""
     finite = max(float(sums.examples) - float(sums.non_finite), 1.0)
-    return {
+    found = {
         f"{PRIVATE}loss": float(sums.loss) / finite,
         f"{PRIVATE}grad_norm": float(sums.grad_norm) / finite,
         f"{PRIVATE}clip_fraction": float(sums.clipped) / finite,
         f"{PRIVATE}non_finite": float(sums.non_finite),
         f"{PRIVATE}batch_size": float(sums.examples),
     }
+    if math.isnan(sums.grad_norm):  # of ordinary gradients there are none
+        del found[f"{PRIVATE}grad_norm"], found[f"{PRIVATE}clip_fraction"]
+    return found

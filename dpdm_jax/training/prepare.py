@@ -58,9 +58,7 @@ def prepare(
     seed = config.privacy.fixed_keys_seed
     secrets = Secrets.from_dict(
         processes.from_first(
-            lambda: (
-                fresh_secrets() if seed is None else fixed_secrets(seed)
-            ).to_dict()
+            lambda: (fresh_secrets() if seed is None else fixed_secrets(seed)).to_dict()
         )
     )
     mesh = devices.data_mesh()

@@ -60,7 +60,9 @@ def restore(
     values = run_dir.to_json_values(config)
 
     def check(stored: dict[str, Any]) -> None:
-        check_is_of_run(workdir, stored, ledger.record)
+        # A damaged one that is newer than it counts, too.
+        newest = max(checkpoints.steps())
+        check_is_of_run(workdir, newest, stored, ledger.record)
         check_version(workdir, stored)
         _check_unchanged(stored["config"], values)
 
@@ -88,13 +90,6 @@ def restore(
                 "allowed: a backup of one of them beside the present "
                 f"{run_dir.LEDGER}, or a new run directory, whose budget adds to this "
                 "one's."
-            )
-        newest = max(checkpoints.steps())
-        if newest > ledger.record.authorized_steps:
-            raise InputError(
-                f"{workdir} has a checkpoint of step {newest} and its ledger counts "
-                f"{ledger.record.authorized_steps}; allowed: a ledger that counts "
-                "every step."
             )
         _check_secrets(checkpoints, damaged, restored.secrets)
         if restored.data_digest != restored.secrets.data_digest(content):
@@ -131,22 +126,29 @@ def _check_secrets(
 
 
 def check_is_of_run(
-    workdir: pathlib.Path, stored: dict[str, Any], record: LedgerRecord
+    workdir: pathlib.Path, step: int, stored: dict[str, Any], record: LedgerRecord
 ) -> None:
     """Checks a checkpoint's description against the ledger.
 
     Args:
         workdir: the run directory of both.
+        step: of the checkpoint.
         stored: what the checkpoint says; see ``Checkpoints.description``.
         record: the ledger.
 
     Raises:
-        InputError: they are of two runs, or the ledger counts less than its copy.
+        InputError: they are of two runs, or the ledger counts less than it did.
     """
     if stored["run_id"] != record.run_id:
         raise InputError(
             f"The checkpoints of {workdir} are of run {stored['run_id']} and its "
             f"ledger of run {record.run_id}; allowed: one run in a directory."
+        )
+    if step > record.authorized_steps:
+        raise InputError(
+            f"{workdir} has a checkpoint of step {step} and its ledger counts "
+            f"{record.authorized_steps} steps; allowed: a ledger that counts every "
+            "step."
         )
     if not record.continues(LedgerRecord.from_dict(stored["ledger"])):
         raise InputError(

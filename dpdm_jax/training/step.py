@@ -14,6 +14,7 @@ the noise, and an all-gather joins the parts.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy import ExactSum
 from dpdm_jax.privacy.clipping import clipped_grad
 from dpdm_jax.training import ema
+from dpdm_jax.training.ordinary import ordinary_grad
 from dpdm_jax.training.state import TrainState
 
 
@@ -37,7 +39,8 @@ class Diagnostics(NamedTuple):
 
     Attributes:
         loss: float32 [], sum of the examples' losses.
-        grad_norm: float32 [], sum of gradient norms before clipping.
+        grad_norm: float32 [], sum of gradient norms before clipping; not a number where
+            there are none.
         clipped: float32 [], how many examples were clipped.
         non_finite: float32 [], how many were left out for a non-finite gradient.
         examples: float32 [], how many there were.
@@ -93,6 +96,9 @@ def make_train_step(
 ) -> TrainStep:
     """Builds the functions of a logical step.
 
+    Without clipping (C infinite) the sum of examples' gradients is the gradient of
+    their sum, which is ordinary training at its ordinary cost.
+
     An example's random draws depend on the step and on its position in the logical
     batch, so that neither micro-batches nor devices change them.
 
@@ -120,6 +126,7 @@ def make_train_step(
         microbatch_size=engine_microbatch_size,
         engine=engine,
     )
+    is_ordinary = math.isinf(l2_clip_norm)
     replicated = devices.replicated(mesh)
 
     @functools.partial(jax.jit, out_shardings=devices.divided(mesh))
@@ -148,7 +155,12 @@ def make_train_step(
             image, label, key = example
             return loss(params, fixed, image, label, key)
 
-        total, aux = clipped(with_fixed)(
+        grad_fn = (
+            ordinary_grad(with_fixed, engine_microbatch_size)
+            if is_ordinary
+            else clipped(with_fixed)
+        )
+        total, aux = grad_fn(
             params, images, labels, keys, is_padding_example=is_padding
         )
         counts = _diagnostics(aux.values, aux.grad_norms, is_padding, l2_clip_norm)
@@ -218,17 +230,20 @@ def _unflat(flat: jax.Array, like: Any) -> Any:
 
 
 def _diagnostics(
-    losses: jax.Array, norms: jax.Array, is_padding: jax.Array, l2_clip_norm: float
+    losses: jax.Array,
+    norms: jax.Array | None,
+    is_padding: jax.Array,
+    l2_clip_norm: float,
 ) -> Diagnostics:
-    finite = jnp.isfinite(norms) & ~is_padding
+    finite = jnp.isfinite(losses if norms is None else norms) & ~is_padding
 
     def total(values: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(finite, values, 0.0))
 
     return Diagnostics(
         loss=total(losses),
-        grad_norm=total(norms),
-        clipped=total(norms > l2_clip_norm),
+        grad_norm=jnp.float32(jnp.nan) if norms is None else total(norms),
+        clipped=jnp.zeros(()) if norms is None else total(norms > l2_clip_norm),
         non_finite=jnp.sum(~is_padding & ~finite).astype(jnp.float32),
         examples=jnp.sum(~is_padding).astype(jnp.float32),
     )

@@ -1,0 +1,71 @@
+"""Ordinary gradients: of the sum of examples' losses, where nothing is clipped."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpdm_jax.privacy.clipping import Aux
+
+
+def ordinary_grad(
+    loss: Callable[..., jax.Array], microbatch_size: int | None = None
+) -> Callable[..., tuple[Any, Aux]]:
+    """Transforms a loss of one example into the gradient of a sum of losses.
+
+    No gradient of a single example is ever made, so that there is no bound on what one
+    adds: for data that needs no protection.
+
+    Args:
+        loss: ``loss(params, image, label, key)``.
+        microbatch_size: examples that are worked on at once; None for all.
+
+    Returns:
+        ``grad_fn(params, images, labels, keys, is_padding_example)``, of arrays with a
+        leading axis of examples: the sum of the gradients of those that are no padding,
+        and their losses, without norms.
+    """
+
+    def total(
+        params: Any, example: tuple[jax.Array, ...], is_padding: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        images, *rest = example
+        # A factor of 0 would leave nothing of a gradient but where that is infinite.
+        images = jnp.where(is_padding[:, None, None, None], 0.0, images)
+        losses = jax.vmap(loss, (None, 0, 0, 0))(params, images, *rest)
+        return jnp.sum(jnp.where(is_padding, 0.0, losses)), losses
+
+    of_some = jax.grad(total, has_aux=True)
+
+    def grad_fn(
+        params: Any, *example: jax.Array, is_padding_example: jax.Array
+    ) -> tuple[Any, Aux]:
+        size = len(is_padding_example)
+        at_once = microbatch_size or size
+        if at_once >= size:
+            grads, losses = of_some(params, example, is_padding_example)
+            return grads, Aux(values=losses, grad_norms=None, aux=None)
+        parts = -(-size // at_once)
+        padding = [(0, parts * at_once - size)]
+
+        def cut(x: jax.Array) -> jax.Array:
+            # Keys have no zeros to pad with: the first example stands in.
+            rows = jnp.pad(jnp.arange(size), padding)
+            return x[rows].reshape(parts, at_once, *x.shape[1:])
+
+        is_padding = jnp.pad(is_padding_example, padding, constant_values=True)
+
+        def add(grads: Any, part: Any) -> tuple[Any, jax.Array]:
+            more, losses = of_some(params, *part)
+            return jax.tree.map(jnp.add, grads, more), losses
+
+        grads, losses = jax.lax.scan(
+            add,
+            jax.tree.map(jnp.zeros_like, params),
+            (tuple(map(cut, example)), is_padding.reshape(parts, at_once)),
+        )
+        values = losses.reshape(-1)[:size]
+        return grads, Aux(values=values, grad_norms=None, aux=None)
+
+    return grad_fn
