@@ -135,6 +135,16 @@ def get_config() -> ml_collections.ConfigDict:
     diffusion.stratified = False  # spread an example's K noise levels evenly
     diffusion.label_dropout = 0.1  # probability that an example trains without label
 
+    # Weights to begin with: a run directory, a release, or a file (.pt) of
+    # guided-diffusion.
+    config.initial = initial = ml_collections.ConfigDict()
+    initial.weights = ""  # "" for random ones
+    initial.public = ""  # of a file: names the public data that it was trained on
+    initial.label_table = "reuse"  # reuse | random | zero, where the classes are others
+    # Weights that were trained privately were so on data of other people: no one is in
+    # both data sets, whose guarantees then stand side by side.
+    initial.other_data = False
+
     config.privacy = privacy = ml_collections.ConfigDict()
     privacy.epsilon = 10.0  # the budget; inf trains without privacy
     privacy.delta = 1e-5  # below 1 / data.num_examples

@@ -11,6 +11,7 @@ from dpdm_jax.audit import run as audit_run
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import metrics
 from dpdm_jax.evaluation import run as evaluation_run
+from dpdm_jax.initial import read_initial
 from dpdm_jax.privacy import LedgerRecord, format_epsilon, read_ledger, statement_of
 from dpdm_jax.release.build import read_tuning
 from dpdm_jax.release.build import release as write_release
@@ -80,7 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _refuse_release(config, "train")
     _refuse_extension(config, "train")
     _say(f"Training in {workdir}.")
-    train_model(config, workdir, snapshot=SnapshotWriter(config, workdir))
+    _train(config, workdir)
     _print_statement(workdir)
 
 
@@ -143,7 +144,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         # Before hours of training: what is missing for the last stage.
         processes.from_first(lambda: evaluation_run.check(config, workdir))
         _say(f"Training in {workdir}.")
-        train_model(config, workdir, snapshot=SnapshotWriter(config, workdir))
+        _train(config, workdir)
         if not _is_trained(workdir):
             _print_statement(workdir)
             return
@@ -151,6 +152,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     evaluate(config, workdir)
     report(config, workdir)
     _print_statement(workdir)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    snapshot = SnapshotWriter(config, workdir)
+    train_model(config, workdir, snapshot=snapshot, read_initial=read_initial)
 
 
 def _open_release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -69,6 +69,15 @@ ALLOWED = {
         "sampling",
         "training",
     },
+    "initial": {
+        "interop",
+        "models",
+        "networks",
+        "privacy",
+        "release",
+        "run_dir",
+        "training",
+    },
     "audit": {
         "data",
         "diffusion",

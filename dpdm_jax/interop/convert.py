@@ -11,8 +11,16 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.interop import name_maps
 from dpdm_jax.networks import Network, Params
 
+# The module of a label table, in the path of its parameter.
+_LABEL = "label"
 
-def convert(state_dict: Mapping[str, np.ndarray], network: Network) -> Params:
+
+def convert(
+    state_dict: Mapping[str, np.ndarray],
+    network: Network,
+    *,
+    any_label_table: bool = False,
+) -> Params:
     """Converts the official network's tensors.
 
     Args:
@@ -20,6 +28,7 @@ def convert(state_dict: Mapping[str, np.ndarray], network: Network) -> Params:
             ``all_modules.0.weight`` and so on, or guided-diffusion's
             ``time_embed.0.weight`` and so on.
         network: the network they are for, of name ncsnpp or adm.
+        any_label_table: whether tables of labels may have other numbers of rows.
 
     Returns:
         Parameters of ``network``, float32.
@@ -30,12 +39,19 @@ def convert(state_dict: Mapping[str, np.ndarray], network: Network) -> Params:
     """
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     targets = name_maps.official_names(shapes)
+
+    def fits(name: str, target: name_maps.Target) -> bool:
+        found, wanted = np.shape(state_dict[name]), target.official_shape
+        if any_label_table and _LABEL in target.path:
+            found, wanted = found[1:], wanted[1:]
+        return found == wanted
+
     missing = [name for name in targets if name not in state_dict]
     unexpected = [name for name in state_dict if name not in targets]
     misshapen = [
         f"{name} {np.shape(state_dict[name])} instead of {target.official_shape}"
         for name, target in targets.items()
-        if name in state_dict and np.shape(state_dict[name]) != target.official_shape
+        if name in state_dict and not fits(name, target)
     ]
     problems = [
         f"{len(names)} {kind}: {_some(names)}"
@@ -59,7 +75,10 @@ def convert(state_dict: Mapping[str, np.ndarray], network: Network) -> Params:
         for parent in parents:
             node = node.setdefault(parent, {})
         tensor = np.transpose(np.asarray(state_dict[name]), target.axes)
-        node[leaf] = jnp.asarray(tensor.reshape(target.shape), jnp.float32)
+        shape = target.shape
+        if _LABEL in target.path:
+            shape = (len(tensor), *shape[1:])
+        node[leaf] = jnp.asarray(tensor.reshape(shape), jnp.float32)
     return params
 
 

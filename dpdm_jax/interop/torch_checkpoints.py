@@ -75,6 +75,38 @@ def read_official_checkpoint(path: str | os.PathLike) -> OfficialCheckpoint:
     )
 
 
+def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads a file of named tensors, as guided-diffusion publishes its weights.
+
+    Args:
+        path: the file; no code in it is run.
+
+    Returns:
+        Float32 arrays by name.
+
+    Raises:
+        InputError: PyTorch is not installed, or it is no such file.
+    """
+
+    def foreign(why: str) -> InputError:
+        return InputError(
+            f"{path} is no file of weights: {why}; allowed: named tensors, as "
+            "torch.save writes a model's state_dict."
+        )
+
+    content = load(path, foreign)
+    torch = import_torch()
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        for name, tensor in content.items()
+    ):
+        raise foreign("it holds something else than named tensors")
+    return {
+        name: tensor.detach().to(torch.float32).numpy()
+        for name, tensor in content.items()
+    }
+
+
 def import_torch() -> Any:
     """Returns the module ``torch``.
 

@@ -67,6 +67,24 @@ class Model:
         kept = self.prior.init(self.image_shape, self.num_classes)
         return {_NETWORK: params, **kept} if kept else params
 
+    def network_of(self, params: Params) -> Params:
+        """Returns the network's own part of the parameters."""
+        return params if self._is_alone else params[_NETWORK]
+
+    def with_network(self, params: Params, network: Params) -> Params:
+        """Returns the parameters with another network's part."""
+        return network if self._is_alone else {**params, _NETWORK: network}
+
+    @property
+    def _is_alone(self) -> bool:
+        return not self._kept()
+
+    def _kept(self) -> Params:
+        """Shapes of what the prior keeps among the parameters."""
+        return jax.eval_shape(
+            lambda: self.prior.init(self.image_shape, self.num_classes)
+        )
+
     @property
     def shapes(self) -> Params:
         """Shapes and dtypes of the parameters; allocates none, and uses no device."""
@@ -74,9 +92,7 @@ class Model:
 
     def split(self, params: Params) -> tuple[Params, Params]:
         """Takes parameters apart into the trained and the fixed, see ``partition``."""
-        kept = jax.eval_shape(
-            lambda: self.prior.init(self.image_shape, self.num_classes)
-        )
+        kept = self._kept()
         return partition.split(params, lambda path: path.split("/")[0] not in kept)
 
     @property

@@ -20,6 +20,7 @@ from dpdm_jax import strict_json, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting, class_moments, queries
 from dpdm_jax.privacy.batch_selection import PoissonSampling
+from dpdm_jax.privacy.lineage import Origin
 from dpdm_jax.privacy.plan import PrivacyPlan
 
 FILE_NAME = "privacy.json"
@@ -143,6 +144,7 @@ class LedgerRecord:
             queries of the plan before its first step, and its phases.
         fixed_keys: whether noise or batches ever came from a fixed, known key.
         software: names and versions of what computed the figures.
+        origin: whose weights the run began with; None for random ones.
     """
 
     run_id: str
@@ -150,6 +152,7 @@ class LedgerRecord:
     events: tuple[LedgerEvent, ...]
     fixed_keys: bool
     software: dict[str, str]
+    origin: Origin | None = None
 
     @property
     def phases(self) -> tuple[LedgerEvent, ...]:
@@ -202,6 +205,8 @@ class LedgerRecord:
             return False
         if plans[begun - 1].differences(earlier.plan):
             return False
+        if self.origin != earlier.origin:
+            return False
         return self.fixed_keys >= earlier.fixed_keys and all(
             dataclasses.replace(now, authorized_steps=0)
             == dataclasses.replace(then, authorized_steps=0)
@@ -229,7 +234,8 @@ class LedgerRecord:
         return fields | {"checksum": _checksum(fields)}
 
     def _content(self) -> dict[str, Any]:
-        return {
+        lineage = {} if self.origin is None else {"origin": self.origin.to_dict()}
+        return lineage | {
             "format": _FORMAT,
             "run_id": self.run_id,
             "not_private": bool(self.not_private),
@@ -246,7 +252,7 @@ class LedgerRecord:
         Raises:
             InputError: if anything is missing, out of range or inconsistent.
         """
-        if not isinstance(fields, dict) or set(fields) != _FIELDS:
+        if not isinstance(fields, dict) or set(fields) - {"origin"} != _FIELDS:
             raise InputError(f"the fields are not {', '.join(sorted(_FIELDS))}.")
         if fields["format"] not in _FORMATS:
             raise InputError(
@@ -263,6 +269,7 @@ class LedgerRecord:
                 events=tuple(LedgerEvent.from_dict(e) for e in fields["events"]),
                 fixed_keys=fields["fixed_keys"],
                 software=fields["software"],
+                origin=_origin(fields),
             )
         except (AttributeError, KeyError, RecursionError, TypeError) as e:
             raise InputError(f"the contents are malformed ({e!r}).") from None
@@ -338,6 +345,7 @@ class Ledger:
         plan: PrivacyPlan,
         *,
         fixed_keys: bool = False,
+        origin: Origin | None = None,
     ) -> "Ledger":
         """Writes the ledger of a new run, with no step authorised yet.
 
@@ -345,6 +353,7 @@ class Ledger:
             path: the file to create, in an existing directory.
             plan: the plan of the run.
             fixed_keys: whether noise or batches come from a fixed key; NOT PRIVATE.
+            origin: whose weights the run begins with; None for random ones.
 
         Raises:
             InputError: if the file exists or cannot be written.
@@ -377,6 +386,7 @@ class Ledger:
             ),
             fixed_keys=fixed_keys,
             software=_software(),
+            origin=origin,
         )
         _write(path, record)
         return cls(path, record)
@@ -541,6 +551,17 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerRecord:
         ) from None
 
 
+def _origin(fields: dict[str, Any]) -> Origin | None:
+    if "origin" not in fields:
+        return None
+    origin = Origin.from_dict(fields["origin"])
+    if origin.ledger is not None:
+        parent = LedgerRecord.from_dict(origin.ledger)
+        if parent.not_private:
+            raise InputError("the origin's ledger gives no guarantee.")
+    return origin
+
+
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """Returns what a ledger of an older format says in the words of the last.
 
@@ -549,6 +570,8 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """
     if content["format"] == _FORMAT:
         return content
+    if "origin" in content:
+        raise InputError("the contents have an origin, which their format has not.")
     plan = content["plan"]
     kind = 0 if "extends" not in plan else 1
     if "moments_noise_multiplier" in plan:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import warnings
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy import accounting, lineage
 from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_size
 from dpdm_jax.privacy.queries import Query
 
@@ -19,12 +18,6 @@ _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 # Of a plan as JSON: not there in those that have nothing of the kind.
 _OPTIONAL = frozenset({"extends", "queries", "coordinates", "public_data"})
-
-#: What public data may be called: statements quote it.
-PUBLIC_DATA = (
-    re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:()_/+-]{0,99}"),
-    "up to 100 letters, digits, blanks and . , : ( ) _ / + -",
-)
 
 # Noised sums become float32; what that does not hold would be no noise, or no number.
 _LEAST_STDDEV = float(np.finfo(np.float32).tiny)
@@ -138,7 +131,9 @@ class PrivacyPlan:
                 f"the queries are {', '.join(names)}; allowed: names that differ."
             )
         if self.public_data != "":
-            validate.text("the name of the public data", self.public_data, *PUBLIC_DATA)
+            validate.text(
+                "the name of the public data", self.public_data, *lineage.NAME
+            )
             if self.queries or self.is_private or not math.isinf(self.l2_clip_norm):
                 raise InputError(
                     f"the data is public ({self.public_data}) and the plan has noise, "

@@ -11,6 +11,7 @@ from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.ledger import LedgerRecord
+from dpdm_jax.privacy.lineage import Origin
 from dpdm_jax.privacy.plan import PrivacyPlan
 from dpdm_jax.privacy.tuning import NO_TUNING, Tuning
 
@@ -118,6 +119,7 @@ def make_statement(
     spent: float | None = None,
     tuning: Tuning = NO_TUNING,
     computed_with: str | None = None,
+    origin: Origin | None = None,
 ) -> Statement:
     """Returns the privacy statement of a run after ``steps`` steps.
 
@@ -131,6 +133,7 @@ def make_statement(
         tuning: how the run's settings were chosen; ``spent`` includes it.
         computed_with: the library behind ``spent`` and its version; None for the one
             that is installed.
+        origin: whose weights the run began with; None for random ones.
 
     Raises:
         InputError: if ``steps`` is out of range.
@@ -181,7 +184,8 @@ def make_statement(
         not_private=tuple(reasons),
         paragraphs=tuple(paragraphs),
         mechanism=tuple(
-            _mechanism(
+            ([] if origin is None else [_lineage(origin)])
+            + _mechanism(
                 plan,
                 steps,
                 accountant,
@@ -257,6 +261,7 @@ def make_statement_of(
         spent=tuning.epsilon(record) if spent is None else spent,
         tuning=tuning,
         computed_with=computed_with,
+        origin=record.origin,
     )
 
 
@@ -331,7 +336,43 @@ def statement_fields(
             "selection": tuning.selection and tuning.selection.to_dict(),
         },
         "cautions": list(plan.cautions()),
-    } | ({"public_data": plan.public_data} if plan.public_data else {})
+    } | _where_there_is(
+        public_data=plan.public_data,
+        lineage=record.origin and _origin_fields(record.origin),
+    )
+
+
+def _where_there_is(**fields: Any) -> dict[str, Any]:
+    """Those that older statements do not have, but for empty ones."""
+    return {name: value for name, value in fields.items() if value}
+
+
+def _origin_fields(origin: Origin) -> dict[str, Any]:
+    fields = {"kind": origin.kind, "name": origin.name, "sha256": origin.sha256}
+    if origin.ledger is None:
+        return fields | {"public_data": origin.public_data}
+    parent = LedgerRecord.from_dict(origin.ledger)
+    return fields | {
+        "epsilon": format_epsilon(parent.epsilon_spent()),
+        "delta": parent.plan.delta,
+        "accountant": parent.plan.accountant,
+    }
+
+
+def _lineage(origin: Origin) -> str:
+    began = (
+        f"Lineage: training began with weights of the {origin.kind} {origin.name} "
+        f"(SHA-256 {origin.sha256}), which were trained on "
+    )
+    if origin.ledger is None:
+        return f"{began}public data: {origin.public_data}. None of that is protected."
+    fields = _origin_fields(origin)
+    return (
+        f"{began}private data of others. Their guarantee is one of its own, and not "
+        f"part of this one: epsilon = {fields['epsilon']}, delta = "
+        f"{fields['delta']!r} ({fields['accountant'].upper()}). It is stated that no "
+        "one is in both data sets."
+    )
 
 
 def phase_fields(plan: PrivacyPlan) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ FIELDS = {
         "sigma_min sigma_max beta_min beta_d eps_t num_timesteps noise_multiplicity "
         "stratified label_dropout draws_at_once",
         "diffusion.views": "crop flip count",
+        "initial": "weights public label_table other_data",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",
         "train": "batch_size epochs num_steps microbatch_size engine "
@@ -59,6 +60,7 @@ _AS_OF_NOW = ("sampler", _PRESETS, "sample", "evaluate")
 #: Fields that name a place on this machine, or a secret, and what they become.
 EMPTIED = {
     "data.path": "",
+    "initial.weights": "",
     "evaluate.inception_weights": "",
     "privacy.fixed_keys_seed": None,
 }

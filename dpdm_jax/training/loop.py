@@ -14,7 +14,7 @@ import ml_collections
 from dpdm_jax import processes
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import format_epsilon
-from dpdm_jax.training.prepare import prepare
+from dpdm_jax.training.prepare import ReadInitial, prepare
 from dpdm_jax.training.run import Run
 from dpdm_jax.training.state import TrainState
 from dpdm_jax.training.steps import Snapshot, run_steps
@@ -27,6 +27,7 @@ def train(
     workdir: pathlib.Path,
     *,
     snapshot: Snapshot | None = None,
+    read_initial: ReadInitial | None = None,
 ) -> TrainState:
     """Trains a model, or goes on with a run that was interrupted.
 
@@ -37,6 +38,8 @@ def train(
         config: the whole config.
         workdir: the run directory, created if need be.
         snapshot: called every ``log.snapshot_every_steps`` steps.
+        read_initial: reads the weights that a new run begins with; None for random
+            ones.
 
     Returns:
         The last state.
@@ -46,7 +49,7 @@ def train(
             a run under another mechanism or of another model, or the budget is spent.
     """
     with contextlib.ExitStack() as resources:
-        run, state = prepare(config, workdir, resources)
+        run, state = prepare(config, workdir, resources, read_initial)
         stop = run.plan.total_steps
         if config.train.stop_after_steps:
             stop = min(stop, config.train.stop_after_steps)

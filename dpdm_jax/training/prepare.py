@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,8 +11,9 @@ import ml_collections
 
 from dpdm_jax import data, devices, planning, processes, queries, run_dir, validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.models.model import build_model
+from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import Ledger, PrivacyPlan
+from dpdm_jax.privacy.lineage import Origin
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.from_config import build_training
@@ -21,11 +23,18 @@ from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
 from dpdm_jax.training.shared_ledger import SharedLedger
 from dpdm_jax.training.state import TrainState, create_state
 
+#: Reads the parameters of a network that a new run begins with, given a config, the
+#: model and its network's random parameters; None for those.
+ReadInitial = Callable[
+    [ml_collections.ConfigDict, Model, Any], tuple[Any, Origin] | None
+]
+
 
 def prepare(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     resources: contextlib.ExitStack,
+    read_initial: ReadInitial | None = None,
 ) -> tuple[Run, TrainState]:
     """Checks everything that can be checked before a file is written, then opens.
 
@@ -33,6 +42,7 @@ def prepare(
         config: the whole config.
         workdir: the run directory, created if need be.
         resources: closes what is opened.
+        read_initial: see ``loop.train``.
 
     Returns:
         The run, and its state after the last step that was kept.
@@ -67,6 +77,11 @@ def prepare(
             config, plan, model.trained_loss(config.diffusion), secrets.noise_key, mesh
         )
 
+    random = processes.same_arrays(model.init(rngs.stream(config.seed, "init")))
+    params, origin = random, None
+    if read_initial is not None and not _has_checkpoint(workdir):
+        params, origin = _initial(config, model, random, read_initial)
+
     ledger_path = workdir / run_dir.LEDGER
     begun = processes.from_first(lambda: _claim(workdir, resources))
     ledger = None
@@ -77,9 +92,7 @@ def prepare(
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     resources.callback(checkpoints.close)
 
-    params, fixed = model.split(
-        processes.same_arrays(model.init(rngs.stream(config.seed, "init")))
-    )
+    params, fixed = model.split(params)
     everywhere = devices.replicated(mesh)
     state, fixed = devices.place(
         (create_state(params, training.optimizer, training.noise), fixed), everywhere
@@ -97,11 +110,20 @@ def prepare(
                 "steps but no checkpoint is left to go on from; allowed: a new run "
                 "directory, whose budget adds to this one's."
             )
+    elif ledger is not None and ledger.record.origin != origin:
+        with processes.together():
+            raise InputError(
+                f"The run in {workdir} was begun with the weights "
+                f"{ledger.record.origin or 'random'}, not {origin or 'random ones'}; "
+                "allowed: the same, or a new run directory."
+            )
     state, fixed = devices.place((state, fixed), everywhere)
 
     if ledger is None:
         ledger = SharedLedger(
-            lambda: Ledger.create(ledger_path, plan, fixed_keys=seed is not None)
+            lambda: Ledger.create(
+                ledger_path, plan, fixed_keys=seed is not None, origin=origin
+            )
         )
     run = Run(
         config=config,
@@ -124,6 +146,28 @@ def prepare(
     if int(state.step) == 0:
         run = dataclasses.replace(run, fixed=_fixed_by_queries(run))
     return run, state
+
+
+def _has_checkpoint(workdir: pathlib.Path) -> bool:
+    existing = Checkpoints(workdir)
+    try:
+        return bool(existing.steps())
+    finally:
+        existing.close()
+
+
+def _initial(
+    config: ml_collections.ConfigDict,
+    model: Model,
+    random: Any,
+    read_initial: ReadInitial,
+) -> tuple[Any, Origin | None]:
+    """Returns the parameters that a run begins with, and where they come from."""
+    found = read_initial(config, model, model.network_of(random))
+    if found is None:
+        return random, None
+    network, origin = found
+    return processes.same_arrays(model.with_network(random, network)), origin
 
 
 def _fixed_by_queries(run: Run) -> Any:

@@ -1,0 +1,5 @@
+"""Weights that a run begins with, in place of random ones, and their lineage."""
+
+from dpdm_jax.initial.weights import read_initial
+
+__all__ = ["read_initial"]

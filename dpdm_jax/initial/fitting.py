@@ -1,0 +1,58 @@
+"""Weights of one model into another of the same network."""
+
+import jax
+import numpy as np
+
+from dpdm_jax.errors import InputError
+from dpdm_jax.models.identity import named_leaves
+from dpdm_jax.networks import Params
+
+#: What becomes of label tables: taken as they are, left random, or set to zero.
+TABLES = ("reuse", "random", "zero")
+# The module of a label table, in the path of its parameter.
+_LABEL = "label"
+
+
+def fit(found: Params, wanted: Params, label_table: str) -> Params:
+    """Takes weights that are called and shaped as those of a network.
+
+    Args:
+        found: the weights.
+        wanted: the network's own, random ones.
+        label_table: one of ``TABLES``, for tables of classes.
+
+    Returns:
+        Parameters like ``wanted``.
+
+    Raises:
+        InputError: names or shapes differ; the first that does is named.
+    """
+    have, want = named_leaves(found), named_leaves(wanted)
+    for name in sorted({*have, *want}):
+        if name not in have or name not in want:
+            state = "lack" if name in want else "have the unknown"
+            raise InputError(
+                f"the initial weights {state} {name}; allowed: those of the config's "
+                "network."
+            )
+    leaves = [
+        _taken(name, np.asarray(have[name]), np.asarray(own), label_table)
+        for name, own in want.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
+
+
+def _taken(
+    name: str, value: np.ndarray, own: np.ndarray, label_table: str
+) -> np.ndarray:
+    if _LABEL in name.split("/") and label_table != "reuse":
+        return own if label_table == "random" else np.zeros_like(own)
+    if value.shape != own.shape:
+        hint = ""
+        if _LABEL in name.split("/"):
+            hint = ", or initial.label_table 'random' or 'zero'"
+        raise InputError(
+            f"the initial weights {name} have shape {value.shape}; allowed: "
+            f"{own.shape}, that of the config's network{hint}."
+        )
+    return value.astype(own.dtype)

@@ -1,0 +1,125 @@
+"""Reads the weights that a config names, from a run, a release or a file."""
+
+import pathlib
+
+import ml_collections
+
+from dpdm_jax import processes, run_dir, strict_json, validate
+from dpdm_jax.errors import InputError, reason
+from dpdm_jax.initial import fitting
+from dpdm_jax.interop import torch_checkpoints
+from dpdm_jax.interop.convert import convert
+from dpdm_jax.models.identity import digest
+from dpdm_jax.models.model import Model, build_model
+from dpdm_jax.networks import Params
+from dpdm_jax.privacy import LedgerRecord, read_ledger
+from dpdm_jax.privacy.lineage import Origin
+from dpdm_jax.release import bundle, privacy_files
+from dpdm_jax.release.model import load_release
+from dpdm_jax.training.checkpoints import FOLDER, Checkpoints
+
+_FILES = (".pt", ".pth")
+
+
+def read_initial(
+    config: ml_collections.ConfigDict, model: Model, random: Params
+) -> tuple[Params, Origin] | None:
+    """Reads the weights that ``config.initial`` names.
+
+    Args:
+        config: the whole config; reads ``initial``.
+        model: what begins with them.
+        random: its network's random parameters, for the parts that are not taken.
+
+    Returns:
+        The network's parameters and where they come from; None if the config names
+        none.
+
+    Raises:
+        InputError: there are no such weights, they do not fit, or what they were
+            trained on is not stated.
+    """
+    settings = config.initial
+    if not settings.weights:
+        return None
+    validate.one_of("initial.label_table", settings.label_table, fitting.TABLES)
+    path = pathlib.Path(settings.weights)
+    with processes.together():
+        if path.suffix in _FILES and not path.is_dir():
+            found, origin = _of_file(path, settings, model)
+        elif bundle.is_bundle(path):
+            found, origin = _of_release(path)
+        elif (path / FOLDER).is_dir():
+            found, origin = _of_run(path)
+        else:
+            raise InputError(
+                f"initial.weights is {settings.weights!r}; allowed: a run directory, "
+                "a release, or a file .pt or .pth of guided-diffusion's."
+            )
+        if origin.ledger is not None and not settings.other_data:
+            raise InputError(
+                f"initial.weights is {settings.weights!r}, which was trained privately "
+                "and whose steps would count if the data were the same; allowed: "
+                "weights of public data, or initial.other_data=True if no one is in "
+                "both."
+            )
+        network = fitting.fit(found, random, settings.label_table)
+    return network, origin
+
+
+def _of_run(path: pathlib.Path) -> tuple[Params, Origin]:
+    try:
+        values = strict_json.loads((path / run_dir.CONFIG).read_bytes())
+        config = ml_collections.ConfigDict(run_dir.from_json_values(values))
+    except (OSError, ValueError) as e:
+        raise InputError(
+            f"{path / run_dir.CONFIG} cannot be read ({reason(e)}); allowed: a run "
+            "directory as training writes it."
+        ) from None
+    checkpoints = Checkpoints(path)
+    try:
+        parent = build_model(config, *checkpoints.stored_problem())
+        params, _ = checkpoints.restore_weights(parent)
+        is_trained = checkpoints.description()["kind"] == "training"
+    finally:
+        checkpoints.close()
+    if not is_trained:
+        raise InputError(
+            f"{path} holds imported weights, of whose data nothing is known; allowed: "
+            "the file that they came from."
+        )
+    record = read_ledger(path / run_dir.LEDGER)
+    network = parent.network_of(params)
+    return network, _origin("run", config.name, network, record)
+
+
+def _of_release(path: pathlib.Path) -> tuple[Params, Origin]:
+    released = load_release(path)
+    record, _ = privacy_files.read_accounted(released.privacy)
+    network = released.model.network_of(released.params)
+    return network, _origin("release", released.manifest["name"], network, record)
+
+
+def _of_file(
+    path: pathlib.Path, settings: ml_collections.ConfigDict, model: Model
+) -> tuple[Params, Origin]:
+    if not settings.public:
+        raise InputError(
+            f"initial.weights is {settings.weights!r} and initial.public is empty; "
+            "allowed: the name of the public data that the file was trained on."
+        )
+    tensors = torch_checkpoints.read_state_dict(path)
+    network = convert(tensors, model.network, any_label_table=True)
+    return network, Origin("file", path.name, digest(network), settings.public)
+
+
+def _origin(kind: str, name: str, network: Params, record: LedgerRecord) -> Origin:
+    public = record.plan.public_data
+    if not public and record.not_private:
+        raise InputError(
+            f"the weights of {name} are NOT PRIVATE ({'; '.join(record.not_private)}) "
+            "and not stated to be of public data; allowed: a private model, or one "
+            "trained with data.public."
+        )
+    ledger = None if public else record.to_dict()
+    return Origin(kind, name, digest(network), public, ledger)
