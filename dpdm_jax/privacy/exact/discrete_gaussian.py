@@ -257,6 +257,14 @@ def draw(
     Raises:
         InputError: S is out of range.
     """
+    return _draw(jax.random.key_data(keys), size, stddev, sharding)
+
+
+# Compiled once for each size, also for who draws outside of jit.
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _draw(
+    key_data: jax.Array, size: int, stddev: float, sharding: NamedSharding | None
+) -> tuple[jax.Array, jax.Array]:
     combination = combination_of(stddev)
     words = _words_of(combination.stddev)
     on_cpu = jax.default_backend() == "cpu"
@@ -265,7 +273,6 @@ def draw(
     # reads it draws anew.
     block = max(1, min(_CPU_BLOCK if on_cpu else _BLOCK, -(-size // (2 * parts))))
     blocks = -(-size // (block * parts))
-    key_data = jax.random.key_data(keys)
 
     def draw_part(key_data: jax.Array, part: jax.Array) -> jax.Array:
         def draw_block(i: jax.Array) -> jax.Array:
