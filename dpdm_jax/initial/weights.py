@@ -1,6 +1,7 @@
 """Reads the weights that a config names, from a run, a release or a file."""
 
 import pathlib
+from collections.abc import Callable
 
 import ml_collections
 
@@ -19,6 +20,12 @@ from dpdm_jax.release.model import load_release
 from dpdm_jax.training.checkpoints import FOLDER, Checkpoints
 
 _FILES = (".pt", ".pth")
+
+#: Reads the parameters of a network and where they come from.
+Reader = Callable[
+    [pathlib.Path, ml_collections.ConfigDict, Model, Checkpoints | None],
+    tuple[Params, Origin],
+]
 
 
 def read_initial(
@@ -45,29 +52,48 @@ def read_initial(
     validate.one_of("initial.label_table", settings.label_table, fitting.TABLES)
     path = pathlib.Path(settings.weights)
     with processes.together():
-        if path.suffix in _FILES and not path.is_dir():
-            found, origin = _of_file(path, settings, model)
-        elif bundle.is_bundle(path):
-            found, origin = _of_release(path)
-        elif (path / FOLDER).is_dir():
-            found, origin = _of_run(path)
-        else:
-            raise InputError(
-                f"initial.weights is {settings.weights!r}; allowed: a run directory, "
-                "a release, or a file .pt or .pth of guided-diffusion's."
-            )
-        if origin.ledger is not None and not settings.other_data:
-            raise InputError(
-                f"initial.weights is {settings.weights!r}, which was trained privately "
-                "and whose steps would count if the data were the same; allowed: "
-                "weights of public data, or initial.other_data=True if no one is in "
-                "both."
-            )
-        network = fitting.fit(found, random, settings.label_table)
+        read = _reader(path, settings)
+    # Opened by all processes together, which read it each by itself.
+    checkpoints = Checkpoints(path) if read is _of_run else None
+    try:
+        with processes.together():
+            found, origin = read(path, settings, model, checkpoints)
+            _check_protected(origin, settings)
+            network = fitting.fit(found, random, settings.label_table)
+    finally:
+        if checkpoints is not None:
+            checkpoints.close()
     return network, origin
 
 
-def _of_run(path: pathlib.Path) -> tuple[Params, Origin]:
+def _reader(path: pathlib.Path, settings: ml_collections.ConfigDict) -> Reader:
+    if path.suffix in _FILES and not path.is_dir():
+        return _of_file
+    if bundle.is_bundle(path):
+        return _of_release
+    if (path / FOLDER).is_dir():
+        return _of_run
+    raise InputError(
+        f"initial.weights is {settings.weights!r}; allowed: a run directory, a "
+        "release, or a file .pt or .pth of guided-diffusion's."
+    )
+
+
+def _check_protected(origin: Origin, settings: ml_collections.ConfigDict) -> None:
+    if origin.ledger is not None and not settings.other_data:
+        raise InputError(
+            f"initial.weights is {settings.weights!r}, which was trained privately and "
+            "whose steps would count if the data were the same; allowed: weights of "
+            "public data, or initial.other_data=True if no one is in both."
+        )
+
+
+def _of_run(
+    path: pathlib.Path,
+    settings: ml_collections.ConfigDict,
+    model: Model,
+    checkpoints: Checkpoints,
+) -> tuple[Params, Origin]:
     try:
         values = strict_json.loads((path / run_dir.CONFIG).read_bytes())
         config = ml_collections.ConfigDict(run_dir.from_json_values(values))
@@ -76,14 +102,9 @@ def _of_run(path: pathlib.Path) -> tuple[Params, Origin]:
             f"{path / run_dir.CONFIG} cannot be read ({reason(e)}); allowed: a run "
             "directory as training writes it."
         ) from None
-    checkpoints = Checkpoints(path)
-    try:
-        parent = build_model(config, *checkpoints.stored_problem())
-        params, _ = checkpoints.restore_weights(parent)
-        is_trained = checkpoints.description()["kind"] == "training"
-    finally:
-        checkpoints.close()
-    if not is_trained:
+    parent = build_model(config, *checkpoints.stored_problem())
+    params, _ = checkpoints.restore_weights(parent)
+    if checkpoints.description()["kind"] != "training":
         raise InputError(
             f"{path} holds imported weights, of whose data nothing is known; allowed: "
             "the file that they came from."
@@ -93,7 +114,12 @@ def _of_run(path: pathlib.Path) -> tuple[Params, Origin]:
     return network, _origin("run", config.name, network, record)
 
 
-def _of_release(path: pathlib.Path) -> tuple[Params, Origin]:
+def _of_release(
+    path: pathlib.Path,
+    settings: ml_collections.ConfigDict,
+    model: Model,
+    checkpoints: Checkpoints | None,
+) -> tuple[Params, Origin]:
     released = load_release(path)
     record, _ = privacy_files.read_accounted(released.privacy)
     network = released.model.network_of(released.params)
@@ -101,7 +127,10 @@ def _of_release(path: pathlib.Path) -> tuple[Params, Origin]:
 
 
 def _of_file(
-    path: pathlib.Path, settings: ml_collections.ConfigDict, model: Model
+    path: pathlib.Path,
+    settings: ml_collections.ConfigDict,
+    model: Model,
+    checkpoints: Checkpoints | None,
 ) -> tuple[Params, Origin]:
     if not settings.public:
         raise InputError(

@@ -189,6 +189,7 @@ def test_a_file_of_guided_diffusion(begin, tiny_config, tmp_path):
         "train__batch_size": 20,
     }
     small = {"base_channels": 32, "channel_multipliers": (1,), "num_res_blocks": 1}
+    small |= {"attention_factors": (1,), "head_channels": 32}
 
     def config_of(**overrides):
         config = tiny_config(**adm, **overrides)
