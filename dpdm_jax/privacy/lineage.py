@@ -10,8 +10,8 @@ from dpdm_jax.errors import InputError
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Statements quote names: nothing that a reader could take for a part of the statement.
 NAME = (
-    re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:()_/+-]{0,99}"),
-    "up to 100 letters, digits, blanks and . , : ( ) _ / + -",
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:;'()_/&+-]{0,99}"),
+    "up to 100 letters, digits, blanks and . , : ; ' ( ) _ / & + -",
 )
 _KINDS = ("run", "release", "file")
 _FIELDS = {"kind", "name", "sha256", "public_data", "ledger"}
