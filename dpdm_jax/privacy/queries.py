@@ -67,9 +67,10 @@ class Query:
     def in_words(self) -> str:
         """Returns a sentence or two for the statement."""
         purpose = _PURPOSES.get(self.name, _of_any)(self.count)
+        number = "1 query" if self.count == 1 else f"{self.count} queries"
         return (
-            f"{self.name.capitalize()}: before the first step, {self.count} queries of "
-            f"all images {purpose}. An image contributes one vector of L2 norm at most "
+            f"{self.name.capitalize()}: before the first step, {number} of all "
+            f"images {purpose}. An image contributes one vector of L2 norm at most "
             "1 to each; noise: Gaussian, noise multiplier sigma = "
             f"{self.noise_multiplier!r}. They are counted from the start."
         )
@@ -94,7 +95,7 @@ class Query:
 
 
 def _of_any(count: int) -> str:
-    return "were made"
+    return "was made" if count == 1 else "were made"
 
 
 #: What queries of a name found, by their number: the end of "2 queries of all images".

@@ -456,7 +456,7 @@ def test_several_queries_compose_in_order():
     assert plan.epsilon == pytest.approx(independent_epsilon(phases, 1e-4), rel=1e-9)
     assert PrivacyPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     text = " ".join(plan.queries[1].in_words().split())
-    assert text.startswith("Counts: before the first step, 1 queries of all images")
+    assert text.startswith("Counts: before the first step, 1 query of all images was")
 
 
 def test_given_noise_beside_moments():
