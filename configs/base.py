@@ -208,7 +208,7 @@ def get_config() -> ml_collections.ConfigDict:
     sampler.preset = ""  # a name in config.sampler_presets, which then overrides
     sampler.name = "ddim"  # ddim | heun | ancestral (DDPM's) | ddim_eta
     sampler.stochastic = False  # ddim: reverse SDE rather than probability-flow ODE
-    sampler.num_steps = 50  # grid points; not of grid ddpm
+    sampler.num_steps = 50  # grid points; grid ddpm counts its own
     # edm | log_uniform | cosine | ddpm (steps of diffusion.ddpm) | ldm (those of latent
     # diffusion's DDIM: every so many, from step 1 on)
     sampler.grid = "edm"

@@ -174,7 +174,7 @@ def with_preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     Returns:
         A copy of ``config.sampler`` without a preset. Where the grid is made of steps,
         ``ddpm`` also has the schedule of ``config.diffusion.ddpm``: a sampler has no
-        other.
+        other. With grid "ddpm" ``num_steps`` is the number of steps it visits.
 
     Raises:
         InputError: the preset is unknown to this config.
@@ -189,6 +189,8 @@ def with_preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             resolved.ddpm.update(
                 {name: config.diffusion.ddpm[name] for name in _SCHEDULE_FIELDS}
             )
+    if resolved.grid == "ddpm":
+        resolved.num_steps = len(_grid(resolved))
     return resolved
 
 
