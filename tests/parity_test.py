@@ -591,12 +591,10 @@ def check_views(path: Path, _: str) -> None:
         total, aux = grad_fn(params, views, label, sigma, noise)
         each = loss_of_each(
             params,
-            *(
-                np.repeat(label, multiplicity)
-                if array is label
-                else array.reshape(-1, 1, *array.shape[2:])
-                for array in (views, label, sigma, noise)
-            ),
+            views.reshape(-1, 1, *views.shape[2:]),
+            np.repeat(label, multiplicity),
+            sigma.reshape(-1, 1),
+            noise.reshape(-1, 1, *noise.shape[2:]),
         )
     for actual, name in (
         (each.reshape(batch_size, multiplicity), "loss_per_view"),
