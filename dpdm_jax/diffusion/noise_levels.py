@@ -116,7 +116,7 @@ class TimeMixture:
         # A draw that is rounded to 1 still gets a step that may be drawn.
         last = np.flatnonzero(probabilities)[-1]
         passed = jnp.asarray(np.cumsum(probabilities)[:last], base_draw.dtype)
-        step = jnp.searchsorted(passed, base_draw, side="right", method="compare_all")
+        step = jnp.searchsorted(passed, base_draw, side="right", method="scan_unrolled")
         return jnp.asarray(self.settings.tables.sigmas, base_draw.dtype)[step]
 
 

@@ -157,7 +157,9 @@ class DDPM:
         sigmas = jnp.asarray(tables.sigmas, sigma.dtype)
         # Levels are looked up before logarithms are taken, so that none is rounded to
         # its neighbourhood.
-        below = jnp.searchsorted(sigmas, sigma, side="right", method="compare_all") - 1
+        below = (
+            jnp.searchsorted(sigmas, sigma, side="right", method="scan_unrolled") - 1
+        )
         below = jnp.maximum(below, 0)
         # After the last step there is no further one.
         gaps = np.append(np.diff(np.log(tables.sigmas)), 1.0)
