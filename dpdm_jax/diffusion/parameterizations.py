@@ -157,10 +157,8 @@ class DDPM:
         sigmas = jnp.asarray(tables.sigmas, sigma.dtype)
         # Levels are looked up before logarithms are taken, so that none is rounded to
         # its neighbourhood.
-        below = (
-            jnp.searchsorted(sigmas, sigma, side="right", method="scan_unrolled") - 1
-        )
-        below = jnp.maximum(below, 0)
+        passed = jnp.searchsorted(sigmas, sigma, side="right", method="scan_unrolled")
+        below = jnp.maximum(passed - 1, 0)
         # After the last step there is no further one.
         gaps = np.append(np.diff(np.log(tables.sigmas)), 1.0)
         lengths = np.append(np.diff(tables.steps), 0.0)
