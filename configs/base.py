@@ -97,9 +97,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.diffusion = diffusion = ml_collections.ConfigDict()
     # edm | v | ve | vp | edm_dct (of frequencies) | edm_moments (of those measured by
-    # privacy.moments_noise_multiplier)
+    # privacy.moments_noise_multiplier) | ddpm
     diffusion.parameterization = "edm"
-    diffusion.noise_levels = "log_normal"  # log_normal | cosine | log_uniform | vp_time
+    # log_normal | cosine | log_uniform | vp_time | time_mixture
+    diffusion.noise_levels = "log_normal"
     # Assumed standard deviation of the data, that of U[-1, 1]; never measured.
     diffusion.sigma_data = 3**-0.5
     # edm_dct, edm_moments: assumed mean of pixels, never measured; half cycles across
@@ -122,6 +123,19 @@ def get_config() -> ml_collections.ConfigDict:
     diffusion.beta_d = 19.9  # vp
     diffusion.eps_t = 1e-5  # vp: smallest time drawn
     diffusion.num_timesteps = 1000.0  # vp: scale of the time that the network sees
+    # DDPM's discrete steps: what the network of parameterization "ddpm" is told, what
+    # noise levels "time_mixture" draw, and what sampler grids "ddpm" and "ldm" visit.
+    diffusion.ddpm = ddpm = ml_collections.ConfigDict()
+    # linear (in beta) | cosine | ldm (latent diffusion's, linear in the root of beta)
+    ddpm.schedule = "linear"
+    ddpm.num_steps = 1000  # T
+    ddpm.beta_first = 1e-4  # linear, ldm (whose papers have 0.0015 or 0.00085)
+    ddpm.beta_last = 0.02  # linear, ldm (whose papers have 0.0155, 0.0195 or 0.012)
+    # time_mixture: steps where intervals end and the next begin, and the probability of
+    # each interval; all steps alike by default. arXiv 2302.13861 has (30, 600) with
+    # (0.015, 0.785, 0.2) for CIFAR-10, (200, 800) with (0.05, 0.9, 0.05) for MNIST.
+    ddpm.intervals = ()
+    ddpm.weights = (1.0,)
     diffusion.noise_multiplicity = 32  # K, draws per example and step
     # How an example is seen in its draws (augmentation multiplicity); averaged with
     # them before the one clip.
@@ -205,10 +219,12 @@ def get_config() -> ml_collections.ConfigDict:
     # The papers' training-time sampler: deterministic DDIM.
     config.sampler = sampler = ml_collections.ConfigDict()
     sampler.preset = ""  # a name in config.sampler_presets, which then overrides
-    sampler.name = "ddim"  # ddim | heun
+    sampler.name = "ddim"  # ddim | heun | ancestral (DDPM's) | ddim_eta
     sampler.stochastic = False  # ddim: reverse SDE rather than probability-flow ODE
-    sampler.num_steps = 50  # grid points
-    sampler.grid = "edm"  # edm | log_uniform | cosine
+    sampler.num_steps = 50  # grid points; grid ddpm counts its own
+    # edm | log_uniform | cosine | ddpm (steps of diffusion.ddpm) | ldm (those of latent
+    # diffusion's DDIM: every so many, from step 1 on)
+    sampler.grid = "edm"
     sampler.sigma_min = 0.002
     sampler.sigma_max = 80.0
     sampler.rho = 7.0  # edm grid
@@ -217,6 +233,17 @@ def get_config() -> ml_collections.ConfigDict:
     sampler.s_max = float("inf")
     sampler.s_noise = 1.0  # heun
     sampler.churn_limit = 1.0  # heun: cap of s_churn / num_steps
+    # ancestral, ddim_eta: clip predicted clean images to [-1, 1]; not for latents.
+    sampler.clip_denoised = True
+    sampler.ancestral = ml_collections.ConfigDict()
+    # Variance of a step's noise: fixed_large (beta) | fixed_small (the posterior's)
+    sampler.ancestral.variance = "fixed_large"
+    sampler.ddim_eta = ml_collections.ConfigDict()
+    sampler.ddim_eta.eta = 0.0  # share of DDPM's noise: 0 deterministic, 1 all of it
+    sampler.ddpm = ml_collections.ConfigDict()
+    # grid ddpm: which steps. "" all | "N" with fractional strides from the first to the
+    # last | "ddimN" with a whole stride from the first on.
+    sampler.ddpm.respacing = ""
     sampler.guidance = 0.0  # classifier-free guidance w >= 0
 
     config.sampler_presets = ml_collections.ConfigDict(

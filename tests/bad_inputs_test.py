@@ -130,7 +130,7 @@ PLANS = rows_of(
             "train.microbatch_size=0": "microbatch_size is 0",
             "diffusion.noise_multiplicity=0": "noise_multiplicity is 0",
             "diffusion.label_dropout=2": "label_dropout is 2.0",
-            "diffusion.parameterization=ddpm": "allowed: edm, v, ve, vp",
+            "diffusion.parameterization=eps": "allowed: edm, v, ve, vp",
             "diffusion.noise_levels=log": "allowed: log_normal",
             "diffusion.sigma_data=0": "diffusion.sigma_data is 0.0",
             "diffusion.p_mean=nan": "diffusion.p_mean is nan",
@@ -146,6 +146,13 @@ PLANS = rows_of(
             ),
             "diffusion.parameterization=vp --config.diffusion.beta_d=0": (
                 "diffusion.beta_d is 0.0"
+            ),
+            "diffusion.parameterization=ddpm --config.diffusion.ddpm.schedule=x": (
+                "diffusion.ddpm.schedule is 'x'; allowed: linear, cosine, ldm"
+            ),
+            "diffusion.noise_levels=time_mixture --config.diffusion.ddpm.intervals=(9,)"
+            " --config.diffusion.ddpm.weights=(.5,.6)": (
+                "diffusion.ddpm.weights is (0.5, 0.6); allowed: 2 numbers of sum 1"
             ),
             "network.name=unet": "allowed: adm, mixer, mlp, ncsnpp",
             "network.hidden_width=0": "network.hidden_width is 0",

@@ -22,6 +22,7 @@ from float_sums import clipped_grad
 from dpdm_jax.diffusion import (
     discretizations,
     guidance,
+    learned_range,
     losses,
     noise_levels,
     parameterizations,
@@ -29,7 +30,8 @@ from dpdm_jax.diffusion import (
     samplers,
     schedules,
 )
-from dpdm_jax.diffusion.denoiser import make_denoiser
+from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
+from dpdm_jax.diffusion.samplers.base import denoise_at
 from dpdm_jax.interop import name_maps, torch_checkpoints
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.networks import Network, Params, adm, embeddings, ncsnpp
@@ -39,9 +41,13 @@ OUTPUT_TOLERANCE = 2e-5
 RESAMPLING_TOLERANCE = 1e-4
 TABLE_TOLERANCE = 1e-10
 FLOAT32_TABLE_TOLERANCE = 1e-6
+# Noised images, means and log variances of reverse steps; clean images on the way.
 NOISED_IMAGE_TOLERANCE = 1e-5
+CLEAN_IMAGE_TOLERANCE = 1e-4
 RELATIVE_TOLERANCE = 1e-4
 SAMPLE_TOLERANCE = 1e-4
+# The cosine schedule divides by a very small root of abar.
+STEPWISE_SAMPLE_TOLERANCE = {"linear": 2e-4, "cosine": 1e-3}
 
 # Constants of the recorded figures: parameterization and noise levels by official name.
 PARAMETERIZATIONS = {
@@ -88,16 +94,10 @@ UNREAD = {
     "moments": "a KL autoencoder",
     "prequant": "a VQ autoencoder",
     "tokens": "a text transformer",
-    "views": "losses of several views of an image",
     "z_scaled": "fine-tuning of latent diffusion",
 }
-# In a file of schedules: what stands for several parts, and what belongs to no part.
+# In a file of schedules: what begins several parts, and what belongs to no part.
 SCHEDULE = r"(adm_linear|adm_cosine|ldm_[\d.]+_[\d.]+)"
-UNREAD_WITH_SCHEDULES = {
-    r"(adm_fixedlarge|adm_fixedsmall|adm_learned_range):.*": "posterior means",
-    r"(adm_\w+:loss)_per_example": "DDPM losses",
-    r"(adm_sample|ldm_sample):.*": "samples by DDPM's steps",
-}
 SCHEDULE_INPUTS = (
     r"x_start|noise|t|y|x_T|z_T|(uncond_)?context|(adm|ldm)_(config|param:.*)"
 )
@@ -145,6 +145,8 @@ def cases_of_file(path: Path) -> list[Case]:
         return [Case(check_network, path)]
     if any(name.endswith(":betas") for name in names):
         return cases_of_schedules(path, names)
+    if "views" in names:
+        return [Case(check_views, path)]
     for name, what in UNREAD.items():
         if name in names:
             return [Case(not_read(what), path)]
@@ -171,16 +173,22 @@ def cases_of_schedules(path: Path, names: set[str]) -> list[Case]:
         r"adm_(respacing|respaced_betas):.*": check_respacing,
         r"(ldm_ddim):.*": check_ddim_steps,
         r"(timestep_embedding):.*": check_timestep_embedding,
-    } | {pattern: not_read(what) for pattern, what in UNREAD_WITH_SCHEDULES.items()}
+        r"(adm_\w+):loss_per_example": check_step_losses,
+        r"(adm_fixed\w+):.*": check_fixed_variance,
+        r"(adm_learned_range):.*": check_learned_range,
+        r"(adm_sample:\w+:\w+):.*": check_step_sampler,
+        r"(ldm_sample):.*": not_read("a U-Net with cross-attention"),
+    }
     cases = {}
     for name in sorted(names):
         for pattern, check in checks.items():
             if match := re.fullmatch(pattern, name):
-                cases[match[1]] = Case(check, path, match[1])
+                cases[match[1], check] = Case(check, path, match[1])
                 break
         else:
             if not re.fullmatch(SCHEDULE_INPUTS, name):
-                cases[name] = Case(check_fails, path, f"unknown contents: {name}")
+                reason = f"unknown contents: {name}"
+                cases[name, check_fails] = Case(check_fails, path, reason)
     return list(cases.values())
 
 
@@ -213,14 +221,9 @@ def check_adm_network(path: Path, _: str) -> None:
         arrays = dict(file)
     arguments = json.loads(arrays["config"].item())
     network = build_adm(dict(arguments))
-    tensors = {
-        name.removeprefix("param:"): array
-        for name, array in arrays.items()
-        if name.startswith("param:")
-    }
     with jax.default_matmul_precision("highest"):
         actual = jax.jit(network.apply)(
-            convert(tensors, network),
+            convert(tensors_of(arrays, "param:"), network),
             np.moveaxis(arrays["x"], 1, -1),
             arrays["timesteps"].astype(np.float32),
             arrays.get("y", np.zeros(len(arrays["x"]))).astype(np.int32),
@@ -234,6 +237,15 @@ def check_adm_network(path: Path, _: str) -> None:
         rtol=0,
         atol=RESAMPLING_TOLERANCE if resamples else OUTPUT_TOLERANCE,
     )
+
+
+def tensors_of(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The tensors whose names begin so, by the rest of them."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def build_adm(arguments: dict[str, Any]) -> Network:
@@ -360,6 +372,247 @@ def check_timestep_embedding(path: Path, part: str) -> None:
                 atol=tolerance,
                 err_msg=width,
             )
+
+
+class StepGolden:
+    """A file of schedules, with images as NHWC and what its ADM network makes."""
+
+    def __init__(self, path: Path):
+        with np.load(path) as arrays:
+            self._arrays = dict(arrays)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def images(self, name: str) -> np.ndarray:
+        return np.moveaxis(self[name], -3, -1)
+
+    def labels(self, num: int) -> np.ndarray:
+        return self._arrays.get("y", np.zeros(num)).astype(np.int32)
+
+    def denoiser(self, schedule: str) -> tuple[Denoiser, Params]:
+        network = build_adm(json.loads(self["adm_config"].item()))
+        params = convert(tensors_of(self._arrays, "adm_param:"), network)
+        return make_denoiser(network.apply, ddpm(schedule)), params
+
+
+def ddpm(schedule: str) -> parameterizations.DDPM:
+    return parameterizations.DDPM(schedules.Settings(schedule))
+
+
+def noise_levels_of(schedule: str, steps: np.ndarray) -> np.ndarray:
+    return ddpm(schedule).settings.tables.sigmas[steps].astype(np.float32)
+
+
+def check_step_losses(path: Path, part: str) -> None:
+    golden = StepGolden(path)
+    schedule = part.removeprefix("adm_")
+    denoise, params = golden.denoiser(schedule)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
+    def loss(
+        params: Params,
+        image: jax.Array,
+        label: jax.Array,
+        sigma: jax.Array,
+        noise: jax.Array,
+    ) -> jax.Array:
+        draws = losses.Draws(jnp.asarray(False), sigma[None], noise[None])
+        weight = ddpm(schedule).loss_weight
+        return losses.denoising_loss(denoise, weight, params, image, label, draws, None)
+
+    with jax.default_matmul_precision("highest"):
+        actual = loss(
+            params,
+            golden.images("x_start"),
+            golden.labels(len(golden["t"])),
+            noise_levels_of(schedule, golden["t"]),
+            golden.images("noise"),
+        )
+    expected = golden[f"{part}:loss_per_example"]
+    np.testing.assert_allclose(actual, expected, rtol=RELATIVE_TOLERANCE)
+
+
+def check_fixed_variance(path: Path, part: str) -> None:
+    """The sampler's step from a given prediction, image by image."""
+    golden = StepGolden(path)
+    variance = {"adm_fixedlarge": "fixed_large", "adm_fixedsmall": "fixed_small"}[part]
+    schedule = schedules.linear()
+    sampler = samplers.Ancestral(
+        discretizations.step_grid(schedule), variance, clip_denoised=True
+    )
+    x_t = golden.images("adm_learned_range:x_t")
+    predicted = golden.images("adm_learned_range:model_output")[..., : x_t.shape[-1]]
+    mean, log_variance, clean = (
+        golden.images(f"{part}:{kind}")
+        for kind in ("mean", "log_variance", "pred_xstart")
+    )
+    for i, t in enumerate(golden["adm_learned_range:t"]):
+        one = slice(i, i + 1)
+        denoise = make_denoiser(lambda *_, one=one: predicted[one], ddpm("linear"))
+        bound = lambda x, sigma, denoise=denoise: denoise({}, x, sigma, None)  # noqa: E731
+        x = x_t[one] / np.float32(np.sqrt(schedule.alphas_cumprod[t]))
+        np.testing.assert_allclose(
+            denoise_at(bound, x, schedule.sigmas[t], clip=True),
+            clean[one],
+            rtol=0,
+            atol=CLEAN_IMAGE_TOLERANCE,
+        )
+        if t == 0:
+            # The official step has a variance here, too, and then adds no noise.
+            after = sampler.finish(bound, x, None)
+        else:
+            at = len(sampler.grid) - 1 - t
+            row = jax.tree.map(lambda table, at=at: table[at], sampler.rows())
+            root = np.sqrt(schedule.alphas_cumprod_prev[t])
+            after = root * sampler.step(bound, x, row, np.zeros_like(x))
+            np.testing.assert_allclose(
+                2 * np.log(root * row.diffusion),
+                log_variance[i].ravel()[0],
+                rtol=0,
+                atol=NOISED_IMAGE_TOLERANCE,
+            )
+            assert np.ptp(log_variance[i]) == 0
+        np.testing.assert_allclose(
+            after, mean[one], rtol=0, atol=NOISED_IMAGE_TOLERANCE
+        )
+
+
+def check_learned_range(path: Path, part: str) -> None:
+    golden = StepGolden(path)
+    output, x_t = (golden.images(f"{part}:{name}") for name in ("model_output", "x_t"))
+    t = golden[f"{part}:t"]
+    with np.load(path) as arrays:
+        names = {n.split(":")[1] for n in arrays.files if n.startswith(f"{part}:")}
+    for name in names - {"model_output", "x_t", "t"}:
+        schedule = schedule_of(f"adm_{name}")
+        step = learned_range.reverse_step(schedule, output, x_t, t, clip_denoised=True)
+        for kind, actual, tolerance in (
+            ("mean", step.mean, NOISED_IMAGE_TOLERANCE),
+            ("log_variance", step.log_variance, NOISED_IMAGE_TOLERANCE),
+            ("pred_xstart", step.clean, CLEAN_IMAGE_TOLERANCE),
+        ):
+            expected = golden.images(f"{part}:{name}:{kind}")
+            np.testing.assert_allclose(
+                actual, expected, rtol=0, atol=tolerance, err_msg=f"{name} {kind}"
+            )
+        parts = learned_range.losses(
+            schedule, output, golden.images("x_start"), golden.images("noise"), t
+        )
+        for kind, actual in zip(("mse", "vb", "loss"), parts, strict=True):
+            expected = golden[f"{part}:{name}:loss_{kind}"]
+            np.testing.assert_allclose(
+                actual, expected, rtol=RELATIVE_TOLERANCE, err_msg=f"{name} {kind}"
+            )
+
+
+def check_step_sampler(path: Path, part: str) -> None:
+    golden = StepGolden(path)
+    schedule = part.split(":")[1]
+    denoise, params = golden.denoiser(schedule)
+    kwargs = json.loads(golden[f"{part}:kwargs"].item())
+    grid = discretizations.step_grid(
+        schedule_of(f"adm_{schedule}"), kwargs.pop("timestep_respacing")
+    )
+    small = kwargs.pop("sigma_small")
+    clip = kwargs.pop("clip_denoised", True)
+    if "eta" in kwargs:
+        sampler = samplers.DDIMEta(grid, kwargs.pop("eta"), clip_denoised=clip)
+    else:
+        variance = "fixed_small" if small else "fixed_large"
+        sampler = samplers.Ancestral(grid, variance, clip_denoised=clip)
+    assert not kwargs, f"the port does not have {kwargs}"
+    start = golden.images("x_T")
+    noise = np.zeros((len(grid), *start.shape), np.float32)
+    if sampler.noisy_steps():
+        noise = golden.images(f"{part}:noise")
+        assert len(noise) == len(grid)
+    label = golden.labels(len(start))
+
+    @jax.jit
+    def generate(params: Params, start: jax.Array, noise: jax.Array) -> jax.Array:
+        return samplers.sample(
+            sampler,
+            lambda x, sigma: denoise(params, x, sigma, label),
+            start,
+            lambda step: noise[step],
+        )
+
+    with jax.default_matmul_precision("highest"):
+        actual = generate(params, start, noise)
+    np.testing.assert_allclose(
+        actual,
+        golden.images(f"{part}:out"),
+        rtol=0,
+        atol=STEPWISE_SAMPLE_TOLERANCE[schedule],
+    )
+
+
+def check_views(path: Path, _: str) -> None:
+    """Views of an example are averaged, then clipped together."""
+    golden = StepGolden(path)
+    config = json.loads(golden["config"].item())
+    network = build_adm(config["network"])
+    denoise = make_denoiser(network.apply, ddpm("linear"))
+    weight = ddpm("linear").loss_weight
+    with np.load(path) as arrays:
+        params, expected = (
+            convert(tensors_of(arrays, prefix), network)
+            for prefix in ("param:", "clipped_mean_grad:")
+        )
+    views, noise = golden.images("views"), golden.images("noise")
+    batch_size, multiplicity = views.shape[:2]
+    assert multiplicity == config["K"]
+    label = golden.labels(batch_size)
+    sigma = noise_levels_of("linear", golden["t"])
+
+    def loss(
+        params: Params,
+        views: jax.Array,
+        label: jax.Array,
+        sigma: jax.Array,
+        noise: jax.Array,
+    ) -> jax.Array:
+        draws = losses.Draws(jnp.asarray(False), sigma, noise)
+        return losses.denoising_loss(denoise, weight, params, views, label, draws, None)
+
+    grad_fn = jax.jit(
+        clipped_grad(
+            loss,
+            l2_clip_norm=config["clip"],
+            batch_argnums=(1, 2, 3, 4),
+            return_values=True,
+            return_grad_norms=True,
+        )
+    )
+    loss_of_each = jax.jit(jax.vmap(loss, (None, 0, 0, 0, 0)))
+    with jax.default_matmul_precision("highest"):
+        total, aux = grad_fn(params, views, label, sigma, noise)
+        each = loss_of_each(
+            params,
+            views.reshape(-1, 1, *views.shape[2:]),
+            np.repeat(label, multiplicity),
+            sigma.reshape(-1, 1),
+            noise.reshape(-1, 1, *noise.shape[2:]),
+        )
+    for actual, name in (
+        (each.reshape(batch_size, multiplicity), "loss_per_view"),
+        (aux.values, "loss_per_example"),
+        (aux.grad_norms, "grad_norm_per_example"),
+    ):
+        np.testing.assert_allclose(
+            actual, golden[name], rtol=RELATIVE_TOLERANCE, err_msg=name
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(total)
+    for (where, actual), leaf in zip(leaves, jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(
+            actual / batch_size,
+            leaf,
+            rtol=0,
+            atol=RELATIVE_TOLERANCE * np.abs(leaf).max() + 1e-6,
+            err_msg=jax.tree_util.keystr(where),
+        )
 
 
 def check_denoiser(path: Path, name: str) -> None:
@@ -548,11 +801,7 @@ class Golden:
         return self._arrays.get("y", np.zeros(num)).astype(np.int32)
 
     def tensors(self, prefix: str) -> dict[str, np.ndarray]:
-        return {
-            name.removeprefix(prefix): array
-            for name, array in self._arrays.items()
-            if name.startswith(prefix)
-        }
+        return tensors_of(self._arrays, prefix)
 
     @property
     def params(self) -> Params:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from dpdm_jax.diffusion import schedules
+
 
 def edm_grid(
     num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
@@ -36,3 +38,42 @@ def cosine_grid(num_steps: int, sigma_min: float, sigma_max: float) -> np.ndarra
     grid = np.tan(np.linspace(np.arctan(sigma_max), np.arctan(sigma_min), num_steps))
     grid[0], grid[-1] = sigma_max, sigma_min
     return grid
+
+
+def step_grid(schedule: schedules.Schedule, respacing: str = "") -> np.ndarray:
+    """Grid of the noise levels of DDPM's steps, or of some of them.
+
+    Args:
+        schedule: of T steps.
+        respacing: which steps, see ``schedules.respacing``; "" for all.
+
+    Returns:
+        float64 [N], decreasing; each is a noise level of the schedule to the last bit.
+
+    Raises:
+        InputError: the respacing is malformed or does not fit the number of steps.
+    """
+    # The levels of ``schedule.respaced`` would be these but for rounding.
+    sigmas = schedule.sigmas
+    if respacing:
+        sigmas = sigmas[schedules.respacing(respacing, len(sigmas))]
+    return sigmas[::-1].copy()
+
+
+def ldm_grid(schedule: schedules.Schedule, num_steps: int) -> np.ndarray:
+    """Grid of the steps of latent diffusion's DDIM sampler.
+
+    It ends at step 1; the sampler goes on to the noise level of step 0.
+
+    Args:
+        schedule: of T steps.
+        num_steps: S, see ``schedules.ddim_steps``.
+
+    Returns:
+        float64 [S or more], decreasing.
+
+    Raises:
+        InputError: see ``schedules.ddim_steps``.
+    """
+    steps = schedules.ddim_steps(schedule, num_steps).steps
+    return schedule.sigmas[steps][::-1].copy()

@@ -1,24 +1,30 @@
 """The diffusion objects that a config names."""
 
+import dataclasses
+import itertools
 import math
 
 import ml_collections
 import numpy as np
 
 from dpdm_jax import validate
-from dpdm_jax.diffusion import discretizations, priors
+from dpdm_jax.diffusion import discretizations, priors, schedules
 from dpdm_jax.diffusion import noise_levels as nl
 from dpdm_jax.diffusion import parameterizations as p
-from dpdm_jax.diffusion.samplers import DDIM, Heun, Sampler
+from dpdm_jax.diffusion.samplers import DDIM, Ancestral, DDIMEta, Heun, Sampler
 from dpdm_jax.diffusion.views import Views
 from dpdm_jax.errors import InputError
 
-_PARAMETERIZATIONS = ("edm", "v", "ve", "vp", "edm_dct", "edm_moments")
-_NOISE_LEVELS = ("log_normal", "cosine", "log_uniform", "vp_time")
-_GRIDS = ("edm", "log_uniform", "cosine")
+_PARAMETERIZATIONS = ("edm", "v", "ve", "vp", "edm_dct", "edm_moments", "ddpm")
+_NOISE_LEVELS = ("log_normal", "cosine", "log_uniform", "vp_time", "time_mixture")
+# Grids made of the steps of a schedule.
+_STEP_GRIDS = ("ddpm", "ldm")
+_GRIDS = ("edm", "log_uniform", "cosine", *_STEP_GRIDS)
 # Values of an image whose covariances, a matrix for each class, are measured at most.
 _MAX_COVARIED = 3072
-_SAMPLERS = ("ddim", "heun")
+_SAMPLERS = ("ddim", "heun", "ancestral", "ddim_eta")
+_SCHEDULE_FIELDS = tuple(f.name for f in dataclasses.fields(schedules.Settings))
+_VARIANCES = ("fixed_large", "fixed_small")
 
 
 def parameterization(config: ml_collections.ConfigDict) -> p.Parameterization:
@@ -34,6 +40,8 @@ def parameterization(config: ml_collections.ConfigDict) -> p.Parameterization:
             return p.V()
         case "ve":
             return p.VE()
+        case "ddpm":
+            return p.DDPM(_schedule(config.ddpm))
         case _:
             _check_vp(config)
             validate.real("diffusion.num_timesteps", config.num_timesteps, above=0)
@@ -125,10 +133,36 @@ def noise_levels(config: ml_collections.ConfigDict) -> nl.NoiseLevels:
                 "diffusion.sigma_max", config.sigma_max, above=config.sigma_min
             )
             return nl.LogUniform(config.sigma_min, config.sigma_max)
+        case "time_mixture":
+            return _time_mixture(config.ddpm)
         case _:
             _check_vp(config)
             validate.real("diffusion.eps_t", config.eps_t, above=0, below=1)
             return nl.VPTime(config.beta_min, config.beta_d, config.eps_t)
+
+
+def _time_mixture(config: ml_collections.ConfigDict) -> nl.TimeMixture:
+    settings = _schedule(config)
+    cuts, weights = tuple(config.intervals), tuple(config.weights)
+    ends = (0, *cuts, settings.num_steps)
+    whole = all(isinstance(cut, int) and not isinstance(cut, bool) for cut in cuts)
+    if not whole or any(end <= start for start, end in itertools.pairwise(ends)):
+        raise InputError(
+            f"diffusion.ddpm.intervals is {cuts}; allowed: rising integers above 0 and "
+            f"below diffusion.ddpm.num_steps, {settings.num_steps}."
+        )
+    for i, weight in enumerate(weights):
+        validate.real(f"diffusion.ddpm.weights[{i}]", weight, minimum=0)
+    if len(weights) != len(cuts) + 1 or abs(sum(weights) - 1) > 1e-6:
+        raise InputError(
+            f"diffusion.ddpm.weights is {weights}; allowed: {len(cuts) + 1} numbers of "
+            "sum 1, one more than diffusion.ddpm.intervals has."
+        )
+    return nl.TimeMixture(settings, cuts, weights)
+
+
+def _schedule(config: ml_collections.ConfigDict) -> schedules.Settings:
+    return schedules.Settings(**{name: config[name] for name in _SCHEDULE_FIELDS})
 
 
 def with_preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -138,7 +172,9 @@ def with_preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         config: a whole config; ``sampler.preset`` names one of ``sampler_presets``.
 
     Returns:
-        A copy of ``config.sampler`` without a preset.
+        A copy of ``config.sampler`` without a preset. Where the grid is made of steps,
+        ``ddpm`` also has the schedule of ``config.diffusion.ddpm``: a sampler has no
+        other. With grid "ddpm" ``num_steps`` is the number of steps it visits.
 
     Raises:
         InputError: the preset is unknown to this config.
@@ -148,15 +184,44 @@ def with_preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         validate.one_of("sampler.preset", resolved.preset, list(config.sampler_presets))
         resolved.update(config.sampler_presets[resolved.preset])
         resolved.preset = ""
+    if resolved.grid in _STEP_GRIDS:
+        with resolved.unlocked():
+            resolved.ddpm.update(
+                {name: config.diffusion.ddpm[name] for name in _SCHEDULE_FIELDS}
+            )
+    if resolved.grid == "ddpm":
+        resolved.num_steps = len(_grid(resolved))
     return resolved
 
 
 def sampler(config: ml_collections.ConfigDict) -> Sampler:
-    """Builds what ``config.sampler`` (without a preset) names."""
+    """Builds what ``config.sampler``, as ``with_preset`` gives it, names."""
     validate.one_of("sampler.name", config.name, _SAMPLERS)
     grid = _grid(config)
-    if config.name == "ddim":
-        return DDIM(grid, config.stochastic)
+    match config.name:
+        case "ddim":
+            return DDIM(grid, config.stochastic)
+        case "heun":
+            return _heun(config, grid)
+        case "ancestral":
+            variance = config.ancestral.variance
+            validate.one_of("sampler.ancestral.variance", variance, _VARIANCES)
+            return Ancestral(grid, variance, _clips(config))
+        case _:
+            eta = config.ddim_eta.eta
+            validate.real("sampler.ddim_eta.eta", eta, minimum=0, maximum=1)
+            end = 0.0
+            if config.grid == "ldm":
+                end = float(_schedule(config.ddpm).tables.sigmas[0])
+            return DDIMEta(grid, eta, _clips(config), end)
+
+
+def _clips(config: ml_collections.ConfigDict) -> bool:
+    validate.one_of("sampler.clip_denoised", config.clip_denoised, (True, False))
+    return config.clip_denoised
+
+
+def _heun(config: ml_collections.ConfigDict, grid: np.ndarray) -> Heun:
     validate.real("sampler.s_churn", config.s_churn, minimum=0)
     validate.real("sampler.s_min", config.s_min, minimum=0)
     validate.real("sampler.s_max", config.s_max, minimum=config.s_min, allow_inf=True)
@@ -174,7 +239,13 @@ def sampler(config: ml_collections.ConfigDict) -> Sampler:
 
 def _grid(config: ml_collections.ConfigDict) -> np.ndarray:
     validate.one_of("sampler.grid", config.grid, _GRIDS)
+    if config.grid == "ddpm":
+        schedule = _schedule(config.ddpm).tables
+        return discretizations.step_grid(schedule, config.ddpm.respacing)
     validate.integer("sampler.num_steps", config.num_steps, minimum=2)
+    if config.grid == "ldm":
+        schedule = _schedule(config.ddpm).tables
+        return discretizations.ldm_grid(schedule, config.num_steps)
     validate.real("sampler.sigma_min", config.sigma_min, above=0)
     validate.real("sampler.sigma_max", config.sigma_max, above=config.sigma_min)
     ends = config.num_steps, config.sigma_min, config.sigma_max

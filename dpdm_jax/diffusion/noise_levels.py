@@ -10,6 +10,9 @@ from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from dpdm_jax.diffusion import schedules
 
 
 class NoiseLevels(Protocol):
@@ -79,6 +82,42 @@ class VPTime:
     def sigma(self, base_draw: jax.Array) -> jax.Array:
         t = self.eps_t + (1.0 - self.eps_t) * base_draw
         return jnp.sqrt(jnp.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t))
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeMixture:
+    """DDPM's steps, uniform within each of some intervals (arXiv 2302.13861).
+
+    DP fine-tuning draws more of the steps in the middle. The loss is not weighted
+    against that: what is learned changes, on purpose.
+
+    Attributes:
+        settings: of the schedule, whose T steps are drawn.
+        intervals: steps at which intervals end and the next ones begin, rising, in
+            1..T-1. (30, 600) makes [0, 30), [30, 600) and [600, T).
+        weights: probability of each interval, >= 0, of sum 1; one more than the cuts.
+    """
+
+    settings: schedules.Settings
+    intervals: tuple[int, ...] = ()
+    weights: tuple[float, ...] = (1.0,)
+    base = "uniform"
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of each step; float64 [T], of sum 1."""
+        ends = (0, *self.intervals, self.settings.num_steps)
+        lengths = np.diff(ends)
+        weights = np.array(self.weights) / np.sum(self.weights)
+        return np.repeat(weights / lengths, lengths)
+
+    def sigma(self, base_draw: jax.Array) -> jax.Array:
+        probabilities = self.probabilities
+        # A draw that is rounded to 1 still gets a step that may be drawn.
+        last = np.flatnonzero(probabilities)[-1]
+        passed = jnp.asarray(np.cumsum(probabilities)[:last], base_draw.dtype)
+        step = jnp.searchsorted(passed, base_draw, side="right", method="scan_unrolled")
+        return jnp.asarray(self.settings.tables.sigmas, base_draw.dtype)[step]
 
 
 def draw(

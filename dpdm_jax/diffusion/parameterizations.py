@@ -10,7 +10,9 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dpdm_jax.diffusion import schedules
 from dpdm_jax.diffusion.priors import Flat, Gaussian, Prior
 
 
@@ -119,6 +121,54 @@ class VP:
 
     def c_noise(self, sigma: jax.Array) -> jax.Array:
         return self.num_timesteps * self.time(sigma)
+
+    def loss_weight(self, sigma: jax.Array) -> jax.Array:
+        return 1.0 / sigma**2
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPM:
+    """DDPM (Ho et al. 2020); ``F`` predicts the unit noise at a step of a schedule.
+
+    ``c_in`` turns noisy images into DDPM's x_t, the network sees the number of the
+    step, and the loss is the squared error of the noise (eq. 14 there; DP fine-tuning,
+    arXiv 2302.13861).
+
+    Attributes:
+        settings: of the schedule.
+    """
+
+    settings: schedules.Settings
+
+    @property
+    def prior(self) -> Prior:
+        return Flat(-1)
+
+    def c_in(self, sigma: jax.Array) -> jax.Array:
+        return 1.0 / jnp.sqrt(1.0 + sigma**2)
+
+    def c_noise(self, sigma: jax.Array) -> jax.Array:
+        """The step of a noise level, whole at the schedule's own in any precision.
+
+        Between two it is linear in ln sigma, as ``Schedule.time_of_sigma``; beyond the
+        ends it is theirs, since samplers on other grids reach there.
+        """
+        tables = self.settings.tables
+        sigmas = jnp.asarray(tables.sigmas, sigma.dtype)
+        # Levels are looked up before logarithms are taken, so that none is rounded to
+        # its neighbourhood.
+        passed = jnp.searchsorted(sigmas, sigma, side="right", method="scan_unrolled")
+        below = jnp.maximum(passed - 1, 0)
+        # After the last step there is no further one.
+        gaps = np.append(np.diff(np.log(tables.sigmas)), 1.0)
+        lengths = np.append(np.diff(tables.steps), 0.0)
+        start = sigmas[below]
+        step, length, gap = (
+            jnp.asarray(table, sigma.dtype)[below]
+            for table in (tables.steps, lengths, gaps)
+        )
+        fraction = jnp.log1p((sigma - start) / start) / gap
+        return step + length * jnp.clip(fraction, 0.0, 1.0)
 
     def loss_weight(self, sigma: jax.Array) -> jax.Array:
         return 1.0 / sigma**2

@@ -167,6 +167,64 @@ def cosine(num_steps: int = 1000) -> Schedule:
     return _of_betas(np.minimum(1.0 - cumprod[1:] / cumprod[:-1], 0.999))
 
 
+#: The schedules that a config names.
+NAMES = ("linear", "cosine", "ldm")
+
+# A network of float32 tells noise levels apart up to here; cosine's 1000 steps end at
+# 20,000.
+_MAX_SIGMA = 1e6
+_MAX_STEPS = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A schedule by its settings, ``config.diffusion.ddpm``.
+
+    Attributes:
+        schedule: "linear", "cosine" or "ldm" (``sqrt_linear``).
+        num_steps: T, 2 to 100,000.
+        beta_first: beta of the first step, in (0, 1); nothing to "cosine".
+        beta_last: beta of the last step, in (0, 1); nothing to "cosine".
+
+    Raises:
+        InputError: a field is out of range, or float32 has no room for the noise
+            levels.
+    """
+
+    schedule: str = "linear"
+    num_steps: int = 1000
+    beta_first: float = 1e-4
+    beta_last: float = 0.02
+
+    def __post_init__(self) -> None:
+        validate.one_of("diffusion.ddpm.schedule", self.schedule, NAMES)
+        validate.integer(
+            "diffusion.ddpm.num_steps", self.num_steps, minimum=2, maximum=_MAX_STEPS
+        )
+        for name in ("beta_first", "beta_last"):
+            value = getattr(self, name)
+            validate.real(f"diffusion.ddpm.{name}", value, above=0, below=1)
+        with np.errstate(divide="ignore", over="ignore"):
+            sigmas = self.tables.sigmas.astype(np.float32)
+        if not sigmas[-1] <= _MAX_SIGMA or np.any(np.diff(sigmas) <= 0):
+            raise InputError(
+                f"diffusion.ddpm has {self.num_steps} steps of schedule "
+                f"{self.schedule!r} from noise level {sigmas[0]:g} to {sigmas[-1]:g}; "
+                f"allowed: at most {_MAX_SIGMA:g}, and levels apart in float32."
+            )
+
+    @functools.cached_property
+    def tables(self) -> Schedule:
+        """The schedule itself."""
+        match self.schedule:
+            case "linear":
+                return linear(self.num_steps, self.beta_first, self.beta_last)
+            case "cosine":
+                return cosine(self.num_steps)
+            case _:
+                return sqrt_linear(self.num_steps, self.beta_first, self.beta_last)
+
+
 def respacing(spec: str, num_steps: int) -> np.ndarray:
     """Chooses steps evenly (guided-diffusion).
 

@@ -17,7 +17,7 @@ from dpdm_jax import run_dir
 
 _SAMPLER = (
     "preset name stochastic num_steps grid sigma_min sigma_max rho s_churn s_min s_max "
-    "s_noise churn_limit guidance"
+    "s_noise churn_limit clip_denoised guidance"
 )
 #: The fields of the config that are published, by group; "" has those of no group.
 FIELDS = {
@@ -39,6 +39,7 @@ FIELDS = {
         "sigma_min sigma_max beta_min beta_d eps_t num_timesteps noise_multiplicity "
         "stratified label_dropout draws_at_once",
         "diffusion.views": "crop flip count",
+        "diffusion.ddpm": "schedule num_steps beta_first beta_last intervals weights",
         "initial": "weights public label_table other_data",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",
@@ -46,6 +47,9 @@ FIELDS = {
         "engine_microbatch_size optimizer learning_rate schedule warmup_steps b1 b2 "
         "adam_eps ema_decay stop_after_steps",
         "sampler": _SAMPLER,
+        "sampler.ancestral": "variance",
+        "sampler.ddim_eta": "eta",
+        "sampler.ddpm": "respacing",
         "sample": "num_images batch_size labels weights step rounding png name seed",
         "evaluate": "metrics inception_weights lenet_steps neighbour_images seeds "
         "epochs batch_size learning_rate seed",
@@ -150,11 +154,16 @@ def _join(group: str, field: str) -> str:
 
 
 def _is_published(name: str, value: Any) -> bool:
-    group, _, field = name.rpartition(".")
+    first, _, preset = name.partition(".")
+    if first == _PRESETS:
+        _, is_inside, inside = preset.partition(".")
+        if not is_inside:
+            return isinstance(value, dict)
+        # A preset has fields and groups of the sampler.
+        name = f"sampler.{inside}"
     if isinstance(value, dict):
-        return name in FIELDS or name == _PRESETS or group == _PRESETS
-    if group.startswith(f"{_PRESETS}."):
-        group = "sampler"
+        return name in FIELDS
+    group, _, field = name.rpartition(".")
     return field in FIELDS.get(group, ())
 
 

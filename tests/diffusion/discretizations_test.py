@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from dpdm_jax.diffusion.discretizations import cosine_grid, edm_grid, log_uniform_grid
+from dpdm_jax.diffusion.discretizations import (
+    cosine_grid,
+    edm_grid,
+    ldm_grid,
+    log_uniform_grid,
+    step_grid,
+)
+from dpdm_jax.diffusion.schedules import cosine, linear, sqrt_linear
+from dpdm_jax.errors import InputError
 
 ALL = [edm_grid, log_uniform_grid, cosine_grid]
 
@@ -43,3 +51,32 @@ def test_grids_fall_from_the_largest_to_the_smallest_level(make, num_steps):
 def test_grids_are_uniform_in_their_variable(make, transform):
     steps = np.diff(transform(make(20, 0.002, 80.0)))
     np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("make", [linear, cosine])
+@pytest.mark.parametrize(
+    ("respacing", "steps"),
+    [
+        ("", range(999, -1, -1)),
+        ("ddim50", range(980, -1, -20)),
+        ("4", [999, 666, 333, 0]),
+    ],
+)
+def test_step_grid_visits_the_steps_kept(make, respacing, steps):
+    schedule = make()
+    grid = step_grid(schedule, respacing)
+    np.testing.assert_array_equal(grid, schedule.sigmas[list(steps)])
+
+
+def test_grid_of_latent_diffusion_ends_at_step_1():
+    schedule = sqrt_linear()
+    grid = ldm_grid(schedule, 10)
+    np.testing.assert_array_equal(grid, schedule.sigmas[np.arange(901, 0, -100)])
+    assert len(ldm_grid(schedule, 30)) == 31
+
+
+def test_bad_steps_are_refused():
+    with pytest.raises(InputError, match="respacing is 'ddim999'; allowed"):
+        step_grid(linear(), "ddim999")
+    with pytest.raises(InputError, match="DDIM steps is 300; allowed"):
+        ldm_grid(linear(), 300)

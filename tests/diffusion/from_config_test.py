@@ -3,13 +3,36 @@ import numpy as np
 import pytest
 
 from dpdm_jax.diffusion import from_config
-from dpdm_jax.diffusion.discretizations import cosine_grid, edm_grid, log_uniform_grid
-from dpdm_jax.diffusion.noise_levels import CosineTime, LogNormal, LogUniform, VPTime
-from dpdm_jax.diffusion.parameterizations import EDM, VE, VP, V
-from dpdm_jax.diffusion.priors import Classes, Spectral
-from dpdm_jax.diffusion.samplers import DDIM, Heun
+from dpdm_jax.diffusion.discretizations import (
+    cosine_grid,
+    edm_grid,
+    ldm_grid,
+    log_uniform_grid,
+    step_grid,
+)
+from dpdm_jax.diffusion.noise_levels import (
+    CosineTime,
+    LogNormal,
+    LogUniform,
+    TimeMixture,
+    VPTime,
+)
+from dpdm_jax.diffusion.parameterizations import DDPM, EDM, VE, VP, V
+from dpdm_jax.diffusion.priors import Classes, Flat, Spectral
+from dpdm_jax.diffusion.samplers import DDIM, Ancestral, DDIMEta, Heun
+from dpdm_jax.diffusion.schedules import Settings
 from dpdm_jax.diffusion.views import Views
 from dpdm_jax.errors import InputError
+
+SETTINGS = Settings("ldm", 200, 0.001, 0.03)
+MIXTURE = {
+    "schedule": "ldm",
+    "num_steps": 200,
+    "beta_first": 0.001,
+    "beta_last": 0.03,
+    "intervals": (30, 150),
+    "weights": (0.25, 0.5, 0.25),
+}
 
 
 def diffusion(**changes):
@@ -29,6 +52,7 @@ def diffusion(**changes):
         "beta_d": 18.0,
         "eps_t": 1e-4,
         "num_timesteps": 500.0,
+        "ddpm": MIXTURE,
     }
     return ml_collections.ConfigDict(fields | changes)
 
@@ -48,6 +72,10 @@ def sampler(**changes):
         "s_max": 40.0,
         "s_noise": 1.01,
         "churn_limit": 0.4,
+        "clip_denoised": False,
+        "ancestral": {"variance": "fixed_small"},
+        "ddim_eta": {"eta": 0.25},
+        "ddpm": {"respacing": "ddim10"},
     }
     return ml_collections.ConfigDict(fields | changes)
 
@@ -77,6 +105,7 @@ def test_moments_with_and_without_components():
         ("v", (V(), V().prior)),
         ("ve", (VE(), VE().prior)),
         ("vp", (VP(0.2, 18.0, 500.0), VP().prior)),
+        ("ddpm", (DDPM(SETTINGS), Flat(-1))),
         ("edm_dct", (EDM(0.6), Spectral(6, 8, 0.6, -0.5, 3.0))),
         ("edm_moments", (EDM(0.6), Classes(6, 8, 0.6, -0.5, 3.0))),
     ],
@@ -94,6 +123,7 @@ def test_parameterization_and_prior_by_name(name, expected):
         ("cosine", CosineTime(-8.0, 12.0)),
         ("log_uniform", LogUniform(0.03, 50.0)),
         ("vp_time", VPTime(0.2, 18.0, 1e-4)),
+        ("time_mixture", TimeMixture(SETTINGS, (30, 150), (0.25, 0.5, 0.25))),
     ],
 )
 def test_noise_levels_by_name(name, expected):
@@ -127,6 +157,52 @@ def test_heun_by_name():
     settings = (built.s_churn, built.s_min, built.s_max, built.s_noise)
     assert settings == (2.0, 0.1, 40.0, 1.01)
     assert built.churn_limit == 0.4
+
+
+def on_steps(**changes):
+    """The sampler's config on a grid of steps of ``diffusion()``."""
+    config = ml_collections.ConfigDict(
+        {"sampler": sampler(**changes).to_dict(), "diffusion": diffusion().to_dict()}
+    )
+    return from_config.with_preset(config.lock())
+
+
+@pytest.mark.parametrize("name", ["ddim", "heun", "ancestral", "ddim_eta"])
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [
+        ("ddpm", step_grid(SETTINGS.tables, "ddim10")),
+        ("ldm", ldm_grid(SETTINGS.tables, 9)),
+    ],
+)
+def test_grid_of_the_steps_of_the_diffusion(grid, expected, name):
+    built = from_config.sampler(on_steps(grid=grid, name=name))
+    np.testing.assert_array_equal(built.grid, expected)
+
+
+def test_config_of_a_sampler_on_steps_describes_them():
+    """It is what folders of samples keep."""
+    resolved = on_steps(grid="ddpm")
+    schedule = {"schedule": "ldm", "num_steps": 200}
+    ends = {"beta_first": 0.001, "beta_last": 0.03}
+    assert resolved.ddpm.to_dict() == {"respacing": "ddim10"} | schedule | ends
+    assert resolved.num_steps == 10
+    assert on_steps(grid="edm").to_dict() == sampler().to_dict()
+    assert on_steps(grid="ldm").num_steps == 9
+
+
+def test_ancestral_by_name():
+    built = from_config.sampler(sampler(name="ancestral"))
+    assert isinstance(built, Ancestral)
+    assert (built.variance, built.clip_denoised) == ("fixed_small", False)
+
+
+@pytest.mark.parametrize("grid", ["edm", "ldm"])
+def test_ddim_eta_by_name(grid):
+    built = from_config.sampler(on_steps(name="ddim_eta", grid=grid))
+    assert isinstance(built, DDIMEta)
+    assert (built.eta, built.clip_denoised) == (0.25, False)
+    assert built.end == (0.0 if grid == "edm" else SETTINGS.tables.sigmas[0])
 
 
 def test_preset_overrides_the_sampler_and_leaves_the_config_alone():
@@ -245,8 +321,70 @@ def test_unknown_preset_lists_the_known_ones():
             {"noise_levels": "vp_time", "beta_d": 0.0},
             "beta_d is 0.0; allowed: .* > 0",
         ),
-        ("sampler", {"name": "x"}, "name is 'x'; allowed: ddim, heun"),
-        ("sampler", {"grid": "x"}, "'x'; allowed: edm, log_uniform, cosine"),
+        (
+            "noise_levels",
+            {
+                "noise_levels": "time_mixture",
+                "ddpm": MIXTURE | {"intervals": (150, 30)},
+            },
+            r"intervals is \(150, 30\); allowed: rising .*num_steps, 200",
+        ),
+        (
+            "noise_levels",
+            {"noise_levels": "time_mixture", "ddpm": MIXTURE | {"intervals": (0, 30)}},
+            r"intervals is \(0, 30\); allowed: rising integers above 0",
+        ),
+        (
+            "noise_levels",
+            {
+                "noise_levels": "time_mixture",
+                "ddpm": MIXTURE | {"intervals": (30, 200)},
+            },
+            r"intervals is \(30, 200\); allowed: rising .* below",
+        ),
+        (
+            "noise_levels",
+            {
+                "noise_levels": "time_mixture",
+                "ddpm": MIXTURE | {"intervals": (30.5, 150)},
+            },
+            r"intervals is \(30.5, 150\); allowed: rising integers",
+        ),
+        (
+            "noise_levels",
+            {"noise_levels": "time_mixture", "ddpm": MIXTURE | {"intervals": (30,)}},
+            r"weights is \(0.25, 0.5, 0.25\); allowed: 2 numbers of sum 1, one more",
+        ),
+        (
+            "noise_levels",
+            {"noise_levels": "time_mixture", "ddpm": MIXTURE | {"weights": (1, 1, -1)}},
+            r"weights\[2\] is -1; allowed: .* >= 0",
+        ),
+        (
+            "noise_levels",
+            {
+                "noise_levels": "time_mixture",
+                "ddpm": MIXTURE | {"weights": (0.3, 0.3, 0.3)},
+            },
+            r"weights is \(0.3, 0.3, 0.3\); allowed: 3 numbers of sum 1",
+        ),
+        ("sampler", {"name": "x"}, "name is 'x'; allowed: ddim, heun, ancestral"),
+        (
+            "sampler",
+            {"name": "ancestral", "ancestral": {"variance": "x"}},
+            "sampler.ancestral.variance is 'x'; allowed: fixed_large, fixed_small",
+        ),
+        (
+            "sampler",
+            {"name": "ddim_eta", "ddim_eta": {"eta": 1.5}},
+            "sampler.ddim_eta.eta is 1.5; allowed: .* >= 0 and <= 1",
+        ),
+        (
+            "sampler",
+            {"name": "ancestral", "clip_denoised": 2},
+            "sampler.clip_denoised is 2; allowed: True, False",
+        ),
+        ("sampler", {"grid": "x"}, "'x'; allowed: edm, log_uniform, cosine, ddpm, ldm"),
         ("sampler", {"num_steps": 1}, "num_steps is 1; allowed: an integer >= 2"),
         ("sampler", {"sigma_min": 0.0}, "sigma_min is 0.0; allowed: .* > 0"),
         ("sampler", {"sigma_max": 0.01}, "sigma_max is 0.01; allowed: .* > 0.01"),

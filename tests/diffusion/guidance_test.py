@@ -3,7 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.guidance import guide
+from dpdm_jax.diffusion.parameterizations import DDPM
+from dpdm_jax.diffusion.schedules import Settings
 
 NULL = 2
 X = jax.random.normal(jax.random.key(0), (3, 2, 2, 1))
@@ -27,6 +30,23 @@ def test_guidance_extrapolates_from_the_unconditional_prediction(scale):
     expected = (1 + scale) * conditional - scale * unconditional
     np.testing.assert_allclose(guided, expected, rtol=1e-5, atol=1e-6)
     assert not np.allclose(guided, conditional)
+
+
+def test_guidance_of_ddpm_is_that_of_the_predicted_noise():
+    def network(params, x, step, label):
+        return params[label][:, None, None, None] * jnp.cos(x)
+
+    def guided_network(params, x, step, label):
+        null = jnp.full_like(label, NULL)
+        conditional = network(params, x, step, label)
+        unconditional = network(params, x, step, null)
+        return unconditional + 2.5 * (conditional - unconditional)
+
+    guided = guide(make_denoiser(network, DDPM(Settings())), 1.5, NULL)
+    expected = make_denoiser(guided_network, DDPM(Settings()))
+    np.testing.assert_allclose(
+        guided(PARAMS, X, SIGMA, LABEL), expected(PARAMS, X, SIGMA, LABEL), rtol=1e-4
+    )
 
 
 def test_guidance_of_the_null_label_changes_nothing():

@@ -10,12 +10,21 @@ from dpdm_jax.diffusion.noise_levels import (
     CosineTime,
     LogNormal,
     LogUniform,
+    TimeMixture,
     VPTime,
     draw,
 )
+from dpdm_jax.diffusion.schedules import Settings
 
 ERROR_RATE = 1e-6
 ALL = [LogNormal(), CosineTime(), LogUniform(), VPTime()]
+# arXiv 2302.13861: public training, CIFAR-10 and Camelyon17, MNIST; the mean step.
+MIXTURES = [
+    (TimeMixture(Settings(), (30, 800), (0.03, 0.77, 0.2)), 500.0),
+    (TimeMixture(Settings(), (30, 600), (0.015, 0.785, 0.2)), 407.5),
+    (TimeMixture(Settings(), (200, 800), (0.05, 0.9, 0.05)), 500.0),
+]
+UNIFORM = TimeMixture(Settings())
 # Measured on the official code: the 1, 10, 50, 90 and 99 % quantiles of sigma.
 PROBABILITIES = np.array([0.01, 0.1, 0.5, 0.9, 0.99])
 QUANTILES = [
@@ -127,7 +136,7 @@ def test_stratified_draws_fall_one_into_each_slice(levels, multiplicity):
     assert np.all(u <= (slices + 1) / multiplicity + rounding)
 
 
-@pytest.mark.parametrize("levels", ALL)
+@pytest.mark.parametrize("levels", [*ALL, UNIFORM])
 def test_stratified_draws_average_with_less_variance(levels):
     num, multiplicity = 20_000, 8
     independent, stratified = (
@@ -143,7 +152,7 @@ def test_stratified_draws_average_with_less_variance(levels):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("levels", ALL)
+@pytest.mark.parametrize("levels", [*ALL, MIXTURES[1][0]])
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-24])
 def test_stratified_draws_are_finite_at_the_ends(levels, uniform, monkeypatch):
     monkeypatch.setattr(
@@ -164,3 +173,67 @@ def test_draws_follow_the_key(stratified):
     assert np.all(np.asarray(sigma(0)) != np.asarray(sigma(1)))
     assert sigma(0).shape == (4,)
     assert sigma(0).dtype == jnp.float32
+
+
+def steps_of(levels, sigma):
+    """Numbers of steps, read back from noise levels in float32."""
+    table = levels.settings.tables.sigmas.astype(np.float32)
+    steps = np.searchsorted(table, sigma)
+    np.testing.assert_array_equal(table[steps], sigma)
+    return steps
+
+
+@pytest.mark.parametrize(("levels", "mean"), MIXTURES)
+def test_mixture_has_the_published_masses_and_mean(levels, mean):
+    ends = (0, *levels.intervals, 1000)
+    masses = np.add.reduceat(levels.probabilities, ends[:-1])
+    np.testing.assert_allclose(masses, levels.weights, rtol=1e-12)
+    # Uniform on [l, u), a step stands for the times up to the next one.
+    middles = np.arange(1000) + 0.5
+    np.testing.assert_allclose(levels.probabilities @ middles, mean, rtol=1e-12)
+    # The published density over the uniform one.
+    density = {0.77: (1, 1, 1), 0.785: (0.5, 1.377, 0.5), 0.9: (0.25, 1.5, 0.25)}
+    np.testing.assert_allclose(
+        1000 * levels.probabilities[list(ends[:-1])],
+        density[levels.weights[1]],
+        rtol=1e-3,
+    )
+
+
+def test_mixture_is_uniform_by_default():
+    np.testing.assert_allclose(UNIFORM.probabilities, 1e-3)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize("levels", [*(levels for levels, _ in MIXTURES), UNIFORM])
+def test_mixture_draws_steps_with_their_probabilities(levels, stratified):
+    num, multiplicity = 50_000, 4 if stratified else 1
+    sigma = many(levels, num, multiplicity, stratified=stratified)
+    if stratified:  # one draw of each example, so that they are independent
+        sigma = sigma[np.arange(num), np.arange(num) % multiplicity]
+    steps = steps_of(levels, sigma.ravel())
+    counts = np.bincount(steps, minlength=1000)
+    expected = levels.probabilities * len(steps)
+    assert expected.min() > 10
+    assert stats.chisquare(counts, expected).pvalue > ERROR_RATE
+
+
+def test_test_of_the_mixture_sees_another_one():
+    steps = steps_of(UNIFORM, many(UNIFORM, 12_500, 8).ravel())
+    levels = TimeMixture(Settings(), (30, 800), (0.03, 0.73, 0.24))
+    counts = np.bincount(steps, minlength=1000)
+    expected = levels.probabilities * len(steps)
+    assert stats.chisquare(counts, expected).pvalue < ERROR_RATE
+
+
+def test_stratified_steps_lie_in_slices_of_equal_probability():
+    steps = steps_of(UNIFORM, many(UNIFORM, 1000, 8, stratified=True))
+    np.testing.assert_array_equal(steps // 125, np.tile(np.arange(8), (1000, 1)))
+
+
+def test_steps_of_no_weight_are_never_drawn():
+    levels = TimeMixture(Settings("cosine", 10), (2, 5), (0.0, 1.0, 0.0))
+    base_draws = jnp.array([0.0, 0.3333, 0.3334, 0.9999999, 1.0])
+    assert steps_of(levels, np.asarray(levels.sigma(base_draws))).tolist() == [
+        *(2, 2, 3, 4, 4)
+    ]

@@ -3,13 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpdm_jax.diffusion import losses
 from dpdm_jax.diffusion.denoiser import make_denoiser
+from dpdm_jax.diffusion.discretizations import step_grid
 from dpdm_jax.diffusion.noise_levels import VPTime
-from dpdm_jax.diffusion.parameterizations import EDM, VE, VP, V
+from dpdm_jax.diffusion.parameterizations import DDPM, EDM, VE, VP, V
 from dpdm_jax.diffusion.priors import Spectral
+from dpdm_jax.diffusion.schedules import NAMES, Settings
 
 SIGMAS = jnp.geomspace(1e-3, 90.0, 50)
-ALL = [EDM(), EDM(sigma_data=0.5), V(), VE(), VP()]
+ALL = [EDM(), EDM(sigma_data=0.5), V(), VE(), VP(), DDPM(Settings())]
 
 
 @pytest.mark.parametrize("p", ALL)
@@ -49,6 +52,7 @@ def test_denoiser_returns_its_input_where_there_is_no_noise(p, prior):
 # What the network has to predict, from the clean image x and the unit noise e.
 TARGETS = [
     (VP(), lambda x, e, s: e),
+    (DDPM(Settings()), lambda x, e, s: e),
     (VE(), lambda x, e, s: -e),
     (V(), lambda x, e, s: (s * x - e) / np.sqrt(1 + s**2)),
     # (x - c_skip (x + s e)) / c_out with d = 1/2.
@@ -114,3 +118,43 @@ def test_denoiser_scales_what_the_network_sees():
     # c_skip + c_out of each image.
     expected = [1 / 2 + 2**-0.5, 1 / 10 + 3 * 10**-0.5]
     np.testing.assert_allclose(out[:, 1, 2, 0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("schedule", NAMES)
+def test_ddpm_network_sees_the_very_numbers_of_steps(schedule, compiled):
+    p = DDPM(Settings(schedule))
+    c_noise = jax.jit(p.c_noise) if compiled else p.c_noise
+    # As samplers and training hand them over.
+    sigmas = jnp.asarray(p.settings.tables.sigmas, jnp.float32)
+    np.testing.assert_array_equal(c_noise(sigmas), np.arange(1000))
+    some = jnp.asarray(step_grid(p.settings.tables, "ddim50"), jnp.float32)
+    np.testing.assert_array_equal(c_noise(some), np.arange(980, -1, -20))
+
+
+@pytest.mark.parametrize("schedule", NAMES)
+def test_ddpm_steps_between_those_of_the_schedule_and_beyond(schedule):
+    p = DDPM(Settings(schedule))
+    tables = p.settings.tables
+    sigma = np.geomspace(tables.sigmas[0], tables.sigmas[-1], 3001)[1:-1]
+    steps = p.c_noise(jnp.asarray(sigma, jnp.float32))
+    np.testing.assert_allclose(steps, tables.time_of_sigma(sigma), rtol=0, atol=2e-4)
+    beyond = p.c_noise(jnp.array([1e-9, 1e9]))
+    np.testing.assert_array_equal(beyond, [0.0, 999.0])
+
+
+def test_ddpm_loss_is_the_error_of_the_noise():
+    p = DDPM(Settings("cosine"))
+    image, noise, guess = jax.random.normal(jax.random.key(1), (3, 4, 5, 5, 2))
+    sigma = jnp.asarray(p.settings.tables.sigmas[[0, 100, 500, 900]], jnp.float32)
+    draws = losses.Draws(jnp.asarray(False), sigma, noise)
+    loss = losses.denoising_loss(
+        make_denoiser(lambda params, x, steps, label: guess, p),
+        p.loss_weight,
+        {},
+        image,
+        jnp.asarray(0),
+        draws,
+        None,
+    )
+    np.testing.assert_allclose(loss, np.mean((guess - noise) ** 2), rtol=1e-4)

@@ -3,6 +3,7 @@ import pytest
 
 from dpdm_jax.diffusion.schedules import (
     Schedule,
+    Settings,
     cosine,
     ddim_steps,
     linear,
@@ -175,3 +176,34 @@ def test_ddim_noise_is_that_of_the_posterior_at_eta_1():
 def test_bad_argument_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Settings(), linear()),
+        (Settings("linear", 20, 0.1, 0.2), linear(20, 0.1, 0.2)),
+        (Settings("cosine", 30), cosine(30)),
+        (Settings("ldm", 40, 0.01, 0.02), sqrt_linear(40, 0.01, 0.02)),
+    ],
+)
+def test_settings_name_a_schedule(settings, expected):
+    np.testing.assert_array_equal(settings.tables.betas, expected.betas)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"schedule": "x"}, "schedule is 'x'; allowed: linear, cosine, ldm"),
+        ({"num_steps": 1}, "num_steps is 1; allowed: an integer >= 2"),
+        ({"num_steps": 100_001}, "num_steps is 100001; allowed: an integer <= 100000"),
+        ({"beta_first": 0.0}, "beta_first is 0.0; allowed: .* > 0 and < 1"),
+        ({"beta_last": 1.0}, "beta_last is 1.0; allowed: .* > 0 and < 1"),
+        # abar is 0 in float64; then levels that float32 does not tell apart.
+        ({"beta_last": 0.9}, "schedule 'linear' from noise level .* to inf; allowed"),
+        ({"num_steps": 5, "beta_first": 0.5, "beta_last": 1e-9}, "apart in float32"),
+    ],
+)
+def test_bad_setting_is_refused(fields, message):
+    with pytest.raises(InputError, match=rf"^diffusion\.ddpm.*{message}"):
+        Settings(**fields)

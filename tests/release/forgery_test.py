@@ -255,6 +255,23 @@ def test_every_field_of_a_config_is_published_or_not_on_purpose(make_config):
     assert set(values) - set(groups) == left_out | {"sampler_presets"}
 
 
+def test_presets_are_published_like_the_sampler():
+    preset = {"name": "ddim_eta", "ddim_eta": {"eta": 0.5}, "grid": "ddpm"}
+    values = {"sampler_presets": {"quick": preset}}
+    assert published.unknown_fields(values) == []
+    assert published.clean_config(values) == (values, [])
+    surprises = {"x": 1, "data": {"path": "p"}, "ddim_eta": {"y": 2}, "ddpm": 3}
+    values = {"sampler_presets": {"quick": surprises, "z": 4}}
+    unknown = ("quick.x", "quick.data", "quick.ddim_eta.y", "quick.ddpm", "z")
+    assert published.unknown_fields(values) == [
+        f"sampler_presets.{name}" for name in unknown
+    ]
+    assert published.clean_config(values) == (
+        {"sampler_presets": {"quick": {"ddim_eta": {}}}},
+        [],
+    )
+
+
 def test_fields_that_name_places_are_emptied_however_they_are_written(make_config):
     values = run_dir.to_json_values(
         make_config(data__path="patients", evaluate__inception_weights="mine/w.pth")

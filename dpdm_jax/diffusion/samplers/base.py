@@ -21,6 +21,11 @@ class Sampler(Protocol):
     @property
     def grid(self) -> np.ndarray: ...
 
+    @property
+    def start_scale(self) -> float:
+        """What unit normal noise is multiplied by, to be noisy at ``grid[0]``."""
+        ...
+
     def rows(self) -> Any: ...
 
     def noisy_steps(self) -> tuple[int, ...]:
@@ -36,9 +41,22 @@ class Sampler(Protocol):
     ) -> jax.Array: ...
 
 
-def denoise_at(denoise: BoundDenoiser, x: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Calls the denoiser on a batch that shares one noise level."""
-    return denoise(x, jnp.full(x.shape[:1], sigma, x.dtype))
+def denoise_at(
+    denoise: BoundDenoiser, x: jax.Array, sigma: jax.Array, *, clip: bool = False
+) -> jax.Array:
+    """Calls the denoiser on a batch that shares one noise level.
+
+    Args:
+        denoise: the denoiser.
+        x: noisy images [n, h, w, c].
+        sigma: noise level [].
+        clip: whether what it predicts is clipped to [-1, 1], where images are.
+
+    Returns:
+        Clean images, [n, h, w, c].
+    """
+    clean = denoise(x, jnp.full(x.shape[:1], sigma, x.dtype))
+    return jnp.clip(clean, -1.0, 1.0) if clip else clean
 
 
 def sample(
@@ -59,16 +77,15 @@ def sample(
     Returns:
         float32 [n, h, w, c]: images, nominally in [-1, 1] (not clipped).
     """
-    grid = sampler.grid
     noisy = sampler.noisy_steps()
-    last = len(grid) - 1
+    last = len(sampler.grid) - 1
 
     def body(x: jax.Array, index_and_row: Any) -> tuple[jax.Array, None]:
         index, row = index_and_row
         return sampler.step(denoise, x, row, draw_noise(index) if noisy else None), None
 
     rows = jax.tree.map(lambda r: jnp.asarray(r, start.dtype), sampler.rows())
-    x, _ = jax.lax.scan(body, start * grid[0], (jnp.arange(last), rows))
+    x, _ = jax.lax.scan(body, start * sampler.start_scale, (jnp.arange(last), rows))
     return sampler.finish(
         denoise, x, draw_noise(jnp.asarray(last)) if last in noisy else None
     )

@@ -31,6 +31,10 @@ class DDIM:
     grid: np.ndarray
     stochastic: bool = False
 
+    @property
+    def start_scale(self) -> float:
+        return self.grid[0]
+
     def rows(self) -> DDIMRow:
         a, b = self.grid[:-1], self.grid[1:]
         scale = 2.0 if self.stochastic else 1.0

@@ -40,6 +40,10 @@ class Heun:
     s_noise: float = 1.0
     churn_limit: float = 1.0
 
+    @property
+    def start_scale(self) -> float:
+        return self.grid[0]
+
     def _gamma(self) -> np.ndarray:
         inside = (self.grid >= self.s_min) & (self.grid <= self.s_max)
         return inside * min(self.s_churn / len(self.grid), self.churn_limit)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax.diffusion.discretizations import edm_grid
-from dpdm_jax.diffusion.samplers import DDIM, Heun, sample
+from dpdm_jax.diffusion.samplers import DDIM, Ancestral, DDIMEta, Heun, sample
 
 START = jax.random.normal(jax.random.key(0), (2, 3, 3, 1))
 
@@ -25,6 +25,8 @@ def draw_noise(step):
     [
         (lambda grid: DDIM(grid), lambda n: n),
         (lambda grid: DDIM(grid, stochastic=True), lambda n: n),
+        (lambda grid: Ancestral(grid), lambda n: n),
+        (lambda grid: DDIMEta(grid, eta=0.5, end=0.001), lambda n: n),
         (lambda grid: Heun(grid), lambda n: 2 * n - 1),
         (lambda grid: Heun(grid, s_churn=3.0), lambda n: 2 * n - 1),
     ],
@@ -48,6 +50,10 @@ def test_number_of_network_calls(make, calls, n):
     [
         (DDIM(edm_grid(5)), ()),
         (DDIM(edm_grid(5), stochastic=True), (0, 1, 2, 3)),
+        (Ancestral(edm_grid(5, 0.5)), (0, 1, 2, 3)),
+        (DDIMEta(edm_grid(5)), ()),
+        (DDIMEta(edm_grid(5, 0.5), eta=0.5), (0, 1, 2, 3)),
+        (DDIMEta(edm_grid(5, 0.5), eta=0.5, end=0.1), (0, 1, 2, 3, 4)),
         (Heun(edm_grid(5)), ()),
         (Heun(edm_grid(5), s_churn=1.0), (0, 1, 2, 3, 4)),
         # The grid is 80, 17.53, 2.516, 0.1698, 0.002.
@@ -73,7 +79,7 @@ def test_only_the_announced_steps_use_noise(sampler, noisy):
         assert not np.allclose(with_huge([step]), usual, atol=1e-2)
 
 
-@pytest.mark.parametrize("make", [DDIM, Heun])
+@pytest.mark.parametrize("make", [DDIM, DDIMEta, Heun])
 def test_deterministic_samplers_need_no_noise(make):
     def no_noise(step):
         raise AssertionError("a deterministic sampler drew noise")
@@ -98,7 +104,13 @@ def test_sampling_starts_at_the_largest_noise_level():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "sampler", [DDIM(edm_grid(6), stochastic=True), Heun(edm_grid(6), s_churn=2.0)]
+    "sampler",
+    [
+        DDIM(edm_grid(6), stochastic=True),
+        Heun(edm_grid(6), s_churn=2.0),
+        Ancestral(edm_grid(6), clip_denoised=True),
+        DDIMEta(edm_grid(6), eta=1.0),
+    ],
 )
 def test_image_does_not_depend_on_the_rest_of_its_batch(sampler):
     images = sample(sampler, denoise, START, draw_noise)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpdm_jax.diffusion.discretizations import edm_grid
-from dpdm_jax.diffusion.samplers import DDIM, Heun, sample
+from dpdm_jax.diffusion.discretizations import edm_grid, step_grid
+from dpdm_jax.diffusion.samplers import DDIM, Ancestral, DDIMEta, Heun, sample
+from dpdm_jax.diffusion.schedules import linear
 
 MEAN, STD = 0.3, 0.5
 # Each statistical test rejects a right program with this probability.
@@ -69,6 +70,9 @@ STOCHASTIC = [
     Heun(edm_grid(60), s_churn=30.0),
     Heun(edm_grid(60), s_churn=60.0),
     Heun(edm_grid(60), s_churn=40.0, s_min=0.05, s_max=50.0),
+    Ancestral(step_grid(linear()), "fixed_large"),
+    Ancestral(step_grid(linear()), "fixed_small"),
+    DDIMEta(step_grid(linear()), eta=0.8),
 ]
 
 

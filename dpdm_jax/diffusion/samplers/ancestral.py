@@ -1,0 +1,71 @@
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from dpdm_jax.diffusion.samplers.base import BoundDenoiser, denoise_at
+
+
+class AncestralRow(NamedTuple):
+    """One step from noise level a to b < a."""
+
+    sigma: np.ndarray  # a
+    keep: np.ndarray  # multiplies x - D
+    diffusion: np.ndarray  # multiplies the unit noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Ancestral:
+    """DDPM's sampler (Ho et al. 2020, algorithm 2), on any grid.
+
+    A step draws from the distribution of the less noisy image given the noisy one and
+    what is predicted for the clean one (eqs. 6 and 7 there). With x = x_t / sqrt(abar),
+    a = sigma_t and b = sigma_{t-1} its mean is ``D + b^2 / a^2 (x - D)``, D the
+    denoised x. Both variances are those of eq. 7 and of section 3.2, where DDPM's beta
+    is ``(a^2 - b^2) / (1 + a^2)``: of the steps of the grid, as guided-diffusion has
+    it for a part of a schedule. It ends with ``D(x, sigma_min)``. N network calls on a
+    grid of N points.
+
+    Attributes:
+        grid: decreasing noise levels [N].
+        variance: of a step's noise, in x_{t-1}: "fixed_large", beta, or "fixed_small",
+            that of x_{t-1} given x_t and the clean image.
+        clip_denoised: whether predicted clean images are clipped to [-1, 1].
+    """
+
+    grid: np.ndarray
+    variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
+    clip_denoised: bool = False
+
+    @property
+    def start_scale(self) -> float:
+        return math.sqrt(1.0 + self.grid[0] ** 2)
+
+    def rows(self) -> AncestralRow:
+        a2, b2 = self.grid[:-1] ** 2, self.grid[1:] ** 2
+        if self.variance == "fixed_large":
+            added = (a2 - b2) * (1.0 + b2) / (1.0 + a2)
+        else:
+            added = (a2 - b2) * b2 / a2
+        return AncestralRow(self.grid[:-1], b2 / a2, np.sqrt(added))
+
+    def noisy_steps(self) -> tuple[int, ...]:
+        return tuple(range(len(self.grid) - 1))
+
+    def step(
+        self,
+        denoise: BoundDenoiser,
+        x: jax.Array,
+        row: AncestralRow,
+        noise: jax.Array | None,
+    ) -> jax.Array:
+        clean = denoise_at(denoise, x, row.sigma, clip=self.clip_denoised)
+        return clean + row.keep * (x - clean) + row.diffusion * noise
+
+    def finish(
+        self, denoise: BoundDenoiser, x: jax.Array, noise: jax.Array | None
+    ) -> jax.Array:
+        del noise  # the last step only denoises
+        return denoise_at(denoise, x, self.grid[-1], clip=self.clip_denoised)

@@ -1,0 +1,75 @@
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dpdm_jax.diffusion.samplers.base import BoundDenoiser, denoise_at
+
+
+class DDIMEtaRow(NamedTuple):
+    """One step from noise level a to b < a."""
+
+    sigma: np.ndarray  # a
+    keep: np.ndarray  # multiplies x - D
+    diffusion: np.ndarray  # multiplies the unit noise
+
+
+@dataclasses.dataclass(frozen=True)
+class DDIMEta:
+    """DDIM with a share eta of DDPM's noise (Song et al. 2021, eqs. 12 and 16).
+
+    With x = x_t / sqrt(abar), D the denoised x and a step from a to b, the noise has
+    standard deviation ``s = eta b sqrt(a^2 - b^2) / a``, and x becomes
+    ``D + sqrt(b^2 - s^2) / a (x - D) + s n``. At eta 0 that is ``DDIM``, at eta 1
+    ``Ancestral`` with variance "fixed_small". The last step goes to the noise level
+    ``end``. N network calls on a grid of N points.
+
+    Attributes:
+        grid: decreasing noise levels [N].
+        eta: in [0, 1].
+        clip_denoised: whether predicted clean images are clipped to [-1, 1], and the
+            noise derived from what remains.
+        end: noise level of what is returned, in [0, grid[-1]). Above 0 the last step
+            adds noise, too, and DDPM's x_t is returned, as latent diffusion does.
+    """
+
+    grid: np.ndarray
+    eta: float = 0.0
+    clip_denoised: bool = False
+    end: float = 0.0
+
+    @property
+    def start_scale(self) -> float:
+        return math.sqrt(1.0 + self.grid[0] ** 2)
+
+    def rows(self) -> DDIMEtaRow:
+        return self._rows(self.grid[:-1], self.grid[1:])
+
+    def _rows(self, a: np.ndarray, b: np.ndarray) -> DDIMEtaRow:
+        # Share of b's variance that is drawn anew.
+        drawn = self.eta**2 * (1.0 - (b / a) ** 2)
+        return DDIMEtaRow(a, b / a * np.sqrt(1.0 - drawn), b * np.sqrt(drawn))
+
+    def noisy_steps(self) -> tuple[int, ...]:
+        steps = len(self.grid) if self.end else len(self.grid) - 1
+        return tuple(range(steps)) if self.eta else ()
+
+    def step(
+        self,
+        denoise: BoundDenoiser,
+        x: jax.Array,
+        row: DDIMEtaRow,
+        noise: jax.Array | None,
+    ) -> jax.Array:
+        clean = denoise_at(denoise, x, row.sigma, clip=self.clip_denoised)
+        x = clean + row.keep * (x - clean)
+        return x if noise is None else x + row.diffusion * noise
+
+    def finish(
+        self, denoise: BoundDenoiser, x: jax.Array, noise: jax.Array | None
+    ) -> jax.Array:
+        row = self._rows(self.grid[-1], np.float64(self.end))
+        x = self.step(denoise, x, DDIMEtaRow(*map(float, row)), noise)
+        return x / math.sqrt(1.0 + self.end**2)
