@@ -127,12 +127,13 @@ def make_train_step(
         engine=engine,
     )
     is_ordinary = math.isinf(l2_clip_norm)
+    zeros = clipped(loss).zeros  # checks the options, before anything is written
     replicated = devices.replicated(mesh)
 
     @functools.partial(jax.jit, out_shardings=devices.divided(mesh))
     def start(params: Any) -> Partial:
         nothing = Partial(
-            clipped(loss).zeros(params),
+            zeros(params),
             jnp.zeros(len(Diagnostics._fields), jnp.float32),
         )
         return jax.tree.map(

@@ -219,6 +219,7 @@ def test_mechanism_has_every_field_that_touches_the_data():
         "l2_clip_norm",
         "relation",
         "queries",
+        "public_data",
         "coordinates",
     }
 
