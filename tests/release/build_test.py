@@ -220,7 +220,7 @@ def test_config_names_no_place(make_config, workdir):
     assert published["sample"]["labels"] == "uniform"
     assert set(published) == {
         *("name", "seed", "data", "network", "diffusion", "privacy", "train"),
-        *("sampler", "sampler_presets", "sample", "evaluate"),
+        *("initial", "sampler", "sampler_presets", "sample", "evaluate"),
     }
     assert read(folder, "MANIFEST.json")["emptied_in_config"] == [
         "data.path",
