@@ -136,7 +136,7 @@ def _read_accounts(workdir: pathlib.Path, stored: dict[str, Any]) -> LedgerRecor
         )
     path = workdir / run_dir.LEDGER
     record = read_ledger(path)
-    check_is_of_run(workdir, stored["step"], stored, record)
+    check_is_of_run(workdir, stored, record)
     return record
 
 

@@ -60,9 +60,7 @@ def restore(
     values = run_dir.to_json_values(config)
 
     def check(stored: dict[str, Any]) -> None:
-        # A damaged one that is newer than it counts, too.
-        newest = max(checkpoints.steps())
-        check_is_of_run(workdir, newest, stored, ledger.record)
+        check_is_of_run(workdir, stored, ledger.record)
         check_version(workdir, stored)
         _check_unchanged(stored["config"], values)
 
@@ -91,6 +89,8 @@ def restore(
                 f"{run_dir.LEDGER}, or a new run directory, whose budget adds to this "
                 "one's."
             )
+        # Of a damaged one, too, which its name alone tells.
+        check_counted(workdir, max(checkpoints.steps()), ledger.record)
         _check_secrets(checkpoints, damaged, restored.secrets)
         if restored.data_digest != restored.secrets.data_digest(content):
             raise InputError(
@@ -126,14 +126,14 @@ def _check_secrets(
 
 
 def check_is_of_run(
-    workdir: pathlib.Path, step: int, stored: dict[str, Any], record: LedgerRecord
+    workdir: pathlib.Path, stored: dict[str, Any], record: LedgerRecord
 ) -> None:
     """Checks a checkpoint's description against the ledger.
 
     Args:
         workdir: the run directory of both.
-        step: of the checkpoint.
-        stored: what the checkpoint says; see ``Checkpoints.description``.
+        stored: what the checkpoint says; see ``Checkpoints.description``. Its step
+            is compared where it is said.
         record: the ledger.
 
     Raises:
@@ -144,16 +144,26 @@ def check_is_of_run(
             f"The checkpoints of {workdir} are of run {stored['run_id']} and its "
             f"ledger of run {record.run_id}; allowed: one run in a directory."
         )
+    if "step" in stored:
+        check_counted(workdir, stored["step"], record)
+    if not record.continues(LedgerRecord.from_dict(stored["ledger"])):
+        raise InputError(
+            f"The ledger of {workdir} counts less than its copy in a checkpoint, or "
+            "something else; allowed: the run's newest ledger."
+        )
+
+
+def check_counted(workdir: pathlib.Path, step: int, record: LedgerRecord) -> None:
+    """Makes sure that a ledger counts the steps of a checkpoint.
+
+    Raises:
+        InputError: it does not.
+    """
     if step > record.authorized_steps:
         raise InputError(
             f"{workdir} has a checkpoint of step {step} and its ledger counts "
             f"{record.authorized_steps} steps; allowed: a ledger that counts every "
             "step."
-        )
-    if not record.continues(LedgerRecord.from_dict(stored["ledger"])):
-        raise InputError(
-            f"The ledger of {workdir} counts less than its copy in a checkpoint, or "
-            "something else; allowed: the run's newest ledger."
         )
 
 
