@@ -110,7 +110,7 @@ def test_plain_state_dict_is_refused(content, tmp_path):
 
 def test_missing_pytorch_is_explained(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match=r"pip install dpdm_jax\[torch\]"):
+    with pytest.raises(InputError, match=r"pip install 'dpdm_jax\[torch\]'"):
         read_official_checkpoint(tmp_path / "checkpoint.pth")
 
 
