@@ -42,7 +42,7 @@ def test_mode(trained, make_config, capsys, same_entropy):
 def test_contradictions_are_said(trained, make_config, monkeypatch):
     config = make_config(audit__runs=0)
 
-    def planted(config, plan):
+    def planted(config, plan, asked):
         bound = mechanism.Bound("every step", plan.delta, 1.0, 2.5)
         return mechanism.OneRun(6, 200, 99, (bound,), 3.0, 1e-9, 0.01)
 
