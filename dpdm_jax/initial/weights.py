@@ -150,5 +150,12 @@ def _origin(kind: str, name: str, network: Params, record: LedgerRecord) -> Orig
             "and not stated to be of public data; allowed: a private model, or one "
             "trained with data.public."
         )
+    if record.origin is not None and record.origin.ledger is not None:
+        # The new run's ledger would no longer tell of the data before that.
+        raise InputError(
+            f"the weights of {name} began with private ones ({record.origin}), whose "
+            "data is that of a third run; allowed: weights whose own first weights are "
+            "random or of public data."
+        )
     ledger = None if public else record.to_dict()
     return Origin(kind, name, digest(network), public, ledger)

@@ -119,6 +119,18 @@ def test_private_weights_of_other_people(begin, private_run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("public", ["", PUBLIC])
+def test_a_private_grandparent_is_not_forgotten(begin, private_run, tmp_path, public):
+    """Nor through a public stage: its people could be those of the third run."""
+    _, parent = begin(
+        private_run, tmp_path / "parent", initial__other_data=True, data__public=public
+    )
+    with pytest.raises(InputError, match=r"began with private ones \(run digits"):
+        begin(parent, tmp_path / "grandchild", initial__other_data=True)
+    assert not (tmp_path / "grandchild").exists()
+
+
+@pytest.mark.slow
 def test_weights_without_a_guarantee_are_refused(begin, tiny_config, tmp_path):
     parent = tmp_path / "parent"
     train(tiny_config(privacy__fixed_keys_seed=0, train__num_steps=1), parent)
