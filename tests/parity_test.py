@@ -530,15 +530,7 @@ def check_step_sampler(path: Path, part: str) -> None:
         assert len(noise) == len(grid)
     label = golden.labels(len(start))
 
-    @jax.jit
-    def generate(params: Params, start: jax.Array, noise: jax.Array) -> jax.Array:
-        return samplers.sample(
-            sampler,
-            lambda x, sigma: denoise(params, x, sigma, label),
-            start,
-            lambda step: noise[step],
-        )
-
+    generate = generator(sampler, denoise, label)
     with jax.default_matmul_precision("highest"):
         actual = generate(params, start, noise)
     np.testing.assert_allclose(
@@ -682,6 +674,23 @@ def build_clipped_grad(
     )
 
 
+def generator(
+    sampler: samplers.Sampler, denoise: Callable[..., jax.Array], label: jax.Array
+) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
+    """A compiled sampler whose noise [steps, n, h, w, c] is given."""
+
+    @jax.jit
+    def generate(params: Params, start: jax.Array, noise: jax.Array) -> jax.Array:
+        return samplers.sample(
+            sampler,
+            lambda x, sigma: denoise(params, x, sigma, label),
+            start,
+            lambda step: noise[step],
+        )
+
+    return generate
+
+
 class ChosenPrior(priors.Flat):
     """The prior of one of PARAMETERIZATIONS, by an index that may be traced."""
 
@@ -737,15 +746,7 @@ def check_sampler(path: Path, run: str) -> None:
         noise[list(noisy)] = np.moveaxis(recorded, 2, -1)
     label = golden.y(len(golden.x))
 
-    @jax.jit
-    def generate(params: Params, start: jax.Array, noise: jax.Array) -> jax.Array:
-        return samplers.sample(
-            sampler,
-            lambda x, sigma: denoise(params, x, sigma, label),
-            start,
-            lambda step: noise[step],
-        )
-
+    generate = generator(sampler, denoise, label)
     actual = generate(golden.params, golden.x, noise)
     assert_images_match(actual, golden.images(f"{run}:out"), SAMPLE_TOLERANCE)
 
