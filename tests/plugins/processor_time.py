@@ -1,7 +1,8 @@
 """A pytest plugin that counts processor time, which other work hardly changes.
 
-At its end the suite names its ten costliest tests and its total: user and system time
-of all processes that it ran. A total above the budget in the environment fails.
+At its end the suite names its costliest tests, its folders and its total: user and
+system time of all processes that it ran. A total above the budget in the environment
+fails.
 """
 
 import os
@@ -12,7 +13,6 @@ import pytest
 
 #: Seconds that all tests together may take; unset for no limit.
 BUDGET = "DPDM_JAX_TESTS_CPU_SECONDS"
-_SHOWN = 10
 
 #: Seconds of children that have not ended yet, or whose parents have not.
 elsewhere: list[Callable[[], float]] = []
@@ -70,9 +70,15 @@ class ProcessorTime:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Prints the costliest tests and the total."""
         terminalreporter.section("processor time")
-        costliest = sorted(self._of_tests.items(), key=lambda item: -item[1])
-        for name, seconds in costliest[:_SHOWN]:
-            terminalreporter.write_line(f"{seconds:7.1f} s  {name}")
+        of_folders: dict[str, float] = {}
+        for name, seconds in self._of_tests.items():
+            folder = name.partition("::")[0].rpartition("/")[0] or "."
+            of_folders[folder] = of_folders.get(folder, 0.0) + seconds
+        shown = self._config.getoption("--costliest")
+        for times, number in (self._of_tests, shown), (of_folders, None):
+            costliest = sorted(times.items(), key=lambda item: -item[1])
+            for name, seconds in costliest[:number]:
+                terminalreporter.write_line(f"{seconds:7.1f} s  {name}")
         allowed = f" of {_budget():g} s allowed" if _budget() else ""
         terminalreporter.write_line(f"{self._total():7.1f} s  in all{allowed}")
         if self._is_over():
@@ -91,6 +97,16 @@ class ProcessorTime:
 
 def _budget() -> float:
     return float(os.environ.get(BUDGET) or 0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Lets a person see more tests than the ten costliest."""
+    parser.addoption(
+        "--costliest",
+        type=int,
+        default=10,
+        help="how many tests are named with the processor time that they took",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
