@@ -24,6 +24,22 @@ sys.path.insert(0, str(TESTS))  # for float_sums
 from dpdm_jax import command_line, xla_flags  # noqa: E402
 from dpdm_jax.configs import base  # noqa: E402
 
+# Files of half a minute of processor time and more, the costliest first.
+_COSTLY = (
+    "experiments/benchmarks_test.py",
+    "training/devices_test.py",
+    "privacy/engines_test.py",
+    "experiments/mnist_cpu_test.py",
+    "privacy/clipping_test.py",
+    "training/loop_test.py",
+    "entry_points_test.py",
+    "training/faults_test.py",
+    "configs_test.py",
+    "evaluation/lenet_features_test.py",
+    "parity_test.py",
+    "export_test.py",
+)
+
 pytest_plugins = ["processor_time", "commands"]
 
 xla_flags.configure()
@@ -40,6 +56,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(TESTS / "golden"),
         help="folder of figures from the official code; see tests/golden/README.md",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hands out files in the order of collection, not by their number of tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts costly files first, so that no worker is left with one at the end."""
+    places = {TESTS / name: place for place, name in enumerate(_COSTLY)}
+    items.sort(key=lambda item: places.get(item.path, len(_COSTLY)))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -81,6 +81,8 @@ def run_and_step(
     config = command_line.load_config("configs/digits.py")
     config.privacy.fixed_keys_seed = SEED
     config.train.num_steps = num_steps
+    # A plan that is quickly made: the figures do not depend on it.
+    config.privacy.noise_multiplier = 1.0
     config.train.microbatch_size = 208  # four of them in most steps
     config.log.snapshot_every_steps = 0
     config.log.tensorboard = False
@@ -116,7 +118,6 @@ def _step(
 ) -> tuple[Callable[[], None], Training, Any]:
     config = problem.load_config(network, noise_multiplicity)
     config.train.batch_size = batch_size
-    # A plan that is quickly made: the figures do not depend on it.
     config.train.num_steps = 1
     config.privacy.noise_multiplier = 1.0
     model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)

@@ -13,9 +13,12 @@ from experiments.benchmarks import evaluation_problem as problem
 from experiments.benchmarks import machine, pairs, worker
 
 _EPOCHS = 50  # the protocol's
+_NUM_TEST = 10_000
 
 
-def measure(num_images: int, num_features: int, epochs: int, num_pairs: int) -> dict:
+def measure(
+    num_images: int, num_features: int, num_test: int, epochs: int, num_pairs: int
+) -> dict:
     """Times both sides; without PyTorch or pytorch-fid only ours.
 
     Features cost the same for every image and epochs the same each, so that a part of
@@ -24,13 +27,19 @@ def measure(num_images: int, num_features: int, epochs: int, num_pairs: int) -> 
     Args:
         num_images: to judge.
         num_features: of them, those whose features are computed.
+        num_test: images that the classifiers are tested on.
         epochs: of each classifier, in place of the protocol's 50.
         num_pairs: rounds.
 
     Returns:
         Seconds of each part, seconds of the whole and, if there are both sides, ratios.
     """
-    work = {"num_images": num_images, "num_features": num_features, "epochs": epochs}
+    work = {
+        "num_images": num_images,
+        "num_features": num_features,
+        "num_test": num_test,
+        "epochs": epochs,
+    }
     builders = [f"{__package__}.evaluation_sides:sides"]
     if all(importlib.util.find_spec(name) for name in ("torch", "pytorch_fid")):
         builders.append(f"{__package__}.torch_evaluation:sides")
@@ -80,11 +89,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of the protocol's 50")
     parser.add_argument("--quick", action="store_true", help="tiny work, one pair")
     options = parser.parse_args(argv)
+    num_test = _NUM_TEST
     if options.quick:
-        options.images, options.features, options.epochs, options.pairs = 200, 2, 1, 1
+        options.images, options.features, options.epochs, options.pairs = 100, 1, 1, 1
+        num_test = 100
 
     before = machine.state()
-    result = measure(options.images, options.features, options.epochs, options.pairs)
+    result = measure(
+        options.images, options.features, num_test, options.epochs, options.pairs
+    )
     conditions = {"before": before, "after": machine.state()}
     if not options.json:
         for name, values in result["seconds"].items():

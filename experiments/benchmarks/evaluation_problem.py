@@ -10,7 +10,6 @@ from dpdm_jax.evaluation import inception
 
 CLASSIFIERS = ("logreg", "mlp", "cnn")
 NUM_CLASSES = 10
-NUM_TEST = 10_000
 #: One image in so many selects the epoch.
 SELECTION = 5
 

@@ -11,13 +11,14 @@ from experiments.benchmarks import evaluation_problem as problem
 
 
 def sides(
-    num_images: int, num_features: int, epochs: int
+    num_images: int, num_features: int, num_test: int, epochs: int
 ) -> dict[str, Callable[[], None]]:
     """Features of images, and classifiers trained on images.
 
     Args:
         num_images: that the classifiers learn and select from.
         num_features: images whose features are computed.
+        num_test: images that the classifiers are tested on.
         epochs: of each classifier.
 
     Returns:
@@ -27,7 +28,7 @@ def sides(
     params = inception.params_from_state_dict(problem.inception_state())
     extractor = features.InceptionFeatures(Weights(params, "0" * 64, False))
     images, labels = problem.labelled(num_images, seed=1)
-    test = problem.labelled(problem.NUM_TEST, seed=2)
+    test = problem.labelled(num_test, seed=2)
     train, selection = downstream.set_apart((images, labels))
 
     def compute_features() -> None:

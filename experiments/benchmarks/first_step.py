@@ -28,6 +28,8 @@ _MICROBATCH, _MULTIPLICITY, _BATCH = 8, 8, 4
 # Of a run with these fixed keys the first batch is neither empty nor above 8 examples.
 _FIXED_KEYS_SEED = 0
 _POLL_SECONDS = 0.01
+# Without calibration, which is a part of the wait and of no interest to a smoke test.
+_QUICK_PLAN = ("--config.train.num_steps=2", "--config.privacy.noise_multiplier=1.0")
 
 
 def time_main(flags: Sequence[str], workdir: pathlib.Path, cache: pathlib.Path) -> dict:
@@ -96,13 +98,16 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def measure(network: str, data: str | None, num_pairs: int) -> dict:
+def measure(
+    network: str, data: str | None, num_pairs: int, overrides: Sequence[str] = ()
+) -> dict:
     """Times rounds of a cold run, a warm one and the plain port.
 
     Args:
         network: a name in ``problem.NETWORKS``.
         data: folder of IDX files; None for 60 random images.
         num_pairs: rounds.
+        overrides: further flags of ``dpdm_jax.main``.
     """
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -111,6 +116,7 @@ def measure(network: str, data: str | None, num_pairs: int) -> dict:
             f"--config.network.{field}={value}"
             for field, value in problem.NETWORKS[network].items()
         ]
+        flags += overrides
         if data is None:
             data = folder / "images.npz"
             _write_random_images(data)
@@ -146,11 +152,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--network", choices=problem.CONVOLUTIONAL, default="mnist")
     parser.add_argument("--quick", action="store_true", help="a tiny network, one pair")
     options = parser.parse_args(argv)
+    overrides: tuple[str, ...] = ()
     if options.quick:
         options.network, options.pairs = "least", 1
+        overrides = _QUICK_PLAN
 
     before = machine.state()
-    result = measure(options.network, options.data, options.pairs)
+    result = measure(options.network, options.data, options.pairs, overrides)
     conditions = {"before": before, "after": machine.state()}
     ratio = result["cold_over_plain_port"]
     if not options.json:

@@ -14,13 +14,14 @@ _FEATURES_BATCH_SIZE = 50  # pytorch-fid's default
 
 
 def sides(
-    num_images: int, num_features: int, epochs: int
+    num_images: int, num_features: int, num_test: int, epochs: int
 ) -> dict[str, Callable[[], None]]:
     """Features of images, and classifiers trained on images.
 
     Args:
         num_images: that the classifiers learn and select from.
         num_features: images whose features are computed.
+        num_test: images that the classifiers are tested on.
         epochs: of each classifier.
 
     Returns:
@@ -30,7 +31,7 @@ def sides(
     network = _inception().to(memory_format=torch.channels_last)
     x, y = _tensors(images, labels)
     chosen = np.arange(num_images) % problem.SELECTION == problem.SELECTION - 1
-    test = _tensors(*problem.labelled(problem.NUM_TEST, seed=2))
+    test = _tensors(*problem.labelled(num_test, seed=2))
     train, selection = (x[~chosen], y[~chosen]), (x[chosen], y[chosen])
 
     def compute_features() -> None:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 
+import cheap_compilation
 import pytest
 
 # Key -> the package without which it is not printed.
@@ -32,6 +33,11 @@ KEYS = {
         "cold_over_plain_port": None,
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def _sides_compile_cheaply(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", cheap_compilation.xla_flags_of_children())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The committed releases are small, state their budget, and can be checked."""
 
+import functools
 import json
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from dpdm_jax import command_line, load_release
 from dpdm_jax.errors import InputError
+from dpdm_jax.evaluation import metrics
 from dpdm_jax.release.verify import verify
 from experiments.mnist_cpu import check, curve, plot, train
 from experiments.mnist_cpu.runs import RELEASES, RESULTS, RUNS
@@ -77,7 +79,7 @@ def write_idx(folder):
 
 
 @pytest.mark.optimized  # it samples 300 images
-def test_a_release_is_checked(tmp_path, capsys):
+def test_a_release_is_checked(tmp_path, capsys, monkeypatch):
     """On its own images in place of real ones, by the cheapest classifier."""
     name = _NAMES[0]
     released = load_release(RELEASES / name)
@@ -85,6 +87,8 @@ def test_a_release_is_checked(tmp_path, capsys):
     assert np.ptp(images) > 200  # there is something to see
     for split in "train", "test":
         np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
+    quick = functools.partial(metrics.Settings, lenet_steps=20)
+    monkeypatch.setattr(check.metrics, "Settings", quick)
     chosen = [f"--release={name}", "--images=100", "--classifier=logreg"]
     check.main([f"--data={tmp_path}", *chosen])
     result = json.loads(capsys.readouterr().out)

@@ -15,6 +15,15 @@ _FLAGS = {
 }
 
 
+def xla_flags_of_children() -> str:
+    """The same as a value of ``XLA_FLAGS``, for processes that a test starts."""
+    return " ".join(
+        f"--{name}={str(value).lower()}"
+        for name, value in _FLAGS.items()
+        if xla_flags.is_known(name)
+    )
+
+
 def install() -> None:
     """Changes what JAX tells its compiler, from now on, in this process.
 

@@ -14,6 +14,7 @@ from dpdm_jax import command_line, xla_flags
 
 xla_flags.configure()
 
+import cheap_compilation  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -198,4 +199,5 @@ def main(job):
 
 
 if __name__ == "__main__":
+    cheap_compilation.install()
     main(json.loads(sys.argv[1]))
