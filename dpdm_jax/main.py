@@ -9,7 +9,7 @@ import pathlib
 
 from absl import flags
 
-from dpdm_jax import command_line
+from dpdm_jax import command_line, json_values
 from dpdm_jax.errors import InputError
 
 MODES = (
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     """Dispatches to the modes."""
     del argv
     # Imported late: JAX must find the flags set, and errors in flags come at once.
-    from dpdm_jax import modes, processes, run_dir
+    from dpdm_jax import modes, processes
 
     config = _CONFIG.value
     where = (_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
         processes.connect(*where)
         if not processes.is_first():
             command_line.speak_only_of_errors()
-        job = [_MODE.value, _WORKDIR.value, run_dir.to_json_values(config)]
+        job = [_MODE.value, _WORKDIR.value, json_values.encode(config.to_dict())]
         processes.check_same("The command line", lambda: job)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.name)
     if _MODE.value == "plan":

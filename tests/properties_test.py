@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from dpdm_jax import command_line, data, planning, run_dir, validate
+from dpdm_jax import command_line, data, json_values, planning, validate
 from dpdm_jax.configs import base
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets
@@ -103,9 +103,9 @@ def test_a_config_plans_within_its_budget_or_gets_a_sentence(config):
 @settings(200)
 @hypothesis.given(config=configs(nan=False, most=10))
 def test_a_config_comes_back_from_its_file(config):
-    text = json.dumps(run_dir.to_json_values(config), allow_nan=False)
+    text = json.dumps(json_values.encode(config.to_dict()), allow_nan=False)
     again = base.get_config()
-    again.update(run_dir.from_json_values(json.loads(text)))
+    again.update(json_values.decode(json.loads(text)))
     assert again.to_dict() == config.to_dict()
 
 

@@ -16,7 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, run_dir
+from dpdm_jax import data, files
 from dpdm_jax.diffusion import losses
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy.batch_selection import pad_indices
@@ -219,6 +219,6 @@ def draw(path: pathlib.Path, found: Membership, epsilon: float, delta: float) ->
             label="attack",
         )
         axes.legend()
-        with run_dir.replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             temporary.touch(mode=0o600)
             figure.savefig(temporary, format="png", dpi=120)

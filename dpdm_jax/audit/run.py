@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, planning, queries, run_dir, validate
+from dpdm_jax import data, files, planning, queries, run_dir, validate
 from dpdm_jax.audit import attacks, bounds, images, mechanism, membership
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
@@ -71,7 +71,7 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
         # Of an extended run the steps it was begun with: one code takes them all.
         result |= _audit_mechanism(config, plan.phases[0], model, training)
     membership.draw(workdir / PICTURE, found, claimed, plan.delta)
-    run_dir.write_json(workdir / RESULT, result, private=True)
+    files.write_json(workdir / RESULT, result, private=True)
     return result
 
 

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from dpdm_jax import run_dir
+from dpdm_jax import files
 
 
 def default_folder() -> pathlib.Path:
@@ -42,7 +42,7 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     Only the user may read the file, since it can be computed from private data.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with run_dir.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:
             np.savez(file, **arrays)

@@ -1,13 +1,12 @@
 """Finds, downloads and reads the published weights of FID's Inception."""
 
 import contextlib
-import hashlib
 import os
 import pathlib
 import urllib.request
 from typing import NamedTuple
 
-from dpdm_jax import progress, run_dir
+from dpdm_jax import files, progress
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.evaluation import inception
 from dpdm_jax.interop import torch_checkpoints
@@ -73,7 +72,7 @@ def load(path: str | os.PathLike[str] | None, cache_folder: pathlib.Path) -> Wei
     if not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise _foreign(file, "it is no dictionary of tensors")
     arrays = {name: tensor.numpy() for name, tensor in state.items()}
-    digest = _sha256(file)
+    digest = files.sha256(file)
     return Weights(inception.params_from_state_dict(arrays), digest, digest == SHA256)
 
 
@@ -81,13 +80,13 @@ def _published_file(cache_folder: pathlib.Path) -> pathlib.Path:
     """Returns a file with the published checksum, downloading it if there is none."""
     ours = cache_folder / FILE_NAME
     for candidate in (ours, _torch_cache() / FILE_NAME):
-        if candidate.is_file() and _sha256(candidate) == SHA256:
+        if candidate.is_file() and files.sha256(candidate) == SHA256:
             return candidate
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
-        with run_dir.replacing(ours) as temporary:
+        with files.replacing(ours) as temporary:
             _download(temporary)
-            found = _sha256(temporary)
+            found = files.sha256(temporary)
             if found != SHA256:
                 raise InputError(
                     f"what {URL} gave has the SHA-256 {found}, so it is not kept; "
@@ -118,11 +117,6 @@ def _torch_cache() -> pathlib.Path:
     cache_home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     home = os.environ.get("TORCH_HOME") or pathlib.Path(cache_home) / "torch"
     return pathlib.Path(home) / "hub" / "checkpoints"
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _foreign(path: pathlib.Path, reason: str) -> InputError:

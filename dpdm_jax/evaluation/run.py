@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, processes, run_dir, strict_json
+from dpdm_jax import data, files, json_values, processes, run_dir
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets, metrics, registry
 from dpdm_jax.evaluation.dp_sgd import DPSGD
@@ -119,7 +119,7 @@ def _evaluate(
         settings=_settings(config, workdir),
         pictures=workdir / run_dir.EVALUATION / name,
     )
-    made = strict_json.loads((folder / sampling_run.SETTINGS).read_text())
+    made = json_values.loads((folder / sampling_run.SETTINGS).read_text())
     result |= {
         "samples": str(folder.relative_to(workdir)),
         "sampler": made.pop("sampler"),
@@ -127,5 +127,5 @@ def _evaluate(
         "train_split": config.data.train_split,
         "test_split": config.data.test_split,
     }
-    run_dir.write_json(workdir / run_dir.EVALUATION / f"{name}.json", result)
+    files.write_json(workdir / run_dir.EVALUATION / f"{name}.json", result)
     return result

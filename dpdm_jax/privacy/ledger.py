@@ -4,7 +4,6 @@ It is written before the work it covers, so that after a crash at any moment it 
 every step that may have touched the data. It holds public facts only, never a secret.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,7 +15,7 @@ import secrets
 from typing import Any
 
 import dpdm_jax
-from dpdm_jax import strict_json, validate
+from dpdm_jax import files, json_values, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting, class_moments, queries
 from dpdm_jax.privacy.batch_selection import PoissonSampling
@@ -537,7 +536,7 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerRecord:
     """
     path = pathlib.Path(path)
     try:
-        fields = strict_json.loads(path.read_bytes())
+        fields = json_values.loads(path.read_bytes())
         return LedgerRecord.from_dict(fields)
     except OSError as e:
         raise InputError(
@@ -614,25 +613,7 @@ def _checksum(fields: dict[str, Any]) -> str:
 
 
 def _write(path: pathlib.Path, record: LedgerRecord) -> None:
-    """Replaces the file in one step that survives a crash and a power cut."""
+    """Replaces the file; no step may run unless this returns."""
     text = json.dumps(record.to_dict(), indent=2, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        # The rename itself is durable only once the directory is.
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise InputError(
-            f"the privacy ledger {path} cannot be written ({e.strerror}), so no step "
-            "may run; allowed: a writable directory with free space."
-        ) from None
+    with files.replacing(path, f"the privacy ledger {path}") as temporary:
+        temporary.write_text(text, encoding="utf-8")

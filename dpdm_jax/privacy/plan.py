@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dpdm_jax import validate
+from dpdm_jax import json_values, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting, lineage
 from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_size
@@ -375,11 +375,8 @@ class PrivacyPlan:
             del fields["public_data"]
         if self.queries:
             fields["queries"] = [query.to_dict() for query in self.queries]
-        fields = {
-            name: "inf" if value == math.inf else value
-            for name, value in fields.items()
-            if value is not None
-        }
+        present = {name: v for name, v in fields.items() if v is not None}
+        fields = json_values.encode(present)
         if self.extends is not None:
             fields["extends"] = self.extends.to_dict()
         return fields
@@ -402,7 +399,10 @@ class PrivacyPlan:
                 f"the privacy plan has the fields {', '.join(sorted(map(str, fields)))}"
                 f"; allowed: exactly {', '.join(sorted(names))}."
             )
-        values = {k: math.inf if v == "inf" else v for k, v in fields.items()}
+        values = {
+            name: json_values.decode(value) if isinstance(value, str) else value
+            for name, value in fields.items()
+        }
         if "queries" in fields:
             if not isinstance(fields["queries"], list):
                 raise InputError("the queries of the privacy plan are no list.")

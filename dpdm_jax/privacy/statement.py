@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from dpdm_jax import validate
+from dpdm_jax import json_values, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.ledger import LedgerRecord
@@ -312,7 +312,7 @@ def statement_fields(
         "unit_of_privacy": "one training image",
         "mechanism": {
             "noise": "none" if plan.noise_multiplier == 0 else "gaussian",
-            "l2_clip_norm": _finite(plan.l2_clip_norm),
+            "l2_clip_norm": json_values.encode(plan.l2_clip_norm),
             "sampling": "poisson",
             "sampling_probability": plan.sampling.sampling_probability,
             "truncation": "none",
@@ -463,10 +463,6 @@ def _arithmetic_in_words(plan: PrivacyPlan) -> list[str]:
         f"on them, {plan.coordinates} numbers in a sum at most; what is left between "
         "that and real numbers is part of epsilon and delta."
     ]
-
-
-def _finite(value: float) -> float | str:
-    return "inf" if math.isinf(value) else value
 
 
 def _mechanism(

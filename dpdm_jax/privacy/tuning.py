@@ -21,7 +21,7 @@ from typing import Any
 
 import scipy.optimize
 
-from dpdm_jax import validate
+from dpdm_jax import json_values, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.ledger import LedgerRecord
@@ -102,14 +102,13 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON values; an infinite shape is "inf"."""
-        shape = "inf" if math.isinf(self.shape) else self.shape
-        return {"mean": self.mean, "shape": shape}
+        return json_values.encode({"mean": self.mean, "shape": self.shape})
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Selection":
         """Restores what ``to_dict`` gave."""
-        shape = math.inf if fields["shape"] == "inf" else fields["shape"]
-        return cls(fields["mean"], shape)
+        values = json_values.decode(fields)
+        return cls(values["mean"], values["shape"])
 
 
 @dataclasses.dataclass(frozen=True)

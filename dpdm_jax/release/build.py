@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import processes, run_dir, strict_json, validate
+from dpdm_jax import files, json_values, processes, run_dir, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model, signature
@@ -86,13 +86,13 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 bundle.write_parameters(
                     folder / bundle.PARAMETERS, params, settings.dtype
                 )
-                run_dir.write_json(folder / bundle.CONFIG, values)
-                run_dir.write_json(folder / bundle.MANIFEST, manifest)
-                files = bundle.stated_files(bundle.digests(folder))
+                files.write_json(folder / bundle.CONFIG, values)
+                files.write_json(folder / bundle.MANIFEST, manifest)
+                stated = bundle.stated_files(bundle.digests(folder))
                 fields = privacy_files.privacy_fields(
-                    record, tuning, manifest, metrics, files
+                    record, tuning, manifest, metrics, stated
                 )
-                run_dir.write_json(folder / bundle.PRIVACY, fields)
+                files.write_json(folder / bundle.PRIVACY, fields)
                 text = privacy_files.privacy_text(record, tuning, fields)
                 (folder / bundle.PRIVACY_TEXT).write_text(text)
                 bundle.write_checksums(folder)
@@ -175,7 +175,7 @@ def _write_samples(
     """Copies images and labels, if they were made with the released weights."""
     source = workdir / run_dir.SAMPLES / name
     try:
-        settings = strict_json.loads((source / sampling_run.SETTINGS).read_text())
+        settings = json_values.loads((source / sampling_run.SETTINGS).read_text())
         with np.load(source / sampling_run.ARCHIVE, allow_pickle=False) as archive:
             made, labels = archive["images"], archive.get("labels")
         from_file = published.is_file(settings["labels"])
@@ -210,7 +210,7 @@ def _write_metrics(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
             raise InputError(
                 f"{path} is damaged; allowed: what --mode=evaluate wrote."
             ) from None
-        run_dir.write_json(folder / name, published.without_places(value))
+        files.write_json(folder / name, published.without_places(value))
         names.append(name)
     if not names:
         raise InputError(
@@ -231,10 +231,10 @@ def _building(target: pathlib.Path) -> Iterator[pathlib.Path]:
         )
     folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        with run_dir.writing(target):
+        with files.writing(target):
             folder.mkdir()
             yield folder
-            run_dir.sync_tree(folder)
+            files.sync_tree(folder)
             _replace(target, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -259,6 +259,6 @@ def _replace(target: pathlib.Path, folder: pathlib.Path) -> None:
         if old.exists():
             old.rename(target)
         raise
-    run_dir.sync(target.parent)
+    files.sync(target.parent)
     if old.exists():
         shutil.rmtree(old)

@@ -1,6 +1,5 @@
 """The files of a release, and how they are read without being believed."""
 
-import hashlib
 import pathlib
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpdm_jax import run_dir, strict_json, validate
+from dpdm_jax import files, json_values, run_dir, validate
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import Model, build_model, signature
@@ -101,7 +100,7 @@ def write_checksums(folder: pathlib.Path) -> None:
 def digests(folder: pathlib.Path) -> dict[str, str]:
     """Returns the SHA-256 of each file, sums and signature aside, in order."""
     return {
-        name: _sha256(folder / name)
+        name: files.sha256(folder / name)
         for name in file_names(folder)
         if name not in (CHECKSUMS, SIGNATURE) and (folder / name).is_file()
     }
@@ -152,7 +151,7 @@ def file_failures(
 
 def identity(folder: pathlib.Path) -> str:
     """Returns the checksum of all checksums: one name for all that is in a release."""
-    return _sha256(folder / CHECKSUMS)
+    return files.sha256(folder / CHECKSUMS)
 
 
 def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
@@ -162,7 +161,7 @@ def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
         InputError: it is missing, damaged or ambiguous.
     """
     try:
-        value = strict_json.loads((folder / name).read_bytes())
+        value = json_values.loads((folder / name).read_bytes())
     except (OSError, ValueError) as e:
         raise InputError(
             f"{folder / name} cannot be read ({reason(e)}); allowed: a file of an "
@@ -229,7 +228,7 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
             f"{folder / CONFIG} has the unknown field {name[:80]!r}; allowed: the "
             "settings that this version of dpdm_jax publishes."
         )
-    return ml_collections.ConfigDict(run_dir.from_json_values(values))
+    return ml_collections.ConfigDict(json_values.decode(values))
 
 
 def read_model(
@@ -350,11 +349,6 @@ def sample_failures(
     if shape != wanted or dtype != np.uint8 or not {*names} <= {"images", "labels"}:
         return [f"{SAMPLES} does not hold uint8 images of shape {wanted} alone."]
     return []
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_checksums(folder: pathlib.Path) -> tuple[dict[str, str], str | None]:

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpdm_jax import devices, processes, run_dir, validate
+from dpdm_jax import devices, files, json_values, processes, run_dir, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model, signature
@@ -193,9 +193,11 @@ def open_as_run(
             released.manifest["step"],
             params,
             params,
-            config=run_dir.to_json_values(config),
+            config=json_values.encode(config.to_dict()),
             origin=origin,
         )
     finally:
         checkpoints.close()
-    processes.from_first(lambda: run_dir.write_json(workdir / run_dir.CONFIG, config))
+    processes.from_first(
+        lambda: files.write_json(workdir / run_dir.CONFIG, config.to_dict())
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_collections
 
-from dpdm_jax import run_dir
+from dpdm_jax import json_values
 
 _SAMPLER = (
     "preset name stochastic num_steps grid sigma_min sigma_max rho s_churn s_min s_max "
@@ -92,7 +92,7 @@ def published_config(
     Returns:
         JSON values, and the names of the fields that were emptied.
     """
-    now = run_dir.to_json_values(present)
+    now = json_values.encode(present.to_dict())
     values, emptied = clean_config(trained | {name: now[name] for name in _AS_OF_NOW})
     name = _NOT_IN_NAMES.sub("_", values.get("name", ""))[:100].strip()
     return values | {"name": name or "model"}, emptied

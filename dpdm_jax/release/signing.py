@@ -10,7 +10,7 @@ import pathlib
 import stat
 from typing import TYPE_CHECKING
 
-from dpdm_jax import run_dir
+from dpdm_jax import files
 from dpdm_jax.errors import InputError
 from dpdm_jax.release import bundle
 
@@ -55,7 +55,7 @@ def make_key(path: pathlib.Path) -> pathlib.Path:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     for each, content, mode in (path, private, 0o600), (public_path, public, 0o644):
-        with run_dir.writing(each):
+        with files.writing(each):
             # Never another's file or what a link points to: O_EXCL.
             handle = os.open(each, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             with open(handle, "wb") as file:
@@ -77,7 +77,7 @@ def sign(folder: pathlib.Path, key: pathlib.Path) -> None:
             package cryptography is not installed.
     """
     signature = read_private_key(key).sign((folder / bundle.CHECKSUMS).read_bytes())
-    with run_dir.replacing(folder / bundle.SIGNATURE) as temporary:
+    with files.replacing(folder / bundle.SIGNATURE) as temporary:
         temporary.write_bytes(signature)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import dpdm_jax
-from dpdm_jax import run_dir
+from dpdm_jax import files, run_dir
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import (
     NO_TUNING,
@@ -93,7 +93,7 @@ def write_report(
         )
     page = _template().render(_facts(contents, statement))
     path = workdir / (run_dir.REPORT if private else run_dir.PUBLIC_REPORT)
-    with run_dir.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         temporary.touch(mode=0o600 if private else 0o666)
         temporary.write_text(page, encoding="utf-8")
     return path

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from dpdm_jax import run_dir, validate
+from dpdm_jax import files, validate
 from dpdm_jax.errors import InputError
 
 ROUNDINGS = ("truncate", "nearest")
@@ -132,7 +132,7 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     if image.shape[-1] not in (1, 3):
         raise InputError(f"an image has {image.shape[-1]} channels; allowed: 1 or 3.")
     pixels = image[..., 0] if image.shape[-1] == 1 else image
-    with run_dir.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
@@ -158,7 +158,7 @@ def write_npz(
                 f"allowed: integers, one per image, ({len(images)},)."
             )
         arrays["labels"] = labels.astype(np.int32)
-    with run_dir.replacing(path) as temporary, open(temporary, "wb") as file:
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 

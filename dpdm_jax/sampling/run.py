@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import processes, run_dir, strict_json, validate
+from dpdm_jax import files, json_values, processes, run_dir, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import digest
@@ -117,11 +117,11 @@ def _check(settings: ml_collections.ConfigDict) -> None:
 
 def _claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
     """Writes the settings of the images, or checks that those there are the same."""
-    settings = run_dir.to_json_values(settings)
+    settings = json_values.encode(settings)
     path = folder / SETTINGS
     if path.exists():
         try:
-            stored = strict_json.loads(path.read_text())
+            stored = json_values.loads(path.read_text())
             changed = [k for k in settings if stored.get(k) != settings[k]]
         except (ValueError, AttributeError):
             raise InputError(
@@ -134,7 +134,7 @@ def _claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
                 "allowed: the same settings, another sample.name, or removing it."
             )
     else:
-        run_dir.write_json(path, settings)
+        files.write_json(path, settings)
 
 
 def _make_parts(
@@ -173,7 +173,7 @@ def _is_there(path: pathlib.Path, count: int) -> bool:
 
 def _write_part(path: pathlib.Path, made: np.ndarray, labels: np.ndarray) -> None:
     def write() -> None:
-        run_dir.make_folder(path.parent)
+        files.make_folder(path.parent)
         images.write_npz(path, made, labels)
 
     processes.from_first(write)
@@ -225,5 +225,5 @@ def _write_png_files(folder: pathlib.Path) -> None:
         target = folder / "png"
         if labels is not None:
             target = target / str(labels[index])
-        run_dir.make_folder(target)
+        files.make_folder(target)
         images.write_png(target / f"{index:07d}.png", image)

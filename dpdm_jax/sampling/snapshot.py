@@ -4,7 +4,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import processes, run_dir
+from dpdm_jax import files, processes, run_dir
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.models.model import Model
 from dpdm_jax.sampling import images
@@ -47,7 +47,7 @@ class SnapshotWriter:
         made = images.to_uint8(self._generate(params, np.arange(count), labels))
         if not processes.is_first():
             return
-        run_dir.make_folder(self._folder)
+        files.make_folder(self._folder)
         per_class = self._config.log.snapshot_per_class
         picture = images.class_grid(made, labels, rows, per_class)
         images.write_png(self._folder / f"step_{step:07d}.png", picture)

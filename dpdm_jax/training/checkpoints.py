@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 import dpdm_jax
-from dpdm_jax import devices, processes, run_dir
+from dpdm_jax import devices, files, processes
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import digest
@@ -285,8 +285,8 @@ class Checkpoints:
                 free = target.with_name(f"{step}.{number}")
                 number += 1
             self._path(step).rename(free)
-            run_dir.sync(target.parent)
-            run_dir.sync(self._folder)
+            files.sync(target.parent)
+            files.sync(self._folder)
             return str(free)
 
         moved = processes.from_first(move)
@@ -369,12 +369,12 @@ class Checkpoints:
         processes.from_first(
             lambda: self._check_room(self._path(step), size + _TEXT_SIZE)
         )
-        with run_dir.writing(self._path(step)):
+        with files.writing(self._path(step)):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
             if processes.is_first():
                 # Orbax leaves that to the operating system. The secrets must be there
                 # before the noise is used, and this one before the last is removed.
-                run_dir.sync_tree(self._path(step))
+                files.sync_tree(self._path(step))
 
     def _save_fixed(self, fixed: Any, name: str) -> None:
         path = self._fixed_path(name)
@@ -382,12 +382,12 @@ class Checkpoints:
             return
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(fixed))
         processes.from_first(lambda: self._check_room(path, size))
-        with run_dir.writing(path), ocp.StandardCheckpointer() as checkpointer:
+        with files.writing(path), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path.absolute(), fixed)
             checkpointer.wait_until_finished()
             if processes.is_first():
-                run_dir.sync_tree(path)
-                run_dir.sync(path.parent)
+                files.sync_tree(path)
+                files.sync(path.parent)
 
     def _read_fixed(self, step: int, template: Any, meta: dict[str, Any]) -> Any:
         if not template:
@@ -409,7 +409,7 @@ class Checkpoints:
         return self._folder / FIXED / name
 
     def _check_room(self, path: pathlib.Path, size: int) -> None:
-        with run_dir.writing(path):
+        with files.writing(path):
             if shutil.disk_usage(self._folder).free < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from dpdm_jax import run_dir
+from dpdm_jax import files
 from dpdm_jax.training.step import Diagnostics
 
 FILE_NAME = "metrics.jsonl"
@@ -34,7 +34,7 @@ class MetricsLog:
             InputError: there is no room for them.
         """
         self._path = workdir / FILE_NAME
-        with run_dir.writing(self._path):
+        with files.writing(self._path):
             self._handle = os.open(
                 self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
             )
@@ -63,7 +63,7 @@ class MetricsLog:
         self._append(json.dumps({"step": step} | values).encode() + b"\n")
         if self._events_folder is None:
             return
-        with run_dir.writing(self._events_folder):
+        with files.writing(self._events_folder):
             if self._events is None:
                 self._events = _open_events(self._events_folder)
             self._events.write_scalars(step, values)
@@ -72,7 +72,7 @@ class MetricsLog:
         """Writes a line, or nothing of it; unbuffered, so that closing cannot fail."""
         before = os.fstat(self._handle).st_size
         try:
-            with run_dir.writing(self._path):
+            with files.writing(self._path):
                 while line:
                     line = line[os.write(self._handle, line) :]
         except BaseException:
@@ -83,7 +83,7 @@ class MetricsLog:
         """Writes out what is buffered."""
         os.close(self._handle)
         if self._events is not None:
-            with run_dir.writing(self._events_folder):
+            with files.writing(self._events_folder):
                 self._events.close()
 
 

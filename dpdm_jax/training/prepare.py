@@ -9,7 +9,16 @@ from typing import Any
 import jax
 import ml_collections
 
-from dpdm_jax import data, devices, planning, processes, queries, run_dir, validate
+from dpdm_jax import (
+    data,
+    devices,
+    files,
+    planning,
+    processes,
+    queries,
+    run_dir,
+    validate,
+)
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import Ledger, PrivacyPlan
@@ -138,7 +147,9 @@ def prepare(
         ledger=ledger,
         checkpoints=checkpoints,
     )
-    processes.from_first(lambda: run_dir.write_json(workdir / run_dir.CONFIG, config))
+    processes.from_first(
+        lambda: files.write_json(workdir / run_dir.CONFIG, config.to_dict())
+    )
     if not checkpoints.steps():
         # The secrets must be on disk before the first step uses them: a run killed in
         # its first steps then repeats their noise instead of drawing it anew.
@@ -189,7 +200,7 @@ def _fixed_by_queries(run: Run) -> Any:
 
 def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> bool:
     """Locks the run directory; says whether a run has begun in it."""
-    run_dir.make_folder(workdir)
+    files.make_folder(workdir)
     resources.enter_context(run_dir.locked(workdir))
     for name in (run_dir.LEDGER, run_dir.CONFIG):
         for unfinished in workdir.glob(f".{name}.*"):  # by a killed process

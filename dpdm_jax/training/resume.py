@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from dpdm_jax import processes, run_dir
+from dpdm_jax import json_values, processes, run_dir
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import LedgerRecord
@@ -57,7 +57,7 @@ def restore(
                 f"{workdir} has checkpoints but no {run_dir.LEDGER}, so what was spent "
                 "is unknown; allowed: a run directory with its ledger, or a new one."
             )
-    values = run_dir.to_json_values(config)
+    values = json_values.encode(config.to_dict())
 
     def check(stored: dict[str, Any]) -> None:
         check_is_of_run(workdir, stored, ledger.record)

@@ -18,7 +18,7 @@ from typing import Any
 
 import tqdm
 
-from dpdm_jax import run_dir
+from dpdm_jax import files, run_dir
 from experiments.ablations.variants import ABLATIONS, COMMON, Fields, Variant
 from experiments.benchmarks import machine
 
@@ -44,7 +44,7 @@ def run(
     if not done.exists():
         start = time.perf_counter()
         _main("train", workdir, fields)
-        run_dir.write_json(done, round(time.perf_counter() - start, 1))
+        files.write_json(done, round(time.perf_counter() - start, 1))
     rows = []
     for name, sampler in variant.samplers.items():
         result = workdir / run_dir.EVALUATION / f"{name}.json"

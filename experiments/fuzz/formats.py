@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from dpdm_jax import data, devices, planning, run_dir
+from dpdm_jax import data, devices, json_values, planning, run_dir
 from dpdm_jax.configs import base
 from dpdm_jax.evaluation import image_sets
 from dpdm_jax.models.identity import digest
@@ -238,7 +238,7 @@ def _read_release(folder: pathlib.Path) -> Any:
         if "\n" in sentence or not sentence.endswith("."):
             raise GarbageError(f"verify says {sentence!r}")
     released = load_release(folder)
-    config = run_dir.to_json_values(released.config)
+    config = json_values.encode(released.config.to_dict())
     return outcome.ok, digest(released.params), config, released.privacy
 
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dpdm_jax import run_dir
+from dpdm_jax import files, run_dir
 from dpdm_jax.training.metrics import FILE_NAME
 from experiments.benchmarks import machine
 from experiments.mnist_cpu.runs import RELEASES, RESULTS, RUNS
@@ -43,13 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     shutil.copytree(workdir / run_dir.RELEASE, release)
     result = json.loads(done.read_text()) | {"curve": _curve(workdir)}
     RESULTS.mkdir(exist_ok=True)
-    run_dir.write_json(RESULTS / f"{arguments.run}.json", result)
+    files.write_json(RESULTS / f"{arguments.run}.json", result)
 
 
 def _train(command: list[str], done: pathlib.Path) -> None:
     recorder = machine.Recorder()
     subprocess.run([*command, "--mode=train"], check=True)
-    run_dir.write_json(done, recorder.record())
+    files.write_json(done, recorder.record())
 
 
 def _curve(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dpdm_jax import run_dir
+from dpdm_jax import files, run_dir
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import Ledger, LedgerRecord, format_epsilon, read_ledger
 from dpdm_jax.privacy import ledger as ledger_lib
@@ -499,10 +499,10 @@ def test_a_release_replaces_an_earlier_one_and_nothing_else(make_config, workdir
     ("module", "name"),
     [
         (bundle, "write_parameters"),
-        (run_dir, "write_json"),
+        (files, "write_json"),
         (bundle, "write_checksums"),
-        (run_dir, "sync_tree"),
-        (run_dir, "sync"),
+        (files, "sync_tree"),
+        (files, "sync"),
         (pathlib.Path, "rename"),
     ],
 )

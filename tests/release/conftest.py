@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from dpdm_jax import run_dir
+from dpdm_jax import files, run_dir
 from dpdm_jax.release.build import release
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.loop import train
@@ -25,7 +25,7 @@ def trained(make_config, tmp_path_factory) -> pathlib.Path:
     config = make_config()
     train(config, workdir)
     sampling_run.sample(config, workdir)
-    run_dir.write_json(
+    files.write_json(
         workdir / run_dir.EVALUATION / "downstream.json",
         {"accuracy": 0.987654321, "data": "/home/someone/scans"},
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dpdm_jax import load_release, run_dir
+from dpdm_jax import json_values, load_release
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import ledger as ledger_lib
 from dpdm_jax.release import __main__ as command
@@ -247,7 +247,7 @@ def test_an_older_release_is_accepted_and_says_what_is_not_covered(old_copy, cap
 
 def test_every_field_of_a_config_is_published_or_not_on_purpose(make_config):
     """A new field of these groups must be listed, and emptied if it names a place."""
-    values = run_dir.to_json_values(make_config())
+    values = json_values.encode(make_config().to_dict())
     kept = {name.partition(".")[0] for name in published.FIELDS} - {""}
     groups = {n: v for n, v in values.items() if not isinstance(v, dict) or n in kept}
     assert published.unknown_fields(groups) == []
@@ -273,8 +273,10 @@ def test_presets_are_published_like_the_sampler():
 
 
 def test_fields_that_name_places_are_emptied_however_they_are_written(make_config):
-    values = run_dir.to_json_values(
-        make_config(data__path="patients", evaluate__inception_weights="mine/w.pth")
+    values = json_values.encode(
+        make_config(
+            data__path="patients", evaluate__inception_weights="mine/w.pth"
+        ).to_dict()
     )
     cleaned, emptied = published.clean_config(values | {"surprise": {"x": "patients"}})
     assert emptied == ["data.path", "evaluate.inception_weights"]
@@ -284,7 +286,7 @@ def test_fields_that_name_places_are_emptied_however_they_are_written(make_confi
 
 def test_a_released_name_is_one_line_and_no_claim(make_config):
     config = make_config()
-    trained = run_dir.to_json_values(config) | {"name": "x\n# epsilon = 0.01 |"}
+    trained = json_values.encode(config.to_dict()) | {"name": "x\n# epsilon = 0.01 |"}
     values, _ = published.published_config(trained, config)
     assert values["name"] == "x__ epsilon _ 0.01 _"
     pattern, _ = published.NAME

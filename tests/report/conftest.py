@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line, run_dir
+from dpdm_jax import command_line, files, run_dir
 from dpdm_jax.evaluation import memorisation, metrics, neighbours
 from dpdm_jax.privacy import Ledger, PrivacyConfig, make_plan
 from dpdm_jax.sampling import images
@@ -24,7 +24,7 @@ class Writer:
     def config(self, **fields) -> None:
         config = command_line.load_config("configs/digits.py")
         config.update(fields)
-        run_dir.write_json(self.workdir / run_dir.CONFIG, config)
+        files.write_json(self.workdir / run_dir.CONFIG, config.to_dict())
 
     def ledger(self, *, epsilon=3.0, steps=20, fixed_keys=False, **changes) -> None:
         with warnings.catch_warnings():
@@ -59,7 +59,7 @@ class Writer:
             "labels": "balanced",
             "sampler": {"name": "heun", "preset": "", "num_steps": 12, "guidance": 0.5},
         }
-        run_dir.write_json(folder / "settings.json", described | settings)
+        files.write_json(folder / "settings.json", described | settings)
         return made
 
     def metrics(self, *, loss=0.8125, steps=(10, 20)) -> None:
@@ -108,7 +108,7 @@ class Writer:
             "sample": {"seed": 0},
         }
         folder = self.workdir / run_dir.EVALUATION
-        run_dir.write_json(folder / f"{name}.json", results | changes)
+        files.write_json(folder / f"{name}.json", results | changes)
 
     def pictures(self, name="samples", *, seed=0) -> pathlib.Path:
         rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 from commands import Commands
 
-from dpdm_jax import command_line, data, run_dir
+from dpdm_jax import command_line, data, files
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
@@ -532,11 +532,11 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on(
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
-    with pytest.raises(BlockingIOError), run_dir.writing(tmp_path):
+    with pytest.raises(BlockingIOError), files.writing(tmp_path):
         raise BlockingIOError(errno.EAGAIN, "no")
     error = InputError("mine")
     error.__context__ = OSError(errno.ENOSPC, "full")
-    with pytest.raises(InputError, match="mine"), run_dir.writing(tmp_path):
+    with pytest.raises(InputError, match="mine"), files.writing(tmp_path):
         raise error
 
 

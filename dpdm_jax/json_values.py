@@ -1,4 +1,7 @@
-"""The one way in which JSON from outside is read: what is ambiguous is refused."""
+"""The one way in which JSON is read and written.
+
+What is ambiguous is refused. Infinity, which JSON lacks, is the text "inf".
+"""
 
 import json
 import math
@@ -30,6 +33,28 @@ def loads(text: str | bytes) -> Any:
         )
     except RecursionError:
         raise ValueError("the values are nested too deeply.") from None
+
+
+def encode(value: Any) -> Any:
+    """Turns values into those that JSON has: lists, texts as names, and "inf"."""
+    if isinstance(value, dict):
+        return {str(k): encode(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(v) for v in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value
+
+
+def decode(value: Any) -> Any:
+    """Undoes ``encode``: tuples for lists, and infinity."""
+    if isinstance(value, dict):
+        return {k: decode(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return tuple(decode(v) for v in value)
+    if value in ("inf", "-inf"):
+        return float(value)
+    return value
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
