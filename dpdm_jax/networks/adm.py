@@ -18,7 +18,6 @@ from jax.typing import DTypeLike
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import adm_blocks, layers, network
 
 
@@ -129,7 +128,7 @@ class ADM(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.settings = settings
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.embedding = adm_blocks.StepAndLabelEmbedding(
             settings.base_channels, num_classes, **make
         )
@@ -160,7 +159,7 @@ class ADM(nnx.Module):
         channels = settings.base_channels
         skips = [channels]  # channels of each tensor that the way up takes in again
 
-        self.down = nnx.Dict()
+        self.down: nnx.Dict[nnx.Dict[nnx.Module]] = nnx.Dict()
         for i, width in enumerate(widths):
             level = self.down[f"level_{i}"] = nnx.Dict()
             for j in range(settings.num_res_blocks):
@@ -183,7 +182,7 @@ class ADM(nnx.Module):
             block_1=block(channels, channels),
         )
 
-        self.up = nnx.Dict()
+        self.up: nnx.Dict[nnx.Dict[nnx.Module]] = nnx.Dict()
         for i, width in reversed(list(enumerate(widths))):
             level = self.up[f"level_{i}"] = nnx.Dict()
             for j in range(settings.num_res_blocks + 1):
@@ -198,7 +197,7 @@ class ADM(nnx.Module):
                     else adm_blocks.conv3x3(channels, channels, **make)
                 )
 
-        self.head = nnx.Dict(
+        self.head = layers.Head(
             norm=adm_blocks.group_norm(channels, **make),
             conv=layers.conv3x3(channels, out_channels, laws=layers.ZERO, **make),
         )
@@ -247,8 +246,7 @@ class ADM(nnx.Module):
                 up = level["upsample"]
                 h = run(up, h, embedding) if in_blocks else up(layers.upsample(h))
 
-        h = materialize(self.head["norm"].then_silu(h))
-        return self.head["conv"](h).astype(jnp.float32)
+        return self.head(h)
 
 
 def _run(block: nnx.Module, *arguments: jax.Array) -> jax.Array:
@@ -274,7 +272,7 @@ def build(
         InputError: a field is out of range, or the image can't be halved often enough.
     """
     validate.one_of("network.dtype", config.dtype, network.DTYPES)
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list | tuple) else value
         for name, value in config.adm.items()
     }

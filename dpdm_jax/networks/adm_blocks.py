@@ -62,7 +62,7 @@ class StepAndLabelEmbedding(nnx.Module):
         self.base_channels = base_channels
         self.num_classes = num_classes
         self.channels = 4 * base_channels
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.hidden = dense(base_channels, self.channels, **make)
         self.output = dense(self.channels, self.channels, **make)
         if num_classes > 0:
@@ -114,7 +114,7 @@ class ResidualBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.scale_shift = scale_shift
         self.resample = resample
         self.norm_a = group_norm(in_channels, **make)
@@ -179,7 +179,7 @@ class AttentionBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.num_heads = num_heads
         self.query_first = query_first
         self.norm = group_norm(channels, **make)

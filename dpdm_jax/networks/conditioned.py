@@ -41,7 +41,7 @@ class ConditionedMLP(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.hidden = layers.dense(width, hidden_width, **make)
         self.noise = layers.dense(
             base_width, hidden_width, scale=condition_gain**-2, **make

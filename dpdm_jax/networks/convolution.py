@@ -43,11 +43,14 @@ def _on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _plain(x, kernel)
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple:
+_Residuals = tuple[jax.Array, jax.Array]
+
+
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, _Residuals]:
     return _plain(x, kernel), (x, kernel)
 
 
-def _backward(residuals: tuple, dy: jax.Array) -> tuple:
+def _backward(residuals: _Residuals, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     return _plain(dy, flipped), _weight_gradient(x, dy)
@@ -75,7 +78,9 @@ def _weight_gradients(
     )
 
     def of_example(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
-        def add_image(total: jax.Array, image: tuple) -> tuple[jax.Array, None]:
+        def add_image(
+            total: jax.Array, image: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, None]:
             return total + _of_image(*image), None
 
         zeros = jnp.zeros((3, 3, x.shape[-1], dy.shape[-1]), jnp.float32)

@@ -91,7 +91,7 @@ class NoiseAndLabelEmbedding(nnx.Module):
         self.base_width = base_width
         self.num_classes = num_classes
         self.channels = 4 * base_width
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         if num_classes > 0:
             self.label = layers.embed(num_classes + 1, base_width, **make)
         self.hidden = layers.dense(base_width, self.channels, **make)

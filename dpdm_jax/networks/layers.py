@@ -8,7 +8,7 @@ A law maps ``u``, uniform on (-1, 1) and of the parameter's shape, to initial va
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -90,25 +90,39 @@ def fan_in_uniform(fan_in: int) -> Laws:
 ZERO = Laws(zeros, zeros)
 
 
+class Make(TypedDict):
+    """What all layers of a network are made with; see ``dense``."""
+
+    dtype: DTypeLike
+    rngs: nnx.Rngs
+
+
 def _placeholder(key: object, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     del key
     return jnp.zeros(shape, dtype)
 
 
+_Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
+
+
 def _promote_all_but_bias(
-    arrays: tuple[jax.Array, ...], *, dtype: DTypeLike
-) -> tuple[jax.Array, ...]:
+    arrays: _Arrays, /, *, dtype: Any = jnp.float32, inexact: bool = True
+) -> _Arrays:
     """Leaves the bias in float32, which the layer's output then is, too.
 
     A bias's gradient is a sum over pixels and noise draws. In bfloat16 it would be
     rounded at every addition and end up wrong by half.
     """
+    del inexact  # all arrays are
     *operands, bias = arrays
-    return (*(x.astype(dtype) for x in operands), bias)
+    return cast(_Arrays, (*(x.astype(dtype) for x in operands), bias))
 
 
 class GroupNorm(nnx.GroupNorm):
     """Made by ``group_norm``."""
+
+    scale: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array]
 
     def then_silu(
         self, x: jax.Array, modulation: tuple[jax.Array, jax.Array] | None = None
@@ -130,17 +144,21 @@ class GroupNorm(nnx.GroupNorm):
 
 
 class _Conv(nnx.Conv):
-    def __call__(self, x: jax.Array) -> jax.Array:
+    bias: nnx.Param[jax.Array]
+    strides: int
+
+    def __call__(self, inputs: jax.Array, out_sharding: None = None) -> jax.Array:
+        del out_sharding
         x, kernel, bias = self.promote_dtype(
-            (x, self.kernel[...], self.bias[...]), dtype=self.dtype
+            (inputs, self.kernel[...], self.bias[...]), dtype=self.dtype
         )
         h = convolution.conv3x3(x, kernel, self.strides)
         return (h + bias).astype(self.dtype)
 
 
 class _Linear(nnx.Linear):
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return super().__call__(x).astype(self.dtype)
+    def __call__(self, inputs: jax.Array, out_sharding: None = None) -> jax.Array:
+        return super().__call__(inputs, out_sharding).astype(self.dtype)
 
 
 def conv3x3(
@@ -339,7 +357,7 @@ class ResidualBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: Make = {"dtype": dtype, "rngs": rngs}
         self.resample = resample
         self.norm_a = group_norm(in_channels, **make)
         self.conv_a = conv3x3(in_channels, out_channels, **make)
@@ -401,7 +419,7 @@ class AttentionBlock(nnx.Module):
     """
 
     def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: Make = {"dtype": dtype, "rngs": rngs}
         self.norm = group_norm(channels, **make)
         self.query = dense(channels, channels, scale=0.1, **make)
         self.key = dense(channels, channels, scale=0.1, **make)
@@ -415,3 +433,20 @@ class AttentionBlock(nnx.Module):
         h = self.norm(x).reshape(n, height * width, channels)
         h = self.output(attend(self.query(h), self.key(h), self.value(h)))
         return materialize((x + h.reshape(x.shape)) / math.sqrt(2))
+
+
+class Head(nnx.Module):
+    """What ends a U-Net: normalisation, SiLU and a convolution.
+
+    Args:
+        norm: of the U-Net's features.
+        conv: from them to the output.
+    """
+
+    def __init__(self, norm: GroupNorm, conv: nnx.Conv):
+        self.norm = norm
+        self.conv = conv
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [n, h, w, features] to float32 [n, h, w, out_channels]."""
+        return self.conv(materialize(self.norm.then_silu(x))).astype(jnp.float32)

@@ -48,7 +48,7 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         pixels = math.prod(image_shape)
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.base_width = base_width
         self.input = layers.dense(pixels, hidden_width, **make)
         self.blocks = nnx.Dict(

@@ -81,7 +81,9 @@ def from_module(
         # each tensor, which takes seconds. Traced, the same lines build a graph.
         total = sum(parameter.size for _, parameter in parameters)
         lowest = jnp.nextafter(jnp.float32(-1), jnp.float32(0))  # -1 maps to -infinity
-        draw = jax.random.uniform(key, (total,), minval=lowest, maxval=1.0)
+        draw: jax.Array | np.ndarray = jax.random.uniform(
+            key, (total,), minval=lowest, maxval=1.0
+        )
         if not isinstance(draw, jax.core.Tracer):
             draw = np.asarray(draw)
         params: Params = {}
@@ -89,7 +91,7 @@ def from_module(
         for path, parameter in parameters:
             u = draw[start : start + parameter.size].reshape(parameter.shape)
             start += parameter.size
-            *parents, name = path
+            *parents, name = map(str, path)
             node = params
             for parent in parents:
                 node = node.setdefault(parent, {})

@@ -48,7 +48,7 @@ def group_norm_silu(
 
 def _forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, num_groups: int, epsilon: float
-) -> tuple:
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     z = x.astype(jnp.float32)
     mean = _mean_over_group(jnp.sum(z, axis=(1, 2)), x.shape, num_groups)
     squares = jnp.sum((z - mean) ** 2, axis=(1, 2))
@@ -58,8 +58,8 @@ def _forward(
 
 
 def _backward(
-    num_groups: int, epsilon: float, residuals: tuple, dy: jax.Array
-) -> tuple:
+    num_groups: int, epsilon: float, residuals: tuple[jax.Array, ...], dy: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     del epsilon
     x, scale, bias, mean, inverse = residuals
     normalised = (x.astype(jnp.float32) - mean) * inverse

@@ -49,7 +49,7 @@ class PixelBlocks(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.base_width = base_width
         self.input = layers.dense(channels, hidden_width, **make)
         self.blocks = nnx.Dict(

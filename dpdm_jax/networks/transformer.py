@@ -46,7 +46,7 @@ class TransformerBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.num_heads = num_heads
         self.query_key_value = layers.dense(width, 3 * width, **make)
         self.attended = layers.dense(width, width, scale=_BRANCH_SCALE, **make)
