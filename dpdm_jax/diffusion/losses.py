@@ -38,7 +38,7 @@ class Draws(NamedTuple):
 
 def draw(
     key: jax.Array,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     noise_levels: noise_levels_lib.NoiseLevels,
     *,
     noise_multiplicity: int,

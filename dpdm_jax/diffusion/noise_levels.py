@@ -6,7 +6,7 @@ Each is a monotone map ``sigma`` of a base draw, standard normal or uniform on [
 
 import dataclasses
 import math
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ class LogNormal:
 
     p_mean: float = -1.2
     p_std: float = 1.2
-    base = "normal"
+    base: ClassVar[Literal["normal"]] = "normal"
 
     def sigma(self, base_draw: jax.Array) -> jax.Array:
         return jnp.exp(self.p_mean + self.p_std * base_draw)
@@ -47,7 +47,7 @@ class CosineTime:
 
     min_log_snr: float = -9.0
     max_log_snr: float = 13.0
-    base = "uniform"
+    base: ClassVar[Literal["uniform"]] = "uniform"
 
     def sigma(self, base_draw: jax.Array) -> jax.Array:
         t_min, t_max = (
@@ -63,7 +63,7 @@ class LogUniform:
 
     sigma_min: float = 0.02
     sigma_max: float = 100.0
-    base = "uniform"
+    base: ClassVar[Literal["uniform"]] = "uniform"
 
     def sigma(self, base_draw: jax.Array) -> jax.Array:
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
@@ -77,7 +77,7 @@ class VPTime:
     beta_min: float = 0.1
     beta_d: float = 19.9
     eps_t: float = 1e-5
-    base = "uniform"
+    base: ClassVar[Literal["uniform"]] = "uniform"
 
     def sigma(self, base_draw: jax.Array) -> jax.Array:
         t = self.eps_t + (1.0 - self.eps_t) * base_draw
@@ -101,7 +101,7 @@ class TimeMixture:
     settings: schedules.Settings
     intervals: tuple[int, ...] = ()
     weights: tuple[float, ...] = (1.0,)
-    base = "uniform"
+    base: ClassVar[Literal["uniform"]] = "uniform"
 
     @property
     def probabilities(self) -> np.ndarray:

@@ -241,7 +241,7 @@ def respacing(spec: str, num_steps: int) -> np.ndarray:
     """
     match = re.fullmatch(r"(ddim)?([1-9][0-9]{0,8})", spec)
     num = int(match[2]) if match else 0
-    if not 2 <= num <= num_steps:
+    if match is None or not 2 <= num <= num_steps:
         raise InputError(
             f"The respacing is {spec!r}; allowed: N or ddimN with N from 2 to "
             f"{num_steps}."

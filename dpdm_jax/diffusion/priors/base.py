@@ -1,6 +1,7 @@
 """The interfaces of priors."""
 
-from typing import Any, Protocol
+import dataclasses
+from typing import Any, ClassVar, Protocol
 
 import jax
 
@@ -31,10 +32,14 @@ class Linear(Protocol):
 class Prior(Protocol):
     """What clean images are taken for before a network has learned anything.
 
+    A dataclass, whose fields tell checkpoints apart.
+
     Attributes:
         mean_data: assumed mean of pixels, in [-1, 1]; images are centred by it. A
             public constant: it must not be measured on private images.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
     def mean_data(self) -> float: ...

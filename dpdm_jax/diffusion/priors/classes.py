@@ -5,7 +5,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dpdm_jax.diffusion.priors.base import Linear, Params
 from dpdm_jax.diffusion.priors.spectral import Spectral
@@ -88,10 +87,10 @@ class _GivenMoments(Spectral):
     std: jax.Array = dataclasses.field(kw_only=True)
 
     @property
-    def expected(self) -> float | jax.Array:
+    def expected(self) -> jax.Array:
         return self.mean * self.assumed_stds
 
-    def _stds(self) -> np.ndarray | jax.Array:
+    def _stds(self) -> jax.Array:
         return self.std * self.assumed_stds
 
 
@@ -112,7 +111,7 @@ class _GivenComponents(_GivenMoments):
     component_std: jax.Array = dataclasses.field(kw_only=True)
 
     @property
-    def expected(self) -> float | jax.Array:
+    def expected(self) -> jax.Array:
         return self._split(super().expected)
 
     def analyse(self, x: jax.Array) -> jax.Array:

@@ -17,9 +17,6 @@ class _Pixels:
     def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
         return {}
 
-    def given(self, params: Params, label: jax.Array) -> Linear:
-        return self
-
     def analyse(self, x: jax.Array) -> jax.Array:
         return x
 
@@ -40,6 +37,9 @@ class Gaussian(_Pixels):
 
     sigma_data: float
 
+    def given(self, params: Params, label: jax.Array) -> Linear:
+        return self
+
     def c_skip(self, sigma: jax.Array) -> jax.Array:
         return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
 
@@ -56,6 +56,9 @@ class Flat(_Pixels):
     """
 
     sign: int = 1
+
+    def given(self, params: Params, label: jax.Array) -> Linear:
+        return self
 
     def c_skip(self, sigma: jax.Array) -> jax.Array:
         return jnp.ones_like(sigma)

@@ -56,7 +56,7 @@ class Spectral:
 
     def c_skip(self, sigma: jax.Array) -> jax.Array:
         variances = self._stds() ** 2
-        return variances / (sigma**2 + variances)
+        return jnp.divide(variances, sigma**2 + variances)
 
     def c_out(self, sigma: jax.Array) -> jax.Array:
         stds = self._stds()

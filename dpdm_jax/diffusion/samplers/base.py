@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 #: ``denoise(x [n,h,w,c], sigma [n]) -> x0 [n,h,w,c]``, parameters and labels bound.
 BoundDenoiser = Callable[[jax.Array, jax.Array], jax.Array]
@@ -42,7 +43,7 @@ class Sampler(Protocol):
 
 
 def denoise_at(
-    denoise: BoundDenoiser, x: jax.Array, sigma: jax.Array, *, clip: bool = False
+    denoise: BoundDenoiser, x: jax.Array, sigma: ArrayLike, *, clip: bool = False
 ) -> jax.Array:
     """Calls the denoiser on a batch that shares one noise level.
 

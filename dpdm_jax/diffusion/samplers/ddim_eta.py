@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from dpdm_jax.diffusion.samplers.base import BoundDenoiser, denoise_at
 
@@ -11,9 +12,9 @@ from dpdm_jax.diffusion.samplers.base import BoundDenoiser, denoise_at
 class DDIMEtaRow(NamedTuple):
     """One step from noise level a to b < a."""
 
-    sigma: np.ndarray  # a
-    keep: np.ndarray  # multiplies x - D
-    diffusion: np.ndarray  # multiplies the unit noise
+    sigma: ArrayLike  # a
+    keep: ArrayLike  # multiplies x - D
+    diffusion: ArrayLike  # multiplies the unit noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +46,12 @@ class DDIMEta:
         return math.sqrt(1.0 + self.grid[0] ** 2)
 
     def rows(self) -> DDIMEtaRow:
-        return self._rows(self.grid[:-1], self.grid[1:])
+        return DDIMEtaRow(*self._rows(self.grid[:-1], self.grid[1:]))
 
-    def _rows(self, a: np.ndarray, b: np.ndarray) -> DDIMEtaRow:
+    def _rows(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
         # Share of b's variance that is drawn anew.
         drawn = self.eta**2 * (1.0 - (b / a) ** 2)
-        return DDIMEtaRow(a, b / a * np.sqrt(1.0 - drawn), b * np.sqrt(drawn))
+        return a, b / a * np.sqrt(1.0 - drawn), b * np.sqrt(drawn)
 
     def noisy_steps(self) -> tuple[int, ...]:
         steps = len(self.grid) if self.end else len(self.grid) - 1
@@ -70,6 +71,6 @@ class DDIMEta:
     def finish(
         self, denoise: BoundDenoiser, x: jax.Array, noise: jax.Array | None
     ) -> jax.Array:
-        row = self._rows(self.grid[-1], np.float64(self.end))
-        x = self.step(denoise, x, DDIMEtaRow(*map(float, row)), noise)
+        row = self._rows(self.grid[-1:], np.array([self.end]))
+        x = self.step(denoise, x, DDIMEtaRow(*(part.item() for part in row)), noise)
         return x / math.sqrt(1.0 + self.end**2)
