@@ -97,7 +97,7 @@ class PoissonSampling:
     sampling_probability: float
     num_steps: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validate.real(
             "sampling_probability", self.sampling_probability, above=0, maximum=1
         )
@@ -136,14 +136,14 @@ class PoissonSampling:
                 and ``num_steps`` are given.
         """
         length = steps_per_epoch(num_examples, batch_size)
-        if (epochs is None) == (num_steps is None):
+        if epochs is not None and num_steps is None:
+            validate.integer("epochs", epochs, minimum=1)
+            num_steps = epochs * length
+        elif epochs is not None or num_steps is None:
             raise InputError(
                 f"epochs is {epochs} and num_steps is {num_steps}; allowed: exactly "
                 "one of the two."
             )
-        if epochs is not None:
-            validate.integer("epochs", epochs, minimum=1)
-            num_steps = epochs * length
         return cls(sampling_probability=1.0 / length, num_steps=num_steps)
 
     def indices(self, num_examples: int, seed: bytes, step: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding
 
@@ -26,7 +27,7 @@ class GaussianNoiseState(NamedTuple):
     """
 
     key: jax.Array
-    count: jax.Array
+    count: jax.Array | np.int32  # type: ignore[assignment]  # hides tuple.count
 
 
 def new_noise_key() -> jax.Array:
@@ -128,7 +129,7 @@ def _noised(
         )
         noised.append(words_to_float(low + more_low, high + more_high, total.spacing))
         offset += low.size
-    return treedef.unflatten(noised)
+    return jax.tree.unflatten(treedef, noised)
 
 
 def normalize_by(constant: float) -> optax.GradientTransformation:

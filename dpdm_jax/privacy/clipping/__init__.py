@@ -290,7 +290,7 @@ def _traced(loss: ExampleLoss, params: PyTree, batch: PyTree) -> ExampleLoss:
         )
     treedef = jax.tree.structure(shapes)
     evaluate = core.jaxpr_as_fun(closed)
-    return lambda *args: treedef.unflatten(evaluate(*jax.tree.leaves(args)))
+    return lambda *args: jax.tree.unflatten(treedef, evaluate(*jax.tree.leaves(args)))
 
 
 def _warn_of_unmapped(
@@ -329,7 +329,7 @@ def _check_narrow(tree: PyTree, where: str) -> None:
 def _make_engine(engine: str, microbatch_size: int | None) -> Engine:
     if engine == "scan":
         microbatch_size = microbatch_size or 1
-    run = book_keeping_engine if engine == "book_keeping" else vmap_engine
+    run: Engine = book_keeping_engine if engine == "book_keeping" else vmap_engine
     if microbatch_size is not None:
         run = scan_engine(microbatch_size, run)
     return run if engine == "book_keeping" else on_joined(run)

@@ -129,9 +129,10 @@ def batch_size(batch: PyTree) -> int:
         InputError: the lengths differ or an array has no axis.
     """
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(batch)}
-    if len(sizes) != 1 or None in sizes:
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    if size is None:
         raise InputError(
             f"The batch arguments have leading lengths {sorted(map(str, sizes))}; "
             "allowed: one common length, the number of examples."
         )
-    return sizes.pop()
+    return size
