@@ -192,7 +192,7 @@ def _imported_distributions() -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add(node.module.split(".")[0])
-    names -= {"dpdm_jax", *sys.stdlib_module_names}
+    names -= {"dpdm_jax", "configs", *sys.stdlib_module_names}
     known = importlib.metadata.packages_distributions()
     return {known[name][0].replace("_", "-").lower() for name in names}
 
