@@ -10,11 +10,11 @@ layer of each residual and of the network.
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -202,16 +202,21 @@ class ADM(nnx.Module):
             conv=layers.conv3x3(channels, out_channels, laws=layers.ZERO, **make),
         )
 
-    def __call__(self, x: jax.Array, steps: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "n h w c"],
+        steps: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Float32[Array, "n h w out"]:
         """Applies the network.
 
         Args:
-            x: [n, h, w, c], where every level but the last halves h and w.
-            steps: float32 [n], numbers of DDPM steps, from 0; they need not be whole.
-            label: int32 [n] in 0..num_classes (the null label); ignored without labels.
+            x: noisy images; every level but the last halves h and w.
+            steps: numbers of DDPM steps, from 0; they need not be whole.
+            label: in 0..num_classes (the null label); ignored without labels.
 
         Returns:
-            float32 [n, h, w, out_channels].
+            What the settings say, of out_channels.
         """
         run = nnx.remat(_run) if self.settings.remat else _run
         in_blocks = self.settings.resample_in_blocks
@@ -249,7 +254,7 @@ class ADM(nnx.Module):
         return self.head(h)
 
 
-def _run(block: nnx.Module, *arguments: jax.Array) -> jax.Array:
+def _run(block: nnx.Module, *arguments: Array) -> Array:
     return block(*arguments)
 
 

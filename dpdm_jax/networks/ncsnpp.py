@@ -10,11 +10,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -125,16 +125,21 @@ class NCSNpp(nnx.Module):
             ),
         )
 
-    def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "n h w c"],
+        c_noise: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Float32[Array, "n h w out"]:
         """Applies the network.
 
         Args:
-            x: [n, h, w, c], scaled noisy images.
-            c_noise: float32 [n], the noise condition.
-            label: int32 [n] in 0..num_classes (the null label); ignored without labels.
+            x: scaled noisy images.
+            c_noise: the noise condition.
+            label: in 0..num_classes (the null label); ignored without labels.
 
         Returns:
-            float32 [n, h, w, out_channels].
+            What the network predicts, of out_channels.
         """
         num_blocks = self.architecture.num_res_blocks
         num_levels = len(self.architecture.channel_multipliers)
