@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl
 from jax.typing import ArrayLike
+from jaxtyping import Array, Key
 
 from dpdm_jax.errors import InputError
 
@@ -38,14 +39,14 @@ _PARITY = np.uint32(0x1BD11BDA)
 _BITS, _SPLIT, _FOLD_IN = 0, 1, 2
 
 
-def secret_key(secret: bytes) -> jax.Array:
+def secret_key(secret: bytes) -> Key[Array, ""]:
     """Makes a typed PRNG key for all of ``jax.random``.
 
     Args:
         secret: 16 bytes.
 
     Returns:
-        The key, []. Those that follow by ``fold_in`` and ``split`` have 128 bits, too.
+        The key. Those that follow by ``fold_in`` and ``split`` have 128 bits, too.
 
     Raises:
         InputError: there are fewer bytes, or more.
