@@ -148,6 +148,7 @@ def test_no_import_of_a_later_stage(stage):
                 "PIL",
                 "flax",
                 "dp_accounting",
+                "beartype",
             },
         ),
         ("dpdm_jax.data", {"tensorflow", "tensorflow_datasets", "sklearn"}),
