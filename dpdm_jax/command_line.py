@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 import ml_collections
 from absl import app, flags
@@ -31,7 +32,9 @@ _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=.*)?")
 _default_spec: str | None = None
 
 
-def define_config_flag(default: str | None) -> flags.FlagHolder:
+def define_config_flag(
+    default: str | None,
+) -> flags.FlagHolder[ml_collections.ConfigDict]:
     """Defines ``--config=FILE.py[:VARIANT]`` and the overrides of its fields.
 
     Args:
@@ -138,7 +141,7 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def _check_field(config: ml_collections.ConfigDict, dotted: str) -> None:
-    node, parents = config, []
+    node, parents = config, list[str]()
     for name in dotted.split("."):
         # Tuples take an index: --config.network.channel_multipliers[0]=2.
         name = name.partition("[")[0]
@@ -233,7 +236,7 @@ def _say_once_what_is_raised() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     show = sys.unraisablehook
 
-    def show_others(ignored) -> None:
+    def show_others(ignored: "sys.UnraisableHookArgs") -> None:
         is_late = str(ignored.exc_value) == "Event loop is closed"
         if not is_late and not inspect.iscoroutine(ignored.object):
             show(ignored)
@@ -241,7 +244,14 @@ def _say_once_what_is_raised() -> None:
     sys.unraisablehook = show_others
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     del filename, lineno, file, line
     # Libraries' notes to developers are not for the people who run this.
     if category is UserWarning:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -43,7 +44,7 @@ def place(tree: Any, sharding: NamedSharding) -> Any:
     def put(x: Any) -> jax.Array:
         if isinstance(x, jax.Array) and _has(x, sharding):
             return x
-        if hasattr(x, "dtype") and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             words = put(jax.random.key_data(x))
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
         values = np.asarray(x)
@@ -72,6 +73,7 @@ def rows_of_this_process(count: int, sharding: NamedSharding) -> np.ndarray:
         bool [count].
     """
     mine = np.zeros(count, bool)
-    for (rows,) in sharding.addressable_devices_indices_map((count,)).values():
-        mine[rows] = True
+    for rows in sharding.addressable_devices_indices_map((count,)).values():
+        if rows is not None:
+            mine[rows] = True
     return mine

@@ -158,7 +158,7 @@ def together(*, patiently: bool = False) -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
-    failure = None
+    failure: BaseException | None = None
     try:
         yield
     except (Exception, KeyboardInterrupt) as e:
@@ -170,7 +170,7 @@ def together(*, patiently: bool = False) -> Iterator[None]:
         return
     source = int(np.argmax(failed))
     described = _send(source, _describe(failure) if failure else None)
-    if source != jax.process_index():
+    if failure is None or source != jax.process_index():
         failure = _restored(described, source)
     raise _shared(failure)
 

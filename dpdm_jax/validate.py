@@ -80,6 +80,7 @@ def integer(
 def seed(name: str, value: object) -> None:
     """Raises InputError unless ``value`` is an int that JAX makes a key of."""
     integer(name, value, minimum=0)
+    assert isinstance(value, int)
     if value >= 2**63:
         raise InputError(f"{name} is {_shown(value)}; allowed: an integer below 2**63.")
 
@@ -115,7 +116,7 @@ def real(
     kind = "a number" if allow_inf else "a finite number"
     message = f"{name} is {_shown(value)}; allowed: {kind} {wanted}."
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)  # type: ignore[arg-type]  # tried
     except (OverflowError, TypeError, ValueError):
         raise InputError(message) from None
     if isinstance(value, (bool, str)) or math.isnan(number):

@@ -156,6 +156,7 @@ def test_no_import_of_a_later_stage(stage):
                 "PIL",
                 "flax",
                 "dp_accounting",
+                "beartype",
             },
         ),
         ("dpdm_jax.data", {"tensorflow", "tensorflow_datasets", "sklearn"}),
@@ -200,7 +201,7 @@ def _imported_distributions() -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add(node.module.split(".")[0])
-    names -= {"dpdm_jax", *sys.stdlib_module_names}
+    names -= {"dpdm_jax", "configs", *sys.stdlib_module_names}
     known = importlib.metadata.packages_distributions()
     return {known[name][0].replace("_", "-").lower() for name in names}
 

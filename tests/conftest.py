@@ -21,6 +21,10 @@ sys.path.insert(0, str(TESTS.parent))  # for experiments/, which is not installe
 sys.path.insert(0, str(TESTS / "plugins"))
 sys.path.insert(0, str(TESTS))  # for float_sums
 
+import array_types  # noqa: E402
+
+array_types.install()  # before what it checks is imported
+
 from dpdm_jax import command_line, xla_flags  # noqa: E402
 from dpdm_jax.configs import base  # noqa: E402
 
@@ -46,6 +50,7 @@ xla_flags.configure()
 
 import cheap_compilation  # noqa: E402
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 
 cheap_compilation.install()
 
@@ -104,6 +109,14 @@ def _steps_are_compiled_once():
         for module in (prepare, steps):
             patch.setattr(module, "build_training", build_once)
         yield
+
+
+@pytest.fixture
+def unchecked_arrays():
+    """For tests of what the code itself says of wrong arrays."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

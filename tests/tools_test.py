@@ -4,6 +4,7 @@ import configparser
 import importlib.metadata
 import re
 
+import pytest
 import yaml
 from commands import CHECKOUT
 
@@ -15,17 +16,18 @@ def test_commits_are_checked_as_ci_does():
     assert all(hook["language"] == "system" for hook in hooks)
     at_commits = [hook["entry"] for hook in hooks if "stages" not in hook]
     ci = (CHECKOUT / ".ci" / "run").read_text()
-    assert at_commits == re.findall(r"^ruff .*$", ci, re.MULTILINE)
+    assert at_commits == re.findall(r"^(?:ruff .*|mypy)$", ci, re.MULTILINE)
     for hook in hooks:
         for name in re.findall(r"tests/\S+", hook["entry"]):
             assert (CHECKOUT / name).is_file()
 
 
-def test_the_linter_is_the_one_that_is_pinned():
+@pytest.mark.parametrize("tool", ["ruff", "mypy"])
+def test_the_tool_is_the_one_that_is_pinned(tool):
     config = configparser.ConfigParser()
     config.read(CHECKOUT / "setup.cfg")
     test_extra = config["options.extras_require"]["test"].split()
-    assert f"ruff=={importlib.metadata.version('ruff')}" in test_extra
+    assert f"{tool}=={importlib.metadata.version(tool)}" in test_extra
 
 
 def test_ci_runs_the_test_command_of_the_readme():

@@ -59,9 +59,12 @@ def likelihood_ratio_of_queries(answers: Sequence[Answer]) -> np.ndarray:
         Float [n].
     """
     return sum(
-        (_along(x.noised, x.added) - _along(x.added, x.added) / 2)
-        / x.noise_multiplier**2
-        for x in answers
+        (
+            (_along(x.noised, x.added) - _along(x.added, x.added) / 2)
+            / x.noise_multiplier**2
+            for x in answers
+        ),
+        start=np.zeros(()),
     )
 
 

@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 from dpdm_jax import planning, validate
 from dpdm_jax.compilation import hlo
-from dpdm_jax.compilation.targets import CHIP_SOURCE, Target
+from dpdm_jax.compilation.targets import CHIP_SOURCE, Chip, Target
+from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.diffusion import from_config as diffusion_from_config
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import PrivacyPlan, new_noise_key
@@ -26,7 +27,6 @@ from dpdm_jax.sampling.generate import sampling_program
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.secrets import fresh_secrets
 from dpdm_jax.training.state import create_state
-from dpdm_jax.training.step import DATA_AXIS
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +96,8 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
     if compiled_flops:
         report["compiled_over_expected_flops"] = compiled_flops / expected_flops
     if target.device_limits is not None:
-        report |= _against_limits(report, target, expected_flops, examples)
+        limits = target.device_limits
+        report |= _against_limits(report, limits, expected_flops, examples)
     return report
 
 
@@ -278,7 +279,9 @@ def _compile(lower: Callable[[], jax.stages.Lowered]) -> dict[str, Any]:
             return taken() | {"error": str(e).splitlines()[0]}
     report = taken()
     cost = compiled.cost_analysis() or {}
-    program = hlo.Program(compiled.as_text())
+    text = compiled.as_text()
+    assert text is not None
+    program = hlo.Program(text)
     return report | {
         "memory": _memory(compiled),
         "flops": cost.get("flops"),
@@ -291,6 +294,7 @@ def _compile(lower: Callable[[], jax.stages.Lowered]) -> dict[str, Any]:
 
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     stats = compiled.memory_analysis()
+    assert stats is not None  # compilers of all platforms tell
     new_outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
     parts = {
         "arguments": stats.argument_size_in_bytes,
@@ -307,7 +311,7 @@ def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 @contextlib.contextmanager
 def _no_compilation_cache() -> Iterator[None]:
     """Compiles anew: a cached TPU program can't be loaded without a TPU."""
-    enabled = jax.config.jax_enable_compilation_cache
+    enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]  # made by name
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:
@@ -338,10 +342,10 @@ def _training_bytes(programs: dict[str, Any]) -> int | None:
 
 
 def _against_limits(
-    report: dict[str, Any], target: Target, expected_flops: float, examples: int
+    report: dict[str, Any], limits: Chip, expected_flops: float, examples: int
 ) -> dict[str, Any]:
     """Compares a report with what the hardware can do."""
-    limits, programs = target.device_limits, report["programs"]
+    programs = report["programs"]
     accumulate, finish = programs["accumulate"], programs["finish"]
     training, sampling = report["training_bytes"], report["sampling_bytes"]
     compared = {

@@ -5,5 +5,12 @@ wheel has them here, with ``configs/__init__.py`` in place of this file.
 """
 
 import pathlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a type checker does not follow __path__
+    from configs import base as base
+    from configs import celeba_32 as celeba_32
+    from configs import mnist as mnist
+    from configs import mnist_cpu as mnist_cpu
 
 __path__ = [str(pathlib.Path(__file__).resolve().parents[2] / "configs")]

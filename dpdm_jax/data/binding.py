@@ -35,7 +35,7 @@ def bind(source: Source) -> tuple[Source, bytes]:
     digests = _digest_each(source)
     facts = [len(source), list(source.image_shape), source.num_classes]
     whole = hashlib.sha256(json.dumps(facts).encode())
-    whole.update(digests)
+    whole.update(digests.tobytes())
     if not isinstance(source, ArraySource):
         source = _BoundSource(source, digests)
     return source, whole.digest()

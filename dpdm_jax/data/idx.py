@@ -7,8 +7,9 @@ dimensions, each dimension as a big-endian uint32, then the values).
 import gzip
 import math
 import struct
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def read_idx(path: Path, num_dims: int) -> np.ndarray:
         ) from error
 
 
-def _read_header(path: Path, file: BinaryIO, num_dims: int) -> tuple[int, ...]:
+def _read_header(path: Path, file: BufferedIOBase, num_dims: int) -> tuple[int, ...]:
     magic = bytes((0, 0, _UINT8, num_dims))
     header = file.read(4 + 4 * num_dims)
     if header[:4] != magic or len(header) < 4 + 4 * num_dims:
@@ -89,7 +90,7 @@ def _read_header(path: Path, file: BinaryIO, num_dims: int) -> tuple[int, ...]:
     return struct.unpack(f">{num_dims}I", header[4:])
 
 
-def _read_values(path: Path, file: BinaryIO, shape: tuple[int, ...]) -> bytearray:
+def _read_values(path: Path, file: BufferedIOBase, shape: tuple[int, ...]) -> bytearray:
     """Reads what the header announces; takes memory only for what is there."""
     values, announced = bytearray(), math.prod(shape)
     # To the end, where gzip compares its checksum, but not without one.

@@ -93,6 +93,7 @@ def _check_listing(archive: zipfile.ZipFile) -> None:
     for member in archive.infolist():
         archive.open(member).close()  # compares the two places that have its name
     file = archive.fp
+    assert file is not None  # not closed
     file.seek(max(0, file.seek(0, os.SEEK_END) - _END_SIZE))
     end = file.read()
     at = end.rfind(_END) + 10

@@ -7,7 +7,7 @@ import concurrent.futures
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tqdm
@@ -20,6 +20,14 @@ from dpdm_jax.errors import InputError, reason
 _CHUNK = 256
 
 
+class Records(Protocol):
+    """What ``tfds.data_source`` returns."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]: ...
+
+
 class RandomAccessSource:
     """A source over TFDS data in a file format with random access.
 
@@ -28,7 +36,7 @@ class RandomAccessSource:
 
     def __init__(
         self,
-        records: Sequence[dict[str, Any]],
+        records: Records,
         keys: tuple[str, str | None],
         prepare: Preparation,
         num_classes: int,
@@ -36,7 +44,7 @@ class RandomAccessSource:
         """Keeps the records and prepares the first one to learn the image shape.
 
         Args:
-            records: what ``tfds.data_source`` returned, not empty.
+            records: not empty.
             keys: names of the image and the label feature; None without labels.
             prepare: applied to every image.
             num_classes: labels lie in [0, num_classes); 0 ignores them.
@@ -205,9 +213,8 @@ def _read(
         split=split, decoders=decoders, read_config=read_config, shuffle_files=False
     )
     images, labels = _read_all(dataset, keys, prepare)
-    labels = labels if keys[1] else None
     name = f"the TFDS builder {builder.name}"
-    return ArraySource(images, labels, num_classes, name)
+    return ArraySource(images, labels if keys[1] else None, num_classes, name)
 
 
 def _read_all(

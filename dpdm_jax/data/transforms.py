@@ -47,6 +47,7 @@ def to_float(images: Array) -> Array:
         float32 array of the same shape and kind, in [-1, 1].
     """
     one = np.float32(1)
+    # JAX, whose arrays have it, too, is not loaded here.
     return images.astype(np.float32) / np.float32(127.5) - one  # type: ignore[attr-defined]
 
 

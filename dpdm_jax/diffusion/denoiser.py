@@ -12,16 +12,18 @@ of the loss are the parameterization's.
 from collections.abc import Callable
 from typing import Any
 
-import jax
+from jaxtyping import Array, Float, Int
 
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
 
 Params = Any
-#: ``apply(params, x [n,h,w,c], c_noise [n], label [n]) -> [n,h,w,c]``
-NetworkApply = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
-#: ``denoise(params, x [n,h,w,c], sigma [n], label [n]) -> x0 [n,h,w,c]``
-Denoiser = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+#: Noisy images, clean ones, or a number for each of their pixels.
+Images = Float[Array, "n h w c"]
+#: ``apply(params, x, c_noise, label)``
+NetworkApply = Callable[[Params, Images, Float[Array, " n"], Int[Array, " n"]], Images]
+#: ``denoise(params, x, sigma, label) -> x0``
+Denoiser = Callable[[Params, Images, Float[Array, " n"], Int[Array, " n"]], Images]
 
 
 def make_denoiser(
@@ -37,16 +39,18 @@ def make_denoiser(
         prior: what it corrects; None for the parameterization's own.
 
     Returns:
-        ``denoise(params, x, sigma, label)``: x float32 [n, h, w, c] in noisy
-        coordinates, sigma float32 [n] > 0, label int32 [n]; the predicted clean images,
-        float32 [n, h, w, c].
+        ``denoise(params, x, sigma, label)``: x in noisy coordinates and sigma > 0; the
+        predicted clean images.
     """
     if prior is None:
         prior = parameterization.prior
 
     def denoise(
-        params: Params, x: jax.Array, sigma: jax.Array, label: jax.Array
-    ) -> jax.Array:
+        params: Params,
+        x: Images,
+        sigma: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Images:
         s = sigma[:, None, None, None]
         known = prior.given(params, label)
         x = x - prior.mean_data

@@ -1,13 +1,14 @@
 """Grids of noise levels on which samplers step, from the largest to the smallest."""
 
 import numpy as np
+from jaxtyping import Float64
 
 from dpdm_jax.diffusion import schedules
 
 
 def edm_grid(
     num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-) -> np.ndarray:
+) -> Float64[np.ndarray, " {num_steps}"]:
     """Grid that is uniform in sigma^(1/rho) (Karras et al. 2022, eq. 5).
 
     Args:
@@ -17,7 +18,7 @@ def edm_grid(
         rho: how strongly the points crowd at small noise.
 
     Returns:
-        float64 [N], decreasing from sigma_max to sigma_min, both exact.
+        Noise levels that fall from sigma_max to sigma_min, both exact.
     """
     ends = np.array([sigma_max, sigma_min], np.float64) ** (1.0 / rho)
     grid = np.linspace(ends[0], ends[1], num_steps) ** rho
@@ -25,12 +26,16 @@ def edm_grid(
     return grid
 
 
-def log_uniform_grid(num_steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+def log_uniform_grid(
+    num_steps: int, sigma_min: float, sigma_max: float
+) -> Float64[np.ndarray, " {num_steps}"]:
     """Grid that is uniform in ln sigma; arguments and result as in ``edm_grid``."""
     return np.geomspace(sigma_max, sigma_min, num_steps)
 
 
-def cosine_grid(num_steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+def cosine_grid(
+    num_steps: int, sigma_min: float, sigma_max: float
+) -> Float64[np.ndarray, " {num_steps}"]:
     """Grid that is uniform in t = (2 / pi) arctan(sigma), the time of v-prediction.
 
     Arguments and result as in ``edm_grid``.
@@ -40,7 +45,9 @@ def cosine_grid(num_steps: int, sigma_min: float, sigma_max: float) -> np.ndarra
     return grid
 
 
-def step_grid(schedule: schedules.Schedule, respacing: str = "") -> np.ndarray:
+def step_grid(
+    schedule: schedules.Schedule, respacing: str = ""
+) -> Float64[np.ndarray, " n"]:
     """Grid of the noise levels of DDPM's steps, or of some of them.
 
     Args:
@@ -48,7 +55,7 @@ def step_grid(schedule: schedules.Schedule, respacing: str = "") -> np.ndarray:
         respacing: which steps, see ``schedules.respacing``; "" for all.
 
     Returns:
-        float64 [N], decreasing; each is a noise level of the schedule to the last bit.
+        Decreasing; each is a noise level of the schedule to the last bit.
 
     Raises:
         InputError: the respacing is malformed or does not fit the number of steps.
@@ -60,7 +67,7 @@ def step_grid(schedule: schedules.Schedule, respacing: str = "") -> np.ndarray:
     return sigmas[::-1].copy()
 
 
-def ldm_grid(schedule: schedules.Schedule, num_steps: int) -> np.ndarray:
+def ldm_grid(schedule: schedules.Schedule, num_steps: int) -> Float64[np.ndarray, " n"]:
     """Grid of the steps of latent diffusion's DDIM sampler.
 
     It ends at step 1; the sampler goes on to the noise level of step 0.
@@ -70,7 +77,7 @@ def ldm_grid(schedule: schedules.Schedule, num_steps: int) -> np.ndarray:
         num_steps: S, see ``schedules.ddim_steps``.
 
     Returns:
-        float64 [S or more], decreasing.
+        S noise levels or more, decreasing.
 
     Raises:
         InputError: see ``schedules.ddim_steps``.

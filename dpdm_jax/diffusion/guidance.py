@@ -1,9 +1,9 @@
 import math
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
-from dpdm_jax.diffusion.denoiser import Denoiser, Params
+from dpdm_jax.diffusion.denoiser import Denoiser, Images, Params
 
 
 def guide(denoise: Denoiser, scale: float, null_label: int | None) -> Denoiser:
@@ -34,8 +34,11 @@ def guide(denoise: Denoiser, scale: float, null_label: int | None) -> Denoiser:
         )
 
     def guided(
-        params: Params, x: jax.Array, sigma: jax.Array, label: jax.Array
-    ) -> jax.Array:
+        params: Params,
+        x: Images,
+        sigma: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Images:
         conditional, unconditional = jnp.split(
             denoise(
                 params,

@@ -12,7 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
+from dpdm_jax.diffusion import schedules
+from dpdm_jax.diffusion.denoiser import Images
 from dpdm_jax.diffusion.schedules import Schedule
 
 # Half the distance of two of the 256 values that pixels have.
@@ -26,18 +29,18 @@ class ReverseStep(NamedTuple):
     """The Gaussian of x_{t-1} given x_t.
 
     Attributes:
-        mean: [n, h, w, c].
-        log_variance: [n, h, w, c].
-        clean: the clean images predicted on the way, [n, h, w, c].
+        mean: of each pixel.
+        log_variance: of each pixel.
+        clean: the clean images predicted on the way.
     """
 
-    mean: jax.Array
-    log_variance: jax.Array
-    clean: jax.Array
+    mean: Images
+    log_variance: Images
+    clean: Images
 
 
 class Losses(NamedTuple):
-    """Losses of each example, float32 [n].
+    """Losses of each example.
 
     Attributes:
         mse: mean squared error of the noise over pixels and channels.
@@ -46,16 +49,16 @@ class Losses(NamedTuple):
         total: their sum.
     """
 
-    mse: jax.Array
-    vb: jax.Array
-    total: jax.Array
+    mse: Float[Array, " n"]
+    vb: Float[Array, " n"]
+    total: Float[Array, " n"]
 
 
 def reverse_step(
     schedule: Schedule,
-    output: jax.Array,
-    x_t: jax.Array,
-    t: jax.Array,
+    output: Float[Array, "n h w d"],
+    x_t: Images,
+    t: Int[Array, " n"],
     *,
     clip_denoised: bool,
 ) -> ReverseStep:
@@ -63,11 +66,11 @@ def reverse_step(
 
     Args:
         schedule: of T steps.
-        output: of the network, [n, h, w, 2 c]: the noise, then v. The logarithm of the
+        output: of the network, d = 2 c: the noise, then v. The logarithm of the
             variance is that of DDPM's smallest one at v = -1, of the largest, beta, at
             v = 1, and linear in between and beyond (eq. 15).
-        x_t: noisy images, [n, h, w, c].
-        t: their steps, int [n] in 0..T-1.
+        x_t: noisy images.
+        t: their steps, in 0..T-1.
         clip_denoised: whether predicted clean images are clipped to [-1, 1].
 
     Returns:
@@ -75,7 +78,7 @@ def reverse_step(
     """
     noise, v = jnp.split(output, 2, axis=-1)
 
-    def at(table: np.ndarray) -> jax.Array:
+    def at(table: schedules.Table) -> Float[Array, "n 1 1 1"]:
         return _at(table, t, output.dtype)
 
     abar = schedule.alphas_cumprod
@@ -95,19 +98,19 @@ def reverse_step(
 
 def losses(
     schedule: Schedule,
-    output: jax.Array,
-    image: jax.Array,
-    noise: jax.Array,
-    t: jax.Array,
+    output: Float[Array, "n h w d"],
+    image: Images,
+    noise: Images,
+    t: Int[Array, " n"],
 ) -> Losses:
     """Weighs a network's output against what it should have been.
 
     Args:
         schedule: of T steps.
         output: see ``reverse_step``; of x_t = sqrt(abar) image + sqrt(1 - abar) noise.
-        image: clean images in [-1, 1], [n, h, w, c].
-        noise: unit normal, [n, h, w, c].
-        t: steps, int [n] in 0..T-1.
+        image: clean images in [-1, 1].
+        noise: unit normal.
+        t: steps, in 0..T-1.
 
     Returns:
         The losses (section 3.1, eq. 16 with weight 1; both terms are means over
@@ -132,37 +135,35 @@ def losses(
     return Losses(mse, vb, mse + vb)
 
 
-def _at(table: np.ndarray, t: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def _at(
+    table: schedules.Table, t: Int[Array, " n"], dtype: jnp.dtype
+) -> Float[Array, "n 1 1 1"]:
     return jnp.asarray(table, dtype)[t][:, None, None, None]
 
 
-def _mean(x: jax.Array) -> jax.Array:
+def _mean(x: Images) -> Float[Array, " n"]:
     return jnp.mean(x, axis=(1, 2, 3))
 
 
-def _posterior_mean(
-    schedule: Schedule, clean: jax.Array, x_t: jax.Array, t: jax.Array
-) -> jax.Array:
+def _posterior_mean(schedule: Schedule, clean: Array, x_t: Array, t: Array) -> Array:
     of_clean = _at(schedule.posterior_mean_coef1, t, clean.dtype)
     of_noisy = _at(schedule.posterior_mean_coef2, t, clean.dtype)
     return of_clean * clean + of_noisy * x_t
 
 
 def _kl_divergence(
-    mean: jax.Array,
-    log_variance: jax.Array,
-    mean_2: jax.Array,
-    log_variance_2: jax.Array,
-) -> jax.Array:
+    mean: Array,
+    log_variance: Array,
+    mean_2: Array,
+    log_variance_2: Array,
+) -> Array:
     """Of a first Gaussian from a second, for each value, in nats."""
     difference = log_variance - log_variance_2
     distance = (mean - mean_2) ** 2 * jnp.exp(-log_variance_2)
     return 0.5 * (jnp.exp(difference) - 1.0 - difference + distance)
 
 
-def _log_probability(
-    image: jax.Array, mean: jax.Array, log_variance: jax.Array
-) -> jax.Array:
+def _log_probability(image: Array, mean: Array, log_variance: Array) -> Array:
     """Of each pixel's value under a Gaussian that is rounded to the 256 values."""
     scale = jnp.exp(-0.5 * log_variance)
     above = _normal_cdf((image - mean + _HALF_VALUE) * scale)
@@ -172,7 +173,7 @@ def _log_probability(
     return jnp.log(jnp.maximum(above - below, _SMALLEST_PROBABILITY))
 
 
-def _normal_cdf(x: jax.Array) -> jax.Array:
+def _normal_cdf(x: Array) -> Array:
     """The normal distribution function by Page's formula (1977), as in the papers."""
     y = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
     # XLA's own tanh misses some last digits near 1, which differences magnify.

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from dpdm_jax.diffusion import noise_levels as noise_levels_lib
 from dpdm_jax.diffusion.denoiser import Denoiser, Params
@@ -18,27 +19,31 @@ from dpdm_jax.diffusion.views import Views
 #: Every view is the image as it is.
 THE_IMAGE = Views()
 
-#: ``loss(params, image [h,w,c], label [], key) -> scalar``
-ExampleLoss = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+#: An image, or a view of it for each draw.
+Seen = Float[Array, "h w c"] | Float[Array, "k h w c"]
+#: ``loss(params, image, label, key)``
+ExampleLoss = Callable[
+    [Params, Float[Array, "h w c"], Int[Array, ""], PRNGKeyArray], Float32[Array, ""]
+]
 
 
 class Draws(NamedTuple):
     """The randomness of one example's loss.
 
     Attributes:
-        drop_label: bool [], whether the null label replaces the label; shared by all K.
-        sigma: float32 [K], the noise levels.
-        noise: float32 [K, h, w, c], unit normal.
+        drop_label: whether the null label replaces the label; shared by all K.
+        sigma: the noise levels.
+        noise: unit normal.
     """
 
-    drop_label: jax.Array
-    sigma: jax.Array
-    noise: jax.Array
+    drop_label: Bool[Array, ""]
+    sigma: Float32[Array, " k"]
+    noise: Float32[Array, "k h w c"]
 
 
 def draw(
-    key: jax.Array,
-    image_shape: tuple[int, int, int],
+    key: PRNGKeyArray,
+    image_shape: tuple[int, ...],
     noise_levels: noise_levels_lib.NoiseLevels,
     *,
     noise_multiplicity: int,
@@ -70,13 +75,13 @@ def draw(
 
 def denoising_loss(
     denoise: Denoiser,
-    loss_weight: Callable[[jax.Array], jax.Array],
+    loss_weight: Callable[[Float32[Array, " k"]], Float32[Array, " k"]],
     params: Params,
-    image: jax.Array,
-    label: jax.Array,
+    image: Seen,
+    label: Int[Array, ""],
     draws: Draws,
     null_label: int | None,
-) -> jax.Array:
+) -> Float32[Array, ""]:
     """Weighted squared error of the denoiser on one example.
 
     The mean over pixels follows the official code (the paper's formula sums): the clip
@@ -86,13 +91,13 @@ def denoising_loss(
         denoise: the denoiser.
         loss_weight: lambda(sigma).
         params: parameters of the denoiser.
-        image: float32 [h, w, c] in [-1, 1], or [K, h, w, c], a view for each draw.
-        label: int32 [].
+        image: in [-1, 1].
+        label: its class.
         draws: the randomness, with K draws.
         null_label: the label that stands for 'no label'; None for unlabelled data.
 
     Returns:
-        float32 []: ``mean_k lambda(sigma_k) mean_pixels (D(x + n_k) - x)^2``.
+        ``mean_k lambda(sigma_k) mean_pixels (D(x + n_k) - x)^2``.
     """
     if null_label is not None:
         label = jnp.where(draws.drop_label, null_label, label)
@@ -104,7 +109,7 @@ def denoising_loss(
 
 def make_loss(
     denoise: Denoiser,
-    loss_weight: Callable[[jax.Array], jax.Array],
+    loss_weight: Callable[[Float32[Array, " k"]], Float32[Array, " k"]],
     noise_levels: noise_levels_lib.NoiseLevels,
     *,
     noise_multiplicity: int,
@@ -130,12 +135,15 @@ def make_loss(
             forward pass; the loss is the same but for rounding.
 
     Returns:
-        ``loss(params, image [h, w, c], label [], key) -> float32 []``.
+        The loss, see ``ExampleLoss``.
     """
 
     def loss(
-        params: Params, image: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
+        params: Params,
+        image: Float[Array, "h w c"],
+        label: Int[Array, ""],
+        key: PRNGKeyArray,
+    ) -> Float32[Array, ""]:
         draws = draw(
             key,
             image.shape,
@@ -147,7 +155,7 @@ def make_loss(
         # Another block of the key's stream than any of ``draw``.
         seen = views.draw(jax.random.fold_in(key, 3), image, noise_multiplicity)
 
-        def of_some(params: Params, draws: Draws, seen: jax.Array) -> jax.Array:
+        def of_some(params: Params, draws: Draws, seen: Seen) -> Float32[Array, ""]:
             return denoising_loss(
                 denoise, loss_weight, params, seen, label, draws, null_label
             )
@@ -160,18 +168,18 @@ def make_loss(
 
 
 def _mean_of_parts(
-    of_some: Callable[[Params, Draws, jax.Array], jax.Array],
+    of_some: Callable[[Params, Draws, Seen], Float32[Array, ""]],
     params: Params,
     draws: Draws,
-    seen: jax.Array,
+    seen: Seen,
     draws_at_once: int,
-) -> jax.Array:
+) -> Float32[Array, ""]:
     """Averages the losses of parts of the draws, one part after another."""
 
-    def parts(x: jax.Array) -> jax.Array:
+    def parts(x: Array) -> Array:
         return x.reshape(-1, draws_at_once, *x.shape[1:])
 
-    def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+    def add(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
         sigma, noise, *some = part
         more = of_some(params, Draws(draws.drop_label, sigma, noise), *(some or [seen]))
         return total + more, None

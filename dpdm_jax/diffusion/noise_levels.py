@@ -6,11 +6,12 @@ Each is a monotone map ``sigma`` of a base draw, standard normal or uniform on [
 
 import dataclasses
 import math
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float64, PRNGKeyArray
 
 from dpdm_jax.diffusion import schedules
 
@@ -21,7 +22,7 @@ class NoiseLevels(Protocol):
     @property
     def base(self) -> Literal["normal", "uniform"]: ...
 
-    def sigma(self, base_draw: jax.Array) -> jax.Array: ...
+    def sigma(self, base_draw: Float[Array, "*shape"]) -> Float[Array, "*shape"]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,9 @@ class LogNormal:
 
     p_mean: float = -1.2
     p_std: float = 1.2
-    base = "normal"
+    base: ClassVar[Literal["normal"]] = "normal"
 
-    def sigma(self, base_draw: jax.Array) -> jax.Array:
+    def sigma(self, base_draw: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return jnp.exp(self.p_mean + self.p_std * base_draw)
 
 
@@ -47,9 +48,9 @@ class CosineTime:
 
     min_log_snr: float = -9.0
     max_log_snr: float = 13.0
-    base = "uniform"
+    base: ClassVar[Literal["uniform"]] = "uniform"
 
-    def sigma(self, base_draw: jax.Array) -> jax.Array:
+    def sigma(self, base_draw: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         t_min, t_max = (
             2.0 / math.pi * math.atan(math.exp(-log_snr / 2.0))
             for log_snr in (self.max_log_snr, self.min_log_snr)
@@ -63,9 +64,9 @@ class LogUniform:
 
     sigma_min: float = 0.02
     sigma_max: float = 100.0
-    base = "uniform"
+    base: ClassVar[Literal["uniform"]] = "uniform"
 
-    def sigma(self, base_draw: jax.Array) -> jax.Array:
+    def sigma(self, base_draw: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
         return jnp.exp(low + (high - low) * base_draw)
 
@@ -77,9 +78,9 @@ class VPTime:
     beta_min: float = 0.1
     beta_d: float = 19.9
     eps_t: float = 1e-5
-    base = "uniform"
+    base: ClassVar[Literal["uniform"]] = "uniform"
 
-    def sigma(self, base_draw: jax.Array) -> jax.Array:
+    def sigma(self, base_draw: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         t = self.eps_t + (1.0 - self.eps_t) * base_draw
         return jnp.sqrt(jnp.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t))
 
@@ -101,17 +102,17 @@ class TimeMixture:
     settings: schedules.Settings
     intervals: tuple[int, ...] = ()
     weights: tuple[float, ...] = (1.0,)
-    base = "uniform"
+    base: ClassVar[Literal["uniform"]] = "uniform"
 
     @property
-    def probabilities(self) -> np.ndarray:
-        """Of each step; float64 [T], of sum 1."""
+    def probabilities(self) -> Float64[np.ndarray, " t"]:
+        """Of each of the T steps, of sum 1."""
         ends = (0, *self.intervals, self.settings.num_steps)
         lengths = np.diff(ends)
         weights = np.array(self.weights) / np.sum(self.weights)
         return np.repeat(weights / lengths, lengths)
 
-    def sigma(self, base_draw: jax.Array) -> jax.Array:
+    def sigma(self, base_draw: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         probabilities = self.probabilities
         # A draw that is rounded to 1 still gets a step that may be drawn.
         last = np.flatnonzero(probabilities)[-1]
@@ -121,12 +122,12 @@ class TimeMixture:
 
 
 def draw(
-    key: jax.Array, noise_levels: NoiseLevels, num: int, *, stratified: bool = False
-) -> jax.Array:
+    key: PRNGKeyArray, noise_levels: NoiseLevels, num: int, *, stratified: bool = False
+) -> Float[Array, " {num}"]:
     """Draws the noise levels of one example.
 
     Args:
-        key: PRNG key.
+        key: of the draw.
         noise_levels: the distribution.
         num: how many, K >= 1.
         stratified: draw the k-th one from the k-th of K slices of equal probability.
@@ -134,7 +135,7 @@ def draw(
             mean over K stays unbiased and its variance falls. Beyond the papers.
 
     Returns:
-        sigma, float32 [num].
+        The noise levels sigma.
     """
     if not stratified:
         normal = noise_levels.base == "normal"

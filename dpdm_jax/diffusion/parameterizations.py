@@ -8,12 +8,15 @@ the network. Other priors may take its place, see ``diffusion.denoiser``.
 import dataclasses
 from typing import Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from dpdm_jax.diffusion import schedules
 from dpdm_jax.diffusion.priors import Flat, Gaussian, Prior
+
+#: Noise levels, or a function of each.
+Levels = Float[Array, "*shape"]
 
 
 class Parameterization(Protocol):
@@ -24,9 +27,9 @@ class Parameterization(Protocol):
         """What the network corrects unless another prior is given."""
         ...
 
-    def c_in(self, sigma: jax.Array) -> jax.Array: ...
-    def c_noise(self, sigma: jax.Array) -> jax.Array: ...
-    def loss_weight(self, sigma: jax.Array) -> jax.Array: ...
+    def c_in(self, sigma: Levels) -> Levels: ...
+    def c_noise(self, sigma: Levels) -> Levels: ...
+    def loss_weight(self, sigma: Levels) -> Levels: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +47,13 @@ class EDM:
     def prior(self) -> Prior:
         return Gaussian(self.sigma_data)
 
-    def c_in(self, sigma: jax.Array) -> jax.Array:
+    def c_in(self, sigma: Levels) -> Levels:
         return 1.0 / jnp.sqrt(sigma**2 + self.sigma_data**2)
 
-    def c_noise(self, sigma: jax.Array) -> jax.Array:
+    def c_noise(self, sigma: Levels) -> Levels:
         return jnp.log(sigma) / 4.0
 
-    def loss_weight(self, sigma: jax.Array) -> jax.Array:
+    def loss_weight(self, sigma: Levels) -> Levels:
         return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 
@@ -62,13 +65,13 @@ class V:
     def prior(self) -> Prior:
         return Gaussian(1.0)
 
-    def c_in(self, sigma: jax.Array) -> jax.Array:
+    def c_in(self, sigma: Levels) -> Levels:
         return 1.0 / jnp.sqrt(1.0 + sigma**2)
 
-    def c_noise(self, sigma: jax.Array) -> jax.Array:
+    def c_noise(self, sigma: Levels) -> Levels:
         return (2.0 / jnp.pi) * jnp.arctan(sigma)
 
-    def loss_weight(self, sigma: jax.Array) -> jax.Array:
+    def loss_weight(self, sigma: Levels) -> Levels:
         return (1.0 + sigma**2) / sigma**2
 
 
@@ -80,13 +83,13 @@ class VE:
     def prior(self) -> Prior:
         return Flat()
 
-    def c_in(self, sigma: jax.Array) -> jax.Array:
+    def c_in(self, sigma: Levels) -> Levels:
         return jnp.ones_like(sigma)
 
-    def c_noise(self, sigma: jax.Array) -> jax.Array:
+    def c_noise(self, sigma: Levels) -> Levels:
         return jnp.log(sigma / 2.0)
 
-    def loss_weight(self, sigma: jax.Array) -> jax.Array:
+    def loss_weight(self, sigma: Levels) -> Levels:
         return 1.0 / sigma**2
 
 
@@ -108,7 +111,7 @@ class VP:
     def prior(self) -> Prior:
         return Flat(-1)
 
-    def time(self, sigma: jax.Array) -> jax.Array:
+    def time(self, sigma: Levels) -> Levels:
         """The t in [0, 1] at which the process has noise level sigma."""
         ratio = self.beta_min / self.beta_d
         # The difference of nearly equal numbers -r + sqrt(r^2 + c), without
@@ -116,13 +119,13 @@ class VP:
         c = 2.0 * jnp.log1p(sigma**2) / self.beta_d
         return c / (ratio + jnp.sqrt(ratio**2 + c))
 
-    def c_in(self, sigma: jax.Array) -> jax.Array:
+    def c_in(self, sigma: Levels) -> Levels:
         return 1.0 / jnp.sqrt(1.0 + sigma**2)
 
-    def c_noise(self, sigma: jax.Array) -> jax.Array:
+    def c_noise(self, sigma: Levels) -> Levels:
         return self.num_timesteps * self.time(sigma)
 
-    def loss_weight(self, sigma: jax.Array) -> jax.Array:
+    def loss_weight(self, sigma: Levels) -> Levels:
         return 1.0 / sigma**2
 
 
@@ -144,10 +147,10 @@ class DDPM:
     def prior(self) -> Prior:
         return Flat(-1)
 
-    def c_in(self, sigma: jax.Array) -> jax.Array:
+    def c_in(self, sigma: Levels) -> Levels:
         return 1.0 / jnp.sqrt(1.0 + sigma**2)
 
-    def c_noise(self, sigma: jax.Array) -> jax.Array:
+    def c_noise(self, sigma: Levels) -> Levels:
         """The step of a noise level, whole at the schedule's own in any precision.
 
         Between two it is linear in ln sigma, as ``Schedule.time_of_sigma``; beyond the
@@ -170,5 +173,5 @@ class DDPM:
         fraction = jnp.log1p((sigma - start) / start) / gap
         return step + length * jnp.clip(fraction, 0.0, 1.0)
 
-    def loss_weight(self, sigma: jax.Array) -> jax.Array:
+    def loss_weight(self, sigma: Levels) -> Levels:
         return 1.0 / sigma**2

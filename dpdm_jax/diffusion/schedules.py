@@ -10,9 +10,14 @@ import functools
 import re
 
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float, Float64, Int64
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
+
+#: A number for each step.
+Table = Float64[np.ndarray, " t"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,16 +25,16 @@ class Schedule:
     """Tables over the steps of a diffusion, from the least noise to the most.
 
     Attributes:
-        betas: float64 [T], T >= 2, each in (0, 1).
-        steps: int64 [T], increasing; the number by which the network is told each step.
+        betas: of T >= 2 steps, each in (0, 1).
+        steps: increasing; the number by which the network is told each step.
             It is 0..T-1 but for a part of a longer schedule.
 
     Raises:
         InputError: fewer than two steps, or a beta out of (0, 1).
     """
 
-    betas: np.ndarray
-    steps: np.ndarray
+    betas: Table
+    steps: Int64[np.ndarray, " t"]
 
     def __post_init__(self) -> None:
         if len(self.betas) < 2:
@@ -45,36 +50,36 @@ class Schedule:
             )
 
     @functools.cached_property
-    def alphas_cumprod(self) -> np.ndarray:
-        """Abar, the share of the image in the variance of x_t; float64 [T], falling."""
+    def alphas_cumprod(self) -> Table:
+        """Abar, the share of the image in the variance of x_t, falling."""
         return np.cumprod(1.0 - self.betas)
 
     @functools.cached_property
-    def alphas_cumprod_prev(self) -> np.ndarray:
-        """The step before's abar, 1 before the first one; float64 [T]."""
+    def alphas_cumprod_prev(self) -> Table:
+        """The step before's abar, 1 before the first one."""
         return np.concatenate([[1.0], self.alphas_cumprod[:-1]])
 
     @functools.cached_property
-    def posterior_variance(self) -> np.ndarray:
+    def posterior_variance(self) -> Table:
         """Variance of x_{t-1} given x_t and x_0; 0 at the first step (eq. 7)."""
         left = (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
         return self.betas * left
 
     @functools.cached_property
-    def posterior_log_variance_clipped(self) -> np.ndarray:
+    def posterior_log_variance_clipped(self) -> Table:
         """Its logarithm; the first step, of -infinity, takes the second one's."""
         variance = self.posterior_variance
         return np.log(np.concatenate([variance[1:2], variance[1:]]))
 
     @functools.cached_property
-    def posterior_mean_coef1(self) -> np.ndarray:
+    def posterior_mean_coef1(self) -> Table:
         """Factor of x_0 in the mean of x_{t-1} given x_t and x_0 (eq. 7)."""
         return (
             self.betas * np.sqrt(self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
         )
 
     @functools.cached_property
-    def posterior_mean_coef2(self) -> np.ndarray:
+    def posterior_mean_coef2(self) -> Table:
         """Factor of x_t in that mean (eq. 7)."""
         return (
             (1.0 - self.alphas_cumprod_prev)
@@ -83,18 +88,20 @@ class Schedule:
         )
 
     @functools.cached_property
-    def sigmas(self) -> np.ndarray:
-        """Noise over image, sqrt((1 - abar) / abar); float64 [T], rising."""
+    def sigmas(self) -> Table:
+        """Noise over image, sqrt((1 - abar) / abar), rising."""
         return np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)
 
-    def time_of_sigma(self, sigma: np.ndarray | float) -> np.ndarray:
+    def time_of_sigma(
+        self, sigma: Float[ArrayLike, "*shape"]
+    ) -> Float64[np.ndarray | np.float64, "*shape"]:
         """Inverts ``sigmas``, between steps linearly in ln sigma.
 
         Args:
-            sigma: noise levels of any shape, from ``sigmas[0]`` to ``sigmas[-1]``.
+            sigma: noise levels from ``sigmas[0]`` to ``sigmas[-1]``.
 
         Returns:
-            float64 of the same shape, in ``steps[0]..steps[-1]``; whole at a step.
+            Numbers in ``steps[0]..steps[-1]``; whole at a step.
 
         Raises:
             InputError: a noise level is out of that range.
@@ -225,7 +232,7 @@ class Settings:
                 return sqrt_linear(self.num_steps, self.beta_first, self.beta_last)
 
 
-def respacing(spec: str, num_steps: int) -> np.ndarray:
+def respacing(spec: str, num_steps: int) -> Int64[np.ndarray, " n"]:
     """Chooses steps evenly (guided-diffusion).
 
     Args:
@@ -234,14 +241,14 @@ def respacing(spec: str, num_steps: int) -> np.ndarray:
         num_steps: T, number of steps to choose from.
 
     Returns:
-        int64 [N], increasing.
+        Their numbers, increasing.
 
     Raises:
         InputError: the spec is malformed, or no whole stride gives N steps.
     """
     match = re.fullmatch(r"(ddim)?([1-9][0-9]{0,8})", spec)
     num = int(match[2]) if match else 0
-    if not 2 <= num <= num_steps:
+    if match is None or not 2 <= num <= num_steps:
         raise InputError(
             f"The respacing is {spec!r}; allowed: N or ddimN with N from 2 to "
             f"{num_steps}."
@@ -268,24 +275,21 @@ class DDIMSteps:
     """What latent diffusion's DDIM sampler reads at each of its steps.
 
     Attributes:
-        steps: int64 [S], increasing; numbers of the schedule's steps.
-        alphas: float64 [S], abar of those steps.
-        alphas_prev: float64 [S], abar of the steps before; of the schedule's first step
+        steps: increasing; numbers of the schedule's steps.
+        alphas: abar of those steps.
+        alphas_prev: abar of the steps before; of the schedule's first step
             before the first one.
     """
 
-    steps: np.ndarray
-    alphas: np.ndarray
-    alphas_prev: np.ndarray
+    steps: Int64[np.ndarray, " s"]
+    alphas: Float64[np.ndarray, " s"]
+    alphas_prev: Float64[np.ndarray, " s"]
 
-    def sigmas(self, eta: float) -> np.ndarray:
+    def sigmas(self, eta: float) -> Float64[np.ndarray, " s"]:
         """Standard deviation of each step's noise (Song et al. 2021, eq. 16).
 
         Args:
             eta: 0 for none, 1 for as much as DDPM adds.
-
-        Returns:
-            float64 [S].
         """
         left = (1.0 - self.alphas_prev) / (1.0 - self.alphas)
         return eta * np.sqrt(left * (1.0 - self.alphas / self.alphas_prev))
@@ -319,7 +323,7 @@ def ddim_steps(schedule: Schedule, num: int) -> DDIMSteps:
     return DDIMSteps(steps, cumprod[steps], cumprod[before])
 
 
-def _of_betas(betas: np.ndarray) -> Schedule:
+def _of_betas(betas: Table) -> Schedule:
     return Schedule(betas, np.arange(len(betas)))
 
 

@@ -10,6 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from dpdm_jax.images import augmentation
 
@@ -35,23 +36,25 @@ class Views:
         """Whether every view is the image as it is."""
         return self.crop == 0 and not self.flip
 
-    def draw(self, key: jax.Array, image: jax.Array, num: int) -> jax.Array:
+    def draw(
+        self, key: PRNGKeyArray, image: Float[Array, "h w c"], num: int
+    ) -> Float[Array, "h w c"] | Float[Array, "{num} h w c"]:
         """Draws the views of one image.
 
         Args:
-            key: PRNG key.
-            image: float32 [h, w, c].
+            key: of the draws.
+            image: in [-1, 1].
             num: K >= 1, noise draws, which ``count`` divides.
 
         Returns:
-            [K, h, w, c], of which K / V in a row are one view; [h, w, c] if every view
-            is the image.
+            K images, of which K / V in a row are one view; just the image if every view
+            is it.
         """
         if self.are_the_image:
             return image
         count = self.count or num
 
-        def view(key: jax.Array) -> jax.Array:
+        def view(key: PRNGKeyArray) -> Float[Array, "h w c"]:
             crop_key, flip_key = jax.random.split(key)
             seen = augmentation.random_crop(crop_key, image, self.crop)
             return augmentation.random_flip(flip_key, seen) if self.flip else seen

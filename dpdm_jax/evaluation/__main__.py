@@ -5,6 +5,7 @@ python -m dpdm_jax.evaluation --real=PATH --synthetic=PATH --metrics=fid,kid,...
 
 import json
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> None:
     from dpdm_jax.evaluation import image_sets, metrics
     from dpdm_jax.evaluation.dp_sgd import DPSGD
 
-    fields = {
+    fields: dict[str, Any] = {
         "inception_weights": _INCEPTION_WEIGHTS.value,
         "neighbour_images": _NEIGHBOUR_IMAGES.value,
         "lenet_steps": _LENET_STEPS.value,
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
     settings = metrics.Settings(**fields)
     metrics.check_names(_METRICS.value)
 
-    def load(name: str, spec: str | None):
+    def load(name: str, spec: str | None) -> image_sets.ImageSet:
         if not spec:
             raise InputError(f"--{name} is missing; allowed: {_SETS}.")
         return image_sets.load(

@@ -45,4 +45,4 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     with files.replacing(path) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # not allow_pickle

@@ -5,6 +5,7 @@ that holds no parameters; ``init`` makes them and ``apply`` uses them.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,8 +35,11 @@ class Classifier(Protocol):
         num_classes: number of logits.
     """
 
-    image_shape: tuple[int, int, int]
-    num_classes: int
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def num_classes(self) -> int: ...
 
     def init(self, key: jax.Array) -> Params:
         """Draws float32 parameters."""
@@ -105,7 +109,7 @@ class CNN:
     image_shape: tuple[int, int, int]
     num_classes: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_size("cnn", self.image_shape, CNN_MIN_SIZE)
 
     def init(self, key: jax.Array) -> Params:
@@ -176,7 +180,7 @@ def drop_half(key: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(keep, 2 * x, 0)
 
 
-def init_uniform(key: jax.Array, kernels: dict[str, tuple[int, ...]]) -> Params:
+def init_uniform(key: jax.Array, kernels: Mapping[str, tuple[int, ...]]) -> Params:
     """Draws layers, weights and biases from U(+-1/sqrt(fan in)), PyTorch's default.
 
     Args:

@@ -44,6 +44,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def labelled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images and labels of a set that has some; see ``check_labels``."""
+        assert self.labels is not None
+        return self.images, self.labels
+
 
 def from_source(source: data.Source, name: str) -> ImageSet:
     """Reads all of a source into memory."""
@@ -78,8 +83,8 @@ def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> Ima
         )
     validate.one_of("rounding", rounding, sampled.ROUNDINGS)
     if spec.startswith("tfds:"):
-        _, name, *split = spec.split(":", 2)
-        source = _source("tfds", split[0] if split else "train", name=name)
+        _, name, *rest = spec.split(":", 2)
+        source = _source("tfds", rest[0] if rest else "train", name=name)
         return from_source(source, spec)
     path, split = _path_and_split(spec)
     if path.is_file():
@@ -152,7 +157,8 @@ def check_labels(reference: ImageSet, other: ImageSet, needed_by: str) -> None:
             f"the labels of {other.name} go up to {other.num_classes - 1}; allowed: 0 "
             f"to {reference.num_classes - 1}, as in {reference.name}."
         )
-    missing = np.setdiff1d(np.arange(reference.num_classes), other.labels)
+    _, labels = other.labelled()
+    missing = np.setdiff1d(np.arange(reference.num_classes), labels)
     if missing.size:
         raise InputError(
             f"{other.name} has no image of class {', '.join(map(str, missing))}; "
@@ -258,4 +264,6 @@ def _from_image_folder(folder: pathlib.Path, name: str, split: str | None) -> Im
         folder = folder / _chosen(name, None, splits)
     result = from_source(_source("image_folder", ".", path=str(folder)), name)
     names = image_folder.class_names(folder)
-    return dataclasses.replace(result, class_names=names and tuple(names))
+    return dataclasses.replace(
+        result, class_names=None if names is None else tuple(names)
+    )

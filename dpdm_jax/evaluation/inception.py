@@ -121,14 +121,16 @@ class MixedC(nnx.Module):
 class MixedD(nnx.Module):
     """17x17 to 8x8 block: 3x3, 7x7 in factors then 3x3, and maximum pooling."""
 
-    def __init__(self):
-        halve = {"stride": 2, "padding": "VALID"}
+    def __init__(self) -> None:
+        halving = functools.partial(
+            ConvUnit, kernel_size=(3, 3), stride=2, padding="VALID"
+        )
         self.branch3x3_1 = ConvUnit(768, 192)
-        self.branch3x3_2 = ConvUnit(192, 320, (3, 3), **halve)
+        self.branch3x3_2 = halving(192, 320)
         self.branch7x7x3_1 = ConvUnit(768, 192)
         self.branch7x7x3_2 = ConvUnit(192, 192, (1, 7))
         self.branch7x7x3_3 = ConvUnit(192, 192, (7, 1))
-        self.branch7x7x3_4 = ConvUnit(192, 192, (3, 3), **halve)
+        self.branch7x7x3_4 = halving(192, 192)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         factored = self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))
@@ -177,7 +179,7 @@ class Inception(nnx.Module):
     Attributes are named as in the published file, but for the first letter.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.conv2d_1a_3x3 = ConvUnit(3, 32, (3, 3), stride=2, padding="VALID")
         self.conv2d_2a_3x3 = ConvUnit(32, 32, (3, 3), padding="VALID")
         self.conv2d_2b_3x3 = ConvUnit(32, 64, (3, 3))
@@ -267,7 +269,9 @@ def params_from_state_dict(state: Mapping[str, np.ndarray]) -> Params:
 def parameter_shapes() -> dict[tuple[str, ...], tuple[int, ...]]:
     """Returns the shapes of the network's kernels and biases, by path."""
     _, state = _graph_and_state()
-    return {path: leaf.shape for path, leaf in nnx.to_flat_state(state)}
+    return {
+        tuple(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)
+    }
 
 
 def features(params: Params, images: jax.Array) -> jax.Array:

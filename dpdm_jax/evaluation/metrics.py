@@ -333,8 +333,10 @@ class _Job:
                 "images of each set at most, drawn at random"
             )
         if with_memorisation:
+            assert self._real_test is not None  # see ``_check``
             held_out = summary(self._real_test, "real test", 0, limit, cached=True)
-            self._add_memorisation(extractor, real, synthetic, held_out)
+            fresh = self._real_test.images[held_out.order[: len(held_out.kept)]]
+            self._add_memorisation(extractor, real, synthetic, held_out, fresh)
 
     def measure_classifier(self, name: str) -> None:
         """Trains a classifier on synthetic images, and on real ones to compare with."""
@@ -353,7 +355,7 @@ class _Job:
         private, recipe = settings.dp_sgd, settings.recipe(name)
         epochs = len(trained_on) * recipe.epochs
         epochs += private.epochs if private is not None else 0
-        labelled_test = test.images, test.labels
+        labelled_test = test.labelled()
         classes = self._real.num_classes
         with progress.progress_bar(name, len(seeds) * epochs) as bar:
             for suffix, labelled in trained_on.items():
@@ -372,7 +374,7 @@ class _Job:
             if private is not None:
                 result = dp_sgd_accuracy(
                     name,
-                    (self._real.images, self._real.labels),
+                    self._real.labelled(),
                     labelled_test,
                     classes,
                     private,
@@ -405,10 +407,10 @@ class _Job:
         real: Statistics,
         synthetic: Statistics,
         held_out: Statistics,
+        fresh: np.ndarray,
     ) -> None:
         training = self._real.images
         samples = self._synthetic.images[synthetic.order[: len(synthetic.kept)]]
-        fresh = self._real_test.images[held_out.order[: len(held_out.kept)]]
         in_features = neighbours.nearest(synthetic.kept, real.kept)
         # Features come in a random order.
         in_features = in_features._replace(indices=real.order[in_features.indices])
@@ -477,7 +479,8 @@ def _check(
 def _shuffled(labelled: ImageSet, settings: Settings) -> downstream.LabelledImages:
     """Puts images in one random order: files often come sorted by class."""
     order = np.random.default_rng(settings.seed).permutation(len(labelled))
-    return labelled.images[order], labelled.labels[order]
+    images, labels = labelled.labelled()
+    return images[order], labels[order]
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ class Recipe:
     label_smoothing: float = 0.0
     augmentation: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validate.integer("epochs", self.epochs, minimum=1)
         validate.integer("batch_size", self.batch_size, minimum=1)
         validate.real("learning_rate", self.learning_rate, above=0)

@@ -64,11 +64,11 @@ def statistics(
         path = cache_folder / f"features-{key}.npz"
         arrays = cache.read_arrays(path)
         if arrays is not None and len(arrays["kept"]) >= keep:
-            parts = [
+            stored_first, stored_rest = (
                 Moments.from_arrays(*(arrays[f"{p}_{f}"] for f in Moments.FIELDS))
                 for p in ("first", "rest")
-            ]
-            return Statistics(*parts, arrays["kept"][:keep], order)
+            )
+            return Statistics(stored_first, stored_rest, arrays["kept"][:keep], order)
     parts = Moments(extractor.num_features), Moments(extractor.num_features)
     kept = np.empty((keep, extractor.num_features), np.float32)
     start = 0

@@ -1,13 +1,17 @@
 """The classifiers by name, each with its recipe."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from dpdm_jax import validate
 from dpdm_jax.evaluation import classifiers
 from dpdm_jax.evaluation.recipes import DPDM, WIDE_RESNET, Recipe
 from dpdm_jax.evaluation.wide_resnet import WideResNet
 
-CLASSIFIERS: dict[str, type[classifiers.Classifier]] = {
+CLASSIFIERS: dict[
+    str, Callable[[tuple[int, int, int], int], classifiers.Classifier]
+] = {
     "logreg": classifiers.LogReg,
     "mlp": classifiers.MLP,
     "cnn": classifiers.CNN,
@@ -33,7 +37,8 @@ def build_classifier(
     """
     validate.one_of("the classifier", name, CLASSIFIERS)
     validate.integer("num_classes", num_classes, minimum=2)
-    return CLASSIFIERS[name](tuple(image_shape), num_classes)
+    height, width, channels = image_shape
+    return CLASSIFIERS[name]((height, width, channels), num_classes)
 
 
 def recipe(
@@ -55,7 +60,7 @@ def recipe(
         InputError: there is no such classifier, or a number is out of range.
     """
     validate.one_of("the classifier", classifier_name, CLASSIFIERS)
-    chosen = {
+    chosen: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,

@@ -76,14 +76,17 @@ def _settings(
     config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> metrics.Settings:
     chosen = config.evaluate
-    numbers = ("lenet_steps", "neighbour_images", "seed")
-    own_recipe = ("epochs", "batch_size", "learning_rate")  # 0 leaves it as it is
     return metrics.Settings(
         inception_weights=chosen.inception_weights or None,
+        neighbour_images=chosen.neighbour_images,
+        lenet_steps=chosen.lenet_steps,
         classifier_seeds=chosen.seeds,
+        # 0 leaves the recipe as it is.
+        epochs=chosen.epochs or None,
+        batch_size=chosen.batch_size or None,
+        learning_rate=chosen.learning_rate or None,
         dp_sgd=_dp_sgd(config, workdir),
-        **{name: chosen[name] for name in numbers},
-        **{name: chosen[name] or None for name in own_recipe},
+        seed=chosen.seed,
     )
 
 

@@ -8,6 +8,7 @@ trained by DP-SGD.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -41,7 +42,7 @@ class WideResNet:
     depth: int = 40
     width: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.depth < 10 or (self.depth - 4) % 6:
             raise InputError(
                 f"the depth of a wide residual network is {self.depth}; allowed: 10, "
@@ -125,7 +126,7 @@ def _group_norm(params: Params, x: jax.Array) -> jax.Array:
     return normal.reshape(x.shape) * params["scale"] + params["bias"]
 
 
-def _init(key: jax.Array, kernels: dict[str, tuple[int, ...]]) -> Params:
+def _init(key: jax.Array, kernels: Mapping[str, tuple[int, ...]]) -> Params:
     """Convolutions by name, each with the normalisation of what it takes in."""
     params = {}
     for name, drawn in classifiers.init_uniform(key, kernels).items():

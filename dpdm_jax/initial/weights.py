@@ -92,8 +92,9 @@ def _of_run(
     path: pathlib.Path,
     settings: ml_collections.ConfigDict,
     model: Model,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
 ) -> tuple[Params, Origin]:
+    assert checkpoints is not None  # ``read_initial`` opens a run's
     try:
         values = json_values.loads((path / run_dir.CONFIG).read_bytes())
         config = ml_collections.ConfigDict(json_values.decode(values))

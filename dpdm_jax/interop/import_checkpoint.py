@@ -5,7 +5,9 @@ python -m dpdm_jax.interop.import_checkpoint --checkpoint=FILE.pth \
 """
 
 import pathlib
+from typing import TypeVar
 
+import ml_collections
 from absl import flags
 
 from dpdm_jax import command_line, files, json_values, planning, run_dir
@@ -15,12 +17,16 @@ from dpdm_jax.interop.torch_checkpoints import read_official_checkpoint
 from dpdm_jax.models.model import build_model
 from dpdm_jax.training.checkpoints import Checkpoints
 
+T = TypeVar("T")
+
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The official .pth file.")
 _CONFIG = command_line.define_config_flag(None)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory to create.")
 
 
-def import_checkpoint(checkpoint: pathlib.Path, config, workdir: pathlib.Path) -> int:
+def import_checkpoint(
+    checkpoint: pathlib.Path, config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> int:
     """Imports the raw and averaged weights of an official checkpoint.
 
     Args:
@@ -72,19 +78,20 @@ def import_checkpoint(checkpoint: pathlib.Path, config, workdir: pathlib.Path) -
 def main(argv: list[str]) -> None:
     """Reads the flags and imports."""
     del argv
-    for name, value in (
-        ("--checkpoint", _CHECKPOINT.value),
-        ("--config", _CONFIG.value),
-        ("--workdir", _WORKDIR.value),
-    ):
-        if value is None:
-            raise InputError(f"{name} is missing; allowed: a path.")
-    workdir = pathlib.Path(_WORKDIR.value)
-    step = import_checkpoint(pathlib.Path(_CHECKPOINT.value), _CONFIG.value, workdir)
+    checkpoint = pathlib.Path(_required(_CHECKPOINT))
+    config = _required(_CONFIG)
+    workdir = pathlib.Path(_required(_WORKDIR))
+    step = import_checkpoint(checkpoint, config, workdir)
     print(
         f"Imported step {step} into {workdir}; sample from it with --mode=sample. Its "
         "privacy is what its makers state: there is no ledger."
     )
+
+
+def _required(flag: flags.FlagHolder[T | None]) -> T:
+    if flag.value is None:
+        raise InputError(f"--{flag.name} is missing; allowed: a path.")
+    return flag.value
 
 
 if __name__ == "__main__":

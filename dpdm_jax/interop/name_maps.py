@@ -243,7 +243,9 @@ def _tensors_of_layers(
     ]
 
 
-def _axes(path: tuple[str, ...], official: str, shape: tuple[int, ...]) -> tuple:
+def _axes(
+    path: tuple[str, ...], official: str, shape: tuple[int, ...]
+) -> tuple[int, ...]:
     if path[-1] != "kernel" or official.endswith(".W"):
         return tuple(range(len(shape)))  # vectors, tables and [in, out] matrices
     if len(shape) == 4 or path[0] == "shortcut":

@@ -30,7 +30,7 @@ class OfficialCheckpoint:
     step: int
 
 
-def read_official_checkpoint(path: str | os.PathLike) -> OfficialCheckpoint:
+def read_official_checkpoint(path: str | os.PathLike[str]) -> OfficialCheckpoint:
     """Reads a checkpoint of the official code, on the CPU; no code in it is run.
 
     Args:
@@ -75,7 +75,7 @@ def read_official_checkpoint(path: str | os.PathLike) -> OfficialCheckpoint:
     )
 
 
-def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads a file of named tensors, as guided-diffusion publishes its weights.
 
     Args:
@@ -123,7 +123,7 @@ def import_torch() -> Any:
     return torch
 
 
-def load(path: str | os.PathLike, foreign: Callable[[str], InputError]) -> Any:
+def load(path: str | os.PathLike[str], foreign: Callable[[str], InputError]) -> Any:
     """Reads the tensors and plain values of a file, on the CPU; no code in it is run.
 
     Args:

@@ -25,7 +25,8 @@ def split(
     Returns:
         The trained ones and the fixed ones: dictionaries with those entries alone.
     """
-    trained, fixed = {}, {}
+    trained: dict[str, Any] = {}
+    fixed: dict[str, Any] = {}
     for name, value in params.items():
         path = f"{prefix}{name}"
         if isinstance(value, dict):

@@ -10,15 +10,14 @@ layer of each residual and of the network.
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import adm_blocks, layers, network
 
 
@@ -129,7 +128,7 @@ class ADM(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.settings = settings
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.embedding = adm_blocks.StepAndLabelEmbedding(
             settings.base_channels, num_classes, **make
         )
@@ -160,7 +159,7 @@ class ADM(nnx.Module):
         channels = settings.base_channels
         skips = [channels]  # channels of each tensor that the way up takes in again
 
-        self.down = nnx.Dict()
+        self.down: nnx.Dict[nnx.Dict[nnx.Module]] = nnx.Dict()
         for i, width in enumerate(widths):
             level = self.down[f"level_{i}"] = nnx.Dict()
             for j in range(settings.num_res_blocks):
@@ -183,7 +182,7 @@ class ADM(nnx.Module):
             block_1=block(channels, channels),
         )
 
-        self.up = nnx.Dict()
+        self.up: nnx.Dict[nnx.Dict[nnx.Module]] = nnx.Dict()
         for i, width in reversed(list(enumerate(widths))):
             level = self.up[f"level_{i}"] = nnx.Dict()
             for j in range(settings.num_res_blocks + 1):
@@ -198,21 +197,26 @@ class ADM(nnx.Module):
                     else adm_blocks.conv3x3(channels, channels, **make)
                 )
 
-        self.head = nnx.Dict(
+        self.head = layers.Head(
             norm=adm_blocks.group_norm(channels, **make),
             conv=layers.conv3x3(channels, out_channels, laws=layers.ZERO, **make),
         )
 
-    def __call__(self, x: jax.Array, steps: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "n h w c"],
+        steps: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Float32[Array, "n h w out"]:
         """Applies the network.
 
         Args:
-            x: [n, h, w, c], where every level but the last halves h and w.
-            steps: float32 [n], numbers of DDPM steps, from 0; they need not be whole.
-            label: int32 [n] in 0..num_classes (the null label); ignored without labels.
+            x: noisy images; every level but the last halves h and w.
+            steps: numbers of DDPM steps, from 0; they need not be whole.
+            label: in 0..num_classes (the null label); ignored without labels.
 
         Returns:
-            float32 [n, h, w, out_channels].
+            What the settings say, of out_channels.
         """
         run = nnx.remat(_run) if self.settings.remat else _run
         in_blocks = self.settings.resample_in_blocks
@@ -247,11 +251,10 @@ class ADM(nnx.Module):
                 up = level["upsample"]
                 h = run(up, h, embedding) if in_blocks else up(layers.upsample(h))
 
-        h = materialize(self.head["norm"].then_silu(h))
-        return self.head["conv"](h).astype(jnp.float32)
+        return self.head(h)
 
 
-def _run(block: nnx.Module, *arguments: jax.Array) -> jax.Array:
+def _run(block: nnx.Module, *arguments: Array) -> Array:
     return block(*arguments)
 
 
@@ -274,7 +277,7 @@ def build(
         InputError: a field is out of range, or the image can't be halved often enough.
     """
     validate.one_of("network.dtype", config.dtype, network.DTYPES)
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list | tuple) else value
         for name, value in config.adm.items()
     }

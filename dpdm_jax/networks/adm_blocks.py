@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import embeddings, layers
@@ -62,18 +62,20 @@ class StepAndLabelEmbedding(nnx.Module):
         self.base_channels = base_channels
         self.num_classes = num_classes
         self.channels = 4 * base_channels
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.hidden = dense(base_channels, self.channels, **make)
         self.output = dense(self.channels, self.channels, **make)
         if num_classes > 0:
             self.label = layers.embed(num_classes, self.channels, **make)
 
-    def __call__(self, steps: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(
+        self, steps: Float[Array, " n"], label: Int[Array, " n"]
+    ) -> Float[Array, "n 4*{self.base_channels}"]:
         """Embeds a batch.
 
         Args:
-            steps: float32 [n].
-            label: int32 [n] in 0..num_classes; ignored without labels. One that is out
+            steps: their numbers, from 0.
+            label: in 0..num_classes; ignored without labels. One that is out
                 of this range gives NaN.
 
         Returns:
@@ -110,11 +112,11 @@ class ResidualBlock(nnx.Module):
         embedding_channels: int,
         *,
         scale_shift: bool,
-        resample: Callable[[jax.Array], jax.Array] | None = None,
+        resample: Callable[[Array], Array] | None = None,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.scale_shift = scale_shift
         self.resample = resample
         self.norm_a = group_norm(in_channels, **make)
@@ -129,7 +131,9 @@ class ResidualBlock(nnx.Module):
         if self.has_shortcut:
             self.shortcut = dense(in_channels, out_channels, **make)
 
-    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "n h w i"], embedding: Float[Array, "n e"]
+    ) -> Float[Array, "n h2 w2 o"]:
         """Applies the block.
 
         Args:
@@ -179,14 +183,14 @@ class AttentionBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.num_heads = num_heads
         self.query_first = query_first
         self.norm = group_norm(channels, **make)
         self.query_key_value = dense(channels, 3 * channels, **make)
         self.output = layers.dense(channels, channels, laws=layers.ZERO, **make)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Maps [n, h, w, channels] to the same shape."""
         n, height, width, channels = x.shape
         x = materialize(x)

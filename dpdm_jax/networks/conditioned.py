@@ -1,9 +1,9 @@
 """The layer by which noise level and label enter networks of matrix products."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import layers
@@ -41,7 +41,7 @@ class ConditionedMLP(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.hidden = layers.dense(width, hidden_width, **make)
         self.noise = layers.dense(
             base_width, hidden_width, scale=condition_gain**-2, **make
@@ -54,13 +54,18 @@ class ConditionedMLP(nnx.Module):
         self.num_classes = num_classes
         self.condition_gain = condition_gain
 
-    def __call__(self, x: jax.Array, noise: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "n *rows width"],
+        noise: Float[Array, "n b"],
+        label: Int[Array, " n"],
+    ) -> Float[Array, "n *rows width"]:
         """Applies the layer.
 
         Args:
-            x: [n, width] or [n, rows, width]; all rows are shifted alike.
-            noise: [n, base_width].
-            label: int32 [n].
+            x: features; all rows are shifted alike, of which there is one axis or none.
+            noise: positional embedding of the noise level.
+            label: in 0..num_classes.
 
         Returns:
             As x.

@@ -9,25 +9,30 @@ cache. Everything else is ``lax.conv``, and so is everything on accelerators.
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Float32
 
 
-def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def conv3x3(
+    x: Float[Array, "n h w i"],
+    kernel: Float[Array, "3 3 i o"],
+    stride: int = 1,
+) -> Float[Array, "n h2 w2 o"]:
     """Convolution with one row or column of zeros around the image.
 
     Args:
-        x: [n, h, w, in].
-        kernel: [3, 3, in, out], of the same dtype.
+        x: images.
+        kernel: of their dtype.
         stride: of the windows; above 1 it is ``lax.conv`` on CPU, too.
 
     Returns:
-        [n, ceil(h / stride), ceil(w / stride), out].
+        Images of ceil(h / stride) by ceil(w / stride).
     """
     if stride > 1:
         return _plain(x, kernel, stride)
     return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=_plain)
 
 
-def _plain(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def _plain(x: Array, kernel: Array, stride: int = 1) -> Array:
     # Not "SAME", which pads images of even sides at one end only if the stride is 2.
     return lax.conv_general_dilated(
         x,
@@ -39,15 +44,18 @@ def _plain(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 
 @jax.custom_vjp
-def _on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _on_cpu(x: Array, kernel: Array) -> Array:
     return _plain(x, kernel)
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple:
+_Residuals = tuple[Array, Array]
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, _Residuals]:
     return _plain(x, kernel), (x, kernel)
 
 
-def _backward(residuals: tuple, dy: jax.Array) -> tuple:
+def _backward(residuals: _Residuals, dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     return _plain(dy, flipped), _weight_gradient(x, dy)
@@ -57,8 +65,10 @@ _on_cpu.defvjp(_forward, _backward)
 
 
 @jax.custom_batching.custom_vmap
-def _weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """[n, h, w, in], [n, h, w, out] -> [3, 3, in, out], summed over n."""
+def _weight_gradient(
+    x: Float[Array, "n h w i"], dy: Float[Array, "n h w o"]
+) -> Float[Array, "3 3 i o"]:
+    """Summed over n."""
     # The images' batch is the contracted axis, so it takes the features' place.
     return lax.conv_general_dilated(
         x, dy, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("CHWN", "IHWO", "HWNC")
@@ -67,15 +77,15 @@ def _weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
 
 @_weight_gradient.def_vmap
 def _weight_gradients(
-    axis_size: int, is_batched: list[bool], x: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, bool]:
+    axis_size: int, is_batched: list[bool], x: Array, dy: Array
+) -> tuple[Array, bool]:
     x, dy = (
         a if batched else jnp.broadcast_to(a, (axis_size, *a.shape))
         for a, batched in zip((x, dy), is_batched, strict=True)
     )
 
-    def of_example(arrays: tuple[jax.Array, jax.Array]) -> jax.Array:
-        def add_image(total: jax.Array, image: tuple) -> tuple[jax.Array, None]:
+    def of_example(arrays: tuple[Array, Array]) -> Array:
+        def add_image(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
             return total + _of_image(*image), None
 
         zeros = jnp.zeros((3, 3, x.shape[-1], dy.shape[-1]), jnp.float32)
@@ -84,8 +94,10 @@ def _weight_gradients(
     return lax.map(of_example, (x, dy)), True
 
 
-def _of_image(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """[h, w, in], [h, w, out] -> float32 [3, 3, in, out]: one product over the pixels.
+def _of_image(
+    x: Float[Array, "h w i"], dy: Float[Array, "h w o"]
+) -> Float32[Array, "3 3 i o"]:
+    """One product over the pixels.
 
     The side with fewer channels is gathered nine times, once for each offset.
     """
@@ -98,13 +110,14 @@ def _of_image(x: jax.Array, dy: jax.Array) -> jax.Array:
     return products.reshape(c, 3, 3, o).transpose(1, 2, 0, 3)
 
 
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[t, i], [t, j] -> float32 [i, j]."""
+def _product(a: Float[Array, "t i"], b: Float[Array, "t j"]) -> Float32[Array, "i j"]:
     return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
 
 
-def _shifted(image: jax.Array, offsets: tuple[int, ...]) -> jax.Array:
-    """[h, w, c] -> [h w, 9 c]: each pixel's neighbours, zero outside the image."""
+def _shifted(
+    image: Float[Array, "h w c"], offsets: tuple[int, ...]
+) -> Float[Array, "h*w 9*c"]:
+    """Each pixel's neighbours, zero outside the image."""
     h, w, c = image.shape
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
     windows = [padded[i : i + h, j : j + w] for i in offsets for j in offsets]

@@ -2,24 +2,26 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int, Real
 
 from dpdm_jax.networks import layers
 
 
-def positional(c_noise: jax.Array, channels: int) -> jax.Array:
+def positional(
+    c_noise: Float[Array, " n"], channels: int
+) -> Float32[Array, "n {channels}"]:
     """Sines and cosines of the noise condition (Vaswani et al. 2017).
 
     Args:
-        c_noise: float32 [n], used as it is (neither scaled nor shifted).
+        c_noise: used as it is (neither scaled nor shifted).
         channels: even number >= 4 of channels.
 
     Returns:
-        float32 [n, channels], all sines first; the frequencies fall from 1 to 1e-4.
+        All sines first; the frequencies fall from 1 to 1e-4.
     """
     half = channels // 2
     # The exponent is rounded to float32, as PyTorch does: VP conditions on values near
@@ -29,15 +31,15 @@ def positional(c_noise: jax.Array, channels: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def timestep(steps: jax.Array, channels: int) -> jax.Array:
+def timestep(steps: Real[Array, " n"], channels: int) -> Float32[Array, "n {channels}"]:
     """Cosines and sines of a step's number (guided-diffusion; Dhariwal, Nichol 2021).
 
     Args:
-        steps: float32 or integer [n].
+        steps: numbers of steps, which need not be whole.
         channels: number of channels >= 2; an odd one gets a last channel of zeros.
 
     Returns:
-        float32 [n, channels], all cosines first; the frequencies fall from 1 to just
+        All cosines first; the frequencies fall from 1 to just
         above 1e-4, which ``positional`` does reach.
     """
     half = channels // 2
@@ -53,7 +55,9 @@ def timestep(steps: jax.Array, channels: int) -> jax.Array:
     return jnp.concatenate(parts, axis=-1)
 
 
-def pixel_positions(rows: int, columns: int, width: int) -> np.ndarray:
+def pixel_positions(
+    rows: int, columns: int, width: int
+) -> Float32[np.ndarray, "{rows}*{columns} {width}"]:
     """Sines and cosines of row and column, constants that need not be learnt.
 
     Args:
@@ -62,7 +66,7 @@ def pixel_positions(rows: int, columns: int, width: int) -> np.ndarray:
         width: features of a pixel, a multiple of 4.
 
     Returns:
-        float32 [rows * columns, width]; the frequencies fall from 1 to 1 / 100.
+        One row of features a pixel; the frequencies fall from 1 to 1 / 100.
     """
     frequencies = 100.0 ** -(np.arange(width // 4) / (width // 4))
 
@@ -91,18 +95,20 @@ class NoiseAndLabelEmbedding(nnx.Module):
         self.base_width = base_width
         self.num_classes = num_classes
         self.channels = 4 * base_width
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         if num_classes > 0:
             self.label = layers.embed(num_classes + 1, base_width, **make)
         self.hidden = layers.dense(base_width, self.channels, **make)
         self.output = layers.dense(self.channels, self.channels, **make)
 
-    def __call__(self, c_noise: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(
+        self, c_noise: Float[Array, " n"], label: Int[Array, " n"]
+    ) -> Float[Array, "n 4*{self.base_width}"]:
         """Embeds a batch.
 
         Args:
-            c_noise: float32 [n].
-            label: int32 [n] in 0..num_classes; ignored without labels.
+            c_noise: the noise condition.
+            label: in 0..num_classes; ignored without labels.
 
         Returns:
             [n, 4 * base_width].

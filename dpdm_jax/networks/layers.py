@@ -8,19 +8,22 @@ A law maps ``u``, uniform on (-1, 1) and of the parameter's shape, to initial va
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import convolution, normalization
 
-Law = Callable[[jax.Array], jax.typing.ArrayLike]
+#: Uniform numbers, drawn on the host or traced.
+Uniform = Float[Array | np.ndarray, "*shape"]
+Law = Callable[[Uniform], Uniform]
 
 #: Key under which a parameter's metadata holds its law.
 LAW = "initial_law"
@@ -40,7 +43,7 @@ def fan_average_uniform(scale: float) -> Law:
         leading (window) axes multiply both fans.
     """
 
-    def law(u: jax.Array) -> jax.Array:
+    def law(u: Uniform) -> Uniform:
         *window, fan_in, fan_out = u.shape
         fan = math.prod(window) * (fan_in + fan_out) / 2
         return math.sqrt(3 * scale / fan) * u
@@ -48,17 +51,17 @@ def fan_average_uniform(scale: float) -> Law:
     return law
 
 
-def unit_normal(u: jax.Array) -> jax.Array:
+def unit_normal(u: Uniform) -> Float[Array, "*shape"]:
     """Law N(0, 1), by the inverse of its distribution function."""
     return math.sqrt(2) * jax.scipy.special.erfinv(u)
 
 
-def zeros(u: jax.Array) -> np.ndarray:
+def zeros(u: Uniform) -> Float32[np.ndarray, "*shape"]:
     """Law that is 0."""
     return np.zeros(u.shape, np.float32)
 
 
-def ones(u: jax.Array) -> np.ndarray:
+def ones(u: Uniform) -> Float32[np.ndarray, "*shape"]:
     """Law that is 1."""
     return np.ones(u.shape, np.float32)
 
@@ -80,7 +83,7 @@ def fan_in_uniform(fan_in: int) -> Laws:
         Kernel and bias, both uniform on +-1 / sqrt(fan_in).
     """
 
-    def law(u: jax.Array) -> jax.Array:
+    def law(u: Uniform) -> Uniform:
         return u / math.sqrt(fan_in)
 
     return Laws(law, law)
@@ -90,34 +93,50 @@ def fan_in_uniform(fan_in: int) -> Laws:
 ZERO = Laws(zeros, zeros)
 
 
-def _placeholder(key: object, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+class Make(TypedDict):
+    """What all layers of a network are made with; see ``dense``."""
+
+    dtype: DTypeLike
+    rngs: nnx.Rngs
+
+
+def _placeholder(key: object, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     del key
     return jnp.zeros(shape, dtype)
 
 
+_Arrays = TypeVar("_Arrays", bound=tuple[Any, ...])
+
+
 def _promote_all_but_bias(
-    arrays: tuple[jax.Array, ...], *, dtype: DTypeLike
-) -> tuple[jax.Array, ...]:
+    arrays: _Arrays, /, *, dtype: Any = jnp.float32, inexact: bool = True
+) -> _Arrays:
     """Leaves the bias in float32, which the layer's output then is, too.
 
     A bias's gradient is a sum over pixels and noise draws. In bfloat16 it would be
     rounded at every addition and end up wrong by half.
     """
+    del inexact  # all arrays are
     *operands, bias = arrays
-    return (*(x.astype(dtype) for x in operands), bias)
+    return cast(_Arrays, (*(x.astype(dtype) for x in operands), bias))
 
 
 class GroupNorm(nnx.GroupNorm):
     """Made by ``group_norm``."""
 
+    scale: nnx.Param[Array]
+    bias: nnx.Param[Array]
+
     def then_silu(
-        self, x: jax.Array, modulation: tuple[jax.Array, jax.Array] | None = None
-    ) -> jax.Array:
+        self,
+        x: Float[Array, "n h w c"],
+        modulation: tuple[Float[Array, "n c"], Float[Array, "n c"]] | None = None,
+    ) -> Float[Array, "n h w c"]:
         """SiLU of the normalised x, of the layer's dtype.
 
         Args:
-            x: [n, h, w, c].
-            modulation: gain and shift of each image, both [n, c]: the SiLU is then that
+            x: features of images.
+            modulation: gain and shift of each image: the SiLU is then that
                 of ``normalised * (1 + gain) + shift`` (Perez et al. 2018).
         """
         scale, bias = self.scale[...], self.bias[...]
@@ -130,17 +149,25 @@ class GroupNorm(nnx.GroupNorm):
 
 
 class _Conv(nnx.Conv):
-    def __call__(self, x: jax.Array) -> jax.Array:
+    bias: nnx.Param[Array]
+    strides: int
+
+    def __call__(
+        self, inputs: Float[Array, "n h w i"], out_sharding: None = None
+    ) -> Float[Array, "n h2 w2 o"]:
+        del out_sharding
         x, kernel, bias = self.promote_dtype(
-            (x, self.kernel[...], self.bias[...]), dtype=self.dtype
+            (inputs, self.kernel[...], self.bias[...]), dtype=self.dtype
         )
         h = convolution.conv3x3(x, kernel, self.strides)
         return (h + bias).astype(self.dtype)
 
 
 class _Linear(nnx.Linear):
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return super().__call__(x).astype(self.dtype)
+    def __call__(
+        self, inputs: Float[Array, "*n i"], out_sharding: None = None
+    ) -> Float[Array, "*n o"]:
+        return super().__call__(inputs, out_sharding).astype(self.dtype)
 
 
 def conv3x3(
@@ -301,15 +328,15 @@ def group_norm(
     )
 
 
-def downsample(x: jax.Array) -> jax.Array:
-    """Mean over 2x2 pixels: [n, 2h, 2w, c] -> [n, h, w, c]."""
+def downsample(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
+    """Mean over 2x2 pixels."""
     n, height, width, channels = x.shape
     blocks = x.reshape(n, height // 2, 2, width // 2, 2, channels)
     return blocks.mean(axis=(2, 4))
 
 
-def upsample(x: jax.Array) -> jax.Array:
-    """Each pixel becomes 2x2 equal ones: [n, h, w, c] -> [n, 2h, 2w, c]."""
+def upsample(x: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w c"]:
+    """Each pixel becomes 2x2 equal ones."""
     n, height, width, channels = x.shape
     blocks = jnp.broadcast_to(
         x[:, :, None, :, None, :], (n, height, 2, width, 2, channels)
@@ -335,11 +362,11 @@ class ResidualBlock(nnx.Module):
         out_channels: int,
         embedding_channels: int,
         *,
-        resample: Callable[[jax.Array], jax.Array] | None = None,
+        resample: Callable[[Array], Array] | None = None,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: Make = {"dtype": dtype, "rngs": rngs}
         self.resample = resample
         self.norm_a = group_norm(in_channels, **make)
         self.conv_a = conv3x3(in_channels, out_channels, **make)
@@ -350,7 +377,9 @@ class ResidualBlock(nnx.Module):
         if self.has_shortcut:
             self.shortcut = dense(in_channels, out_channels, **make)
 
-    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "n h w i"], embedding: Float[Array, "n e"]
+    ) -> Float[Array, "n h2 w2 o"]:
         """Applies the block.
 
         Args:
@@ -375,16 +404,20 @@ class ResidualBlock(nnx.Module):
         return materialize((x + h) / math.sqrt(2))
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def attend(
+    query: Float[Array, "*n q c"],
+    key: Float[Array, "*n k c"],
+    value: Float[Array, "*n k d"],
+) -> Float[Array, "*n q d"]:
     """Averages values by how well their keys fit each query; softmax in float32.
 
     Args:
-        query: [..., q, c].
-        key: [..., k, c].
-        value: [..., k, d].
+        query: what is asked.
+        key: what is compared with it.
+        value: what is averaged.
 
     Returns:
-        [..., q, d], of the values' dtype.
+        The averages, of the values' dtype.
     """
     logits = jnp.einsum("...qc,...kc->...qk", query, key).astype(jnp.float32)
     weights = jax.nn.softmax(logits / math.sqrt(query.shape[-1]), axis=-1)
@@ -401,17 +434,34 @@ class AttentionBlock(nnx.Module):
     """
 
     def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: Make = {"dtype": dtype, "rngs": rngs}
         self.norm = group_norm(channels, **make)
         self.query = dense(channels, channels, scale=0.1, **make)
         self.key = dense(channels, channels, scale=0.1, **make)
         self.value = dense(channels, channels, scale=0.1, **make)
         self.output = dense(channels, channels, scale=NEARLY_ZERO, **make)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [n, h, w, channels] to the same shape."""
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Adds to each pixel what it attends to."""
         n, height, width, channels = x.shape
         x = materialize(x)
         h = self.norm(x).reshape(n, height * width, channels)
         h = self.output(attend(self.query(h), self.key(h), self.value(h)))
         return materialize((x + h.reshape(x.shape)) / math.sqrt(2))
+
+
+class Head(nnx.Module):
+    """What ends a U-Net: normalisation, SiLU and a convolution.
+
+    Args:
+        norm: of the U-Net's features.
+        conv: from them to the output.
+    """
+
+    def __init__(self, norm: GroupNorm, conv: nnx.Conv):
+        self.norm = norm
+        self.conv = conv
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float32[Array, "n h w out"]:
+        """Maps features to the network's output."""
+        return self.conv(materialize(self.norm.then_silu(x))).astype(jnp.float32)

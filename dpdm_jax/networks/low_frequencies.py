@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -31,7 +32,7 @@ def with_perceptron(network: Network, perceptron: Network) -> Network:
 
     Args:
         network: on images.
-        perceptron: on the coefficients [n, count, count, c] of their lowest frequencies
+        perceptron: on the coefficients, count by count, of their lowest frequencies
             in the orthonormal discrete cosine transform.
 
     Returns:
@@ -41,7 +42,7 @@ def with_perceptron(network: Network, perceptron: Network) -> Network:
     count = perceptron.image_shape[0]
     rows, columns = dct_matrix(height)[:count], dct_matrix(width)[:count]
 
-    def init(key: jax.Array) -> Params:
+    def init(key: PRNGKeyArray) -> Params:
         keys = jax.random.split(key)
         return {
             "network": network.init(keys[0]),
@@ -49,8 +50,11 @@ def with_perceptron(network: Network, perceptron: Network) -> Network:
         }
 
     def apply(
-        params: Params, x: jax.Array, c_noise: jax.Array, label: jax.Array
-    ) -> jax.Array:
+        params: Params,
+        x: Float[Array, "n h w c"],
+        c_noise: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Float32[Array, "n h w out"]:
         low = jnp.einsum("ui,nijc,vj->nuvc", rows, x, columns)
         low = perceptron.apply(params["low_frequencies"], low, c_noise, label)
         low = jnp.einsum("ui,nuvc,vj->nijc", rows, low, columns)

@@ -7,10 +7,10 @@ which gather little noise, and gradients that agree between examples.
 
 import functools
 
-import jax
 import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import network, pixel_blocks
@@ -60,16 +60,21 @@ class MixerBlock(nnx.Module):
         self.across_pixels = branch(pixels)
         self.across_features = branch(width)
 
-    def __call__(self, x: jax.Array, noise: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "n pixels width"],
+        noise: Float[Array, "n b"],
+        label: Int[Array, " n"],
+    ) -> Float[Array, "n pixels width"]:
         """Applies the block.
 
         Args:
-            x: [n, pixels, width].
-            noise: [n, base_width].
-            label: int32 [n].
+            x: features of pixels.
+            noise: positional embedding of the noise level.
+            label: in 0..num_classes.
 
         Returns:
-            [n, pixels, width].
+            Features of pixels.
         """
         by_feature = materialize(unit_variance(x).swapaxes(1, 2))
         mixed = self.across_pixels(by_feature, noise, label)

@@ -2,11 +2,11 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
 
 from dpdm_jax import validate
 from dpdm_jax.networks import layers, network
@@ -48,7 +48,7 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         pixels = math.prod(image_shape)
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.base_width = base_width
         self.input = layers.dense(pixels, hidden_width, **make)
         self.blocks = nnx.Dict(
@@ -69,8 +69,13 @@ class MLP(nnx.Module):
             hidden_width, pixels, scale=layers.NEARLY_ZERO, **make
         )
 
-    def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array) -> jax.Array:
-        """Applies the network: x [n, h, w, c], c_noise [n], label [n] -> like x."""
+    def __call__(
+        self,
+        x: Float[Array, "n h w c"],
+        c_noise: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Float32[Array, "n h w c"]:
+        """Applies the network to scaled noisy images."""
         noise = positional(c_noise, self.base_width)
         h = self.input(x.reshape(x.shape[0], -1))
         for block in self.blocks.values():

@@ -10,15 +10,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import embeddings, layers, network
 
 
@@ -65,7 +64,7 @@ class NCSNpp(nnx.Module):
         self.architecture = architecture
         base_width = architecture.base_width
         num_blocks = architecture.num_res_blocks
-        make = {"dtype": architecture.dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": architecture.dtype, "rngs": rngs}
 
         self.embedding = embeddings.NoiseAndLabelEmbedding(
             base_width, num_classes, **make
@@ -84,7 +83,7 @@ class NCSNpp(nnx.Module):
         channels = base_width
         skips = [channels]  # channels of each tensor that the way up takes in again
 
-        self.down = nnx.Dict()
+        self.down: nnx.Dict[nnx.Dict[nnx.Module]] = nnx.Dict()
         for i, width in enumerate(widths):
             level = self.down[f"level_{i}"] = nnx.Dict()
             for j in range(num_blocks):
@@ -105,7 +104,7 @@ class NCSNpp(nnx.Module):
             block_1=block(channels, channels),
         )
 
-        self.up = nnx.Dict()
+        self.up: nnx.Dict[nnx.Dict[nnx.Module]] = nnx.Dict()
         for i, width in reversed(list(enumerate(widths))):
             level = self.up[f"level_{i}"] = nnx.Dict()
             for j in range(num_blocks + 1):
@@ -116,7 +115,7 @@ class NCSNpp(nnx.Module):
             if i > 0:
                 level["upsample"] = block(channels, channels, resample=layers.upsample)
 
-        self.head = nnx.Dict(
+        self.head = layers.Head(
             norm=layers.group_norm(channels, **make),
             conv=layers.conv3x3(
                 channels,
@@ -126,16 +125,21 @@ class NCSNpp(nnx.Module):
             ),
         )
 
-    def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "n h w c"],
+        c_noise: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Float32[Array, "n h w out"]:
         """Applies the network.
 
         Args:
-            x: [n, h, w, c], scaled noisy images.
-            c_noise: float32 [n], the noise condition.
-            label: int32 [n] in 0..num_classes (the null label); ignored without labels.
+            x: scaled noisy images.
+            c_noise: the noise condition.
+            label: in 0..num_classes (the null label); ignored without labels.
 
         Returns:
-            float32 [n, h, w, out_channels].
+            What the network predicts, of out_channels.
         """
         num_blocks = self.architecture.num_res_blocks
         num_levels = len(self.architecture.channel_multipliers)
@@ -168,9 +172,7 @@ class NCSNpp(nnx.Module):
             if "upsample" in level:
                 h = level["upsample"](h, embedding)
 
-        h = materialize(self.head["norm"].then_silu(h))
-        h = self.head["conv"](h)
-        return h.astype(jnp.float32)
+        return self.head(h)
 
 
 def build(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from dpdm_jax.networks import layers
 
@@ -25,15 +26,17 @@ class Network:
 
     Attributes:
         init: ``init(key) -> params``, determined by the key.
-        apply: ``apply(params, x [n, h, w, c], c_noise [n], label int32 [n])`` gives
-            float32 [n, h, w, c]. The label is in 0..num_classes, where num_classes is
-            the null label; it is ignored when num_classes is 0.
+        apply: ``apply(params, x, c_noise, label)``. The label is in 0..num_classes,
+            where num_classes is the null label; it is ignored when num_classes is 0.
         image_shape: (h, w, c).
         num_classes: 0 for a network without labels.
     """
 
-    init: Callable[[jax.Array], Params]
-    apply: Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+    init: Callable[[PRNGKeyArray], Params]
+    apply: Callable[
+        [Params, Float[Array, "n h w c"], Float[Array, " n"], Int[Array, " n"]],
+        Float32[Array, "n h w out"],
+    ]
     image_shape: tuple[int, int, int]
     num_classes: int
 
@@ -76,12 +79,14 @@ def from_module(
     graph, state = nnx.split(nnx.eval_shape(lambda: make_module(_NoKeys())))
     parameters = nnx.to_flat_state(state)
 
-    def init(key: jax.Array) -> Params:
+    def init(key: PRNGKeyArray) -> Params:
         # One draw, cut up on the host: XLA would compile a draw, or only a slice, for
         # each tensor, which takes seconds. Traced, the same lines build a graph.
         total = sum(parameter.size for _, parameter in parameters)
         lowest = jnp.nextafter(jnp.float32(-1), jnp.float32(0))  # -1 maps to -infinity
-        draw = jax.random.uniform(key, (total,), minval=lowest, maxval=1.0)
+        draw: Array | np.ndarray = jax.random.uniform(
+            key, (total,), minval=lowest, maxval=1.0
+        )
         if not isinstance(draw, jax.core.Tracer):
             draw = np.asarray(draw)
         params: Params = {}
@@ -89,7 +94,7 @@ def from_module(
         for path, parameter in parameters:
             u = draw[start : start + parameter.size].reshape(parameter.shape)
             start += parameter.size
-            *parents, name = path
+            *parents, name = map(str, path)
             node = params
             for parent in parents:
                 node = node.setdefault(parent, {})
@@ -97,8 +102,11 @@ def from_module(
         return params
 
     def apply(
-        params: Params, x: jax.Array, c_noise: jax.Array, label: jax.Array
-    ) -> jax.Array:
+        params: Params,
+        x: Float[Array, "n h w c"],
+        c_noise: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Float32[Array, "n h w out"]:
         return nnx.merge(graph, params)(x, c_noise, label)
 
     return Network(init, apply, image_shape, num_classes)

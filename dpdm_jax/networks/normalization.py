@@ -10,16 +10,17 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Float32
 
 
-def unit_variance(x: jax.Array) -> jax.Array:
+def unit_variance(x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
     """Zero mean and unit variance over the last axis, computed in float32.
 
     Args:
-        x: [..., c].
+        x: features.
 
     Returns:
-        [..., c], of x's dtype.
+        Normalised features, of x's dtype.
     """
     wide = x.astype(jnp.float32)
     mean = jnp.mean(wide, axis=-1, keepdims=True)
@@ -29,26 +30,34 @@ def unit_variance(x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def group_norm_silu(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, num_groups: int, epsilon: float
-) -> jax.Array:
+    x: Float[Array, "n h w c"],
+    scale: Float32[Array, " c"] | Float32[Array, "n c"],
+    bias: Float32[Array, " c"] | Float32[Array, "n c"],
+    num_groups: int,
+    epsilon: float,
+) -> Float[Array, "n h w c"]:
     """``silu(scale * normalised(x) + bias)``, computed in float32.
 
     Args:
-        x: [n, h, w, c].
-        scale: float32 [c], or [n, c] for one of each image.
-        bias: float32 [c], or [n, c] like the scale.
+        x: features of images.
+        scale: of each channel, or of each image's.
+        bias: like the scale.
         num_groups: divides c; each group of adjacent channels is normalised by itself.
         epsilon: added to the variance, > 0.
 
     Returns:
-        [n, h, w, c], of x's dtype.
+        Features of x's dtype.
     """
     return _forward(x, scale, bias, num_groups, epsilon)[0]
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, num_groups: int, epsilon: float
-) -> tuple:
+    x: Array,
+    scale: Array,
+    bias: Array,
+    num_groups: int,
+    epsilon: float,
+) -> tuple[Array, tuple[Array, ...]]:
     z = x.astype(jnp.float32)
     mean = _mean_over_group(jnp.sum(z, axis=(1, 2)), x.shape, num_groups)
     squares = jnp.sum((z - mean) ** 2, axis=(1, 2))
@@ -58,8 +67,8 @@ def _forward(
 
 
 def _backward(
-    num_groups: int, epsilon: float, residuals: tuple, dy: jax.Array
-) -> tuple:
+    num_groups: int, epsilon: float, residuals: tuple[Array, ...], dy: Array
+) -> tuple[Array, Array, Array]:
     del epsilon
     x, scale, bias, mean, inverse = residuals
     normalised = (x.astype(jnp.float32) - mean) * inverse
@@ -84,16 +93,18 @@ def _backward(
 group_norm_silu.defvjp(_forward, _backward)
 
 
-def _on_pixels(a: jax.Array) -> jax.Array:
-    """[c] or [n, c], in a shape that meets [n, h, w, c]."""
+def _on_pixels(
+    a: Float[Array, " c"] | Float[Array, "n c"],
+) -> Float[Array, " c"] | Float[Array, "n 1 1 c"]:
+    """In a shape that meets those of images."""
     return a if a.ndim == 1 else a[:, None, None, :]
 
 
-def _sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _sums(a: Array, b: Array) -> tuple[Array, Array]:
     return a.sum(axis=(1, 2)), b.sum(axis=(1, 2))
 
 
-def _sums_in_one_sweep(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _sums_in_one_sweep(a: Array, b: Array) -> tuple[Array, Array]:
     # Two sums would compute what they share, with its exponentials, twice.
     add = lambda x, y: (x[0] + y[0], x[1] + y[1])  # noqa: E731
     zero = jnp.zeros((), a.dtype)
@@ -101,9 +112,9 @@ def _sums_in_one_sweep(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _mean_over_group(
-    sums: jax.Array, shape: tuple[int, ...], num_groups: int
-) -> jax.Array:
-    """[n, c] sums over pixels -> [n, 1, 1, c], each channel's the mean of its group."""
+    sums: Float[Array, "n c"], shape: tuple[int, ...], num_groups: int
+) -> Float[Array, "n 1 1 c"]:
+    """Sums over pixels to each channel's mean of its group."""
     n, height, width, channels = shape
     per_group = channels // num_groups
     means = sums.reshape(n, num_groups, per_group).sum(axis=-1) / (

@@ -6,7 +6,7 @@ network a quarter at its largest resolution, and a transformer a sixteenth.
 
 import dataclasses
 
-import jax
+from jaxtyping import Array, Float, Float32, Int
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -35,16 +35,20 @@ def folded_shape(
     return height // patch_size, width // patch_size, channels * patch_size**2
 
 
-def fold(x: jax.Array, patch_size: int) -> jax.Array:
-    """Moves a square's pixels to channels: [n, h, w, c] -> [n, h/p, w/p, p * p * c]."""
+def fold(
+    x: Float[Array, "n h w c"], patch_size: int
+) -> Float[Array, "n h//{patch_size} w//{patch_size} {patch_size}**2*c"]:
+    """Moves a square's pixels to channels."""
     n, height, width, channels = x.shape
     rows, columns = height // patch_size, width // patch_size
     x = x.reshape(n, rows, patch_size, columns, patch_size, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, -1)
 
 
-def unfold(x: jax.Array, patch_size: int) -> jax.Array:
-    """Undoes ``fold``: [n, h/p, w/p, p * p * c] -> [n, h, w, c]."""
+def unfold(
+    x: Float[Array, "n h w c"], patch_size: int
+) -> Float[Array, "n {patch_size}*h {patch_size}*w c//{patch_size}**2"]:
+    """Undoes ``fold``."""
     n, rows, columns, _ = x.shape
     x = x.reshape(n, rows, columns, patch_size, patch_size, -1)
     x = x.transpose(0, 1, 3, 2, 4, 5)
@@ -63,8 +67,11 @@ def on_patches(network: Network, patch_size: int) -> Network:
     rows, columns, channels = network.image_shape
 
     def apply(
-        params: Params, x: jax.Array, c_noise: jax.Array, label: jax.Array
-    ) -> jax.Array:
+        params: Params,
+        x: Float[Array, "n h w c"],
+        c_noise: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Float32[Array, "n h w out"]:
         folded = network.apply(params, fold(x, patch_size), c_noise, label)
         return unfold(folded, patch_size)
 

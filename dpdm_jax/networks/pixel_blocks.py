@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -49,7 +49,7 @@ class PixelBlocks(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.base_width = base_width
         self.input = layers.dense(channels, hidden_width, **make)
         self.blocks = nnx.Dict(
@@ -68,8 +68,13 @@ class PixelBlocks(nnx.Module):
             hidden_width, channels, scale=layers.NEARLY_ZERO, **make
         )
 
-    def __call__(self, x: jax.Array, c_noise: jax.Array, label: jax.Array) -> jax.Array:
-        """Applies the network: x [n, h, w, c], c_noise [n], label [n] -> like x."""
+    def __call__(
+        self,
+        x: Float[Array, "n h w c"],
+        c_noise: Float[Array, " n"],
+        label: Int[Array, " n"],
+    ) -> Float32[Array, "n h w c"]:
+        """Applies the network to scaled noisy images."""
         noise = positional(c_noise, self.base_width)
         n, height, width, channels = x.shape
         h = self.input(x.reshape(n, height * width, channels))

@@ -48,7 +48,7 @@ def build_network(
         InputError: the name is unknown, or the builder refuses a field.
     """
     validate.one_of("network.name", config.name, BUILDERS)
-    shape = patches.folded_shape(tuple(image_shape), config.patch_size)
+    shape = patches.folded_shape(image_shape, config.patch_size)
     count = config.low_frequencies
     low_frequencies.check_count(image_shape, count)
     network = BUILDERS[config.name](config, shape, num_classes)

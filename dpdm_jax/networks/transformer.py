@@ -7,10 +7,10 @@ hidden layers in place of adaptive normalisation.
 import functools
 import math
 
-import jax
 import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from dpdm_jax import validate
 from dpdm_jax.fusion import materialize
@@ -46,7 +46,7 @@ class TransformerBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        make = {"dtype": dtype, "rngs": rngs}
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.num_heads = num_heads
         self.query_key_value = layers.dense(width, 3 * width, **make)
         self.attended = layers.dense(width, width, scale=_BRANCH_SCALE, **make)
@@ -60,16 +60,21 @@ class TransformerBlock(nnx.Module):
             **make,
         )
 
-    def __call__(self, x: jax.Array, noise: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "n pixels width"],
+        noise: Float[Array, "n b"],
+        label: Int[Array, " n"],
+    ) -> Float[Array, "n pixels width"]:
         """Applies the block.
 
         Args:
-            x: [n, pixels, width].
-            noise: [n, base_width].
-            label: int32 [n].
+            x: features of pixels.
+            noise: positional embedding of the noise level.
+            label: in 0..num_classes.
 
         Returns:
-            [n, pixels, width].
+            Features of pixels.
         """
         heads = self.query_key_value(materialize(unit_variance(x)))
         heads = heads.reshape(*x.shape[:2], 3, self.num_heads, -1)

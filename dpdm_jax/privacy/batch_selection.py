@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import scipy.stats
+from jaxtyping import Int64
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -97,7 +98,7 @@ class PoissonSampling:
     sampling_probability: float
     num_steps: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validate.real(
             "sampling_probability", self.sampling_probability, above=0, maximum=1
         )
@@ -136,17 +137,19 @@ class PoissonSampling:
                 and ``num_steps`` are given.
         """
         length = steps_per_epoch(num_examples, batch_size)
-        if (epochs is None) == (num_steps is None):
+        if epochs is not None and num_steps is None:
+            validate.integer("epochs", epochs, minimum=1)
+            num_steps = epochs * length
+        elif epochs is not None or num_steps is None:
             raise InputError(
                 f"epochs is {epochs} and num_steps is {num_steps}; allowed: exactly "
                 "one of the two."
             )
-        if epochs is not None:
-            validate.integer("epochs", epochs, minimum=1)
-            num_steps = epochs * length
         return cls(sampling_probability=1.0 / length, num_steps=num_steps)
 
-    def indices(self, num_examples: int, seed: bytes, step: int) -> np.ndarray:
+    def indices(
+        self, num_examples: int, seed: bytes, step: int
+    ) -> Int64[np.ndarray, " n"]:
         """Returns the examples of one step.
 
         Args:
@@ -155,7 +158,7 @@ class PoissonSampling:
             step: the step, 0 to ``num_steps - 1``.
 
         Returns:
-            int64 [n], increasing, without repeats; n ~ Binomial(N, q) may be 0.
+            Increasing, without repeats; n ~ Binomial(N, q) may be 0.
 
         Raises:
             InputError: if a value is out of range.
@@ -184,7 +187,7 @@ class PoissonSampling:
         *,
         start: int = 0,
         pad_to_multiple_of: int = 1,
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[Int64[np.ndarray, " m"]]:
         """Yields the index array of each step from ``start`` to the last.
 
         Arrays are filled up with -1 (padding, at the end) to a multiple of
@@ -200,7 +203,7 @@ class PoissonSampling:
             pad_to_multiple_of: the micro-batch size, >= 1.
 
         Returns:
-            An iterator over int64 arrays [k * pad_to_multiple_of], k >= 1.
+            An iterator over arrays of m = k * pad_to_multiple_of, k >= 1.
 
         Raises:
             InputError: if a value is out of range, before the first batch is drawn.

@@ -71,7 +71,7 @@ class Released(NamedTuple):
             is released.
     """
 
-    query: Callable[[Batches], np.ndarray]
+    query: Callable[[Batches], ExactSum]
     noised: np.ndarray
 
 
@@ -154,8 +154,8 @@ def measure(
 
     def release(query: Callable[[Batches], ExactSum]) -> np.ndarray:
         nonlocal state
-        noised, state = noise.update(query(batches()), state)
-        noised = np.asarray(noised, np.float64)
+        released, state = noise.update(query(batches()), state)
+        noised = np.asarray(released, np.float64)
         if on_release is not None:
             on_release(Released(query, noised))
         return noised
@@ -253,7 +253,7 @@ def sum_products(batches: Batches, classes: int, l2_clip_norm: float) -> ExactSu
         ``l2_clip_norm ** 2``, row by row of what is above the diagonal of the matrix of
         all. Its Frobenius norm is at most 1 for each example.
     """
-    total = np.int64(0)
+    total: np.ndarray = np.zeros((), np.int64)
     for features, labels in batches:
         steps = _feature_steps(np.asarray(features, np.float64) / l2_clip_norm)
         each = [steps[labels == k] for k in range(classes)]
@@ -328,7 +328,7 @@ def _sum_by_class(
     contributions: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> ExactSum:
     """Adds up vectors of norm at most 1, each truncated to the grid."""
-    total = np.int64(0)
+    total: np.ndarray = np.zeros((), np.int64)
     for features, labels in batches:
         vectors = contributions(np.asarray(features, np.float64), labels)
         steps = np.trunc(vectors / _UNIT.spacing).astype(np.int64)

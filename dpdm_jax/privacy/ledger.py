@@ -79,7 +79,7 @@ class LedgerEvent:
     extension_id: str = ""
     coordinates: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validate.text("the event name", self.name, *queries.NAME)
         if self.extension_id != "":
             validate.text("extension_id", self.extension_id, _ID, _ID_IN_WORDS)

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding
+from jaxtyping import Array, Int32, Key
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -21,26 +23,29 @@ class GaussianNoiseState(NamedTuple):
     """State of ``gaussian_noise``. Secret: whoever holds the key can remove the noise.
 
     Attributes:
-        key: typed PRNG keys, [n]; the noise is a function of all of them and ``count``.
-        count: int32 [], updates so far.
+        key: typed PRNG keys; the noise is a function of all of them and ``count``.
+        count: updates so far.
     """
 
-    key: jax.Array
-    count: jax.Array
+    key: Key[Array, " n"]
+    count: Int32[Array, ""] | np.int32  # type: ignore[assignment]  # hides tuple.count
 
 
-def new_noise_key() -> jax.Array:
+def new_noise_key() -> Key[Array, "2"]:
     """Draws a 128-bit noise key from the operating system's entropy.
 
     Returns:
-        Two independent threefry keys, [2], for ``gaussian_noise``.
+        Two independent threefry keys, for ``gaussian_noise``.
     """
     words = jnp.frombuffer(os.urandom(16), jnp.uint32).reshape(2, 2)
     return jax.random.wrap_key_data(words, impl=_IMPLEMENTATION)
 
 
 def gaussian_noise(
-    stddev: float, key: jax.Array, *, sharding: NamedSharding | None = None
+    stddev: float,
+    key: Key[Array, ""] | Key[Array, " n"],
+    *,
+    sharding: NamedSharding | None = None,
 ) -> optax.GradientTransformation:
     """Adds fresh independent Gaussian noise to every coordinate of an exact sum.
 
@@ -54,7 +59,7 @@ def gaussian_noise(
     Args:
         stddev: standard deviation, 0, or 2^-24 to 2^17 times the sum's clip norm; for
             DP-SGD noise multiplier times sensitivity.
-        key: typed PRNG key, [] or [n]. JAX's threefry keys have 64 bits; streams of
+        key: one or several. JAX's threefry keys have 64 bits; streams of
             several keys are combined by exclusive-or, so that n keys have 64 n. Take it
             from ``new_noise_key()``, and never from a published seed.
         sharding: of a vector: under ``jit`` each device draws its part, and the parts
@@ -128,7 +133,7 @@ def _noised(
         )
         noised.append(words_to_float(low + more_low, high + more_high, total.spacing))
         offset += low.size
-    return treedef.unflatten(noised)
+    return jax.tree.unflatten(treedef, noised)
 
 
 def normalize_by(constant: float) -> optax.GradientTransformation:

@@ -114,7 +114,7 @@ class PrivacyPlan:
     coordinates: int | None = None
     extends: "PrivacyPlan | None" = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("num_examples", "expected_batch_size", "noise_multiplicity"):
             value = getattr(self, name)
             validate.integer(name, value, minimum=1, maximum=validate.MAX_COUNT)
@@ -344,7 +344,7 @@ class PrivacyPlan:
         ]
         if len(self.phases) != len(other.phases):
             found.append(("number of plans", len(self.phases), len(other.phases)))
-        elif self.extends is not None:
+        elif self.extends is not None and other.extends is not None:
             found += [
                 (f"extends.{name}", mine, theirs)
                 for name, mine, theirs in self.extends.differences(other.extends)
@@ -366,7 +366,7 @@ class PrivacyPlan:
         dicts. A plan without queries has none of the latter, and one without exact
         arithmetic no "coordinates".
         """
-        fields = self._terms() | {
+        fields: dict[str, Any] = self._terms() | {
             "epsilon": self.epsilon,
             "noise_multiplicity": self.noise_multiplicity,
         }
@@ -399,7 +399,7 @@ class PrivacyPlan:
                 f"the privacy plan has the fields {', '.join(sorted(map(str, fields)))}"
                 f"; allowed: exactly {', '.join(sorted(names))}."
             )
-        values = {
+        values: dict[str, Any] = {
             name: json_values.decode(value) if isinstance(value, str) else value
             for name, value in fields.items()
         }

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl
+from jax.typing import ArrayLike
+from jaxtyping import Array, Key
 
 from dpdm_jax.errors import InputError
 
@@ -37,14 +39,14 @@ _PARITY = np.uint32(0x1BD11BDA)
 _BITS, _SPLIT, _FOLD_IN = 0, 1, 2
 
 
-def secret_key(secret: bytes) -> jax.Array:
+def secret_key(secret: bytes) -> Key[Array, ""]:
     """Makes a typed PRNG key for all of ``jax.random``.
 
     Args:
         secret: 16 bytes.
 
     Returns:
-        The key, []. Those that follow by ``fold_in`` and ``split`` have 128 bits, too.
+        The key. Those that follow by ``fold_in`` and ``split`` have 128 bits, too.
 
     Raises:
         InputError: there are fewer bytes, or more.
@@ -58,7 +60,7 @@ def secret_key(secret: bytes) -> jax.Array:
 
 
 @jax.jit  # keeps what was traced
-def block(key: jax.Array, counter: Sequence[jax.Array]) -> list[jax.Array]:
+def block(key: jax.Array, counter: Sequence[ArrayLike]) -> list[jax.Array]:
     """Enciphers counters.
 
     Args:
@@ -110,7 +112,9 @@ def _schedule(key: jax.Array) -> list[jax.Array]:
 
 
 def _add(
-    words: list[jax.Array], schedule: list[jax.Array], number: jax.Array | None = None
+    words: list[jax.Array],
+    schedule: list[jax.Array],
+    number: jax.Array | np.uint32 | None = None,
 ) -> list[jax.Array]:
     added = [x + k for x, k in zip(words, schedule[:_WORDS], strict=True)]
     if number is not None:
@@ -148,7 +152,7 @@ def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.stack(made, axis=-1).reshape(*shape, _WORDS)
 
 
-def _fold_in(key: jax.Array, number: jax.Array) -> jax.Array:
+def _fold_in(key: jax.Array, number: ArrayLike) -> jax.Array:
     return jnp.stack(block(key, (number, 0, 0, _FOLD_IN)))
 
 

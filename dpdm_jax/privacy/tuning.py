@@ -56,7 +56,7 @@ class Selection:
     mean: float
     shape: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         name = "the mean number of tuning runs"
         validate.real(name, self.mean, minimum=1, maximum=_LARGEST)
         name = "the shape of the number of tuning runs"

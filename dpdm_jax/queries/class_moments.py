@@ -153,7 +153,7 @@ def build(
             f"diffusion.moments_components is {components} with "
             f"diffusion.parameterization {kind!r}; allowed: 0 but with 'edm_moments'."
         )
-    if not uses:
+    if not isinstance(prior, Classes):
         return None
     clip = config.diffusion.moments_clip
     validate.real("diffusion.moments_clip", clip, above=0)

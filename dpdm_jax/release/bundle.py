@@ -246,7 +246,8 @@ def read_model(
     """
     try:
         stated = manifest["model"]
-        shape = tuple(int(n) for n in stated["image_shape"])
+        height, width, channels = map(int, stated["image_shape"])
+        shape = height, width, channels
         model = build_model(config, shape, int(stated["num_classes"]))
         built = signature(model)
     except MALFORMED as e:

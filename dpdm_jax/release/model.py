@@ -6,6 +6,7 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from jaxtyping import Int32, UInt8
 from numpy.typing import ArrayLike
 
 from dpdm_jax import devices, files, json_values, processes, run_dir, validate
@@ -53,7 +54,10 @@ class ReleasedModel:
         seed: int = 0,
         preset: str | None = None,
         batch_size: int | None = None,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> tuple[
+        UInt8[np.ndarray, " {num_images} h w c"],
+        Int32[np.ndarray, " {num_images}"] | None,
+    ]:
         """Makes images. They cost no privacy, however many there are.
 
         The same call gives the same images, those of ``--mode=sample`` with these
@@ -72,8 +76,7 @@ class ReleasedModel:
                 ``num_images`` if that is less.
 
         Returns:
-            Images, uint8 [num_images, h, w, c], and labels, int32 [num_images], or None
-            for a model without classes.
+            Images and their labels, or None for a model without classes.
 
         Raises:
             InputError: an argument is out of range.

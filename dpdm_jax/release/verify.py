@@ -83,7 +83,8 @@ def verify(
     """
     digests = bundle.digests(folder)
     failures = bundle.file_failures(folder, digests)
-    manifest, statement = {}, {}
+    manifest: dict[str, Any] = {}
+    statement: dict[str, Any] = {}
     if not folder.is_dir():
         return Verification(tuple(failures), statement, None)
 

@@ -155,7 +155,9 @@ def _read_sample_set(
     path = folder / sampling_run.ARCHIVE
     if not path.exists():
         grid = _read_picture(workdir, folder / sampling_run.GRID, problems)
-        return dataclasses.replace(described, picture=grid and grid.content)
+        return dataclasses.replace(
+            described, picture=None if grid is None else grid.content
+        )
     try:
         with np.load(path) as archive:
             images, labels = archive["images"], archive.get("labels")

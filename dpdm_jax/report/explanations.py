@@ -43,7 +43,7 @@ GROUPS = {
     _COPYING: "Are the synthetic images the training images?",
 }
 
-_ON_FEATURES = {
+_ON_FEATURES: dict[str, tuple[str, str, str]] = {
     "fid": (
         "FID",
         _LOWER,
@@ -93,9 +93,9 @@ EXPLANATIONS = {
     **{name: Explanation(_INCEPTION, *texts) for name, texts in _ON_FEATURES.items()},
     **{
         name + LENET_SUFFIX: Explanation(
-            _SMALL_NETWORK, _SMALL_NETWORK_TITLES.get(name, title), *rest
+            _SMALL_NETWORK, _SMALL_NETWORK_TITLES.get(name, title), better, text
         )
-        for name, (title, *rest) in _ON_FEATURES.items()
+        for name, (title, better, text) in _ON_FEATURES.items()
     },
     **{
         name: Explanation(

@@ -133,7 +133,7 @@ def _facts(contents: Contents, statement: Statement | None) -> dict[str, Any]:
         "name": name,
         "folder": contents.folder,
         "privacy": None
-        if contents.ledger is None
+        if contents.ledger is None or statement is None
         else _privacy_facts(contents.ledger, statement),
         "reason": _reason(statement)
         if statement is None or statement.not_private

@@ -80,7 +80,7 @@ def sampling_program(
     mesh: Mesh,
     *,
     guidance_scale: float,
-) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
+) -> jax.stages.Wrapped:
     """Builds the jitted function that makes one batch of images.
 
     Args:

@@ -159,7 +159,7 @@ def write_npz(
             )
         arrays["labels"] = labels.astype(np.int32)
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # not allow_pickle
 
 
 def _checked(images: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dpdm_jax import files, processes, run_dir
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.models.model import Model
 from dpdm_jax.sampling import images
-from dpdm_jax.sampling.generate import make_generator
+from dpdm_jax.sampling.generate import Generate, make_generator
 from dpdm_jax.training import rngs
 
 FOLDER = "snapshots"
@@ -26,7 +26,7 @@ class SnapshotWriter:
         """
         self._config = config
         self._folder = workdir / run_dir.SAMPLES / FOLDER
-        self._generate = None
+        self._generate: Generate | None = None
 
     def __call__(self, model: Model, params: Any, step: int) -> None:
         """Writes the picture of one step."""

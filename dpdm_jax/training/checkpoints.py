@@ -97,7 +97,7 @@ class Checkpoints:
         self._folder = workdir / FOLDER
         if keep is not None:
             processes.first_goes_first(self._find_folder)
-        self._manager = None
+        self._manager: Any = None  # Orbax has no types
         # Network storage would remember for others that they looked in vain.
         if processes.from_first(self._folder.is_dir):
             self._manager = ocp.CheckpointManager(

@@ -4,6 +4,8 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 from dpdm_jax.errors import Interrupted
 
@@ -33,9 +35,9 @@ def deferred_interrupts() -> Iterator[Callable[[], None]]:
         received.append(number)
         signal.signal(number, previous[number])
 
-    previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, remember)
+    previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        previous[caught] = signal.signal(caught, remember)
     try:
         yield check
     finally:

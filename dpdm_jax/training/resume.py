@@ -1,5 +1,6 @@
 """Going on with a run: its newest sound checkpoint, if it is one of this run."""
 
+import functools
 import logging
 import pathlib
 from collections.abc import Iterable
@@ -77,7 +78,7 @@ def restore(
                 )
             except DamagedCheckpointError as e:
                 damage = e.damage
-        processes.check_same("What is damaged", lambda d=damage: d is not None)
+        processes.check_same("What is damaged", functools.partial(bool, damage))
         if damage is None:
             break
         damaged[step] = damage

@@ -1,6 +1,7 @@
 """The ledger of a run of several processes: written by one, known to all."""
 
 from collections.abc import Callable
+from typing import Any
 
 from dpdm_jax import processes
 from dpdm_jax.privacy import Ledger, LedgerRecord
@@ -17,6 +18,7 @@ class SharedLedger:
     """
 
     record: LedgerRecord
+    _ledger: Ledger  # of process 0 alone
 
     def __init__(self, make: Callable[[], Ledger]):
         """Opens or creates the file.
@@ -27,7 +29,6 @@ class SharedLedger:
         Raises:
             InputError: see ``Ledger``; on every process.
         """
-        self._ledger: Ledger | None = None
 
         def open_file() -> None:
             self._ledger = make()
@@ -44,7 +45,7 @@ class SharedLedger:
             self._share(lambda: self._ledger.authorize(up_to_step))
 
     def _share(self, act: Callable[[], None]) -> None:
-        def act_and_tell() -> dict:
+        def act_and_tell() -> dict[str, Any]:
             act()
             return self._ledger.record.to_dict()
 

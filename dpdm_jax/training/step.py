@@ -15,7 +15,6 @@ the noise, and an all-gather joins the parts.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -77,9 +76,9 @@ class TrainStep:
         finish: ``finish(state, partial) -> (TrainState, Diagnostics)``.
     """
 
-    start: Callable[..., Partial]
-    accumulate: Callable[..., Partial]
-    finish: Callable[..., tuple[TrainState, Diagnostics]]
+    start: jax.stages.Wrapped
+    accumulate: jax.stages.Wrapped
+    finish: jax.stages.Wrapped
 
 
 def make_train_step(
@@ -164,6 +163,7 @@ def make_train_step(
         total, aux = grad_fn(
             params, images, labels, keys, is_padding_example=is_padding
         )
+        assert aux.values is not None  # asked for
         counts = _diagnostics(aux.values, aux.grad_norms, is_padding, l2_clip_norm)
         more = Partial(total, jnp.stack(counts))
         added = jax.tree.map(lambda x, y: x[0] + y, partial, more)
@@ -227,7 +227,7 @@ def _unflat(flat: jax.Array, like: Any) -> Any:
     for leaf in leaves:
         found.append(flat[offset : offset + leaf.size].reshape(leaf.shape))
         offset += leaf.size
-    return treedef.unflatten(found)
+    return jax.tree.unflatten(treedef, found)
 
 
 def _diagnostics(

@@ -32,6 +32,7 @@ from experiments.benchmarks import machine
 
 # 5 x 5 Gaussians on a grid of unit variance.
 _CENTRES = np.stack(np.meshgrid(*2 * [np.arange(-2, 3) / 2**0.5]), -1).reshape(-1, 2)
+_UNLABELLED = np.zeros(1, np.int32)
 _STD = 0.05
 _HIDDEN = (128, 128, 128)
 _EMBEDDING = 16  # channels of the denoiser's noise level
@@ -92,14 +93,15 @@ _denoise_images = make_denoiser(_network, _EDM)
 
 def denoise(layers: Layers, x: jax.Array, sigma: jax.Array) -> jax.Array:
     """Denoises one point: x [2], sigma [] -> [2]."""
-    return _denoise_images(layers, x.reshape(1, 1, 2, 1), sigma[None], None).reshape(2)
+    clean = _denoise_images(layers, x.reshape(1, 1, 2, 1), sigma[None], _UNLABELLED)
+    return clean.reshape(2)
 
 
 def sample(layers: Layers, z: jax.Array) -> jax.Array:
     """Follows the probability-flow ODE from one unit normal point: [2] -> [2]."""
     image = samplers.sample(
         samplers.Heun(_GRID),
-        lambda x, sigma: _denoise_images(layers, x, sigma, None),
+        lambda x, sigma: _denoise_images(layers, x, sigma, _UNLABELLED),
         z.reshape(1, 1, 2, 1),
         lambda step: jnp.zeros((1, 1, 2, 1)),
     )

@@ -79,7 +79,7 @@ def test_time_of_sigma_inverts_sigmas(make):
 def test_sigma_out_of_the_schedule_is_refused(sigma):
     message = rf"sigma is {sigma:g}; allowed with this schedule: 0.0100005 to 157.407"
     with pytest.raises(InputError, match=message):
-        linear().time_of_sigma([1.0, sigma])
+        linear().time_of_sigma(np.array([1.0, sigma]))
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,7 @@ def test_no_noise_leaves_the_updates_alone_but_counts():
         (1.0, jax.random.key(0, impl="rbg"), "is one of rbg; allowed: threefry2x32"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_arrays")
 def test_bad_noise_is_refused(stddev, key, message):
     with pytest.raises(InputError, match=message):
         gaussian_noise(stddev, key)

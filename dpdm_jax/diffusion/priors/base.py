@@ -1,40 +1,46 @@
 """The interfaces of priors."""
 
-from typing import Any, Protocol
+import dataclasses
+from typing import Any, ClassVar, Protocol
 
-import jax
+from jaxtyping import Array, Float, Int
 
 #: Nested dictionary of float32 arrays.
 Params = Any
+#: What a linear denoiser scales, for each image.
+Scaled = Float[Array, "n _ _ _"]
 
 
 class Linear(Protocol):
     """A linear denoiser, and what a network's correction of it is scaled by.
 
-    ``analyse`` maps images [n, h, w, c] linearly to what c_skip and c_out scale, an
-    array of four axes, and ``synthesise`` back. ``c_skip`` and ``c_out`` are functions
-    of the noise level sigma > 0, elementwise on arrays of any shape that broadcasts
-    with those.
+    ``analyse`` maps images linearly to what c_skip and c_out scale, and ``synthesise``
+    back. ``c_skip`` and ``c_out`` are functions of the noise level sigma > 0, in shapes
+    that broadcast with that.
     """
 
     @property
-    def expected(self) -> float | jax.Array:
+    def expected(self) -> float | Scaled:
         """Mean of what ``analyse`` makes of centred images; 0 unless measured."""
         ...
 
-    def analyse(self, x: jax.Array) -> jax.Array: ...
-    def synthesise(self, scaled: jax.Array) -> jax.Array: ...
-    def c_skip(self, sigma: jax.Array) -> jax.Array: ...
-    def c_out(self, sigma: jax.Array) -> jax.Array: ...
+    def analyse(self, x: Float[Array, "n h w c"]) -> Scaled: ...
+    def synthesise(self, scaled: Scaled) -> Float[Array, "n h w c"]: ...
+    def c_skip(self, sigma: Float[Array, "*shape"]) -> Float[Array, "*scales"]: ...
+    def c_out(self, sigma: Float[Array, "*shape"]) -> Float[Array, "*scales"]: ...
 
 
 class Prior(Protocol):
     """What clean images are taken for before a network has learned anything.
 
+    A dataclass, whose fields tell checkpoints apart.
+
     Attributes:
         mean_data: assumed mean of pixels, in [-1, 1]; images are centred by it. A
             public constant: it must not be measured on private images.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
     def mean_data(self) -> float: ...
@@ -53,12 +59,12 @@ class Prior(Protocol):
         """
         ...
 
-    def given(self, params: Params, label: jax.Array) -> Linear:
+    def given(self, params: Params, label: Int[Array, " n"]) -> Linear:
         """Returns the denoiser of images of some classes.
 
         Args:
             params: of the model; what ``init`` gave is among them, or what was measured
                 in its place.
-            label: int32 [n].
+            label: in 0..num_classes.
         """
         ...

@@ -3,11 +3,10 @@
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
-import numpy as np
+from jaxtyping import Array, Float, Int
 
-from dpdm_jax.diffusion.priors.base import Linear, Params
+from dpdm_jax.diffusion.priors.base import Linear, Params, Scaled
 from dpdm_jax.diffusion.priors.spectral import Spectral
 
 #: Name of the moments among the parameters of a model.
@@ -56,21 +55,21 @@ class Classes(Spectral):
             moments["component_std"] = jnp.ones((rows, self.components))
         return {MOMENTS: moments}
 
-    def given(self, params: Params, label: jax.Array) -> Linear:
+    def given(self, params: Params, label: Int[Array, " n"]) -> Linear:
         moments = {name: value[label] for name, value in params[MOMENTS].items()}
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(Spectral)}
         if not self.components:
             return _GivenMoments(**fields, **moments)
         return _GivenComponents(**fields, **moments)
 
-    def whiten(self, x: jax.Array) -> jax.Array:
+    def whiten(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Returns images' frequencies in assumed means and standard deviations.
 
         Args:
-            x: [n, h, w, c].
+            x: images.
 
         Returns:
-            [n, h, w, c], in whose units the moments are.
+            Frequencies, in whose units the moments are.
         """
         return self.analyse(x - self.mean_data) / self.assumed_stds
 
@@ -80,18 +79,18 @@ class _GivenMoments(Spectral):
     """Of images [n, h, w, c] whose frequencies have these moments.
 
     Attributes:
-        mean: [n, h, w, c], in assumed standard deviations from the assumed mean.
-        std: [n, h, w, c], > 0, in assumed standard deviations.
+        mean: in assumed standard deviations from the assumed mean.
+        std: > 0, in assumed standard deviations.
     """
 
-    mean: jax.Array = dataclasses.field(kw_only=True)
-    std: jax.Array = dataclasses.field(kw_only=True)
+    mean: Float[Array, "n h w c"] = dataclasses.field(kw_only=True)
+    std: Float[Array, "n h w c"] = dataclasses.field(kw_only=True)
 
     @property
-    def expected(self) -> float | jax.Array:
+    def expected(self) -> Scaled:
         return self.mean * self.assumed_stds
 
-    def _stds(self) -> np.ndarray | jax.Array:
+    def _stds(self) -> Float[Array, "n _ _ _"]:
         return self.std * self.assumed_stds
 
 
@@ -99,46 +98,50 @@ class _GivenMoments(Spectral):
 class _GivenComponents(_GivenMoments):
     """Of images with these moments and principal components.
 
-    What is scaled is, side by side in [n, 1, 1, k + h w c], an image's k components and
+    What is scaled is, side by side, an image's k components and
     the frequencies of the rest of it.
 
     Attributes:
         std: of the rest, as in ``_GivenMoments``.
-        components: [n, k, h, w, c], orthonormal vectors of frequencies.
-        component_std: [n, k], > 0, in assumed standard deviations of pixels.
+        components: orthonormal vectors of frequencies.
+        component_std: > 0, in assumed standard deviations of pixels.
     """
 
-    components: jax.Array = dataclasses.field(kw_only=True)
-    component_std: jax.Array = dataclasses.field(kw_only=True)
+    components: Float[Array, "n k h w c"] = dataclasses.field(kw_only=True)
+    component_std: Float[Array, "n k"] = dataclasses.field(kw_only=True)
 
     @property
-    def expected(self) -> float | jax.Array:
+    def expected(self) -> Scaled:
         return self._split(super().expected)
 
-    def analyse(self, x: jax.Array) -> jax.Array:
+    def analyse(self, x: Float[Array, "n h w c"]) -> Scaled:
         return self._split(super().analyse(x))
 
-    def synthesise(self, scaled: jax.Array) -> jax.Array:
+    def synthesise(self, scaled: Scaled) -> Float[Array, "n h w c"]:
         count = self.component_std.shape[1]
         along = scaled[:, 0, 0, :count]
         _, rest = self._apart(scaled[:, 0, 0, count:].reshape(self.std.shape))
         return super().synthesise(rest + self._sum(along))
 
-    def _stds(self) -> jax.Array:
+    def _stds(self) -> Float[Array, "n _ _ _"]:
         rest = super()._stds()
         along = self.component_std * self.sigma_data
         return self._side_by_side(along, rest)
 
-    def _split(self, frequencies: jax.Array) -> jax.Array:
+    def _split(self, frequencies: Float[Array, "n h w c"]) -> Scaled:
         return self._side_by_side(*self._apart(frequencies))
 
-    def _apart(self, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _apart(
+        self, frequencies: Float[Array, "n h w c"]
+    ) -> tuple[Float[Array, "n k"], Float[Array, "n h w c"]]:
         along = jnp.einsum("nkuvc,nuvc->nk", self.components, frequencies)
         return along, frequencies - self._sum(along)
 
-    def _sum(self, along: jax.Array) -> jax.Array:
+    def _sum(self, along: Float[Array, "n k"]) -> Float[Array, "n h w c"]:
         return jnp.einsum("nkuvc,nk->nuvc", self.components, along)
 
-    def _side_by_side(self, along: jax.Array, rest: jax.Array) -> jax.Array:
+    def _side_by_side(
+        self, along: Float[Array, "n k"], rest: Float[Array, "n h w c"]
+    ) -> Scaled:
         both = jnp.concatenate([along, rest.reshape(len(rest), -1)], axis=1)
         return both[:, None, None, :]

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from dpdm_jax.diffusion.priors.base import Linear, Params
 
@@ -17,13 +17,10 @@ class _Pixels:
     def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
         return {}
 
-    def given(self, params: Params, label: jax.Array) -> Linear:
-        return self
-
-    def analyse(self, x: jax.Array) -> jax.Array:
+    def analyse(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         return x
 
-    def synthesise(self, scaled: jax.Array) -> jax.Array:
+    def synthesise(self, scaled: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         return scaled
 
 
@@ -40,10 +37,13 @@ class Gaussian(_Pixels):
 
     sigma_data: float
 
-    def c_skip(self, sigma: jax.Array) -> jax.Array:
+    def given(self, params: Params, label: Int[Array, " n"]) -> Linear:
+        return self
+
+    def c_skip(self, sigma: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
 
-    def c_out(self, sigma: jax.Array) -> jax.Array:
+    def c_out(self, sigma: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return sigma * self.sigma_data / jnp.sqrt(sigma**2 + self.sigma_data**2)
 
 
@@ -57,8 +57,11 @@ class Flat(_Pixels):
 
     sign: int = 1
 
-    def c_skip(self, sigma: jax.Array) -> jax.Array:
+    def given(self, params: Params, label: Int[Array, " n"]) -> Linear:
+        return self
+
+    def c_skip(self, sigma: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return jnp.ones_like(sigma)
 
-    def c_out(self, sigma: jax.Array) -> jax.Array:
+    def c_out(self, sigma: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return self.sign * sigma

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
-from dpdm_jax.diffusion.priors.base import Linear, Params
+from dpdm_jax.diffusion.priors.base import Linear, Params, Scaled
 from dpdm_jax.images import frequencies
 
 
@@ -39,38 +39,38 @@ class Spectral:
     def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
         return {}
 
-    def given(self, params: Params, label: jax.Array) -> Linear:
+    def given(self, params: Params, label: Int[Array, " n"]) -> Linear:
         return self
 
     @property
-    def expected(self) -> float | jax.Array:
+    def expected(self) -> float | Scaled:
         return 0.0
 
-    def analyse(self, x: jax.Array) -> jax.Array:
+    def analyse(self, x: Float[Array, "n h w c"]) -> Scaled:
         rows, columns = self._transforms()
         return jnp.einsum("ui,nijc,vj->nuvc", rows, x, columns)
 
-    def synthesise(self, scaled: jax.Array) -> jax.Array:
+    def synthesise(self, scaled: Scaled) -> Float[Array, "n h w c"]:
         rows, columns = self._transforms()
         return jnp.einsum("ui,nuvc,vj->nijc", rows, scaled, columns)
 
-    def c_skip(self, sigma: jax.Array) -> jax.Array:
+    def c_skip(self, sigma: Float[Array, "*shape"]) -> Float[Array, "*scales"]:
         variances = self._stds() ** 2
-        return variances / (sigma**2 + variances)
+        return jnp.divide(variances, sigma**2 + variances)
 
-    def c_out(self, sigma: jax.Array) -> jax.Array:
+    def c_out(self, sigma: Float[Array, "*shape"]) -> Float[Array, "*scales"]:
         stds = self._stds()
         return sigma * stds / jnp.sqrt(sigma**2 + stds**2)
 
     def _transforms(self) -> tuple[np.ndarray, np.ndarray]:
         return frequencies.dct_matrix(self.height), frequencies.dct_matrix(self.width)
 
-    def _stds(self) -> np.ndarray | jax.Array:
+    def _stds(self) -> np.ndarray | Array:
         return self.assumed_stds
 
     @property
-    def assumed_stds(self) -> np.ndarray:
-        """Assumed standard deviations of what ``analyse`` gives, [height, width, 1]."""
+    def assumed_stds(self) -> Float[np.ndarray, "{self.height} {self.width} 1"]:
+        """Assumed standard deviations of what ``analyse`` gives."""
         return self.sigma_data * frequencies.falling_spectrum(
             self.height, self.width, self.corner
         )

@@ -2,18 +2,23 @@ import dataclasses
 import math
 from typing import Literal, NamedTuple
 
-import jax
 import numpy as np
 
-from dpdm_jax.diffusion.samplers.base import BoundDenoiser, denoise_at
+from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion.samplers.base import (
+    BoundDenoiser,
+    Column,
+    Grid,
+    denoise_at,
+)
 
 
 class AncestralRow(NamedTuple):
     """One step from noise level a to b < a."""
 
-    sigma: np.ndarray  # a
-    keep: np.ndarray  # multiplies x - D
-    diffusion: np.ndarray  # multiplies the unit noise
+    sigma: Column  # a
+    keep: Column  # multiplies x - D
+    diffusion: Column  # multiplies the unit noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +34,13 @@ class Ancestral:
     grid of N points.
 
     Attributes:
-        grid: decreasing noise levels [N].
+        grid: decreasing noise levels, N of them.
         variance: of a step's noise, in x_{t-1}: "fixed_large", beta, or "fixed_small",
             that of x_{t-1} given x_t and the clean image.
         clip_denoised: whether predicted clean images are clipped to [-1, 1].
     """
 
-    grid: np.ndarray
+    grid: Grid
     variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
     clip_denoised: bool = False
 
@@ -57,15 +62,14 @@ class Ancestral:
     def step(
         self,
         denoise: BoundDenoiser,
-        x: jax.Array,
+        x: Images,
         row: AncestralRow,
-        noise: jax.Array | None,
-    ) -> jax.Array:
+        noise: Images | None,
+    ) -> Images:
+        assert noise is not None  # every step has some
         clean = denoise_at(denoise, x, row.sigma, clip=self.clip_denoised)
         return clean + row.keep * (x - clean) + row.diffusion * noise
 
-    def finish(
-        self, denoise: BoundDenoiser, x: jax.Array, noise: jax.Array | None
-    ) -> jax.Array:
+    def finish(self, denoise: BoundDenoiser, x: Images, noise: Images | None) -> Images:
         del noise  # the last step only denoises
         return denoise_at(denoise, x, self.grid[-1], clip=self.clip_denoised)

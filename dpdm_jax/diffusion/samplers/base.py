@@ -6,9 +6,17 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
-#: ``denoise(x [n,h,w,c], sigma [n]) -> x0 [n,h,w,c]``, parameters and labels bound.
-BoundDenoiser = Callable[[jax.Array, jax.Array], jax.Array]
+from dpdm_jax.diffusion.denoiser import Images
+
+#: ``denoise(x, sigma) -> x0``, parameters and labels bound.
+BoundDenoiser = Callable[[Images, Float[Array, " n"]], Images]
+#: Decreasing noise levels.
+Grid = Float[np.ndarray, " n"]
+#: A number for each step; for the step that is taken, where a sampler takes one.
+Column = Float[np.ndarray, " steps"] | Float[Array, ""] | float
 
 
 class Sampler(Protocol):
@@ -19,7 +27,7 @@ class Sampler(Protocol):
     """
 
     @property
-    def grid(self) -> np.ndarray: ...
+    def grid(self) -> Grid: ...
 
     @property
     def start_scale(self) -> float:
@@ -33,27 +41,31 @@ class Sampler(Protocol):
         ...
 
     def step(
-        self, denoise: BoundDenoiser, x: jax.Array, row: Any, noise: jax.Array | None
-    ) -> jax.Array: ...
+        self, denoise: BoundDenoiser, x: Images, row: Any, noise: Images | None
+    ) -> Images: ...
 
     def finish(
-        self, denoise: BoundDenoiser, x: jax.Array, noise: jax.Array | None
-    ) -> jax.Array: ...
+        self, denoise: BoundDenoiser, x: Images, noise: Images | None
+    ) -> Images: ...
 
 
 def denoise_at(
-    denoise: BoundDenoiser, x: jax.Array, sigma: jax.Array, *, clip: bool = False
-) -> jax.Array:
+    denoise: BoundDenoiser,
+    x: Images,
+    sigma: Float[ArrayLike, ""],
+    *,
+    clip: bool = False,
+) -> Images:
     """Calls the denoiser on a batch that shares one noise level.
 
     Args:
         denoise: the denoiser.
-        x: noisy images [n, h, w, c].
-        sigma: noise level [].
+        x: noisy images.
+        sigma: their noise level.
         clip: whether what it predicts is clipped to [-1, 1], where images are.
 
     Returns:
-        Clean images, [n, h, w, c].
+        Clean images.
     """
     clean = denoise(x, jnp.full(x.shape[:1], sigma, x.dtype))
     return jnp.clip(clean, -1.0, 1.0) if clip else clean
@@ -62,25 +74,25 @@ def denoise_at(
 def sample(
     sampler: Sampler,
     denoise: BoundDenoiser,
-    start: jax.Array,
-    draw_noise: Callable[[jax.Array], jax.Array],
-) -> jax.Array:
+    start: Images,
+    draw_noise: Callable[[Int[Array, ""]], Images],
+) -> Images:
     """Runs a sampler from pure noise to images.
 
     Args:
         sampler: the scheme.
         denoise: the denoiser with parameters, labels and guidance bound.
-        start: float32 [n, h, w, c], unit normal.
-        draw_noise: ``draw_noise(step int32 []) -> [n, h, w, c]`` unit normal, called
-            inside the scan; only for samplers that use noise.
+        start: unit normal.
+        draw_noise: ``draw_noise(step)``, unit normal, called inside the scan; only for
+            samplers that use noise.
 
     Returns:
-        float32 [n, h, w, c]: images, nominally in [-1, 1] (not clipped).
+        Images, nominally in [-1, 1] (not clipped).
     """
     noisy = sampler.noisy_steps()
     last = len(sampler.grid) - 1
 
-    def body(x: jax.Array, index_and_row: Any) -> tuple[jax.Array, None]:
+    def body(x: Images, index_and_row: Any) -> tuple[Images, None]:
         index, row = index_and_row
         return sampler.step(denoise, x, row, draw_noise(index) if noisy else None), None
 

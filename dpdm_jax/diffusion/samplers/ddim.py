@@ -1,18 +1,23 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from dpdm_jax.diffusion.samplers.base import BoundDenoiser, denoise_at
+from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion.samplers.base import (
+    BoundDenoiser,
+    Column,
+    Grid,
+    denoise_at,
+)
 
 
 class DDIMRow(NamedTuple):
     """One step from noise level a to b < a."""
 
-    sigma: np.ndarray  # a
-    drift: np.ndarray  # multiplies (x - D) / a
-    diffusion: np.ndarray  # multiplies the unit noise
+    sigma: Column  # a
+    drift: Column  # multiplies (x - D) / a
+    diffusion: Column  # multiplies the unit noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +29,11 @@ class DDIM:
     ``D(x, sigma_min)``. N network calls on a grid of N points.
 
     Attributes:
-        grid: decreasing noise levels [N].
+        grid: decreasing noise levels, N of them.
         stochastic: which of the two.
     """
 
-    grid: np.ndarray
+    grid: Grid
     stochastic: bool = False
 
     @property
@@ -50,16 +55,14 @@ class DDIM:
     def step(
         self,
         denoise: BoundDenoiser,
-        x: jax.Array,
+        x: Images,
         row: DDIMRow,
-        noise: jax.Array | None,
-    ) -> jax.Array:
+        noise: Images | None,
+    ) -> Images:
         d = (x - denoise_at(denoise, x, row.sigma)) / row.sigma
         x = x + row.drift * d
         return x if noise is None else x + row.diffusion * noise
 
-    def finish(
-        self, denoise: BoundDenoiser, x: jax.Array, noise: jax.Array | None
-    ) -> jax.Array:
+    def finish(self, denoise: BoundDenoiser, x: Images, noise: Images | None) -> Images:
         del noise  # the last step only denoises
         return denoise_at(denoise, x, self.grid[-1])

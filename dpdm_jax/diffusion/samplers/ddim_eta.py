@@ -2,18 +2,23 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from dpdm_jax.diffusion.samplers.base import BoundDenoiser, denoise_at
+from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion.samplers.base import (
+    BoundDenoiser,
+    Column,
+    Grid,
+    denoise_at,
+)
 
 
 class DDIMEtaRow(NamedTuple):
     """One step from noise level a to b < a."""
 
-    sigma: np.ndarray  # a
-    keep: np.ndarray  # multiplies x - D
-    diffusion: np.ndarray  # multiplies the unit noise
+    sigma: Column  # a
+    keep: Column  # multiplies x - D
+    diffusion: Column  # multiplies the unit noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +32,7 @@ class DDIMEta:
     ``end``. N network calls on a grid of N points.
 
     Attributes:
-        grid: decreasing noise levels [N].
+        grid: decreasing noise levels, N of them.
         eta: in [0, 1].
         clip_denoised: whether predicted clean images are clipped to [-1, 1], and the
             noise derived from what remains.
@@ -35,7 +40,7 @@ class DDIMEta:
             adds noise, too, and DDPM's x_t is returned, as latent diffusion does.
     """
 
-    grid: np.ndarray
+    grid: Grid
     eta: float = 0.0
     clip_denoised: bool = False
     end: float = 0.0
@@ -45,12 +50,12 @@ class DDIMEta:
         return math.sqrt(1.0 + self.grid[0] ** 2)
 
     def rows(self) -> DDIMEtaRow:
-        return self._rows(self.grid[:-1], self.grid[1:])
+        return DDIMEtaRow(*self._rows(self.grid[:-1], self.grid[1:]))
 
-    def _rows(self, a: np.ndarray, b: np.ndarray) -> DDIMEtaRow:
+    def _rows(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
         # Share of b's variance that is drawn anew.
         drawn = self.eta**2 * (1.0 - (b / a) ** 2)
-        return DDIMEtaRow(a, b / a * np.sqrt(1.0 - drawn), b * np.sqrt(drawn))
+        return a, b / a * np.sqrt(1.0 - drawn), b * np.sqrt(drawn)
 
     def noisy_steps(self) -> tuple[int, ...]:
         steps = len(self.grid) if self.end else len(self.grid) - 1
@@ -59,17 +64,15 @@ class DDIMEta:
     def step(
         self,
         denoise: BoundDenoiser,
-        x: jax.Array,
+        x: Images,
         row: DDIMEtaRow,
-        noise: jax.Array | None,
-    ) -> jax.Array:
+        noise: Images | None,
+    ) -> Images:
         clean = denoise_at(denoise, x, row.sigma, clip=self.clip_denoised)
         x = clean + row.keep * (x - clean)
         return x if noise is None else x + row.diffusion * noise
 
-    def finish(
-        self, denoise: BoundDenoiser, x: jax.Array, noise: jax.Array | None
-    ) -> jax.Array:
-        row = self._rows(self.grid[-1], np.float64(self.end))
-        x = self.step(denoise, x, DDIMEtaRow(*map(float, row)), noise)
+    def finish(self, denoise: BoundDenoiser, x: Images, noise: Images | None) -> Images:
+        row = self._rows(self.grid[-1:], np.array([self.end]))
+        x = self.step(denoise, x, DDIMEtaRow(*(part.item() for part in row)), noise)
         return x / math.sqrt(1.0 + self.end**2)

@@ -2,18 +2,23 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from dpdm_jax.diffusion.samplers.base import BoundDenoiser, denoise_at
+from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion.samplers.base import (
+    BoundDenoiser,
+    Column,
+    Grid,
+    denoise_at,
+)
 
 
 class HeunRow(NamedTuple):
     """One step from noise level a over the churned level h >= a to b < a."""
 
-    sigma_hat: np.ndarray  # h
-    sigma_next: np.ndarray  # b
-    churn: np.ndarray  # multiplies the unit noise
+    sigma_hat: Column  # h
+    sigma_next: Column  # b
+    churn: Column  # multiplies the unit noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Heun:
     denoiser's output. 2N - 1 network calls on a grid of N points.
 
     Attributes:
-        grid: decreasing noise levels [N].
+        grid: decreasing noise levels, N of them.
         s_churn: S_churn >= 0; 0 makes the sampler deterministic.
         s_min: churn only where a >= s_min (tested before churning).
         s_max: churn only where a <= s_max.
@@ -33,7 +38,7 @@ class Heun:
             sqrt(2) - 1.
     """
 
-    grid: np.ndarray
+    grid: Grid
     s_churn: float = 0.0
     s_min: float = 0.0
     s_max: float = math.inf
@@ -44,12 +49,12 @@ class Heun:
     def start_scale(self) -> float:
         return self.grid[0]
 
-    def _gamma(self) -> np.ndarray:
+    def _gamma(self) -> Grid:
         inside = (self.grid >= self.s_min) & (self.grid <= self.s_max)
         return inside * min(self.s_churn / len(self.grid), self.churn_limit)
 
-    def _churn(self) -> tuple[np.ndarray, np.ndarray]:
-        """The churned level and the standard deviation of the added noise, [N] each."""
+    def _churn(self) -> tuple[Grid, Grid]:
+        """The churned level and the standard deviation of the added noise."""
         gamma = self._gamma()
         added = self.s_noise * self.grid * np.sqrt(gamma * (2.0 + gamma))
         return self.grid * (1.0 + gamma), added
@@ -64,10 +69,10 @@ class Heun:
     def step(
         self,
         denoise: BoundDenoiser,
-        x: jax.Array,
+        x: Images,
         row: HeunRow,
-        noise: jax.Array | None,
-    ) -> jax.Array:
+        noise: Images | None,
+    ) -> Images:
         if noise is not None:
             x = x + row.churn * noise
         slope = (x - denoise_at(denoise, x, row.sigma_hat)) / row.sigma_hat
@@ -78,9 +83,7 @@ class Heun:
         )
         return x + step * 0.5 * (slope + slope_next)
 
-    def finish(
-        self, denoise: BoundDenoiser, x: jax.Array, noise: jax.Array | None
-    ) -> jax.Array:
+    def finish(self, denoise: BoundDenoiser, x: Images, noise: Images | None) -> Images:
         sigma_hat, churn = self._churn()
         if noise is not None:
             x = x + churn[-1] * noise

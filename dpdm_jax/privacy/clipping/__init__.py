@@ -6,7 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
+from jaxtyping import Array, Bool
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -199,7 +201,7 @@ def exact_sum(
     vectors: PyTree,
     *,
     l2_clip_norm: float,
-    is_padding_example: jax.Array | None = None,
+    is_padding_example: Bool[Array | np.ndarray, " n"] | None = None,
 ) -> ExactSum:
     """Clips vectors and adds them up, for ``gaussian_noise``: a query of its own.
 
@@ -209,7 +211,7 @@ def exact_sum(
         vectors: pytree of real arrays [n, ...], float32 or narrower; the leaves' rows
             together are one vector an example.
         l2_clip_norm: C, 2^-60 to 2^60.
-        is_padding_example: bool [n]; such examples count for nothing.
+        is_padding_example: such examples count for nothing.
 
     Returns:
         The sum, of trees like one example.
@@ -290,7 +292,7 @@ def _traced(loss: ExampleLoss, params: PyTree, batch: PyTree) -> ExampleLoss:
         )
     treedef = jax.tree.structure(shapes)
     evaluate = core.jaxpr_as_fun(closed)
-    return lambda *args: treedef.unflatten(evaluate(*jax.tree.leaves(args)))
+    return lambda *args: jax.tree.unflatten(treedef, evaluate(*jax.tree.leaves(args)))
 
 
 def _warn_of_unmapped(
@@ -329,7 +331,7 @@ def _check_narrow(tree: PyTree, where: str) -> None:
 def _make_engine(engine: str, microbatch_size: int | None) -> Engine:
     if engine == "scan":
         microbatch_size = microbatch_size or 1
-    run = book_keeping_engine if engine == "book_keeping" else vmap_engine
+    run: Engine = book_keeping_engine if engine == "book_keeping" else vmap_engine
     if microbatch_size is not None:
         run = scan_engine(microbatch_size, run)
     return run if engine == "book_keeping" else on_joined(run)

@@ -333,7 +333,9 @@ def _by_groups(
     width = -(-size // groups)
     roundings = 0
 
-    def add_group(i: jax.Array, carry: tuple[Words, jax.Array, jax.Array]) -> tuple:
+    def add_group(
+        i: jax.Array, carry: tuple[Words, jax.Array, jax.Array]
+    ) -> tuple[Words, jax.Array, jax.Array]:
         nonlocal roundings
         words, squares, zero = carry
         # The last group begins early enough to be full; its first rows are done then.

@@ -1,11 +1,11 @@
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
 from jax.extend.core import primitives
 
-from dpdm_jax.privacy.clipping.base import ExampleLoss, PyTree, shape_of_one
+from dpdm_jax.privacy.clipping.base import PyTree, shape_of_one
 
 #: Per-example gradients that engine "auto" holds at once on a device, in bytes. On a
 #: CPU a few examples at a time are as fast as many or faster, their activations being
@@ -77,11 +77,13 @@ def choose_engine(
     return "vmap", None
 
 
-def loss_traits(loss: ExampleLoss, params: PyTree, batch: PyTree) -> LossTraits:
+def loss_traits(
+    loss: Callable[..., PyTree], params: PyTree, batch: PyTree
+) -> LossTraits:
     """Looks at a loss by tracing it.
 
     Args:
-        loss: see ``ExampleLoss``.
+        loss: of one example, with by-products or without.
         params: its first argument, arrays or their shapes.
         batch: its other arguments, each with a leading axis of examples.
     """
@@ -94,13 +96,17 @@ def loss_traits(loss: ExampleLoss, params: PyTree, batch: PyTree) -> LossTraits:
         ),
         largest_array=max(
             (
-                variable.aval.size * variable.aval.dtype.itemsize
+                _bytes(variable.aval)
                 for equation in equations(jaxpr, with_own_gradient=True)
                 for variable in equation.outvars
             ),
             default=0,
         ),
     )
+
+
+def _bytes(aval: Any) -> int:
+    return aval.size * aval.dtype.itemsize
 
 
 def equations(
@@ -119,7 +125,7 @@ def equations(
                 yield from equations(part, with_own_gradient=with_own_gradient)
 
 
-def _parts_on_cpu(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+def _parts_on_cpu(equation: core.JaxprEqn) -> Iterable[core.Jaxpr]:
     # lax.platform_dependent is a choice that knows its platforms; None is the default.
     platforms = equation.params.get("branches_platforms")
     if platforms is None:

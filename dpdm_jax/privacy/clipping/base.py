@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float32
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -20,14 +21,14 @@ class Aux(NamedTuple):
     """Per-example by-products; private, with no sensitivity bound.
 
     Attributes:
-        values: float32 [b], losses; None unless asked for.
-        grad_norms: float32 [b], gradient norms before clipping, those of padding aside;
+        values: losses; None unless asked for.
+        grad_norms: gradient norms before clipping, those of padding aside;
             None unless asked for.
         aux: pytree with leading axis b, what the function returned beside its value.
     """
 
-    values: jax.Array | None
-    grad_norms: jax.Array | None
+    values: Float32[Array, " b"] | None
+    grad_norms: Float32[Array, " b"] | None
     aux: PyTree
 
 
@@ -129,9 +130,10 @@ def batch_size(batch: PyTree) -> int:
         InputError: the lengths differ or an array has no axis.
     """
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(batch)}
-    if len(sizes) != 1 or None in sizes:
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    if size is None:
         raise InputError(
             f"The batch arguments have leading lengths {sorted(map(str, sizes))}; "
             "allowed: one common length, the number of examples."
         )
-    return sizes.pop()
+    return size

@@ -92,16 +92,19 @@ def book_keeping_engine(
     groups = _pack(_groups(program), shared, size) if size else []
     counts = ~is_padding
 
-    def sweep(carry: tuple, _: None) -> tuple[tuple, None]:
-        factors, _, sums = carry
-        sums = list(sums)
+    def sweep(
+        carry: tuple[jax.Array, jax.Array, Cells], _: None
+    ) -> tuple[tuple[jax.Array, jax.Array, Cells], None]:
+        factors, sums = carry[0], list(carry[2])
         measured = []
         for group in groups:
             part = [sums[i] for i in group.leaves]
-            is_outer = group.is_rank_one and isinstance(arithmetic, ExactArithmetic)
-            add = _add_outer_products if is_outer else _add_gradients
-            part, *squares = add(group, shared, book, counts, factors, arithmetic, part)
-            measured.append(squares)
+            given = (group, shared, book, counts, factors)
+            if group.is_rank_one and isinstance(arithmetic, ExactArithmetic):
+                part, *found = _add_outer_products(*given, arithmetic, part)
+            else:
+                part, *found = _add_gradients(*given, arithmetic, part)
+            measured.append(found)
             for i, leaf in zip(group.leaves, part, strict=True):
                 sums[i] = leaf
         if measured:
@@ -197,7 +200,9 @@ def _groups(program: Program) -> list[Group]:
 
 def _pack(groups: list[Group], shared: Values, size: int) -> list[Group]:
     """Merges small groups: tracing and compiling take their time for each."""
-    packed, pending, pending_bytes = [], [], 0
+    packed: list[Group] = []
+    pending: list[Group] = []
+    pending_bytes = 0
     for group in groups:
         held = size * _gradient_bytes(group.leaves, shared)
         if group.is_rank_one or held > GROUP_BYTES:
@@ -238,7 +243,9 @@ def _back_propagate(
     taps = vary(taps, manual_axes(batch))
     taken = {i for site in sites for i in site.inputs if program.belongs_to_example(i)}
 
-    def tapped_loss(taps: Values, *example: Any) -> tuple[jax.Array, tuple]:
+    def tapped_loss(
+        taps: Values, *example: Any
+    ) -> tuple[jax.Array, tuple[PyTree, Values]]:
         values = dict(shared)
         numbers = program.example_numbers
         values.update(zip(numbers, jax.tree.leaves(example), strict=True))
@@ -289,7 +296,9 @@ def _add_gradients(
     gradients_of = jax.vmap(functools.partial(group.gradient, shared))
     roundings = 0
 
-    def add_chunk(k: jax.Array, carry: tuple) -> tuple[jax.Array, Joined]:
+    def add_chunk(
+        k: jax.Array, carry: tuple[jax.Array, Joined]
+    ) -> tuple[jax.Array, Joined]:
         nonlocal roundings
         squares, total = carry
         # The last chunk begins early enough to be full; its first rows are done then.
@@ -385,14 +394,14 @@ def _add_outer_products(
         moved = moved.transpose(*contracted[weight], *columns)
         return moved.reshape(x.shape[1], y.shape[1])
 
-    (words,) = sums
+    ((low, high),) = sums
     matrix, squares, roundings = arithmetic.visit_outer(
-        tuple(map(as_matrix, words)),
+        (as_matrix(low), as_matrix(high)),
         x.astype(jnp.float32),
         y.astype(jnp.float32),
         counts,
         lambda squares, roundings, rows: rows(factors),
     )
     # Numbers are only moved, so that what moves them back is the transpose.
-    back = jax.linear_transpose(as_matrix, words[0])
+    back = jax.linear_transpose(as_matrix, low)
     return [tuple(back(word)[0] for word in matrix)], squares, roundings

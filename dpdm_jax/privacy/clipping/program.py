@@ -1,7 +1,7 @@
 """The loss of one example as a list of operations, sorted by what they depend on."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -150,6 +150,7 @@ class Program:
             variables = _variables(equation)
             inputs = tuple(environment[v] for v in variables)
             has_parameters = any(self.leaves[i] for i in inputs)
+            outputs: Sequence[Number]
             if (
                 equation.primitive in (primitives.jit_p, primitives.closed_call_p)
                 and has_parameters

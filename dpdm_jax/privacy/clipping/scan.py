@@ -3,6 +3,7 @@ import jax.numpy as jnp
 
 from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Cells, Engine, Joined
 from dpdm_jax.privacy.clipping.base import (
+    Aux,
     ClippedSum,
     ExampleLoss,
     PyTree,
@@ -44,7 +45,9 @@ def scan_engine(microbatch_size: int, inner: Engine = vmap_engine) -> Engine:
         filling = jnp.arange(chunks * width) >= size
         masks = split(is_padding) | filling.reshape(chunks, width)
 
-        def body(total: Cells | Joined, chunk: tuple[PyTree, jax.Array]) -> tuple:
+        def body(
+            total: Cells | Joined, chunk: tuple[PyTree, jax.Array]
+        ) -> tuple[Cells | Joined, Aux]:
             result = inner(loss, params, *chunk, arithmetic, total)
             return result.total, result.aux
 

@@ -6,9 +6,9 @@ adds a discrete Gaussian. A adds what the program draws. ``docs/arithmetic.md`` 
 the bounds between them.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from dpdm_jax.privacy.exact.grid import STEPS_BITS
 
@@ -22,7 +22,8 @@ _TERMS = 5
 _TABLE = 2.0 ** (17 - 128)
 
 
-class Errors(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Errors:
     """What to add to a guarantee of R for it to be one of A.
 
     If R is (epsilon, delta)-private, A is (epsilon + ``epsilon``, e^``epsilon`` (delta

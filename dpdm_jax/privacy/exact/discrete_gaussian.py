@@ -308,7 +308,9 @@ def _combined(
     """Returns the words of draws at some positions, uint32 [n]."""
     half = 1 << (words.cell_bits - 1)
 
-    def add_term(i: jax.Array, sums: tuple) -> tuple[jax.Array, jax.Array]:
+    def add_term(
+        i: jax.Array, sums: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         cells = _cells(key_data, positions, combination.terms - 1 - i, words)
         small = cells.astype(jnp.int32) - half
         return multiply_add(combination.factor, *sums, small)

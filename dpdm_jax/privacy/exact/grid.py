@@ -6,6 +6,7 @@ own length. Integers add up exactly, whatever the order, the micro-batches, the 
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -132,7 +133,9 @@ def add_integers(
     rows = len(parts[0])
     if rows <= 2 * _WITHIN_32_BITS:  # in memory twice at most
         starts = range(0, rows, _WITHIN_32_BITS)
-        some = [sums(lambda x, i=i: x[i : i + _WITHIN_32_BITS]) for i in starts]
+        some = [
+            sums(operator.itemgetter(slice(i, i + _WITHIN_32_BITS))) for i in starts
+        ]
         more_low = sum(integers & _LOW for integers in some)
         more_high = sum(integers >> LOW_BITS for integers in some)
     else:

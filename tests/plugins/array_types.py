@@ -1,0 +1,56 @@
+"""Checks arrays against annotations: of each call, shapes, dtypes and their relations.
+
+Nothing else is checked. What a user got wrong the code itself refuses, as tests show,
+and mypy sees the rest. NumPy's arrays may stand for JAX's, as they may for JAX itself.
+"""
+
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import beartype
+import jax
+import jaxtyping
+import numpy as np
+
+#: Modules whose functions, methods and dataclasses are checked.
+CHECKED = (
+    "dpdm_jax.diffusion",
+    "dpdm_jax.networks",
+    "dpdm_jax.privacy",
+    "dpdm_jax.release.model",
+)
+
+
+def install() -> None:
+    """Has what is imported from now on checked."""
+    jaxtyping.install_import_hook(CHECKED, f"{__name__}.check")
+
+
+def check(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Checks what is annotated with an array's shape, and leaves out the rest."""
+    hints = function.__annotations__.items()
+    function.__annotations__ = {
+        name: _by_any_library(hint) for name, hint in hints if _has_array(hint)
+    }
+    return beartype.beartype(function)
+
+
+def _is_array(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
+
+
+def _has_array(hint: Any) -> bool:
+    return _is_array(hint) or any(map(_has_array, typing.get_args(hint)))
+
+
+def _by_any_library(hint: Any) -> Any:
+    if _is_array(hint) and hint.array_type is jax.Array:
+        return hint.dtype[jax.Array | np.ndarray, hint.dim_str]
+    parts = tuple(map(_by_any_library, typing.get_args(hint)))
+    if not parts:
+        return hint
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return typing.Union[parts]  # noqa: UP007
+    return typing.get_origin(hint)[parts]
