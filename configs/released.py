@@ -9,7 +9,6 @@ import pathlib
 
 import ml_collections
 
-from dpdm_jax.configs import base
 from dpdm_jax.errors import reason
 from dpdm_jax.release import bundle as release_bundle
 
@@ -25,9 +24,8 @@ def get_config(bundle: str = "") -> ml_collections.ConfigDict:
     """
     folder = pathlib.Path(bundle)
     try:
-        config = base.get_config()
-        config.update(release_bundle.read_config(folder).to_dict())
-    except (ValueError, AttributeError, KeyError, TypeError) as e:
+        config = release_bundle.read_config(folder)
+    except ValueError as e:
         raise ValueError(
             f"{folder / release_bundle.CONFIG} cannot be read ({reason(e)}); allowed: "
             "configs/released.py:FOLDER with the folder of a release."

@@ -16,7 +16,7 @@ import dpdm_jax
 PACKAGE = pathlib.Path(dpdm_jax.__file__).parent
 # What each folder may import of the package, besides itself and the common ground.
 COMMON = {"errors", "validate", "strict_json", "devices", "processes", "images"}
-COMMON |= {"fusion"}
+COMMON |= {"fusion", "settings"}
 ALLOWED = {
     "data": set(),
     "diffusion": set(),
@@ -30,9 +30,19 @@ ALLOWED = {
         "privacy",
         "progress",
         "queries",
+        "rooms",
         "run_dir",
+        "stored_config",
     },
-    "sampling": {"data", "diffusion", "models", "progress", "run_dir", "training"},
+    "sampling": {
+        "data",
+        "diffusion",
+        "models",
+        "progress",
+        "rooms",
+        "run_dir",
+        "training",
+    },
     "evaluation": {
         "command_line",
         "data",
@@ -58,6 +68,7 @@ ALLOWED = {
         "models",
         "planning",
         "run_dir",
+        "stored_config",
         "command_line",
     },
     "release": {
@@ -67,6 +78,7 @@ ALLOWED = {
         "privacy",
         "run_dir",
         "sampling",
+        "stored_config",
         "training",
     },
     "initial": {
@@ -76,6 +88,7 @@ ALLOWED = {
         "privacy",
         "release",
         "run_dir",
+        "stored_config",
         "training",
     },
     "audit": {
@@ -91,7 +104,10 @@ ALLOWED = {
     "devices": set(),
     "processes": set(),
     "models": {"diffusion", "networks"},
-    "planning": {"data", "models", "privacy", "queries"},
+    "rooms": {"data", "diffusion", "networks"},
+    "config_upgrades": set(),
+    "stored_config": {"config_upgrades", "configs", "rooms", "run_dir"},
+    "planning": {"data", "models", "privacy", "queries", "rooms"},
     "queries": {"data", "diffusion", "models", "privacy"},
     "compilation": {
         "diffusion",

@@ -21,7 +21,7 @@ sys.path.insert(0, str(TESTS.parent))  # for experiments/, which is not installe
 sys.path.insert(0, str(TESTS / "plugins"))
 sys.path.insert(0, str(TESTS))  # for float_sums
 
-from dpdm_jax import command_line, xla_flags  # noqa: E402
+from dpdm_jax import command_line, rooms, settings, xla_flags  # noqa: E402
 from dpdm_jax.configs import base  # noqa: E402
 
 pytest_plugins = ["processor_time", "commands"]
@@ -108,8 +108,8 @@ def tiny_config():
     def make(**overrides):
         config = command_line.load_config("configs/digits.py")
         small = {
-            "network__base_width": 4,
-            "network__hidden_width": 8,
+            "network__mlp__base_width": 4,
+            "network__mlp__hidden_width": 8,
             "diffusion__noise_multiplicity": 2,
             "train__batch_size": 100,
             "train__num_steps": 6,
@@ -121,8 +121,9 @@ def tiny_config():
             "log__tensorboard": False,
         }
         for name, value in (small | overrides).items():
-            group, field = name.split("__")
-            config[group][field] = value
+            settings.assign(config, name.replace("__", "."), value)
+        # What is small of the digits' kinds goes where others are chosen.
+        rooms.forget_foreign(config, [name.replace("__", ".") for name in overrides])
         return config
 
     return make

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from dpdm_jax import processes, run_dir, strict_json, validate
+from dpdm_jax import processes, run_dir, stored_config, strict_json, validate
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.initial import fitting
 from dpdm_jax.interop import torch_checkpoints
@@ -96,8 +96,10 @@ def _of_run(
 ) -> tuple[Params, Origin]:
     try:
         values = strict_json.loads((path / run_dir.CONFIG).read_bytes())
-        config = ml_collections.ConfigDict(run_dir.from_json_values(values))
-    except (OSError, ValueError) as e:
+        config = stored_config.read(values, path / run_dir.CONFIG)
+    except InputError:
+        raise
+    except (AttributeError, OSError, ValueError) as e:
         raise InputError(
             f"{path / run_dir.CONFIG} cannot be read ({reason(e)}); allowed: a run "
             "directory as training writes it."

@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from dpdm_jax import command_line, planning, run_dir
+from dpdm_jax import command_line, planning, run_dir, stored_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.interop.torch_checkpoints import read_official_checkpoint
@@ -60,12 +60,12 @@ def import_checkpoint(checkpoint: pathlib.Path, config, workdir: pathlib.Path) -
             official.step,
             params,
             ema_params,
-            config=run_dir.to_json_values(config),
+            config=stored_config.to_values(config),
             origin={"file": checkpoint.name, "format": "official DPDM, PyTorch"},
         )
     finally:
         checkpoints.close()
-    run_dir.write_json(workdir / run_dir.CONFIG, config)
+    run_dir.write_json(workdir / run_dir.CONFIG, stored_config.to_values(config))
     return official.step
 
 

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpdm_jax import devices, processes, run_dir, validate
+from dpdm_jax import devices, processes, run_dir, stored_config, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model, signature
@@ -185,6 +185,7 @@ def open_as_run(
                 return
     finally:
         existing.close()
+    values = stored_config.to_values(config)
     checkpoints = Checkpoints(workdir, keep=1)
     params = devices.place(released.params, devices.replicated(devices.data_mesh()))
     try:
@@ -193,9 +194,9 @@ def open_as_run(
             released.manifest["step"],
             params,
             params,
-            config=run_dir.to_json_values(config),
+            config=values,
             origin=origin,
         )
     finally:
         checkpoints.close()
-    processes.from_first(lambda: run_dir.write_json(workdir / run_dir.CONFIG, config))
+    processes.from_first(lambda: run_dir.write_json(workdir / run_dir.CONFIG, values))

@@ -9,7 +9,17 @@ from typing import Any
 import jax
 import ml_collections
 
-from dpdm_jax import data, devices, planning, processes, queries, run_dir, validate
+from dpdm_jax import (
+    data,
+    devices,
+    planning,
+    processes,
+    queries,
+    rooms,
+    run_dir,
+    stored_config,
+    validate,
+)
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import Ledger, PrivacyPlan
@@ -138,7 +148,8 @@ def prepare(
         ledger=ledger,
         checkpoints=checkpoints,
     )
-    processes.from_first(lambda: run_dir.write_json(workdir / run_dir.CONFIG, config))
+    values = stored_config.to_values(config)
+    processes.from_first(lambda: run_dir.write_json(workdir / run_dir.CONFIG, values))
     if not checkpoints.steps():
         # The secrets must be on disk before the first step uses them: a run killed in
         # its first steps then repeats their noise instead of drawing it anew.
@@ -198,6 +209,7 @@ def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> bool:
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
+    rooms.check(config)
     validate.seed("seed", config.seed)
     for name in ("every_steps", "keep"):
         validate.integer(f"checkpoint.{name}", config.checkpoint[name], minimum=1)

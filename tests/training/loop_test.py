@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpdm_jax import command_line, data, planning
+from dpdm_jax import command_line, data, planning, settings
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
@@ -26,9 +26,9 @@ def tiny_config(**overrides):
     """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
     config = command_line.load_config("configs/digits.py")
     small = {
-        "network__base_width": 4,
-        "network__hidden_width": 8,
-        "network__num_blocks": 1,
+        "network__mlp__base_width": 4,
+        "network__mlp__hidden_width": 8,
+        "network__mlp__num_blocks": 1,
         "diffusion__noise_multiplicity": 2,
         "train__batch_size": 100,
         "train__num_steps": 6,
@@ -41,8 +41,7 @@ def tiny_config(**overrides):
     }
     with config.unlocked():
         for name, value in (small | overrides).items():
-            group, field = name.split("__")
-            config[group][field] = value
+            settings.assign(config, name.replace("__", "."), value)
     return config
 
 
@@ -316,7 +315,7 @@ def test_resuming_with_another_network_is_refused(tmp_path):
     train(tiny_config(train__stop_after_steps=2), tmp_path)
     # The plan counts the numbers that noise goes onto.
     with pytest.raises(InputError, match=r"coordinates \(the network's size\) \d+ ->"):
-        train(tiny_config(network__hidden_width=12), tmp_path)
+        train(tiny_config(network__mlp__hidden_width=12), tmp_path)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a sampler is, and the only loop over noise levels."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -9,6 +10,18 @@ import numpy as np
 
 #: ``denoise(x [n,h,w,c], sigma [n]) -> x0 [n,h,w,c]``, parameters and labels bound.
 BoundDenoiser = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clipping:
+    """What ``config.sampler`` has for samplers of DDPM's family.
+
+    Attributes:
+        clip_denoised: whether predicted clean images are clipped to [-1, 1]; not for
+            latents.
+    """
+
+    clip_denoised: bool = True
 
 
 class Sampler(Protocol):

@@ -1,0 +1,99 @@
+"""Configs in files: how they are written, and the one way in which they are read.
+
+Run directories, checkpoints and releases hold them as JSON, those of earlier versions
+in an earlier format.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from dpdm_jax import config_upgrades, rooms, run_dir, validate
+from dpdm_jax.configs import base
+from dpdm_jax.errors import InputError, reason
+
+_PRESETS = "sampler_presets"
+
+
+def to_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns a config as JSON values that state their format."""
+    return {"format": config_upgrades.FORMAT} | run_dir.to_json_values(config)
+
+
+def upgraded(values: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """Returns the JSON values of a stored config in today's format.
+
+    Raises:
+        InputError: the format is unknown.
+    """
+    stated = values.get("format", 1)
+    validate.one_of(f"{where}: format", stated, config_upgrades.FORMATS)
+    return config_upgrades.upgraded(values) if stated == 1 else dict(values)
+
+
+def read(values: Mapping[str, Any], where: object) -> ml_collections.ConfigDict:
+    """Reads the JSON values of a stored config, of any version.
+
+    Args:
+        values: what ``to_values`` gave, all of it or a part.
+        where: they come from, for messages.
+
+    Returns:
+        A whole config. What is not there has today's default; so has, in values of an
+        earlier format, what no chosen kind reads.
+
+    Raises:
+        InputError: the format, a field or a kind is unknown, or a value is of another
+            type.
+    """
+    config = base.get_config()
+    fields = upgraded(values, where)
+    del fields["format"]
+    for name in unknown_fields(fields):
+        raise InputError(
+            f"{where} has the unknown field {name[:80]!r}; allowed: the settings of "
+            "this version of dpdm_jax."
+        )
+    try:
+        config.update(run_dir.from_json_values(fields))
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as e:
+        raise InputError(
+            f"{where} holds no config ({reason(e)}); allowed: values of the fields' "
+            "types."
+        ) from None
+    if "format" not in values:
+        rooms.forget_foreign(config)
+    return config
+
+
+def unknown_fields(config: Mapping[str, Any]) -> list[str]:
+    """Returns the whole names of fields that no config of this version has.
+
+    Args:
+        config: a whole config, or JSON values of one.
+    """
+    known = base.get_config()
+    presets = config.get(_PRESETS, {})
+    rest = {name: value for name, value in config.items() if name != _PRESETS}
+    found = _unknown(rest, known, "")
+    for name, preset in presets.items():
+        path = f"{_PRESETS}.{name}"
+        found += _unknown({path: preset}, {path: known.sampler}, "")
+    return found
+
+
+def _unknown(
+    values: Mapping[str, Any], known: Mapping[str, Any], path: str
+) -> list[str]:
+    found: list[str] = []
+    for field, value in values.items():
+        name = f"{path}.{field}" if path else field
+        is_group = isinstance(value, (dict, ml_collections.ConfigDict))
+        if field not in known or is_group != isinstance(
+            known[field], (dict, ml_collections.ConfigDict)
+        ):
+            found.append(name)
+        elif is_group:
+            found += _unknown(value, known[field], name)
+    return found
