@@ -9,6 +9,7 @@ import pathlib
 
 import ml_collections
 
+from dpdm_jax.configs import base
 from dpdm_jax.errors import reason
 from dpdm_jax.release import bundle as release_bundle
 
@@ -30,6 +31,9 @@ def get_config(bundle: str = "") -> ml_collections.ConfigDict:
             f"{folder / release_bundle.CONFIG} cannot be read ({reason(e)}); allowed: "
             "configs/released.py:FOLDER with the folder of a release."
         ) from None
+    presets = base.get_config().sampler_presets
+    presets.update(config.sampler_presets)
+    config.sampler_presets = presets
     # Not the directory of the run that it came from.
     config.name = f"{config.name}_released"
     config.release.bundle = bundle

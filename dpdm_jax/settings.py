@@ -89,7 +89,7 @@ class Room:
     """
 
     choice: str
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[Any, Kind]
     shared: tuple[Group, ...] = ()
 
     def kind(self, section: ml_collections.ConfigDict) -> Kind:
@@ -101,9 +101,17 @@ class Room:
         Raises:
             InputError: there is none of that name.
         """
-        _, _, field = self.choice.partition(".")
-        validate.one_of(self.choice, section[field], self.kinds)
-        return self.kinds[section[field]]
+        name = self.name(lookup(section, self.choice.partition(".")[2]))
+        validate.one_of(self.choice, name, self.kinds)
+        return self.kinds[name]
+
+    def name(self, value: Any) -> Any:
+        """Returns the name of the kind that a value of the choice stands for."""
+        return value
+
+    def asked(self, kind: Any) -> str:
+        """Returns in words how a kind is chosen, for messages."""
+        return f"{self.choice}={kind!r}"
 
     def build(
         self, section: ml_collections.ConfigDict, *given: Any, **options: Any
@@ -122,13 +130,23 @@ class Room:
         settings = (group.read(section) for group in kind.groups)
         return kind.build(*settings, *given, **options)
 
-    def readers(self, name: str) -> list[str]:
+    def readers(self, name: str) -> list[Any]:
         """Returns the kinds that read a field, given by its whole name."""
         return [
             kind
             for kind, found in self.kinds.items()
             if any(name in group.defaults for group in found.groups)
         ]
+
+
+class Switch(Room):
+    """A room that is chosen by a number: kind 0 for 0, kind 1 for any other."""
+
+    def name(self, value: Any) -> int:
+        return int(bool(value))
+
+    def asked(self, kind: Any) -> str:
+        return f"{self.choice} above 0" if kind else f"{self.choice}=0"
 
 
 def defaults(rooms: Sequence[Room]) -> dict[str, Any]:
@@ -156,6 +174,7 @@ def names_read(rooms: Sequence[Room], config: ml_collections.ConfigDict) -> set[
     names: set[str] = set()
     for room in rooms:
         kind = room.kind(config[room.choice.partition(".")[0]])
+        names.add(room.choice)
         for group in (*room.shared, *kind.groups):
             names |= group.defaults.keys()
     return names
@@ -187,12 +206,10 @@ def refuse_foreign(
         InputError: there is one.
     """
     for name, value, default in foreign(rooms, config, read):
-        readers = {room.choice: room.readers(name) for room in rooms}
-        readers = {choice: kinds for choice, kinds in readers.items() if kinds}
-        chosen = [f"{choice} is {lookup(config, choice)!r}" for choice in readers]
-        others = [
-            f"{choice}={kind!r}" for choice in readers for kind in readers[choice]
-        ]
+        readers = [(room, kind) for room in rooms for kind in room.readers(name)]
+        choices = dict.fromkeys(room.choice for room, _ in readers)
+        chosen = [f"{choice} is {lookup(config, choice)!r}" for choice in choices]
+        others = [room.asked(kind) for room, kind in readers]
         verb = "does" if len(chosen) == 1 else "do"
         raise InputError(
             f"{name} is {value!r}, and {' and '.join(chosen)}, which {verb} not read "

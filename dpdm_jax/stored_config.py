@@ -55,6 +55,8 @@ def read(values: Mapping[str, Any], where: object) -> ml_collections.ConfigDict:
             f"{where} has the unknown field {name[:80]!r}; allowed: the settings of "
             "this version of dpdm_jax."
         )
+    if _PRESETS in fields:
+        config[_PRESETS] = ml_collections.ConfigDict()
     try:
         config.update(run_dir.from_json_values(fields))
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as e:
@@ -73,27 +75,24 @@ def unknown_fields(config: Mapping[str, Any]) -> list[str]:
     Args:
         config: a whole config, or JSON values of one.
     """
-    known = base.get_config()
-    presets = config.get(_PRESETS, {})
-    rest = {name: value for name, value in config.items() if name != _PRESETS}
-    found = _unknown(rest, known, "")
-    for name, preset in presets.items():
-        path = f"{_PRESETS}.{name}"
-        found += _unknown({path: preset}, {path: known.sampler}, "")
-    return found
+    known = base.get_config().to_dict()
+    presets = config.get(_PRESETS)
+    if _is_group(presets):
+        # A preset has fields and groups of the sampler.
+        known[_PRESETS] = dict.fromkeys(presets, known["sampler"])
+    return _unknown(config, known, "")
 
 
-def _unknown(
-    values: Mapping[str, Any], known: Mapping[str, Any], path: str
-) -> list[str]:
+def _unknown(values: Mapping[str, Any], known: dict[str, Any], path: str) -> list[str]:
     found: list[str] = []
     for field, value in values.items():
         name = f"{path}.{field}" if path else field
-        is_group = isinstance(value, (dict, ml_collections.ConfigDict))
-        if field not in known or is_group != isinstance(
-            known[field], (dict, ml_collections.ConfigDict)
-        ):
+        if field not in known or _is_group(value) != _is_group(known[field]):
             found.append(name)
-        elif is_group:
+        elif _is_group(value):
             found += _unknown(value, known[field], name)
     return found
+
+
+def _is_group(value: object) -> bool:
+    return isinstance(value, (dict, ml_collections.ConfigDict))

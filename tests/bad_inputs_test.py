@@ -173,6 +173,20 @@ PLANS = rows_of(
             "--config.network.ncsnpp.channel_multipliers=(1,1,1,1,1)": (
                 "height and width divisible by 16"
             ),
+            "network.low_frequencies.hidden_width=3": (
+                "network.low_frequencies.hidden_width is 3, and "
+                "network.low_frequencies.count is 0, which does not read it; allowed: "
+                "128, its default, or network.low_frequencies.count above 0."
+            ),
+            "network.low_frequencies=14": (
+                "--config.network.low_frequencies is now "
+                "--config.network.low_frequencies.count"
+            ),
+            "network.num_heads=2": "is now --config.network.transformer.num_heads",
+            "network.adm.base_channels=64": (
+                "network.adm.base_channels is 64, and network.name is 'mlp', which "
+                "does not read it; allowed: 192, its default, or network.name='adm'."
+            ),
             "network.name=adm --config.network.adm.base_channels=48": (
                 "network.adm.base_channels is 48; allowed: a multiple of 32"
             ),

@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(TESTS.parent))  # for experiments/, which is not installed
 sys.path.insert(0, str(TESTS / "plugins"))
-sys.path.insert(0, str(TESTS))  # for float_sums
+sys.path.insert(0, str(TESTS))  # for earlier_configs, float_sums
 
 from dpdm_jax import command_line, rooms, settings, xla_flags  # noqa: E402
 from dpdm_jax.configs import base  # noqa: E402

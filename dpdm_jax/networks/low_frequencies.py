@@ -46,12 +46,12 @@ class Settings:
         validate.real(f"{path}.condition_gain", self.condition_gain, above=0)
 
 
-def beside(network: Network, settings: Settings, dtype: DTypeLike) -> Network:
+def beside(settings: Settings, network: Network, dtype: DTypeLike) -> Network:
     """Returns a network with the perceptron of given settings beside it.
 
     Args:
+        settings: the perceptron's, which has a ``count``.
         network: on images.
-        settings: the perceptron's.
         dtype: of the perceptron's computation.
 
     Raises:
@@ -64,8 +64,6 @@ def beside(network: Network, settings: Settings, dtype: DTypeLike) -> Network:
             f"network.low_frequencies.count is {count}; allowed for images of "
             f"{height}x{width}: 0 to {min(height, width)}."
         )
-    if count == 0:
-        return network
     one_block = mlp.Settings(
         base_width=settings.base_width,
         hidden_width=settings.hidden_width,

@@ -15,7 +15,7 @@ from dpdm_jax.networks import (
     transformer,
 )
 from dpdm_jax.networks.network import DTYPES, Network
-from dpdm_jax.settings import Group, Kind, Room
+from dpdm_jax.settings import Group, Kind, Room, Switch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,6 @@ class Settings:
 
 
 _EVERY = Group("network", Settings)
-_LOW = Group("network.low_frequencies", low_frequencies.Settings)
 
 #: A builder takes the settings, (h, w, c), the number of classes and ``dtype``.
 ROOM = Room(
@@ -54,7 +53,20 @@ ROOM = Room(
             transformer.build, (Group("network.transformer", transformer.Settings),)
         ),
     },
-    shared=(_EVERY, _LOW),
+    shared=(_EVERY,),
+)
+
+#: What is put beside a network; a builder takes the settings, the network, and the
+#: dtype of the computation.
+BESIDE = Switch(
+    "network.low_frequencies.count",
+    {
+        0: Kind(lambda network, dtype: network),
+        1: Kind(
+            low_frequencies.beside,
+            (Group("network.low_frequencies", low_frequencies.Settings),),
+        ),
+    },
 )
 
 
@@ -81,4 +93,4 @@ def build_network(
     shape = patches.folded_shape(tuple(image_shape), settings.patch_size)
     network = ROOM.build(config, shape, num_classes, dtype=dtype)
     network = patches.on_patches(network, settings.patch_size)
-    return low_frequencies.beside(network, _LOW.read(config), dtype)
+    return BESIDE.build(config, network, dtype)

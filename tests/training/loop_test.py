@@ -11,13 +11,14 @@ import jax
 import numpy as np
 import optax
 import pytest
+from earlier_configs import as_format_1
 
 from dpdm_jax import command_line, data, planning, settings
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.training import rngs, steps
-from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.checkpoints import Checkpoints, checksum
 from dpdm_jax.training.loop import train
 from dpdm_jax.training.secrets import fixed_secrets
 
@@ -308,6 +309,20 @@ def test_other_gradients_under_the_same_noise_are_refused(tmp_path, field, value
         train(config, tmp_path)
     free = tiny_config(train__microbatch_size=32, log__every_steps=2)
     assert int(train(free, tmp_path).step) == 6
+
+
+def test_a_run_whose_config_is_of_the_first_format_goes_on(tmp_path):
+    train(tiny_config(train__stop_after_steps=2), tmp_path)
+    for path in (tmp_path / "checkpoints").glob("*/meta/metadata"):
+        meta = json.loads(path.read_text())
+        assert meta["config"]["format"] == 2
+        meta["config"] = as_format_1(tiny_config(train__stop_after_steps=2))
+        del meta["checksum"]
+        path.write_text(json.dumps(meta | {"checksum": checksum(meta)}))
+    with pytest.raises(InputError, match=r"network\.mlp\.condition_gain 1\.0 -> 2\.0"):
+        train(tiny_config(network__mlp__condition_gain=2.0), tmp_path)
+    assert int(train(tiny_config(), tmp_path).step) == 6
+    assert json.loads((tmp_path / "config.json").read_text())["format"] == 2
 
 
 @pytest.mark.slow
