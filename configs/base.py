@@ -4,19 +4,21 @@ An experiment's file calls ``get_config`` and overrides a few fields. On the com
 line ``--config.train.batch_size=2048`` overrides any of them. The defaults are DPDM's
 training setup (arXiv 2210.09929).
 
-A name, such as ``network.name``, chooses among kinds. The settings of each are a group,
-such as ``network.mlp``, and explained in ``Settings`` of the module that builds it; a
-group that is not read must keep its defaults. The registry of each choice lists them:
+A name, such as ``network.name``, chooses among kinds. What a kind reads is a group,
+such as ``network.mlp``, and explained by the class beside the kind's code
+(``mlp.Settings``); where no chosen kind reads it, it must keep its defaults. The
+registries list the kinds with their classes:
 
-    data.source               dpdm_jax/data/registry.py; each source in dpdm_jax/data/
-    network.name              dpdm_jax/networks/registry.py; in dpdm_jax/networks/
-    diffusion.parameterization, diffusion.noise_levels, sampler.name, sampler.grid
-                              dpdm_jax/diffusion/from_config.py; in dpdm_jax/diffusion/
+    data.source                   dpdm_jax/data/registry.py
+    network.name                  dpdm_jax/networks/registry.py
+    diffusion.parameterization    dpdm_jax/diffusion/from_config.py
+    diffusion.noise_levels        likewise
+    sampler.name, sampler.grid    likewise
 
-So are the fields there that several kinds share: all of ``data`` and ``network`` that
-is not named here, ``diffusion.sigma_data`` and ``diffusion.views``, and of ``sampler``
-``sigma_min``, ``sigma_max`` and ``clip_denoised``. An unknown field's error lists those
-that are allowed in its place.
+They lead to those fields, too, that several kinds read and that are not found below:
+the rest of ``data`` and ``network``, ``diffusion.sigma_data``, ``diffusion.views``,
+``sampler.sigma_min``, ``sampler.sigma_max`` and ``sampler.clip_denoised``. An unknown
+field's error lists those that are allowed in its place.
 """
 
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""All rooms of the house, and what their kinds read of a whole config."""
+"""All rooms, and what their kinds read of a whole config."""
 
 from collections.abc import Collection
 

@@ -80,7 +80,7 @@ class Kind:
 
 @dataclasses.dataclass(frozen=True)
 class Room:
-    """The kinds of one part of the house.
+    """The kinds among which one field of a config chooses.
 
     Attributes:
         choice: the field that chooses one, such as "network.name".

@@ -5,7 +5,7 @@ in an earlier format.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import ml_collections
 
@@ -94,5 +94,5 @@ def _unknown(values: Mapping[str, Any], known: dict[str, Any], path: str) -> lis
     return found
 
 
-def _is_group(value: object) -> bool:
+def _is_group(value: object) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, (dict, ml_collections.ConfigDict))
