@@ -64,7 +64,7 @@ def read(values: Mapping[str, Any], where: object) -> ml_collections.ConfigDict:
             f"{where} holds no config ({reason(e)}); allowed: values of the fields' "
             "types."
         ) from None
-    if "format" not in values:
+    if values.get("format") != config_upgrades.FORMAT:
         rooms.forget_foreign(config)
     return config
 

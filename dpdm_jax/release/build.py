@@ -64,9 +64,11 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
             record = _read_accounts(workdir, stored)
             tuning = read_tuning(settings)
             _check_private(settings, record, tuning)
+            trained = stored_config.read(
+                stored["config"], f"the checkpoint of {workdir}"
+            )
             values, emptied = published.published_config(
-                stored_config.to_values(stored_config.read(stored["config"], workdir)),
-                config,
+                stored_config.to_values(trained), config
             )
             manifest = {
                 "format": bundle.FORMAT,
