@@ -3,12 +3,30 @@
 An experiment's file calls ``get_config`` and overrides a few fields. On the command
 line ``--config.train.batch_size=2048`` overrides any of them. The defaults are DPDM's
 training setup (arXiv 2210.09929).
+
+A name, such as ``network.name``, chooses among kinds. What a kind reads is a group,
+such as ``network.mlp``, and explained by the class beside the kind's code
+(``mlp.Settings``); where no chosen kind reads it, it must keep its defaults. The
+registries list the kinds with their classes:
+
+    data.source                   dpdm_jax/data/registry.py
+    network.name                  dpdm_jax/networks/registry.py
+    diffusion.parameterization    dpdm_jax/diffusion/from_config.py
+    diffusion.noise_levels        likewise
+    sampler.name, sampler.grid    likewise
+
+They lead to those fields, too, that several kinds read and that are not found below:
+the rest of ``data`` and ``network``, ``diffusion.sigma_data``, ``diffusion.views``,
+``sampler.sigma_min``, ``sampler.sigma_max`` and ``sampler.clip_denoised``. An unknown
+field's error lists those that are allowed in its place.
 """
 
 from collections.abc import Collection
 
 import ml_collections
 from ml_collections import config_dict
+
+from dpdm_jax import rooms
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -22,127 +40,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
 
     config.data = data = ml_collections.ConfigDict()
-    # digits | tfds (extra tfds) | idx | image_folder | npz | glyphs
     data.source = "tfds"
-    data.path = ""  # folder or file; for tfds its data_dir, "" for the usual one
-    data.name = ""  # TFDS builder
     # Names public data, such as "ImageNet 32x32", for ordinary training: no noise, no
     # clipping, no guarantee, and a statement that says so. "" for data to be protected.
     data.public = ""
-    data.train_split = "train"  # TFDS split, or the first part of file names
-    data.test_split = "test"
-    # Size of the training split; public. 0 takes it from the data.
-    data.num_examples = 0
-    data.image_size = 0  # side in pixels; 0 as stored
-    data.channels = 0  # 1 or 3; 0 as stored
-    data.num_classes = -1  # -1 from the data, 0 unlabelled
-    data.crop = "none"  # none | center_square | celeba
-    data.resize = "lanczos"  # lanczos | bicubic | bilinear | box
-
-    # glyphs: public images, rendered from the fonts in data.path ("" for matplotlib's)
-    # with data.image_size pixels to a side (0 for 28). Lengths are in twentieths of the
-    # character's longer side: pixels of MNIST.
-    data.glyphs = glyphs = ml_collections.ConfigDict()
-    glyphs.characters = "0123456789"  # labels are places in this text
-    glyphs.images_per_character = 6000  # in each split
-    glyphs.seed = 0
-    # mnist: 20 pixels in 28, centre of mass in the middle | full: as scikit-learn's
-    # digits, to the edges. Both keep height in proportion to width.
-    glyphs.frame = "mnist"
-    glyphs.rotation = 10.0  # degrees at most, either way
-    glyphs.shear = 0.3  # tangent of the slant at most, either way
-    # Smallest and largest factor of width and of height, drawn for each. What they have
-    # in common, the frame undoes.
-    glyphs.scale = (0.8, 1.2)
-    # Thinnest and thickest mean width of strokes. What the font draws is made thinner,
-    # by half at most, or thicker. (0, 0) leaves it.
-    glyphs.stroke = (1.5, 4.0)
-    glyphs.elastic_amplitude = 1.2  # standard deviation of what pixels move by; 0 none
-    glyphs.elastic_smoothness = 4.0  # standard deviation of the Gaussian smoothing it
 
     config.network = network = ml_collections.ConfigDict()
-    network.name = "ncsnpp"  # ncsnpp (DDPM++) | mlp | mixer | transformer | adm
-    network.base_width = 32  # channels at full resolution
-    network.channel_multipliers = (1, 2, 2)  # one entry per resolution
-    network.num_res_blocks = 2  # per resolution on the way down, one more on the way up
-    network.attention_resolutions = (7,)  # feature widths that get attention
-    network.hidden_width = 128  # mlp: of a layer; mixer, transformer: of a pixel
-    network.num_blocks = 2  # mlp, mixer, transformer: residual blocks
-    # mlp, mixer, transformer: factor of the embeddings of noise level and label. All
-    # weights get the same noise; above 1 these, of small gradients, gain against it.
-    network.condition_gain = 1.0
-    network.num_heads = 4  # transformer
-    # Side of the squares of pixels that the network sees as one pixel with more
-    # channels; divides the image's sides. Widths and resolutions are counted in those.
-    network.patch_size = 1
-    # Adds an MLP of one block on so many of the lowest frequencies along each side.
-    network.low_frequencies = 0
-    network.low_frequency_width = 128  # of that MLP's hidden layers
-    network.dtype = "float32"  # of the computation; parameters are always float32
-    # adm: the U-Net of guided-diffusion; of the fields above it reads only patch_size,
-    # low_frequencies (with its width and base_width) and dtype. The defaults are those
-    # of arXiv 2302.13861 for CIFAR-10, 80 million parameters.
-    network.adm = adm = ml_collections.ConfigDict()
-    adm.base_channels = 192  # channels at full resolution, a multiple of 32
-    adm.channel_multipliers = (1, 2, 2, 2)  # one entry per resolution
-    adm.num_res_blocks = 2  # per resolution on the way down, one more on the way up
-    # How many times smaller than the image (1, 2, 4, ...) features with attention are.
-    adm.attention_factors = (2,)
-    adm.head_channels = 64  # of an attention head; 0 for num_heads heads everywhere
-    adm.num_heads = 4  # where head_channels is 0
-    adm.new_attention_order = False  # guided-diffusion's second order of projections
-    adm.scale_shift = False  # step and label scale and shift features, not just add
-    adm.resample_in_blocks = False  # residual blocks, not convolutions, resample
-    adm.remat = False  # compute blocks anew in the backward pass: memory for time
+    network.name = "ncsnpp"  # which is DDPM++
 
     config.diffusion = diffusion = ml_collections.ConfigDict()
-    # edm | v | ve | vp | edm_dct (of frequencies) | edm_moments (of those measured by
-    # privacy.moments_noise_multiplier) | ddpm
     diffusion.parameterization = "edm"
-    # log_normal | cosine | log_uniform | vp_time | time_mixture
-    diffusion.noise_levels = "log_normal"
-    # Assumed standard deviation of the data, that of U[-1, 1]; never measured.
-    diffusion.sigma_data = 3**-0.5
-    # edm_dct, edm_moments: assumed mean of pixels, never measured; half cycles across
-    # the image, where the assumed spectrum falls.
-    diffusion.mean_data = 0.0
-    diffusion.corner = 5.0
-    # edm_moments: images that are further from the assumed mean than so many assumed
-    # standard deviations (root mean square of frequencies) count as if they were not.
-    diffusion.moments_clip = 2.0
-    # edm_moments: so many principal components of each class are measured, too, by a
-    # third query.
-    diffusion.moments_components = 0
-    diffusion.p_mean = -1.2  # log_normal: mean of ln sigma
-    diffusion.p_std = 1.2  # log_normal: standard deviation of ln sigma
-    diffusion.min_log_snr = -9.0  # cosine: ln(1 / sigma^2) at the largest noise
-    diffusion.max_log_snr = 13.0  # cosine: at the smallest noise
-    diffusion.sigma_min = 0.02  # log_uniform
-    diffusion.sigma_max = 100.0  # log_uniform
-    diffusion.beta_min = 0.1  # vp
-    diffusion.beta_d = 19.9  # vp
-    diffusion.eps_t = 1e-5  # vp: smallest time drawn
-    diffusion.num_timesteps = 1000.0  # vp: scale of the time that the network sees
-    # DDPM's discrete steps: what the network of parameterization "ddpm" is told, what
-    # noise levels "time_mixture" draw, and what sampler grids "ddpm" and "ldm" visit.
-    diffusion.ddpm = ddpm = ml_collections.ConfigDict()
-    # linear (in beta) | cosine | ldm (latent diffusion's, linear in the root of beta)
-    ddpm.schedule = "linear"
-    ddpm.num_steps = 1000  # T
-    ddpm.beta_first = 1e-4  # linear, ldm (whose papers have 0.0015 or 0.00085)
-    ddpm.beta_last = 0.02  # linear, ldm (whose papers have 0.0155, 0.0195 or 0.012)
-    # time_mixture: steps where intervals end and the next begin, and the probability of
-    # each interval; all steps alike by default. arXiv 2302.13861 has (30, 600) with
-    # (0.015, 0.785, 0.2) for CIFAR-10, (200, 800) with (0.05, 0.9, 0.05) for MNIST.
-    ddpm.intervals = ()
-    ddpm.weights = (1.0,)
+    diffusion.noise_levels = "log_normal"  # of training
     diffusion.noise_multiplicity = 32  # K, draws per example and step
-    # How an example is seen in its draws (augmentation multiplicity); averaged with
-    # them before the one clip.
-    diffusion.views = views = ml_collections.ConfigDict()
-    views.crop = 0  # padded by so many reflected pixels and cropped; 0 for no crops
-    views.flip = False  # left and right exchanged half the time; never for digits
-    views.count = 0  # V views of K / V draws each; 0 for a view a draw
     # Draws that the network sees together, a divisor of K; 0 for all. Less takes less
     # memory, and a third forward pass.
     diffusion.draws_at_once = 0
@@ -219,37 +128,15 @@ def get_config() -> ml_collections.ConfigDict:
     # The papers' training-time sampler: deterministic DDIM.
     config.sampler = sampler = ml_collections.ConfigDict()
     sampler.preset = ""  # a name in config.sampler_presets, which then overrides
-    sampler.name = "ddim"  # ddim | heun | ancestral (DDPM's) | ddim_eta
-    sampler.stochastic = False  # ddim: reverse SDE rather than probability-flow ODE
+    sampler.name = "ddim"
     sampler.num_steps = 50  # grid points; grid ddpm counts its own
-    # edm | log_uniform | cosine | ddpm (steps of diffusion.ddpm) | ldm (those of latent
-    # diffusion's DDIM: every so many, from step 1 on)
     sampler.grid = "edm"
-    sampler.sigma_min = 0.002
-    sampler.sigma_max = 80.0
-    sampler.rho = 7.0  # edm grid
-    sampler.s_churn = 0.0  # heun
-    sampler.s_min = 0.0  # heun: churn between these noise levels
-    sampler.s_max = float("inf")
-    sampler.s_noise = 1.0  # heun
-    sampler.churn_limit = 1.0  # heun: cap of s_churn / num_steps
-    # ancestral, ddim_eta: clip predicted clean images to [-1, 1]; not for latents.
-    sampler.clip_denoised = True
-    sampler.ancestral = ml_collections.ConfigDict()
-    # Variance of a step's noise: fixed_large (beta) | fixed_small (the posterior's)
-    sampler.ancestral.variance = "fixed_large"
-    sampler.ddim_eta = ml_collections.ConfigDict()
-    sampler.ddim_eta.eta = 0.0  # share of DDPM's noise: 0 deterministic, 1 all of it
-    sampler.ddpm = ml_collections.ConfigDict()
-    # grid ddpm: which steps. "" all | "N" with fractional strides from the first to the
-    # last | "ddimN" with a whole stride from the first on.
-    sampler.ddpm.respacing = ""
     sampler.guidance = 0.0  # classifier-free guidance w >= 0
 
     config.sampler_presets = ml_collections.ConfigDict(
         {
-            "ddim": {"name": "ddim", "stochastic": False, "num_steps": 50},
-            "ddim_stochastic": {"name": "ddim", "stochastic": True, "num_steps": 50},
+            name: {"name": "ddim", "ddim": {"stochastic": noisy}, "num_steps": 50}
+            for name, noisy in (("ddim", False), ("ddim_stochastic", True))
         }
     )
 
@@ -329,6 +216,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Write report.html, for the owner of the data, with metrics, curves and training
     # images. False writes report_public.html, which holds nothing of the kind.
     report.private_parts = True
+
+    rooms.add_fields(config)
     return config
 
 

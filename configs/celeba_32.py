@@ -18,13 +18,13 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     epsilon = base.parse_variant(variant, VARIANTS).get("eps", "10")
     config = base.get_config()
     config.name = f"celeba_32_eps{epsilon}"
-    config.data.name = "celeb_a"
+    config.data.tfds.name = "celeb_a"
     config.data.num_examples = 162_770
     config.data.image_size = 32
     config.data.channels = 3
     config.data.num_classes = 0
     config.data.crop = "celeba"
-    config.network.attention_resolutions = (8, 16)
+    config.network.ncsnpp.attention_resolutions = (8, 16)
     config.diffusion.label_dropout = 0.0
     config.privacy.epsilon = float(epsilon)
     config.privacy.delta = 1e-6

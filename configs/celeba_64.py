@@ -18,6 +18,6 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config = celeba_32.get_config("eps=10")
     config.name = "celeba_64_eps10"
     config.data.image_size = 64
-    config.network.channel_multipliers = (1, 1, 2, 2)
+    config.network.ncsnpp.channel_multipliers = (1, 1, 2, 2)
     config.diffusion.noise_multiplicity = 8
     return config

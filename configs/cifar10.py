@@ -17,13 +17,13 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     base.parse_variant(variant, VARIANTS)
     config = base.get_config()
     config.name = "cifar10_eps10"
-    config.data.name = "cifar10"
+    config.data.tfds.name = "cifar10"
     config.data.num_examples = 50_000
     config.data.image_size = 32
     config.data.channels = 3
     # The official loss says 1000 here, which sends dropped labels out of range.
     config.data.num_classes = 10
-    config.network.attention_resolutions = (16,)
+    config.network.ncsnpp.attention_resolutions = (16,)
     config.diffusion.noise_multiplicity = 8
     config.train.batch_size = 2048
     config.train.epochs = 500

@@ -23,13 +23,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     # 53,184 weights: fewer weights gather less noise.
     config.network.name = "mlp"
-    config.network.base_width = 16
-    config.network.hidden_width = 128
-    config.network.num_blocks = 1
+    config.network.mlp.base_width = 16
+    config.network.mlp.hidden_width = 128
+    config.network.mlp.num_blocks = 1
     config.diffusion.noise_multiplicity = 8
     config.diffusion.stratified = True
     # The shape of a digit is decided at larger noise than a photograph's details.
-    config.diffusion.p_mean = -0.6
+    config.diffusion.log_normal.p_mean = -0.6
 
     config.privacy.delta = 1e-4
     config.train.batch_size = 719

@@ -18,14 +18,15 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     epsilon = base.parse_variant(variant, VARIANTS).get("eps", "10")
     config = mnist.get_config(variant)
     config.name = f"fashion_mnist_eps{epsilon}"
-    config.data.name = "fashion_mnist"
+    config.data.tfds.name = "fashion_mnist"
     if epsilon != "0.2":
         # As an independent benchmark (DPImageBench) reports them, for both epsilons.
-        churn = {"name": "heun", "num_steps": 1000, "s_min": 0.025, "s_max": 50.0}
+        churn = {"s_min": 0.025, "s_max": 50.0}
+        heun = {"name": "heun", "num_steps": 1000}
         config.sampler_presets.fid = ml_collections.ConfigDict(
-            churn | {"s_churn": 50.0, "guidance": 1.0}
+            heun | {"heun": churn | {"s_churn": 50.0}, "guidance": 1.0}
         )
         config.sampler_presets.acc = ml_collections.ConfigDict(
-            churn | {"s_churn": 10.0}
+            heun | {"heun": churn | {"s_churn": 10.0}}
         )
     return config

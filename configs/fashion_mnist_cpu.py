@@ -16,15 +16,15 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     """Returns the config of a budget."""
     config = mnist_cpu.get_config(variant)
     config.name = f"fashion_{config.name}"
-    config.data.name = "fashion_mnist"
+    config.data.tfds.name = "fashion_mnist"
     # Garments on black. Assumed, not measured.
-    config.diffusion.mean_data = -0.5
+    config.diffusion.edm_dct.mean_data = -0.5
     # Cloth is decided at smaller noise than a digit's shape.
-    config.diffusion.p_mean = -0.4
+    config.diffusion.log_normal.p_mean = -0.4
     if config.privacy.epsilon == 10:
         # Makes the steps' noise larger by 5 %.
         config.diffusion.parameterization = "edm_moments"
-        config.diffusion.moments_components = 20
+        config.diffusion.edm_moments.components = 20
         config.privacy.moments_noise_multiplier = 2.0
         config.train.batch_size, config.train.num_steps = 4000, 150
     return config

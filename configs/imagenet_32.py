@@ -18,13 +18,13 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     base.parse_variant(variant, VARIANTS)
     config = base.get_config()
     config.name = "imagenet_32_eps10"
-    config.data.name = "imagenet_resized/32x32"
+    config.data.tfds.name = "imagenet_resized/32x32"
     config.data.test_split = "validation"
     config.data.num_examples = 1_281_167
     config.data.image_size = 32
     config.data.channels = 3
     config.data.num_classes = 1000
-    config.network.attention_resolutions = (8, 16)
+    config.network.ncsnpp.attention_resolutions = (8, 16)
     config.diffusion.noise_multiplicity = 8
     config.privacy.delta = 7e-7
     config.train.batch_size = 2048

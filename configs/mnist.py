@@ -6,6 +6,8 @@ at eps 0.2 / 1 / 10, on eight A100.
     python -m dpdm_jax.main --config=configs/mnist.py:eps=10
 """
 
+from typing import Any
+
 import ml_collections
 
 from dpdm_jax.configs import base
@@ -18,7 +20,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     epsilon = base.parse_variant(variant, VARIANTS).get("eps", "10")
     config = base.get_config()
     config.name = f"mnist_eps{epsilon}"
-    config.data.name = "mnist"
+    config.data.tfds.name = "mnist"
     config.data.num_examples = 60_000
     config.data.image_size = 28
     config.data.channels = 1
@@ -39,15 +41,17 @@ def _presets(epsilon: str) -> dict[str, dict[str, str | float]]:
     Confirmed by the official README for eps = 1 FID; the others as an independent
     benchmark (DPImageBench) reports them. None were found for eps = 0.2.
     """
-    churn: dict[str, str | float] = {"name": "heun", "num_steps": 1000, "s_max": 50.0}
+    heun: dict[str, Any] = {"name": "heun", "num_steps": 1000}
+    churn = {"s_max": 50.0}
     if epsilon == "1":
         return {
-            "fid": churn | {"s_churn": 100.0, "s_min": 0.05},
-            "acc": churn | {"s_churn": 10.0, "s_min": 0.1},
+            "fid": heun | {"heun": churn | {"s_churn": 100.0, "s_min": 0.05}},
+            "acc": heun | {"heun": churn | {"s_churn": 10.0, "s_min": 0.1}},
         }
     if epsilon == "10":
+        fid = churn | {"s_churn": 50.0, "s_min": 0.05}
         return {
-            "fid": churn | {"s_churn": 50.0, "s_min": 0.05, "guidance": 0.25},
-            "acc": churn | {"s_churn": 10.0, "s_min": 0.025},
+            "fid": heun | {"heun": fid, "guidance": 0.25},
+            "acc": heun | {"heun": churn | {"s_churn": 10.0, "s_min": 0.025}},
         }
     return {}

@@ -27,23 +27,24 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
 
     config.network.name = "mixer"
     config.network.patch_size = 4
-    config.network.hidden_width = 64
-    config.network.num_blocks = 4
-    config.network.condition_gain = 5.0
-    config.network.low_frequencies = 14
+    config.network.mixer.hidden_width = 64
+    config.network.mixer.num_blocks = 4
+    config.network.mixer.condition_gain = 5.0
+    config.network.low_frequencies.count = 14
+    config.network.low_frequencies.condition_gain = 5.0
 
     config.diffusion.parameterization = "edm_dct"
     config.diffusion.noise_levels = "log_normal"
     config.diffusion.sigma_data = 0.4
     # Bright strokes on black. Assumed, not measured.
-    config.diffusion.mean_data = -0.75
+    config.diffusion.edm_dct.mean_data = -0.75
     if config.privacy.epsilon in MOMENTS:
         config.diffusion.parameterization = "edm_moments"
         components, noise_multiplier = MOMENTS[config.privacy.epsilon]
-        config.diffusion.moments_components = components
+        config.diffusion.edm_moments.components = components
         config.privacy.moments_noise_multiplier = noise_multiplier
     # The shape of a digit is decided at larger noise than a photograph's details.
-    config.diffusion.p_mean = 0.3
+    config.diffusion.log_normal.p_mean = 0.3
     config.diffusion.stratified = True
 
     draws, batch_size, steps = BUDGETS[config.privacy.epsilon]

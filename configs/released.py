@@ -25,13 +25,15 @@ def get_config(bundle: str = "") -> ml_collections.ConfigDict:
     """
     folder = pathlib.Path(bundle)
     try:
-        config = base.get_config()
-        config.update(release_bundle.read_config(folder).to_dict())
-    except (ValueError, AttributeError, KeyError, TypeError) as e:
+        config = release_bundle.read_config(folder)
+    except ValueError as e:
         raise ValueError(
             f"{folder / release_bundle.CONFIG} cannot be read ({reason(e)}); allowed: "
             "configs/released.py:FOLDER with the folder of a release."
         ) from None
+    presets = base.get_config().sampler_presets
+    presets.update(config.sampler_presets)
+    config.sampler_presets = presets
     # Not the directory of the run that it came from.
     config.name = f"{config.name}_released"
     config.release.bundle = bundle

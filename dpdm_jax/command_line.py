@@ -19,7 +19,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from dpdm_jax import configs, xla_flags
+from dpdm_jax import config_upgrades, configs, xla_flags
 from dpdm_jax.errors import InputError
 
 #: The folder of the shipped configs: the repository's, or the installed package's.
@@ -83,6 +83,9 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     Raises:
         InputError: there is no such file or variant.
     """
+    # Imported late: JAX, which comes with it, must find the flags set.
+    from dpdm_jax import stored_config
+
     path, _, variant = resolve_config_path(spec).partition(":")
     get_config = runpy.run_path(path).get("get_config")
     if get_config is None:
@@ -91,6 +94,12 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
         config = get_config(variant) if variant else get_config()
     except ValueError as e:
         raise InputError(f"--config is {spec!r}: {e}") from None
+    for name in stored_config.unknown_fields(config):
+        allowed = " or ".join(config_upgrades.MOVED.get(name, ()))
+        raise InputError(
+            f"{path} sets the unknown field {name}; allowed: "
+            f"{allowed or 'those of configs/base.py'}."
+        )
     return config.lock()
 
 
@@ -117,13 +126,14 @@ def parse(argv: Sequence[str]) -> list[str]:
             argv[i] = f"--config={resolve_config_path(value)}"
     # config_flags wants the file before the overrides of its fields.
     argv[1:] = sorted(argv[1:], key=lambda arg: not arg.startswith("--config="))
+    given: set[str] = set()
     if spec is not None:
         if not any(arg.startswith("--config=") for arg in argv):
             argv.insert(1, f"--config={resolve_config_path(spec)}")
         config = load_config(spec)
         for arg in argv[1:]:
             if match := _OVERRIDE.fullmatch(arg):
-                _check_field(config, match.group(1))
+                given.add(_check_field(config, match.group(1)))
     # config_flags looks for overrides there, whatever it is given to parse.
     sys.argv = argv
     try:
@@ -137,14 +147,30 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise InputError(str(e).splitlines()[0].rstrip(".") + ".") from None
     if len(rest) > 1:
         raise InputError(f"{rest[1]!r} is not a flag; allowed: --flag=value.")
+    if spec is not None:
+        from dpdm_jax import rooms  # late, likewise
+
+        # What the file sets for a kind that the command line replaces is not meant.
+        rooms.forget_foreign(flags.FLAGS.config, given)
+        rooms.check(flags.FLAGS.config)
     return rest
 
 
-def _check_field(config: ml_collections.ConfigDict, dotted: str) -> None:
+def _check_field(config: ml_collections.ConfigDict, dotted: str) -> str:
+    """Returns the whole name of the field that a flag sets.
+
+    Raises:
+        InputError: there is none.
+    """
+    # Tuples take an index: --config.network.adm.channel_multipliers[0]=2.
+    dotted = dotted.partition("[")[0]
     node, parents = config, list[str]()
+    if moved := config_upgrades.MOVED.get(dotted):
+        raise InputError(
+            f"--config.{dotted} is now {' or '.join(f'--config.{n}' for n in moved)}; "
+            "allowed: that of a kind that is chosen."
+        )
     for name in dotted.split("."):
-        # Tuples take an index: --config.network.channel_multipliers[0]=2.
-        name = name.partition("[")[0]
         if not isinstance(node, ml_collections.ConfigDict) or name not in node:
             where = f"config.{'.'.join(parents)}" if parents else "config"
             fields = list(node) if isinstance(node, ml_collections.ConfigDict) else []
@@ -155,6 +181,7 @@ def _check_field(config: ml_collections.ConfigDict, dotted: str) -> None:
             )
         node = node[name]
         parents.append(name)
+    return dotted
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dpdm_jax import data, queries, validate
+from dpdm_jax import data, queries, rooms, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import (
@@ -93,8 +93,7 @@ def privacy_plan(
             noise_multiplier=privacy.noise_multiplier,
             noise_multiplicity=config.diffusion.noise_multiplicity,
             queries=tuple(query.planned for query in asked),
-            # Released configs of earlier versions do not have the field.
-            public_data=config.data.get("public", ""),
+            public_data=config.data.public,
             # How many numbers a noised sum has at most: of a step, or of a query.
             coordinates=max(
                 [model.num_trained, *(query.num_coordinates for query in asked)]
@@ -173,6 +172,7 @@ def plan_report(
     Raises:
         InputError: a field is out of range.
     """
+    rooms.check(config)
     problem = public_problem(config)
     model = build_model(config, problem.image_shape, problem.num_classes)
     plan = privacy_plan(config, problem.num_examples, model)
@@ -242,7 +242,7 @@ def _cost(
         held = min(held, config.train.engine_microbatch_size)
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, forward_bytes = forward_cost(config, model)
-    at_once = config.diffusion.get("draws_at_once", 0) or multiplicity
+    at_once = config.diffusion.draws_at_once or multiplicity
     # A backward pass costs two forward passes, and draws in parts one more.
     passes = 3.0 if at_once == multiplicity else 4.0
     flops = passes * forward_flops * multiplicity * plan.expected_batch_size

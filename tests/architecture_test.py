@@ -24,7 +24,7 @@ COMMON = {
     "processes",
     "images",
 }
-COMMON |= {"fusion"}
+COMMON |= {"fusion", "settings"}
 ALLOWED = {
     "data": set(),
     "diffusion": set(),
@@ -38,9 +38,19 @@ ALLOWED = {
         "privacy",
         "progress",
         "queries",
+        "rooms",
         "run_dir",
+        "stored_config",
     },
-    "sampling": {"data", "diffusion", "models", "progress", "run_dir", "training"},
+    "sampling": {
+        "data",
+        "diffusion",
+        "models",
+        "progress",
+        "rooms",
+        "run_dir",
+        "training",
+    },
     "evaluation": {
         "command_line",
         "data",
@@ -66,6 +76,7 @@ ALLOWED = {
         "models",
         "planning",
         "run_dir",
+        "stored_config",
         "command_line",
     },
     "release": {
@@ -75,6 +86,7 @@ ALLOWED = {
         "privacy",
         "run_dir",
         "sampling",
+        "stored_config",
         "training",
     },
     "initial": {
@@ -84,6 +96,7 @@ ALLOWED = {
         "privacy",
         "release",
         "run_dir",
+        "stored_config",
         "training",
     },
     "audit": {
@@ -99,7 +112,10 @@ ALLOWED = {
     "devices": set(),
     "processes": set(),
     "models": {"diffusion", "networks"},
-    "planning": {"data", "models", "privacy", "queries"},
+    "rooms": {"data", "diffusion", "networks"},
+    "config_upgrades": set(),
+    "stored_config": {"config_upgrades", "configs", "rooms", "run_dir"},
+    "planning": {"data", "models", "privacy", "queries", "rooms"},
     "queries": {"data", "diffusion", "models", "privacy"},
     "compilation": {
         "diffusion",

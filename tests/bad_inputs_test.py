@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpdm_jax import command_line, run_dir
+from dpdm_jax import command_line, run_dir, settings
 from dpdm_jax.release.build import release
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.loop import train
 
 _GOLDEN = pathlib.Path(__file__).parent / "golden"
 _TINY = {
-    "network.base_width": 4,
-    "network.hidden_width": 8,
+    "network.mlp.base_width": 4,
+    "network.mlp.hidden_width": 8,
     "diffusion.noise_multiplicity": 2,
     "train.batch_size": 100,
     "train.num_steps": 2,
@@ -133,19 +133,20 @@ PLANS = rows_of(
             "diffusion.parameterization=eps": "allowed: edm, v, ve, vp",
             "diffusion.noise_levels=log": "allowed: log_normal",
             "diffusion.sigma_data=0": "diffusion.sigma_data is 0.0",
-            "diffusion.p_mean=nan": "diffusion.p_mean is nan",
-            "diffusion.p_std=-1": "diffusion.p_std is -1.0",
-            "diffusion.noise_levels=cosine --config.diffusion.max_log_snr=-9": (
-                "diffusion.max_log_snr is -9.0"
+            "diffusion.log_normal.p_mean=nan": "diffusion.log_normal.p_mean is nan",
+            "diffusion.log_normal.p_std=-1": "diffusion.log_normal.p_std is -1.0",
+            "diffusion.noise_levels=cosine --config.diffusion.cosine.max_log_snr=-9": (
+                "diffusion.cosine.max_log_snr is -9.0"
             ),
-            "diffusion.noise_levels=log_uniform --config.diffusion.sigma_min=100": (
-                "diffusion.sigma_max is 100.0"
+            "diffusion.noise_levels=log_uniform "
+            "--config.diffusion.log_uniform.sigma_min=100": (
+                "diffusion.log_uniform.sigma_max is 100.0"
             ),
-            "diffusion.noise_levels=vp_time --config.diffusion.eps_t=1": (
-                "diffusion.eps_t is 1.0"
+            "diffusion.noise_levels=vp_time --config.diffusion.vp.eps_t=1": (
+                "diffusion.vp.eps_t is 1.0"
             ),
-            "diffusion.parameterization=vp --config.diffusion.beta_d=0": (
-                "diffusion.beta_d is 0.0"
+            "diffusion.parameterization=vp --config.diffusion.vp.beta_d=0": (
+                "diffusion.vp.beta_d is 0.0"
             ),
             "diffusion.parameterization=ddpm --config.diffusion.ddpm.schedule=x": (
                 "diffusion.ddpm.schedule is 'x'; allowed: linear, cosine, ldm"
@@ -155,17 +156,36 @@ PLANS = rows_of(
                 "diffusion.ddpm.weights is (0.5, 0.6); allowed: 2 numbers of sum 1"
             ),
             "network.name=unet": "allowed: adm, mixer, mlp, ncsnpp",
-            "network.hidden_width=0": "network.hidden_width is 0",
-            "network.num_blocks=-1": "network.num_blocks is -1",
+            "network.mlp.hidden_width=0": "network.mlp.hidden_width is 0",
+            "network.mlp.num_blocks=-1": "network.mlp.num_blocks is -1",
             "network.dtype=float64": "network.dtype is 'float64'",
-            "network.name=ncsnpp --config.network.base_width=3": "base_width",
-            "network.name=ncsnpp --config.network.num_res_blocks=0": "num_res_blocks",
-            "network.name=ncsnpp --config.network.channel_multipliers=()": "is empty",
-            "network.name=ncsnpp --config.network.channel_multipliers=(1,0)": (
-                "network.channel_multipliers[1] is 0"
+            "network.name=ncsnpp --config.network.ncsnpp.base_width=3": "base_width",
+            "network.name=ncsnpp --config.network.ncsnpp.num_res_blocks=0": (
+                "network.ncsnpp.num_res_blocks is 0"
             ),
-            "network.name=ncsnpp --config.network.channel_multipliers=(1,1,1,1,1)": (
+            "network.name=ncsnpp --config.network.ncsnpp.channel_multipliers=()": (
+                "is empty"
+            ),
+            "network.name=ncsnpp --config.network.ncsnpp.channel_multipliers=(1,0)": (
+                "network.ncsnpp.channel_multipliers[1] is 0"
+            ),
+            "network.name=ncsnpp "
+            "--config.network.ncsnpp.channel_multipliers=(1,1,1,1,1)": (
                 "height and width divisible by 16"
+            ),
+            "network.low_frequencies.hidden_width=3": (
+                "network.low_frequencies.hidden_width is 3, and "
+                "network.low_frequencies.count is 0, which does not read it; allowed: "
+                "128, its default, or network.low_frequencies.count above 0."
+            ),
+            "network.low_frequencies=14": (
+                "--config.network.low_frequencies is now "
+                "--config.network.low_frequencies.count"
+            ),
+            "network.num_heads=2": "is now --config.network.transformer.num_heads",
+            "network.adm.base_channels=64": (
+                "network.adm.base_channels is 64, and network.name is 'mlp', which "
+                "does not read it; allowed: 192, its default, or network.name='adm'."
             ),
             "network.name=adm --config.network.adm.base_channels=48": (
                 "network.adm.base_channels is 48; allowed: a multiple of 32"
@@ -232,12 +252,14 @@ SAMPLING = rows_of(
             "sampler.num_steps=1": "sampler.num_steps is 1",
             "sampler.sigma_min=0": "sampler.sigma_min is 0.0",
             "sampler.sigma_max=0.5": "sampler.sigma_max is 0.5",
-            "sampler.rho=0": "sampler.rho is 0.0",
-            "sampler.s_churn=-1": "sampler.s_churn is -1.0",
-            "sampler.s_min=2 --config.sampler.s_max=1": "sampler.s_max is 1.0",
+            "sampler.edm.rho=0": "sampler.edm.rho is 0.0",
+            "sampler.heun.s_churn=-1": "sampler.heun.s_churn is -1.0",
+            "sampler.heun.s_min=2 --config.sampler.heun.s_max=1": (
+                "sampler.heun.s_max is 1.0"
+            ),
             "sampler.guidance=-1": "sampler.guidance",
             "sampler.guidance=nan": "sampler.guidance",
-            "network.hidden_width=9": "is a checkpoint of another model",
+            "network.mlp.hidden_width=9": "is a checkpoint of another model",
         }
     ),
     *TINY,
@@ -733,8 +755,7 @@ def finished(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     config = command_line.load_config("configs/digits.py")
     for name, value in _TINY.items():
-        group, field = name.split(".")
-        config[group][field] = value
+        settings.assign(config, name, value)
     train(config, folder)
     sampling_run.sample(config, folder)
     release(config, folder)

@@ -103,8 +103,13 @@ def test_paper_sampler_presets():
     config = command_line.load_config("configs/mnist.py:eps=1")
     config.sampler.preset = "fid"
     sampler = from_config.with_preset(config)
-    assert (sampler.name, sampler.num_steps, sampler.s_churn) == ("heun", 1000, 100.0)
-    assert (sampler.s_min, sampler.s_max, sampler.guidance) == (0.05, 50.0, 0.0)
+    assert (sampler.name, sampler.num_steps, sampler.heun.s_churn) == (
+        "heun",
+        1000,
+        100.0,
+    )
+    heun = sampler.heun
+    assert (heun.s_min, heun.s_max, sampler.guidance) == (0.05, 50.0, 0.0)
 
 
 def test_the_embedded_default_plans():
@@ -193,7 +198,7 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     queries = [(plan.sampling, plan.noise_multiplier, plan.num_steps, coordinates)]
     if config.diffusion.parameterization == "edm_moments":
         noise = config.privacy.moments_noise_multiplier
-        asked = 3 if config.diffusion.moments_components else 2
+        asked = 3 if config.diffusion.edm_moments.components else 2
         coordinates = plan.coordinates
         assert coordinates >= model.num_trained
         queries = [(*queries[0][:3], coordinates)]

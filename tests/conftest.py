@@ -19,13 +19,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(TESTS.parent))  # for experiments/, which is not installed
 sys.path.insert(0, str(TESTS / "plugins"))
-sys.path.insert(0, str(TESTS))  # for float_sums
+sys.path.insert(0, str(TESTS))  # for earlier_configs, float_sums
 
 import array_types  # noqa: E402
 
 array_types.install()  # before what it checks is imported
 
-from dpdm_jax import command_line, xla_flags  # noqa: E402
+from dpdm_jax import command_line, rooms, settings, xla_flags  # noqa: E402
 from dpdm_jax.configs import base  # noqa: E402
 
 # Files of half a minute of processor time and more, the costliest first.
@@ -148,8 +148,8 @@ def tiny_config():
     def make(**overrides):
         config = command_line.load_config("configs/digits.py")
         small = {
-            "network__base_width": 4,
-            "network__hidden_width": 8,
+            "network__mlp__base_width": 4,
+            "network__mlp__hidden_width": 8,
             "diffusion__noise_multiplicity": 2,
             "train__batch_size": 100,
             "train__num_steps": 6,
@@ -161,8 +161,9 @@ def tiny_config():
             "log__tensorboard": False,
         }
         for name, value in (small | overrides).items():
-            group, field = name.split("__")
-            config[group][field] = value
+            settings.assign(config, name.replace("__", "."), value)
+        # What is small of the digits' kinds goes where others are chosen.
+        rooms.forget_foreign(config, [name.replace("__", ".") for name in overrides])
         return config
 
     return make

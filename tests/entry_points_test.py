@@ -13,9 +13,9 @@ import pytest
 from commands import CHECKOUT
 
 _TINY = (
-    "--config.network.base_width=4",
-    "--config.network.hidden_width=8",
-    "--config.network.num_blocks=1",
+    "--config.network.mlp.base_width=4",
+    "--config.network.mlp.hidden_width=8",
+    "--config.network.mlp.num_blocks=1",
     "--config.diffusion.noise_multiplicity=2",
     "--config.train.batch_size=100",
     "--config.train.num_steps=4",

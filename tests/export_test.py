@@ -20,8 +20,8 @@ _PLATFORMS = ("cuda", "tpu")
 @pytest.fixture(scope="module")
 def config():
     config = command_line.load_config("configs/mnist.py")
-    config.network.base_width = 8
-    config.network.num_res_blocks = 1
+    config.network.ncsnpp.base_width = 8
+    config.network.ncsnpp.num_res_blocks = 1
     config.diffusion.noise_multiplicity = 2
     return config
 

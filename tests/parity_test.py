@@ -276,7 +276,7 @@ def build_adm(arguments: dict[str, Any]) -> Network:
         assert FIXED_ADM_ARGUMENTS[name] == value, (
             f"the port does not have {name}={value}"
         )
-    return adm.from_settings(
+    return adm.build(
         settings, (size, size, in_channels), num_classes, out_channels=out_channels
     )
 
@@ -840,17 +840,17 @@ def build(arguments_json: str) -> tuple[Network, Callable[..., jax.Array]]:
     in_channels = arguments.pop("num_in_channels", 1)
     num_classes = arguments.pop("label_dim", 10) or 0
     arguments.pop("use_cfg", None)  # see Golden.convert
-    architecture = ncsnpp.Architecture(
+    settings = ncsnpp.Settings(
         base_width=arguments.pop("nf", 32),
         channel_multipliers=tuple(arguments.pop("ch_mult", (1, 2, 2))),
         num_res_blocks=arguments.pop("num_res_blocks", 2),
         attention_resolutions=tuple(arguments.pop("attn_resolutions")),
-        out_channels=arguments.pop("num_out_channels", 1),
     )
+    out_channels = arguments.pop("num_out_channels", 1)
     for name, value in arguments.items():
         assert FIXED_ARGUMENTS[name] == value, f"the port does not have {name}={value}"
-    network = ncsnpp.from_architecture(
-        architecture, (size, size, in_channels), num_classes
+    network = ncsnpp.build(
+        settings, (size, size, in_channels), num_classes, out_channels=out_channels
     )
     return network, jax.jit(network.apply)
 

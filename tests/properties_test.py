@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from dpdm_jax import command_line, data, json_values, planning, validate
+from dpdm_jax import command_line, data, json_values, planning, rooms, validate
+from dpdm_jax import settings as settings_by_kind
 from dpdm_jax.configs import base
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets
@@ -64,19 +65,22 @@ def configs(draw, *, sections=None, nan=True, most=3) -> ml_collections.ConfigDi
     """The digits config with some fields changed, mostly within their ranges."""
     config = command_line.load_config("configs/digits.py")
     config.privacy.accountant = "rdp"  # PLD takes seconds a plan
+    of_kinds = settings_by_kind.defaults(rooms.ROOMS)
+    read = settings_by_kind.names_read(rooms.ROOMS, config)
     sections = sections or [n for n in config if n not in ("name", "seed")]
     for _ in range(draw(st.integers(0, most))):
-        section = config[draw(st.sampled_from(sections))]
+        section = draw(st.sampled_from(sections))
         names = [
             name
-            for name, value in section.items()
-            if not isinstance(value, ml_collections.ConfigDict)
-            and name != "fixed_keys_seed"
-            and not (isinstance(value, tuple) and value and isinstance(value[0], str))
+            for name in settings_by_kind.names(config[section], section)
+            # What no chosen kind reads changes nothing.
+            if (name in read or name not in of_kinds)
+            and name not in ("privacy.fixed_keys_seed", "evaluate.metrics")
         ]
         if names:
             name = draw(st.sampled_from(names))
-            section[name] = draw(values_like(section[name], nan=nan))
+            value = settings_by_kind.lookup(config, name)
+            settings_by_kind.assign(config, name, draw(values_like(value, nan=nan)))
     return config
 
 

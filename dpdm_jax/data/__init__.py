@@ -6,7 +6,8 @@ is imported when that source is loaded.
 
 from dpdm_jax.data.binding import bind
 from dpdm_jax.data.loading import Batch, load_batch
-from dpdm_jax.data.sources import SOURCES, ArraySource, Source, load_source
+from dpdm_jax.data.registry import load_source
+from dpdm_jax.data.sources import ArraySource, Source
 from dpdm_jax.data.transforms import (
     CROPS,
     RESIZE_FILTERS,
@@ -21,7 +22,6 @@ from dpdm_jax.data.transforms import (
 __all__ = [
     "CROPS",
     "RESIZE_FILTERS",
-    "SOURCES",
     "ArraySource",
     "Batch",
     "Preparation",

@@ -4,12 +4,15 @@ Test set of the UCI "Optical Recognition of Handwritten Digits" data (Alpaydin a
 Kaynak, 1998), shipped with scikit-learn, so that it needs neither network nor path.
 """
 
-from typing import Any
-
 import numpy as np
 
 from dpdm_jax import validate
-from dpdm_jax.data.sources import ArraySource, resolve_num_classes, split_name
+from dpdm_jax.data.sources import (
+    ArraySource,
+    DataSettings,
+    resolve_num_classes,
+    split_name,
+)
 from dpdm_jax.data.transforms import Preparation
 
 NUM_TRAIN = 1437
@@ -19,7 +22,7 @@ _NUM_CLASSES = 10
 _MAX_INK = 16
 
 
-def load(config: Any, split: str) -> ArraySource:
+def load(config: DataSettings, split: str) -> ArraySource:
     """Loads the digits as uint8 [N, 8, 8, 1] with labels 0 to 9.
 
     A stored value v in 0..16 becomes floor((255 v + 8) / 16), which is 255 v / 16
@@ -28,7 +31,7 @@ def load(config: Any, split: str) -> ArraySource:
     split, the other 360 the test split.
 
     Args:
-        config: data config; reads num_classes, train_split, test_split and what
+        config: reads num_classes, train_split, test_split and what
             ``Preparation`` does.
         split: "train" or "test".
 

@@ -8,15 +8,14 @@ without ever looking at handwriting: earlier ones were compared by the accuracy 
 classifiers on test images of MNIST and on scikit-learn's digits.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dpdm_jax import validate
-from dpdm_jax.data import fonts
 from dpdm_jax.data.font_rendering import (
     FRAMES,
     MAX_STROKE,
@@ -24,7 +23,12 @@ from dpdm_jax.data.font_rendering import (
     Distortion,
     Renderer,
 )
-from dpdm_jax.data.sources import SPLITS, resolve_num_classes, split_name
+from dpdm_jax.data.sources import (
+    SPLITS,
+    DataSettings,
+    resolve_num_classes,
+    split_name,
+)
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError
 
@@ -32,6 +36,69 @@ _SIZES = (4, 512)
 _TEST_FRACTION = 10
 # Pixels of the bitmaps that glyphs are made from: at least, and a pixel of the image.
 _EM, _EM_PER_PIXEL = 96, 2.4
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``config.data.glyphs``: public images, rendered from the fonts in ``data.path``.
+
+    ("" for matplotlib's fonts), with ``data.image_size`` pixels to a side (0 for 28).
+    Lengths are in twentieths of the character's longer side: pixels of MNIST.
+
+    Attributes:
+        characters: each once; labels are places in this text.
+        images_per_character: in each split, >= 1.
+        seed: of the distortions, >= 0.
+        frame: "mnist": 20 pixels in 28, centre of mass in the middle; "full": as
+            scikit-learn's digits, to the edges. Both keep height in proportion to
+            width.
+        rotation: degrees at most, either way, 0 to 180.
+        shear: tangent of the slant at most, either way, 0 to 2.
+        scale: smallest and largest factor of width and of height, drawn for each, 0.2
+            to 5. What they have in common, the frame undoes.
+        stroke: thinnest and thickest mean width of strokes, 0 to 8. What the font draws
+            is made thinner, by half at most, or thicker. (0, 0) leaves it.
+        elastic_amplitude: standard deviation of what pixels move by, 0 (none) to 5.
+        elastic_smoothness: standard deviation of the Gaussian smoothing it, 1 to 20.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    characters: str = "0123456789"
+    images_per_character: int = 6000
+    seed: int = 0
+    frame: str = "mnist"
+    rotation: float = 10.0
+    shear: float = 0.3
+    scale: tuple[float, float] = (0.8, 1.2)
+    stroke: tuple[float, float] = (1.5, 4.0)
+    elastic_amplitude: float = 1.2
+    elastic_smoothness: float = 4.0
+
+    def __post_init__(self) -> None:
+        path, characters = "data.glyphs", self.characters
+        if not characters:
+            raise InputError(
+                f"{path}.characters is ''; allowed: at least one character."
+            )
+        repeated = [c for c in characters if characters.count(c) > 1]
+        if repeated:
+            raise InputError(
+                f"{path}.characters is {characters!r}, in which {repeated[0]!r} is "
+                "repeated; allowed: each character once."
+            )
+        number = self.images_per_character
+        validate.integer(f"{path}.images_per_character", number, minimum=1)
+        validate.seed(f"{path}.seed", self.seed)
+        validate.one_of(f"{path}.frame", self.frame, FRAMES)
+        validate.real(f"{path}.rotation", self.rotation, minimum=0, maximum=180)
+        validate.real(f"{path}.shear", self.shear, minimum=0, maximum=2)
+        _check_range(f"{path}.scale", self.scale, 0.2, 5)
+        _check_range(f"{path}.stroke", self.stroke, 0, MAX_STROKE)
+        amplitude, smoothness = self.elastic_amplitude, self.elastic_smoothness
+        validate.real(f"{path}.elastic_amplitude", amplitude, minimum=0, maximum=5)
+        validate.real(f"{path}.elastic_smoothness", smoothness, minimum=1, maximum=20)
 
 
 class GlyphSource:
@@ -42,18 +109,24 @@ class GlyphSource:
     number of images changes it.
     """
 
-    def __init__(self, files: Sequence[Path], config: Any, split: str):
+    def __init__(
+        self,
+        files: Sequence[Path],
+        settings: Settings,
+        config: DataSettings,
+        split: str,
+    ):
         """Renders the first image.
 
         Args:
             files: the font files of the split, each with all characters.
-            config: data config, checked.
+            settings: what is rendered.
+            config: reads image_size, num_classes and what ``Preparation`` does.
             split: "train" or "test".
 
         Raises:
             InputError: the images do not fit into memory or the config's crop.
         """
-        settings = config.glyphs
         self._fonts, self._settings = files, settings
         self._stream = (settings.seed, SPLITS.index(split))
         self._classes = len(settings.characters)
@@ -94,6 +167,8 @@ class GlyphSource:
         return self._images[indices], labels.astype(np.int32)
 
     def _render(self, index: int) -> np.ndarray:
+        from dpdm_jax.data import fonts  # brings matplotlib
+
         copy, label = divmod(index, self._classes)
         font = self._fonts[copy % len(self._fonts)]
         glyph = fonts.glyph_of(font, self._settings.characters[label], self._em)
@@ -113,7 +188,7 @@ class GlyphSource:
         return self._prepare(image[..., None])
 
 
-def load(config: Any, split: str) -> GlyphSource:
+def load(settings: Settings, config: DataSettings, split: str) -> GlyphSource:
     """Finds the fonts that draw all of the characters, and renders from them.
 
     A tenth of these fonts, at least one, is the test split's, chosen by the hash of the
@@ -121,10 +196,9 @@ def load(config: Any, split: str) -> GlyphSource:
     characters are passed over: otherwise the font would tell something of the label.
 
     Args:
-        config: data config; reads path ("" for matplotlib's fonts, else a folder with
-            .ttf and .otf files in it and in its sub-folders), image_size (0 for 28),
-            num_classes, train_split, test_split, the group ``glyphs``, and what
-            ``Preparation`` does.
+        settings: what is rendered.
+        config: ``path`` is "" for matplotlib's fonts, else a folder with .ttf and .otf
+            files in it and in its sub-folders, ``image_size`` 0 for 28.
         split: "train" or "test".
 
     Returns:
@@ -134,57 +208,26 @@ def load(config: Any, split: str) -> GlyphSource:
         InputError: a setting is not allowed, a font file is damaged, or fewer than two
             fonts draw the characters.
     """
+    from dpdm_jax.data import fonts  # brings matplotlib
+
     name = split_name(config, split)
     validate.one_of(f"data.{split}_split", name, SPLITS)
-    check_settings(config)
-    files = fonts.fonts_with(config.glyphs.characters, fonts.font_files(config.path))
-    test_fonts = max(1, round(len(files) / _TEST_FRACTION))
-    chosen = files[:test_fonts] if name == "test" else files[test_fonts:]
-    return GlyphSource(chosen, config, name)
-
-
-def check_settings(config: Any) -> None:
-    """Checks image_size and the group ``glyphs`` of a data config.
-
-    Raises:
-        InputError: a value is not allowed.
-    """
     smallest, largest = _SIZES
     if config.image_size and not smallest <= config.image_size <= largest:
         raise InputError(
             f"data.image_size is {config.image_size}; allowed: {smallest} to {largest} "
             "for glyphs, or 0 for 28."
         )
-    settings, group = config.glyphs, "data.glyphs"
-    characters = settings.characters
-    if not characters:
-        raise InputError(f"{group}.characters is ''; allowed: at least one character.")
-    repeated = [c for c in characters if characters.count(c) > 1]
-    if repeated:
-        raise InputError(
-            f"{group}.characters is {characters!r}, in which {repeated[0]!r} is "
-            "repeated; allowed: each character once."
-        )
-    validate.integer(
-        f"{group}.images_per_character", settings.images_per_character, minimum=1
-    )
-    validate.seed(f"{group}.seed", settings.seed)
-    validate.one_of(f"{group}.frame", settings.frame, FRAMES)
-    validate.real(f"{group}.rotation", settings.rotation, minimum=0, maximum=180)
-    validate.real(f"{group}.shear", settings.shear, minimum=0, maximum=2)
-    _check_range(f"{group}.scale", settings.scale, 0.2, 5)
-    _check_range(f"{group}.stroke", settings.stroke, 0, MAX_STROKE)
-    amplitude, smoothness = settings.elastic_amplitude, settings.elastic_smoothness
-    validate.real(f"{group}.elastic_amplitude", amplitude, minimum=0, maximum=5)
-    validate.real(f"{group}.elastic_smoothness", smoothness, minimum=1, maximum=20)
+    files = fonts.fonts_with(settings.characters, fonts.font_files(config.path))
+    test_fonts = max(1, round(len(files) / _TEST_FRACTION))
+    chosen = files[:test_fonts] if name == "test" else files[test_fonts:]
+    return GlyphSource(chosen, settings, config, name)
 
 
-def _check_range(name: str, value: Any, minimum: float, maximum: float) -> None:
-    """Raises InputError unless the value is two numbers in order and in the range."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise InputError(
-            f"{name} is {value!r}; allowed: two numbers, the smallest and the largest."
-        )
+def _check_range(
+    name: str, value: tuple[float, float], minimum: float, maximum: float
+) -> None:
+    """Raises InputError unless the numbers are in order and in the range."""
     for part in value:
         validate.real(f"a bound of {name}", part, minimum=minimum, maximum=maximum)
     if value[0] > value[1]:

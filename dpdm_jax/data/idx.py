@@ -9,12 +9,11 @@ import math
 import struct
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dpdm_jax.data import paths
-from dpdm_jax.data.sources import ArraySource, split_name
+from dpdm_jax.data.sources import ArraySource, DataSettings, split_name
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
@@ -22,14 +21,14 @@ _UINT8 = 8
 _PIECE = 2**20  # bytes read at once
 
 
-def load(config: Any, split: str) -> ArraySource:
+def load(config: DataSettings, split: str) -> ArraySource:
     """Loads ``PREFIX-images-idx3-ubyte`` and ``PREFIX-labels-idx1-ubyte``.
 
     Either file may carry ``.gz``; the plain one is taken if both exist. PREFIX is
     data.train_split or data.test_split, where "test" stands for the usual "t10k".
 
     Args:
-        config: data config; reads path, num_classes, train_split, test_split and what
+        config: reads path, num_classes, train_split, test_split and what
             ``Preparation`` does. The labels file is not needed if num_classes is 0.
         split: "train" or "test".
 

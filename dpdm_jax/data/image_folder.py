@@ -6,14 +6,18 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tqdm
 from PIL import Image, ImageOps
 
 from dpdm_jax.data import paths
-from dpdm_jax.data.sources import ArraySource, resolve_num_classes, split_name
+from dpdm_jax.data.sources import (
+    ArraySource,
+    DataSettings,
+    resolve_num_classes,
+    split_name,
+)
 from dpdm_jax.data.transforms import Preparation, format_shape
 from dpdm_jax.errors import InputError, reason
 
@@ -36,7 +40,7 @@ class _Listing:
     classes: list[str] | None
 
 
-def load(config: Any, split: str) -> ArraySource:
+def load(config: DataSettings, split: str) -> ArraySource:
     """Decodes every image of ``PATH/CLASS/*`` or ``PATH/*`` into one array.
 
     If PATH has sub-folders named by data.train_split and data.test_split, they are the
@@ -47,7 +51,7 @@ def load(config: Any, split: str) -> ArraySource:
     CMYK become RGB. Then ``Preparation`` crops, converts and resizes.
 
     Args:
-        config: data config; reads path, train_split, test_split, num_classes and the
+        config: reads path, train_split, test_split, num_classes and the
             fields of ``Preparation``.
         split: "train" or "test".
 

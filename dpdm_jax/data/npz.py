@@ -3,12 +3,11 @@
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dpdm_jax.data import paths
-from dpdm_jax.data.sources import ArraySource, split_name
+from dpdm_jax.data.sources import ArraySource, DataSettings, split_name
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
@@ -18,11 +17,11 @@ _END_SIZE = 22 + 2**16
 _WANTED = "an .npz file, or a folder with train.npz and test.npz"
 
 
-def load(config: Any, split: str) -> ArraySource:
+def load(config: DataSettings, split: str) -> ArraySource:
     """Loads ``images`` uint8 [N, H, W] or [N, H, W, C] and ``labels`` int [N].
 
     Args:
-        config: data config; reads path, num_classes, train_split, test_split and what
+        config: reads path, num_classes, train_split, test_split and what
             ``Preparation`` does. The path is a folder that holds ``SPLIT.npz``, or one
             file, which then is the training split.
         split: "train" or "test".

@@ -1,7 +1,7 @@
-"""The interface of every image source, and the choice of one by config."""
+"""The interface of every image source, and what all of them read of a config."""
 
-import importlib
-from typing import Any, Protocol, runtime_checkable
+import dataclasses
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -9,10 +9,48 @@ from dpdm_jax import validate
 from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
 
-SOURCES = ("digits", "tfds", "idx", "image_folder", "npz", "glyphs")
 SPLITS = ("train", "test")
 # Labels, and one more for no label, are int32.
 _MAX_CLASSES = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """What ``config.data`` has for every source.
+
+    Attributes:
+        path: folder or file of the data; "" for the source's default, if any.
+        train_split: TFDS split, as in "train[:90%]"; for other sources the first part
+            of file names, or the sub-folder.
+        test_split: likewise.
+        num_examples: size of the training split, public; 0 takes it from the data.
+        image_size: side in pixels; 0 as stored.
+        channels: 1 or 3; 0 as stored.
+        num_classes: -1 from the data, 0 unlabelled.
+        crop: see ``transforms``: "none", "center_square" or "celeba".
+        resize: likewise: "lanczos", "bicubic", "bilinear" or "box".
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    path: str = ""
+    train_split: str = "train"
+    test_split: str = "test"
+    num_examples: int = 0
+    image_size: int = 0
+    channels: int = 0
+    num_classes: int = -1
+    crop: str = "none"
+    resize: str = "lanczos"
+
+    def __post_init__(self) -> None:
+        validate.one_of("data.crop", self.crop, transforms.CROPS)
+        validate.one_of("data.resize", self.resize, transforms.RESIZE_FILTERS)
+        validate.one_of("data.channels", self.channels, (0, 1, 3))
+        validate.integer("data.image_size", self.image_size, minimum=0)
+        validate.integer("data.num_classes", self.num_classes, minimum=-1)
+        validate.integer("data.num_examples", self.num_examples, minimum=0)
 
 
 @runtime_checkable
@@ -152,55 +190,7 @@ def resolve_num_classes(requested: int, found: int | None, name: str) -> int:
     return requested
 
 
-def load_source(config: Any, split: str) -> Source:
-    """Loads the train or test split that a config describes.
-
-    All sources crop, convert and resize as the config says.
-
-    Args:
-        config: config dict with
-
-            - source: one of ``SOURCES``.
-            - path: folder or file of the data; "" is the source's default, if any.
-            - name: TFDS builder, as in ``imagenet_resized/32x32``.
-            - train_split, test_split: TFDS splits (``train[:90%]``); for the other
-              sources the first part of the file names or the sub-folder.
-            - image_size: side in pixels, 0 = as stored.
-            - channels: 1 or 3, 0 = as stored.
-            - num_classes: -1 = from the data, 0 = unlabelled.
-            - crop, resize: see ``transforms``.
-            - num_examples: size of the train split, 0 = from the data.
-            - glyphs: what that source renders, see configs/base.py.
-        split: "train" or "test".
-
-    Returns:
-        The source.
-
-    Raises:
-        InputError: a field has a value that is not allowed, or the data is missing,
-            damaged, or not what the config says.
-    """
-    validate.one_of("split", split, SPLITS)
-    validate.one_of("data.source", config.source, SOURCES)
-    validate.one_of("data.crop", config.crop, transforms.CROPS)
-    validate.one_of("data.resize", config.resize, transforms.RESIZE_FILTERS)
-    validate.one_of("data.channels", config.channels, (0, 1, 3))
-    validate.integer("data.image_size", config.image_size, minimum=0)
-    validate.integer("data.num_classes", config.num_classes, minimum=-1)
-    validate.integer("data.num_examples", config.num_examples, minimum=0)
-    # Imported by name and late, so that no source pays for another one's library.
-    loader = importlib.import_module(f"dpdm_jax.data.{config.source}")
-    source = loader.load(config, split)
-    # The accountant trusts this number, so it must be that of the data.
-    if split == "train" and config.num_examples not in (0, len(source)):
-        raise InputError(
-            f"data.num_examples is {config.num_examples} but the training data has "
-            f"{len(source)} images; allowed: that number, or 0 to take it."
-        )
-    return source
-
-
-def split_name(config: Any, split: str) -> str:
+def split_name(config: DataSettings, split: str) -> str:
     """Returns the config's name for the split "train" or "test".
 
     Raises:

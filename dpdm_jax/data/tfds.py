@@ -4,6 +4,7 @@ TensorFlow reads files here and nothing else; it never sees a GPU.
 """
 
 import concurrent.futures
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,28 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from dpdm_jax.data.sources import ArraySource, Source, resolve_num_classes, split_name
+from dpdm_jax.data.sources import (
+    ArraySource,
+    DataSettings,
+    Source,
+    resolve_num_classes,
+    split_name,
+)
 from dpdm_jax.data.transforms import Preparation, format_shape
 from dpdm_jax.errors import InputError, reason
 
 _CHUNK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``config.data.tfds``.
+
+    Attributes:
+        name: TFDS builder, such as "mnist" or "imagenet_resized/32x32".
+    """
+
+    name: str = ""
 
 
 class Records(Protocol):
@@ -72,16 +90,16 @@ class RandomAccessSource:
         return images, labels
 
 
-def load(config: Any, split: str) -> Source:
+def load(settings: Settings, config: DataSettings, split: str) -> Source:
     """Loads a split of a TFDS builder, downloading it if TFDS can.
 
     Data prepared in a format with random access (array_record) is read on demand; a
     TFRecord split is read into memory once, after preparation.
 
     Args:
-        config: data config; reads name (the builder), path (TFDS's data_dir; "" is
-            TFDS's own default), train_split, test_split, num_classes and the fields of
-            ``Preparation``. Builders without a label are unlabelled.
+        settings: the builder.
+        config: ``path`` is TFDS's data_dir; "" is TFDS's own default. Builders without
+            a label are unlabelled.
         split: "train" or "test".
 
     Returns:
@@ -90,12 +108,12 @@ def load(config: Any, split: str) -> Source:
     Raises:
         InputError: no such builder, split, image feature or data.
     """
-    builder = _prepared_builder(config)
+    builder = _prepared_builder(settings.name, config.path)
     name = split_name(config, split)
     image_key, label_key = _feature_keys(builder, labelled=config.num_classes != 0)
     found = builder.info.features[label_key].num_classes if label_key else None
     num_classes = resolve_num_classes(
-        config.num_classes, found, f"the TFDS builder {config.name}"
+        config.num_classes, found, f"the TFDS builder {settings.name}"
     )
     keys = (image_key, label_key if num_classes else None)
     prepare = Preparation.from_config(config)
@@ -107,7 +125,7 @@ def load(config: Any, split: str) -> Source:
     # TFDS, TensorFlow and ArrayRecord.
     except Exception as error:
         raise InputError(
-            f"split {name!r} of {config.name} cannot be read from "
+            f"split {name!r} of {settings.name} cannot be read from "
             f"{builder.data_dir}: {reason(error)}."
         ) from error
 
@@ -128,21 +146,23 @@ def _import_tfds() -> Any:
     return tensorflow_datasets
 
 
-def _prepared_builder(config: Any) -> Any:
-    if not config.name:
-        raise InputError("data.name is ''; allowed: a TFDS builder such as 'mnist'.")
+def _prepared_builder(name: str, path: str) -> Any:
+    if not name:
+        raise InputError(
+            "data.tfds.name is ''; allowed: a TFDS builder such as 'mnist'."
+        )
     tfds = _import_tfds()
-    data_dir = os.path.expanduser(config.path) or None
+    data_dir = os.path.expanduser(path) or None
     try:
-        builder = tfds.builder(config.name, data_dir=data_dir)
+        builder = tfds.builder(name, data_dir=data_dir)
     except ValueError as error:
         raise InputError(
-            f"data.name is {config.name!r}; allowed: a TFDS builder such as 'mnist' or "
+            f"data.tfds.name is {name!r}; allowed: a TFDS builder such as 'mnist' or "
             f"'imagenet_resized/32x32', or one prepared in data.path "
             f"({reason(error)})."
         ) from error
     if not builder.is_prepared():
-        logging.warning("%s is not in %s: downloading", config.name, builder.data_dir)
+        logging.warning("%s is not in %s: downloading", name, builder.data_dir)
     try:
         # Does nothing if the data is there.
         builder.download_and_prepare()
@@ -150,7 +170,7 @@ def _prepared_builder(config: Any) -> Any:
     # that wants a manual step.
     except Exception as error:
         raise InputError(
-            f"the TFDS data {config.name} is not in {builder.data_dir} and cannot be "
+            f"the TFDS data {name} is not in {builder.data_dir} and cannot be "
             "prepared there; set data.path to a data_dir that holds it, or use "
             f"data.source=idx, image_folder or npz ({reason(error)})."
         ) from error

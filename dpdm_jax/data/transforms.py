@@ -154,7 +154,7 @@ class Preparation:
 
     @classmethod
     def from_config(cls, config: Any) -> "Preparation":
-        """Reads crop, image_size, resize and channels of a data config."""
+        """Reads crop, image_size, resize and channels of ``sources.DataSettings``."""
         return cls(config.crop, config.image_size, config.resize, config.channels)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -1,9 +1,75 @@
 """Grids of noise levels on which samplers step, from the largest to the smallest."""
 
+import dataclasses
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float64
 
+from dpdm_jax import validate
 from dpdm_jax.diffusion import schedules
+
+
+class Grid(NamedTuple):
+    """Noise levels on which a sampler steps.
+
+    Attributes:
+        levels: float64 [N], decreasing.
+        end: a noise level below them, down to which a sampler of DDPM's family may go;
+            0 for clean images.
+    """
+
+    levels: np.ndarray
+    end: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """Where grids that are no steps of a schedule begin and end, in ``config.sampler``.
+
+    Attributes:
+        sigma_min: smallest noise level, > 0.
+        sigma_max: largest noise level.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        validate.real("sampler.sigma_min", self.sigma_min, above=0)
+        validate.real("sampler.sigma_max", self.sigma_max, above=self.sigma_min)
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM:
+    """``config.sampler.edm``, of ``edm_grid``.
+
+    Attributes:
+        rho: how strongly the points crowd at small noise, > 0.
+
+    Raises:
+        InputError: it is not positive.
+    """
+
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        validate.real("sampler.edm.rho", self.rho, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """``config.sampler.ddpm``, of ``step_grid``.
+
+    Attributes:
+        respacing: which steps. "" all; "N" with fractional strides from the first to
+            the last; "ddimN" with a whole stride from the first on.
+    """
+
+    respacing: str = ""
 
 
 def edm_grid(

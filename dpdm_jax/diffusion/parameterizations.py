@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dpdm_jax import validate
 from dpdm_jax.diffusion import schedules
 from dpdm_jax.diffusion.priors import Flat, Gaussian, Prior
 
@@ -39,9 +40,15 @@ class EDM:
     Attributes:
         sigma_data: assumed standard deviation of the data, > 0. A public constant: it
             must not be measured on private images.
+
+    Raises:
+        InputError: it is not positive.
     """
 
     sigma_data: float = 3**-0.5
+
+    def __post_init__(self) -> None:
+        validate.real("diffusion.sigma_data", self.sigma_data, above=0)
 
     @property
     def prior(self) -> Prior:
@@ -100,12 +107,19 @@ class VP:
     Attributes:
         beta_min: beta at t = 0, > 0.
         beta_d: beta(1) - beta(0), > 0.
-        num_timesteps: scale M of the time that the network sees.
+        num_timesteps: scale M of the time that the network sees, > 0.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     beta_min: float = 0.1
     beta_d: float = 19.9
     num_timesteps: float = 1000.0
+
+    def __post_init__(self) -> None:
+        for name in ("beta_min", "beta_d", "num_timesteps"):
+            validate.real(f"diffusion.vp.{name}", getattr(self, name), above=0)
 
     @property
     def prior(self) -> Prior:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from dpdm_jax import validate
 from dpdm_jax.images import augmentation
 
 
@@ -22,14 +23,21 @@ class Views:
     Attributes:
         crop: pixels that an image is padded by before a crop of its size, >= 0; 0 for
             no crops.
-        flip: whether left and right are exchanged half the time.
+        flip: whether left and right are exchanged half the time; never for digits.
         count: V, views of an image, each shared by K / V noise draws; 0 for one view a
             draw.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     crop: int = 0
     flip: bool = False
     count: int = 0
+
+    def __post_init__(self) -> None:
+        validate.integer("diffusion.views.crop", self.crop, minimum=0)
+        validate.integer("diffusion.views.count", self.count, minimum=0)
 
     @property
     def are_the_image(self) -> bool:

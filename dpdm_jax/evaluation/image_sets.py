@@ -3,13 +3,12 @@
 import dataclasses
 import pathlib
 import re
-from typing import Any
 
-import ml_collections
 import numpy as np
 
 from dpdm_jax import data, validate
-from dpdm_jax.data import image_folder, npz, transforms
+from dpdm_jax.data import idx, image_folder, npz, tfds, transforms
+from dpdm_jax.data.sources import DataSettings
 from dpdm_jax.errors import InputError
 from dpdm_jax.sampling import images as sampled
 
@@ -84,7 +83,8 @@ def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> Ima
     validate.one_of("rounding", rounding, sampled.ROUNDINGS)
     if spec.startswith("tfds:"):
         _, name, *rest = spec.split(":", 2)
-        source = _source("tfds", rest[0] if rest else "train", name=name)
+        stored = DataSettings(train_split=rest[0] if rest else "train")
+        source = tfds.load(tfds.Settings(name), stored, "train")
         return from_source(source, spec)
     path, split = _path_and_split(spec)
     if path.is_file():
@@ -191,27 +191,6 @@ def _chosen(spec: str, split: str | None, found: list[str]) -> str:
     return wanted
 
 
-def _source(kind: str, split: str, **fields: Any) -> data.Source:
-    """Loads a source that takes images as they are stored."""
-    config = ml_collections.ConfigDict(
-        {
-            "source": kind,
-            "path": "",
-            "name": "",
-            "train_split": split,
-            "test_split": split,
-            "image_size": 0,
-            "channels": 0,
-            "num_classes": -1,
-            "crop": "none",
-            "resize": "lanczos",
-            "num_examples": 0,
-        }
-        | fields
-    )
-    return data.load_source(config, "train")
-
-
 def _from_npz(
     path: pathlib.Path, name: str, float_range: str, rounding: str
 ) -> ImageSet:
@@ -247,8 +226,10 @@ def _quantised(
 def _from_idx(folder: pathlib.Path, name: str, prefix: str) -> ImageSet:
     labels = f"{prefix}-labels-idx1-ubyte"
     labelled = any((folder / (labels + end)).is_file() for end in ("", ".gz"))
-    fields = {"path": str(folder), "num_classes": -1 if labelled else 0}
-    return from_source(_source("idx", prefix, **fields), name)
+    stored = DataSettings(
+        path=str(folder), train_split=prefix, num_classes=-1 if labelled else 0
+    )
+    return from_source(idx.load(stored, "train"), name)
 
 
 def _from_image_folder(folder: pathlib.Path, name: str, split: str | None) -> ImageSet:
@@ -262,7 +243,8 @@ def _from_image_folder(folder: pathlib.Path, name: str, split: str | None) -> Im
         folder = folder / split
     elif splits:
         folder = folder / _chosen(name, None, splits)
-    result = from_source(_source("image_folder", ".", path=str(folder)), name)
+    stored = DataSettings(path=str(folder), train_split=".", test_split=".")
+    result = from_source(image_folder.load(stored, "train"), name)
     names = image_folder.class_names(folder)
     return dataclasses.replace(
         result, class_names=None if names is None else tuple(names)

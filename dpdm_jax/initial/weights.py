@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from dpdm_jax import json_values, processes, run_dir, validate
+from dpdm_jax import json_values, processes, run_dir, stored_config, validate
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.initial import fitting
 from dpdm_jax.interop import torch_checkpoints
@@ -97,8 +97,10 @@ def _of_run(
     assert checkpoints is not None  # ``read_initial`` opens a run's
     try:
         values = json_values.loads((path / run_dir.CONFIG).read_bytes())
-        config = ml_collections.ConfigDict(json_values.decode(values))
-    except (OSError, ValueError) as e:
+        config = stored_config.read(values, path / run_dir.CONFIG)
+    except InputError:
+        raise
+    except (AttributeError, OSError, ValueError) as e:
         raise InputError(
             f"{path / run_dir.CONFIG} cannot be read ({reason(e)}); allowed: a run "
             "directory as training writes it."

@@ -10,7 +10,7 @@ from typing import TypeVar
 import ml_collections
 from absl import flags
 
-from dpdm_jax import command_line, files, json_values, planning, run_dir
+from dpdm_jax import command_line, files, planning, run_dir, stored_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.interop.torch_checkpoints import read_official_checkpoint
@@ -66,12 +66,12 @@ def import_checkpoint(
             official.step,
             params,
             ema_params,
-            config=json_values.encode(config.to_dict()),
+            config=stored_config.to_values(config),
             origin={"file": checkpoint.name, "format": "official DPDM, PyTorch"},
         )
     finally:
         checkpoints.close()
-    files.write_json(workdir / run_dir.CONFIG, config.to_dict())
+    files.write_json(workdir / run_dir.CONFIG, stored_config.to_values(config))
     return official.step
 
 

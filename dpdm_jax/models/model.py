@@ -171,8 +171,9 @@ def build_model(
         InputError: a field is out of range.
     """
     network = build_network(config.network, image_shape, num_classes)
-    parameterization = from_config.parameterization(config.diffusion)
-    prior = from_config.prior(config.diffusion, image_shape)
+    parameterization, prior = from_config.parameterization(
+        config.diffusion, image_shape
+    )
     is_alone = not jax.eval_shape(lambda: prior.init(image_shape, num_classes))
 
     def apply(
@@ -192,7 +193,7 @@ def build_model(
 
 
 def _draws_at_once(config: ml_collections.ConfigDict) -> int:
-    at_once = config.get("draws_at_once", 0)
+    at_once = config.draws_at_once
     validate.integer("diffusion.draws_at_once", at_once, minimum=0)
     if at_once and config.noise_multiplicity % at_once:
         raise InputError(

@@ -11,7 +11,6 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
@@ -259,37 +258,6 @@ def _run(block: nnx.Module, *arguments: Array) -> Array:
 
 
 def build(
-    config: ml_collections.ConfigDict,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-) -> network.Network:
-    """Builds the network that a config describes.
-
-    Args:
-        config: ``config.network``; reads ``adm``, see ``Settings``, and ``dtype``.
-        image_shape: (h, w, c).
-        num_classes: number of classes; 0 for a network without labels.
-
-    Returns:
-        The network.
-
-    Raises:
-        InputError: a field is out of range, or the image can't be halved often enough.
-    """
-    validate.one_of("network.dtype", config.dtype, network.DTYPES)
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list | tuple) else value
-        for name, value in config.adm.items()
-    }
-    return from_settings(
-        Settings(**fields),
-        image_shape,
-        num_classes,
-        dtype=network.DTYPES[config.dtype],
-    )
-
-
-def from_settings(
     settings: Settings,
     image_shape: tuple[int, int, int],
     num_classes: int,

@@ -1,12 +1,51 @@
 """The layer by which noise level and label enter networks of matrix products."""
 
+import dataclasses
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from dpdm_jax import validate
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of a residual network whose blocks are made of ``ConditionedMLP``.
+
+    Attributes:
+        base_width: channels of the positional embedding of the noise level, >= 4.
+        hidden_width: features that pass from block to block, >= 1: of the image, or of
+            each pixel.
+        num_blocks: residual blocks, >= 0.
+        condition_gain: factor of the embeddings of noise level and label, > 0. All
+            weights get the same noise; above 1 these, of small gradients, gain against
+            it.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    path: ClassVar[str]
+
+    base_width: int = 32
+    hidden_width: int = 128
+    num_blocks: int = 2
+    condition_gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, minimum in (
+            ("base_width", 4),
+            ("hidden_width", 1),
+            ("num_blocks", 0),
+        ):
+            value = getattr(self, name)
+            validate.integer(f"{self.path}.{name}", value, minimum=minimum)
+        validate.real(f"{self.path}.condition_gain", self.condition_gain, above=0)
 
 
 class ConditionedMLP(nnx.Module):

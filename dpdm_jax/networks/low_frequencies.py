@@ -8,23 +8,72 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.images.frequencies import dct_matrix
+from dpdm_jax.networks import mlp
 from dpdm_jax.networks.network import Network, Params
 
 
-def check_count(image_shape: tuple[int, int, int], count: int) -> None:
-    """Raises InputError unless images of (h, w, c) have so many frequencies a side."""
-    validate.integer("network.low_frequencies", count, minimum=0)
-    height, width, _ = image_shape
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``config.network.low_frequencies``.
+
+    Attributes:
+        count: of frequencies along each side of the image, the lowest, that the
+            perceptron sees; 0 for no perceptron.
+        base_width: channels of the positional embedding of the noise level, >= 4.
+        hidden_width: features of the perceptron's one block, >= 1.
+        condition_gain: factor of the embeddings of noise level and label, > 0; see
+            ``conditioned.Settings``.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    count: int = 0
+    base_width: int = 32
+    hidden_width: int = 128
+    condition_gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        path = "network.low_frequencies"
+        validate.integer(f"{path}.count", self.count, minimum=0)
+        validate.integer(f"{path}.base_width", self.base_width, minimum=4)
+        validate.integer(f"{path}.hidden_width", self.hidden_width, minimum=1)
+        validate.real(f"{path}.condition_gain", self.condition_gain, above=0)
+
+
+def beside(settings: Settings, network: Network, dtype: DTypeLike) -> Network:
+    """Returns a network with the perceptron of given settings beside it.
+
+    Args:
+        settings: the perceptron's, which has a ``count``.
+        network: on images.
+        dtype: of the perceptron's computation.
+
+    Raises:
+        InputError: images do not have so many frequencies a side.
+    """
+    count = settings.count
+    height, width, channels = network.image_shape
     if count > min(height, width):
         raise InputError(
-            f"network.low_frequencies is {count}; allowed for images of "
+            f"network.low_frequencies.count is {count}; allowed for images of "
             f"{height}x{width}: 0 to {min(height, width)}."
         )
+    one_block = mlp.Settings(
+        base_width=settings.base_width,
+        hidden_width=settings.hidden_width,
+        num_blocks=1,
+        condition_gain=settings.condition_gain,
+    )
+    seen = (count, count, channels)
+    perceptron = mlp.build(one_block, seen, network.num_classes, dtype=dtype)
+    return with_perceptron(network, perceptron)
 
 
 def with_perceptron(network: Network, perceptron: Network) -> Network:

@@ -5,20 +5,37 @@ the hidden layers. Every weight acts on all pixels or on all features: few weigh
 which gather little noise, and gradients that agree between examples.
 """
 
+import dataclasses
 import functools
 
-import ml_collections
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from dpdm_jax.errors import InputError
 from dpdm_jax.fusion import materialize
-from dpdm_jax.networks import network, pixel_blocks
+from dpdm_jax.networks import conditioned, network, pixel_blocks
 from dpdm_jax.networks.conditioned import ConditionedMLP
 from dpdm_jax.networks.normalization import unit_variance
 
 # A branch starts small beside the residual stream.
 _BRANCH_SCALE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(conditioned.Settings):
+    """``config.network.mixer``; ``hidden_width`` is of a pixel, a multiple of 4."""
+
+    path = "network.mixer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_width % 4:
+            raise InputError(
+                f"network.mixer.hidden_width is {self.hidden_width}; allowed: a "
+                "multiple of 4."
+            )
 
 
 class MixerBlock(nnx.Module):
@@ -83,22 +100,13 @@ class MixerBlock(nnx.Module):
 
 
 def build(
-    config: ml_collections.ConfigDict,
+    settings: Settings,
     image_shape: tuple[int, int, int],
     num_classes: int,
+    *,
+    dtype: DTypeLike = jnp.float32,
 ) -> network.Network:
-    """Builds the network that a config describes.
-
-    Args:
-        config: ``config.network``; see ``pixel_blocks.build``.
-        image_shape: (h, w, c).
-        num_classes: number of classes; 0 for a network without labels.
-
-    Raises:
-        InputError: a field is out of range.
-    """
+    """Builds the network of given settings; arguments as in ``mlp.build``."""
     height, width, _ = image_shape
     make_block = functools.partial(MixerBlock, height * width)
-    return pixel_blocks.build(
-        make_block, config, image_shape, num_classes, kind="a mixer", multiple=4
-    )
+    return pixel_blocks.build(make_block, settings, image_shape, num_classes, dtype)

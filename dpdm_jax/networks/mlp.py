@@ -1,21 +1,27 @@
 """A residual multi-layer perceptron, for images of a few hundred pixels at most."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
-import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
-from dpdm_jax import validate
-from dpdm_jax.networks import layers, network
+from dpdm_jax.networks import conditioned, layers, network
 from dpdm_jax.networks.conditioned import ConditionedMLP
 from dpdm_jax.networks.embeddings import positional
 from dpdm_jax.networks.normalization import unit_variance
 
 # A branch starts small beside the residual stream.
 _BRANCH_SCALE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(conditioned.Settings):
+    """``config.network.mlp``."""
+
+    path = "network.mlp"
 
 
 class MLP(nnx.Module):
@@ -27,10 +33,7 @@ class MLP(nnx.Module):
     Args:
         image_shape: (h, w, c).
         num_classes: 0 for a network without labels.
-        base_width: channels of the positional embedding of the noise level.
-        hidden_width: features of the blocks.
-        num_blocks: how many blocks.
-        condition_gain: see ``ConditionedMLP``.
+        settings: its shape.
         dtype: of the computation; parameters are float32.
         rngs: see ``layers.dense``.
     """
@@ -39,30 +42,28 @@ class MLP(nnx.Module):
         self,
         image_shape: tuple[int, int, int],
         num_classes: int,
+        settings: Settings,
         *,
-        base_width: int,
-        hidden_width: int,
-        num_blocks: int,
-        condition_gain: float,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         pixels = math.prod(image_shape)
         make: layers.Make = {"dtype": dtype, "rngs": rngs}
-        self.base_width = base_width
+        hidden_width = settings.hidden_width
+        self.base_width = settings.base_width
         self.input = layers.dense(pixels, hidden_width, **make)
         self.blocks = nnx.Dict(
             {
                 f"block_{i}": ConditionedMLP(
                     hidden_width,
                     hidden_width,
-                    base_width,
+                    settings.base_width,
                     num_classes,
-                    condition_gain=condition_gain,
+                    condition_gain=settings.condition_gain,
                     scale=_BRANCH_SCALE,
                     **make,
                 )
-                for i in range(num_blocks)
+                for i in range(settings.num_blocks)
             }
         )
         self.output = layers.dense(
@@ -84,37 +85,22 @@ class MLP(nnx.Module):
 
 
 def build(
-    config: ml_collections.ConfigDict,
+    settings: Settings,
     image_shape: tuple[int, int, int],
     num_classes: int,
+    *,
+    dtype: DTypeLike = jnp.float32,
 ) -> network.Network:
-    """Builds the network that a config describes.
+    """Builds the network of given settings.
 
     Args:
-        config: ``config.network``; reads base_width, hidden_width, num_blocks,
-            condition_gain, dtype.
+        settings: its shape.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
-
-    Raises:
-        InputError: a field is out of range.
+        dtype: of the computation; parameters and output are float32.
     """
-    validate.integer("network.base_width", config.base_width, minimum=4)
-    validate.integer("network.hidden_width", config.hidden_width, minimum=1)
-    validate.integer("network.num_blocks", config.num_blocks, minimum=0)
-    validate.real("network.condition_gain", config.condition_gain, above=0)
-    validate.one_of("network.dtype", config.dtype, network.DTYPES)
     return network.from_module(
-        lambda rngs: MLP(
-            image_shape,
-            num_classes,
-            base_width=config.base_width,
-            hidden_width=config.hidden_width,
-            num_blocks=config.num_blocks,
-            condition_gain=config.condition_gain,
-            dtype=network.DTYPES[config.dtype],
-            rngs=rngs,
-        ),
+        lambda rngs: MLP(image_shape, num_classes, settings, dtype=dtype, rngs=rngs),
         image_shape,
         num_classes,
     )

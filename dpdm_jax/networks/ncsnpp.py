@@ -7,11 +7,9 @@ chosen feature widths and always in the middle. Parameters lie under readable na
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
@@ -22,49 +20,69 @@ from dpdm_jax.networks import embeddings, layers, network
 
 
 @dataclasses.dataclass(frozen=True)
-class Architecture:
-    """Shape of the network, from ``config.network``.
+class Settings:
+    """``config.network.ncsnpp``; the defaults are DPDM's.
 
     Attributes:
-        base_width: channels at full resolution.
+        base_width: channels at full resolution, >= 4 and even.
         channel_multipliers: width of each level as a multiple of ``base_width``, from
             full resolution down; each further level halves height and width.
-        num_res_blocks: residual blocks per level on the way down; one more going up.
+        num_res_blocks: residual blocks per level on the way down, >= 1; one more going
+            up.
         attention_resolutions: feature widths (pixels) at which attention follows.
-        dtype: of the computation; parameters and output are float32.
-        out_channels: channels of the output; None for those of the image.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
-    base_width: int
-    channel_multipliers: tuple[int, ...]
-    num_res_blocks: int
-    attention_resolutions: tuple[int, ...]
-    dtype: DTypeLike = jnp.float32
-    out_channels: int | None = None
+    base_width: int = 32
+    channel_multipliers: tuple[int, ...] = (1, 2, 2)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (7,)
+
+    def __post_init__(self) -> None:
+        path = "network.ncsnpp"
+        validate.integer(f"{path}.base_width", self.base_width, minimum=4)
+        if self.base_width % 2:  # half sines, half cosines
+            raise InputError(
+                f"{path}.base_width is {self.base_width}; allowed: an even number."
+            )
+        if not self.channel_multipliers:
+            raise InputError(
+                f"{path}.channel_multipliers is empty; allowed: at least one."
+            )
+        validate.integer(f"{path}.num_res_blocks", self.num_res_blocks, minimum=1)
+        for name in ("channel_multipliers", "attention_resolutions"):
+            for i, value in enumerate(getattr(self, name)):
+                validate.integer(f"{path}.{name}[{i}]", value, minimum=1)
 
 
 class NCSNpp(nnx.Module):
     """The network ``F``: see the module's description.
 
     Args:
-        architecture: its shape.
+        settings: its shape.
         image_shape: (h, w, c), where every level but the last halves h and w.
+        out_channels: channels of the output.
         num_classes: number of classes; 0 for a network without labels.
+        dtype: of the computation; parameters and output are float32.
         rngs: see ``layers.dense``.
     """
 
     def __init__(
         self,
-        architecture: Architecture,
+        settings: Settings,
         image_shape: tuple[int, int, int],
+        out_channels: int,
         num_classes: int,
         *,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        self.architecture = architecture
-        base_width = architecture.base_width
-        num_blocks = architecture.num_res_blocks
-        make: layers.Make = {"dtype": architecture.dtype, "rngs": rngs}
+        self.settings = settings
+        base_width = settings.base_width
+        num_blocks = settings.num_res_blocks
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
 
         self.embedding = embeddings.NoiseAndLabelEmbedding(
             base_width, num_classes, **make
@@ -78,7 +96,7 @@ class NCSNpp(nnx.Module):
                 in_channels, out_channels, self.embedding.channels, **options, **make
             )
 
-        widths = [base_width * m for m in architecture.channel_multipliers]
+        widths = [base_width * m for m in settings.channel_multipliers]
         last = len(widths) - 1
         channels = base_width
         skips = [channels]  # channels of each tensor that the way up takes in again
@@ -88,7 +106,7 @@ class NCSNpp(nnx.Module):
             level = self.down[f"level_{i}"] = nnx.Dict()
             for j in range(num_blocks):
                 level[f"block_{j}"] = block(channels, width)
-                if image_shape[1] >> i in architecture.attention_resolutions:
+                if image_shape[1] >> i in settings.attention_resolutions:
                     level[f"attention_{j}"] = layers.AttentionBlock(width, **make)
                 channels = width
                 skips.append(channels)
@@ -110,7 +128,7 @@ class NCSNpp(nnx.Module):
             for j in range(num_blocks + 1):
                 level[f"block_{j}"] = block(channels + skips.pop(), width)
                 channels = width
-            if image_shape[1] >> i in architecture.attention_resolutions:
+            if image_shape[1] >> i in settings.attention_resolutions:
                 level["attention"] = layers.AttentionBlock(channels, **make)
             if i > 0:
                 level["upsample"] = block(channels, channels, resample=layers.upsample)
@@ -119,7 +137,7 @@ class NCSNpp(nnx.Module):
             norm=layers.group_norm(channels, **make),
             conv=layers.conv3x3(
                 channels,
-                architecture.out_channels or image_shape[2],
+                out_channels,
                 scale=layers.NEARLY_ZERO,
                 **make,
             ),
@@ -141,8 +159,8 @@ class NCSNpp(nnx.Module):
         Returns:
             What the network predicts, of out_channels.
         """
-        num_blocks = self.architecture.num_res_blocks
-        num_levels = len(self.architecture.channel_multipliers)
+        num_blocks = self.settings.num_res_blocks
+        num_levels = len(self.settings.channel_multipliers)
         embedding = self.embedding(c_noise, label)
         h = self.stem(x)
 
@@ -176,63 +194,45 @@ class NCSNpp(nnx.Module):
 
 
 def build(
-    config: ml_collections.ConfigDict,
+    settings: Settings,
     image_shape: tuple[int, int, int],
     num_classes: int,
+    *,
+    out_channels: int | None = None,
+    dtype: DTypeLike = jnp.float32,
 ) -> network.Network:
-    """Builds the network that a config describes.
+    """Builds the network of given settings.
 
     Args:
-        config: ``config.network``; its fields are those of ``Architecture``, with
-            ``dtype`` "float32" or "bfloat16".
+        settings: its shape.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
+        out_channels: channels of the output; None for those of the image.
+        dtype: of the computation; parameters and output are float32.
 
     Returns:
         The network.
 
     Raises:
-        InputError: a field is out of range, or the image can't be halved often enough.
+        InputError: the image can't be halved often enough.
     """
-    validate.integer("network.base_width", config.base_width, minimum=4)
-    if config.base_width % 2:  # half sines, half cosines
-        raise InputError(
-            f"network.base_width is {config.base_width}; allowed: an even number."
-        )
-    _validate_integers("network.channel_multipliers", config.channel_multipliers)
-    _validate_integers("network.attention_resolutions", config.attention_resolutions)
-    if not config.channel_multipliers:
-        raise InputError("network.channel_multipliers is empty; allowed: at least one.")
-    validate.integer("network.num_res_blocks", config.num_res_blocks, minimum=1)
-    validate.one_of("network.dtype", config.dtype, network.DTYPES)
-    factor = 2 ** (len(config.channel_multipliers) - 1)
+    levels = len(settings.channel_multipliers)
+    factor = 2 ** (levels - 1)
     if image_shape[0] % factor or image_shape[1] % factor:
         raise InputError(
             f"The image is {image_shape[0]}x{image_shape[1]} pixels; allowed with "
-            f"{len(config.channel_multipliers)} network.channel_multipliers: height "
-            f"and width divisible by {factor}."
+            f"{levels} network.ncsnpp.channel_multipliers: height and width divisible "
+            f"by {factor}."
         )
-    architecture = Architecture(
-        base_width=config.base_width,
-        channel_multipliers=tuple(config.channel_multipliers),
-        num_res_blocks=config.num_res_blocks,
-        attention_resolutions=tuple(config.attention_resolutions),
-        dtype=network.DTYPES[config.dtype],
-    )
-    return from_architecture(architecture, image_shape, num_classes)
-
-
-def from_architecture(
-    architecture: Architecture, image_shape: tuple[int, int, int], num_classes: int
-) -> network.Network:
-    """Builds the network of an architecture; arguments as in ``NCSNpp``."""
     return network.from_module(
-        lambda rngs: NCSNpp(architecture, image_shape, num_classes, rngs=rngs),
+        lambda rngs: NCSNpp(
+            settings,
+            image_shape,
+            out_channels or image_shape[2],
+            num_classes,
+            dtype=dtype,
+            rngs=rngs,
+        ),
         image_shape,
         num_classes,
     )
-
-
-def _validate_integers(name: str, values: Sequence[int]) -> None:
-    for i, value in enumerate(values):
-        validate.integer(f"{name}[{i}]", value, minimum=1)

@@ -3,15 +3,12 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import ml_collections
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
-from dpdm_jax import validate
-from dpdm_jax.errors import InputError
 from dpdm_jax.fusion import materialize
-from dpdm_jax.networks import layers, network
+from dpdm_jax.networks import conditioned, layers, network
 from dpdm_jax.networks.embeddings import pixel_positions, positional
 from dpdm_jax.networks.normalization import unit_variance
 
@@ -28,10 +25,7 @@ class PixelBlocks(nnx.Module):
         make_block: see ``MakeBlock``.
         channels: of a pixel.
         num_classes: 0 for a network without labels.
-        base_width: channels of the positional embedding of the noise level.
-        hidden_width: features of a pixel, a multiple of 4.
-        num_blocks: how many blocks.
-        condition_gain: see ``ConditionedMLP``.
+        settings: its shape; ``hidden_width`` is a multiple of 4.
         dtype: of the computation; parameters are float32.
         rngs: see ``layers.dense``.
     """
@@ -41,27 +35,25 @@ class PixelBlocks(nnx.Module):
         make_block: MakeBlock,
         channels: int,
         num_classes: int,
+        settings: conditioned.Settings,
         *,
-        base_width: int,
-        hidden_width: int,
-        num_blocks: int,
-        condition_gain: float,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         make: layers.Make = {"dtype": dtype, "rngs": rngs}
-        self.base_width = base_width
+        hidden_width = settings.hidden_width
+        self.base_width = settings.base_width
         self.input = layers.dense(channels, hidden_width, **make)
         self.blocks = nnx.Dict(
             {
                 f"block_{i}": make_block(
                     hidden_width,
-                    base_width,
+                    settings.base_width,
                     num_classes,
-                    condition_gain=condition_gain,
+                    condition_gain=settings.condition_gain,
                     **make,
                 )
-                for i in range(num_blocks)
+                for i in range(settings.num_blocks)
             }
         )
         self.output = layers.dense(
@@ -87,48 +79,23 @@ class PixelBlocks(nnx.Module):
 
 def build(
     make_block: MakeBlock,
-    config: ml_collections.ConfigDict,
+    settings: conditioned.Settings,
     image_shape: tuple[int, int, int],
     num_classes: int,
-    *,
-    kind: str,
-    multiple: int,
+    dtype: DTypeLike,
 ) -> network.Network:
-    """Builds the network that a config describes.
+    """Builds the network of given blocks.
 
     Args:
         make_block: see ``MakeBlock``.
-        config: ``config.network``; reads base_width, hidden_width, num_blocks,
-            condition_gain, dtype.
+        settings: its shape.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
-        kind: of network, as an error calls it: "a mixer".
-        multiple: of what hidden_width has to be one; itself one of 4.
-
-    Raises:
-        InputError: a field is out of range.
+        dtype: of the computation.
     """
-    validate.integer("network.base_width", config.base_width, minimum=4)
-    validate.integer("network.num_blocks", config.num_blocks, minimum=0)
-    validate.integer("network.hidden_width", config.hidden_width, minimum=4)
-    validate.real("network.condition_gain", config.condition_gain, above=0)
-    validate.one_of("network.dtype", config.dtype, network.DTYPES)
-    if config.hidden_width % multiple:
-        raise InputError(
-            f"network.hidden_width is {config.hidden_width}; allowed for "
-            f"{kind}: a multiple of {multiple}."
-        )
     return network.from_module(
         lambda rngs: PixelBlocks(
-            make_block,
-            image_shape[-1],
-            num_classes,
-            base_width=config.base_width,
-            hidden_width=config.hidden_width,
-            num_blocks=config.num_blocks,
-            condition_gain=config.condition_gain,
-            dtype=network.DTYPES[config.dtype],
-            rngs=rngs,
+            make_block, image_shape[-1], num_classes, settings, dtype=dtype, rngs=rngs
         ),
         image_shape,
         num_classes,

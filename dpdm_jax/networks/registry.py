@@ -1,6 +1,6 @@
 """Networks by name."""
 
-from collections.abc import Callable
+import dataclasses
 
 import ml_collections
 
@@ -14,18 +14,60 @@ from dpdm_jax.networks import (
     patches,
     transformer,
 )
-from dpdm_jax.networks.network import Network
+from dpdm_jax.networks.network import DTYPES, Network
+from dpdm_jax.settings import Group, Kind, Room, Switch
 
-#: A builder reads its own fields of ``config.network``.
-Builder = Callable[[ml_collections.ConfigDict, tuple[int, int, int], int], Network]
 
-BUILDERS: dict[str, Builder] = {
-    "adm": adm.build,
-    "mixer": mixer.build,
-    "mlp": mlp.build,
-    "ncsnpp": ncsnpp.build,
-    "transformer": transformer.build,
-}
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What ``config.network`` has for every network.
+
+    Attributes:
+        patch_size: side of the squares of pixels that the network sees as one pixel
+            with more channels; divides the image's sides. Widths and resolutions of the
+            network are counted in those.
+        dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+
+    Raises:
+        InputError: the dtype is another one.
+    """
+
+    patch_size: int = 1
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        validate.one_of("network.dtype", self.dtype, DTYPES)
+
+
+_EVERY = Group("network", Settings)
+
+#: A builder takes the settings, (h, w, c), the number of classes and ``dtype``.
+ROOM = Room(
+    "network.name",
+    {
+        "adm": Kind(adm.build, (Group("network.adm", adm.Settings),)),
+        "mixer": Kind(mixer.build, (Group("network.mixer", mixer.Settings),)),
+        "mlp": Kind(mlp.build, (Group("network.mlp", mlp.Settings),)),
+        "ncsnpp": Kind(ncsnpp.build, (Group("network.ncsnpp", ncsnpp.Settings),)),
+        "transformer": Kind(
+            transformer.build, (Group("network.transformer", transformer.Settings),)
+        ),
+    },
+    shared=(_EVERY,),
+)
+
+#: What is put beside a network; a builder takes the settings, the network, and the
+#: dtype of the computation.
+BESIDE = Switch(
+    "network.low_frequencies.count",
+    {
+        0: Kind(lambda network, dtype: network),
+        1: Kind(
+            low_frequencies.beside,
+            (Group("network.low_frequencies", low_frequencies.Settings),),
+        ),
+    },
+)
 
 
 def build_network(
@@ -36,8 +78,7 @@ def build_network(
     """Builds the network that a config names.
 
     Args:
-        config: ``config.network``; ``name`` picks the builder, which reads the rest but
-            for ``patch_size`` and ``low_frequencies``.
+        config: ``config.network``.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
 
@@ -45,23 +86,11 @@ def build_network(
         The network.
 
     Raises:
-        InputError: the name is unknown, or the builder refuses a field.
+        InputError: the name is unknown, or a setting is not allowed.
     """
-    validate.one_of("network.name", config.name, BUILDERS)
-    shape = patches.folded_shape(image_shape, config.patch_size)
-    count = config.low_frequencies
-    low_frequencies.check_count(image_shape, count)
-    network = BUILDERS[config.name](config, shape, num_classes)
-    network = patches.on_patches(network, config.patch_size)
-    if count == 0:
-        return network
-    seen = (count, count, image_shape[-1])
-    perceptron = mlp.build(_perceptron(config), seen, num_classes)
-    return low_frequencies.with_perceptron(network, perceptron)
-
-
-def _perceptron(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    perceptron = config.copy_and_resolve_references()
-    perceptron.hidden_width = config.low_frequency_width
-    perceptron.num_blocks = 1
-    return perceptron
+    settings = _EVERY.read(config)
+    dtype = DTYPES[settings.dtype]
+    shape = patches.folded_shape(image_shape, settings.patch_size)
+    network = ROOM.build(config, shape, num_classes, dtype=dtype)
+    network = patches.on_patches(network, settings.patch_size)
+    return BESIDE.build(config, network, dtype)

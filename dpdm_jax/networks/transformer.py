@@ -4,22 +4,47 @@ After Peebles and Xie, 2023 (arXiv 2212.09748), with noise level and label added
 hidden layers in place of adaptive normalisation.
 """
 
+import dataclasses
 import functools
 import math
 
-import ml_collections
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dpdm_jax import validate
+from dpdm_jax.errors import InputError
 from dpdm_jax.fusion import materialize
-from dpdm_jax.networks import layers, network, pixel_blocks
+from dpdm_jax.networks import conditioned, layers, network, pixel_blocks
 from dpdm_jax.networks.conditioned import ConditionedMLP
 from dpdm_jax.networks.normalization import unit_variance
 
 # A branch starts small beside the residual stream.
 _BRANCH_SCALE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(conditioned.Settings):
+    """``config.network.transformer``; ``hidden_width`` is of a pixel.
+
+    Attributes:
+        num_heads: of the attention, >= 1; ``hidden_width`` is a multiple of it and 4.
+    """
+
+    path = "network.transformer"
+
+    num_heads: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validate.integer("network.transformer.num_heads", self.num_heads, minimum=1)
+        multiple = math.lcm(4, self.num_heads)
+        if self.hidden_width % multiple:
+            raise InputError(
+                f"network.transformer.hidden_width is {self.hidden_width}; allowed "
+                f"with {self.num_heads} heads: a multiple of {multiple}."
+            )
 
 
 class TransformerBlock(nnx.Module):
@@ -85,27 +110,12 @@ class TransformerBlock(nnx.Module):
 
 
 def build(
-    config: ml_collections.ConfigDict,
+    settings: Settings,
     image_shape: tuple[int, int, int],
     num_classes: int,
+    *,
+    dtype: DTypeLike = jnp.float32,
 ) -> network.Network:
-    """Builds the network that a config describes.
-
-    Args:
-        config: ``config.network``; reads num_heads, and see ``pixel_blocks.build``.
-        image_shape: (h, w, c).
-        num_classes: number of classes; 0 for a network without labels.
-
-    Raises:
-        InputError: a field is out of range.
-    """
-    validate.integer("network.num_heads", config.num_heads, minimum=1)
-    make_block = functools.partial(TransformerBlock, num_heads=config.num_heads)
-    return pixel_blocks.build(
-        make_block,
-        config,
-        image_shape,
-        num_classes,
-        kind=f"a transformer with {config.num_heads} heads",
-        multiple=math.lcm(4, config.num_heads),
-    )
+    """Builds the network of given settings; arguments as in ``mlp.build``."""
+    make_block = functools.partial(TransformerBlock, num_heads=settings.num_heads)
+    return pixel_blocks.build(make_block, settings, image_shape, num_classes, dtype)

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from dpdm_jax import data, validate
+from dpdm_jax.diffusion import from_config
 from dpdm_jax.diffusion.priors import Classes, Prior
 from dpdm_jax.diffusion.priors.classes import MOMENTS
 from dpdm_jax.errors import InputError
@@ -137,8 +138,7 @@ def build(
         InputError: moments are measured and not used, or used and not measured; or a
             field is out of range.
     """
-    # Released configs of earlier versions do not have all fields.
-    noise_multiplier = config.privacy.get("moments_noise_multiplier")
+    noise_multiplier = config.privacy.moments_noise_multiplier
     kind = config.diffusion.parameterization
     uses = isinstance(prior, Classes)
     if (noise_multiplier is not None) != uses:
@@ -147,16 +147,9 @@ def build(
             f"diffusion.parameterization {kind!r}; allowed: a number above 0 with "
             "'edm_moments', and none with another."
         )
-    components = config.diffusion.get("moments_components", 0)
-    if components > 0 and not uses:
-        raise InputError(
-            f"diffusion.moments_components is {components} with "
-            f"diffusion.parameterization {kind!r}; allowed: 0 but with 'edm_moments'."
-        )
     if not isinstance(prior, Classes):
         return None
-    clip = config.diffusion.moments_clip
-    validate.real("diffusion.moments_clip", clip, above=0)
+    clip = from_config.MOMENTS.read(config.diffusion).clip
     validate.real("privacy.moments_noise_multiplier", noise_multiplier, above=0)
     return MomentsQuery(prior, image_shape, num_classes, clip, noise_multiplier)
 

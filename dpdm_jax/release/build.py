@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import files, json_values, processes, run_dir, validate
+from dpdm_jax import files, json_values, processes, run_dir, stored_config, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model, signature
@@ -64,7 +64,12 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
             record = _read_accounts(workdir, stored)
             tuning = read_tuning(settings)
             _check_private(settings, record, tuning)
-            values, emptied = published.published_config(stored["config"], config)
+            trained = stored_config.read(
+                stored["config"], f"the checkpoint of {workdir}"
+            )
+            values, emptied = published.published_config(
+                stored_config.to_values(trained), config
+            )
             manifest = {
                 "format": bundle.FORMAT,
                 "name": values["name"],

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpdm_jax import files, json_values, run_dir, validate
+from dpdm_jax import files, json_values, run_dir, stored_config, validate
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import Model, build_model, signature
@@ -217,18 +217,18 @@ def _check_fields(
 
 
 def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
-    """Reads the config, as values of the types that it was written with.
+    """Reads the config; what is not published has its default.
 
     Raises:
         InputError: it is missing or damaged, or has a field that no release has.
     """
-    values = read_json(folder, CONFIG)
-    for name in published.unknown_fields(values):
+    path, values = folder / CONFIG, read_json(folder, CONFIG)
+    for name in published.unknown_fields(stored_config.upgraded(values, path)):
         raise InputError(
-            f"{folder / CONFIG} has the unknown field {name[:80]!r}; allowed: the "
-            "settings that this version of dpdm_jax publishes."
+            f"{path} has the unknown field {name[:80]!r}; allowed: the settings that "
+            "this version of dpdm_jax publishes."
         )
-    return ml_collections.ConfigDict(json_values.decode(values))
+    return stored_config.read(values, path)
 
 
 def read_model(

@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from numpy.typing import ArrayLike
 
-from dpdm_jax import devices, files, json_values, processes, run_dir, validate
+from dpdm_jax import (
+    devices,
+    files,
+    processes,
+    run_dir,
+    stored_config,
+    validate,
+)
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model, signature
@@ -188,6 +195,7 @@ def open_as_run(
                 return
     finally:
         existing.close()
+    values = stored_config.to_values(config)
     checkpoints = Checkpoints(workdir, keep=1)
     params = devices.place(released.params, devices.replicated(devices.data_mesh()))
     try:
@@ -196,11 +204,9 @@ def open_as_run(
             released.manifest["step"],
             params,
             params,
-            config=json_values.encode(config.to_dict()),
+            config=values,
             origin=origin,
         )
     finally:
         checkpoints.close()
-    processes.from_first(
-        lambda: files.write_json(workdir / run_dir.CONFIG, config.to_dict())
-    )
+    processes.from_first(lambda: files.write_json(workdir / run_dir.CONFIG, values))

@@ -15,29 +15,35 @@ import ml_collections
 
 from dpdm_jax import json_values
 
-_SAMPLER = (
-    "preset name stochastic num_steps grid sigma_min sigma_max rho s_churn s_min s_max "
-    "s_noise churn_limit clip_denoised guidance"
-)
+_CONDITIONED = "base_width hidden_width num_blocks condition_gain"
 #: The fields of the config that are published, by group; "" has those of no group.
 FIELDS = {
     group: frozenset(fields.split())
     for group, fields in {
-        "": "name seed",
-        "data": "source path name public train_split test_split num_examples "
+        "": "format name seed",
+        "data": "source path public train_split test_split num_examples "
         "image_size channels num_classes crop resize",
+        "data.tfds": "name",
         "data.glyphs": "characters images_per_character seed frame rotation shear "
         "scale stroke elastic_amplitude elastic_smoothness",
-        "network": "name base_width channel_multipliers num_res_blocks "
-        "attention_resolutions hidden_width num_blocks condition_gain num_heads "
-        "patch_size low_frequencies low_frequency_width dtype",
+        "network": "name patch_size dtype",
+        "network.ncsnpp": "base_width channel_multipliers num_res_blocks "
+        "attention_resolutions",
+        "network.mlp": _CONDITIONED,
+        "network.mixer": _CONDITIONED,
+        "network.transformer": f"{_CONDITIONED} num_heads",
+        "network.low_frequencies": "count base_width hidden_width condition_gain",
         "network.adm": "base_channels channel_multipliers num_res_blocks "
         "attention_factors head_channels num_heads new_attention_order scale_shift "
         "resample_in_blocks remat",
-        "diffusion": "parameterization noise_levels sigma_data mean_data corner "
-        "moments_clip moments_components p_mean p_std min_log_snr max_log_snr "
-        "sigma_min sigma_max beta_min beta_d eps_t num_timesteps noise_multiplicity "
+        "diffusion": "parameterization noise_levels sigma_data noise_multiplicity "
         "stratified label_dropout draws_at_once",
+        "diffusion.edm_dct": "mean_data corner",
+        "diffusion.edm_moments": "clip components",
+        "diffusion.log_normal": "p_mean p_std",
+        "diffusion.cosine": "min_log_snr max_log_snr",
+        "diffusion.log_uniform": "sigma_min sigma_max",
+        "diffusion.vp": "beta_min beta_d num_timesteps eps_t",
         "diffusion.views": "crop flip count",
         "diffusion.ddpm": "schedule num_steps beta_first beta_last intervals weights",
         "initial": "weights public label_table other_data",
@@ -46,9 +52,13 @@ FIELDS = {
         "train": "batch_size epochs num_steps microbatch_size engine "
         "engine_microbatch_size optimizer learning_rate schedule warmup_steps b1 b2 "
         "adam_eps ema_decay stop_after_steps",
-        "sampler": _SAMPLER,
+        "sampler": "preset name num_steps grid sigma_min sigma_max clip_denoised "
+        "guidance",
+        "sampler.ddim": "stochastic",
+        "sampler.heun": "s_churn s_min s_max s_noise churn_limit",
         "sampler.ancestral": "variance",
         "sampler.ddim_eta": "eta",
+        "sampler.edm": "rho",
         "sampler.ddpm": "respacing",
         "sample": "num_images batch_size labels weights step rounding png name seed",
         "evaluate": "metrics inception_weights lenet_steps neighbour_images seeds "

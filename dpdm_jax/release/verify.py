@@ -267,7 +267,7 @@ def _plan_of(
 ) -> PrivacyPlan:
     """Returns the plan of a config, its calibration taken from the ledger's plan."""
     config = config.copy_and_resolve_references()
-    noise = config.privacy.get("noise_multiplier")
+    noise = config.privacy.noise_multiplier
     if noise is None and plan.noise_multiplier > 0:
         noise = plan.noise_multiplier
     with config.unlocked(), config.ignore_type():

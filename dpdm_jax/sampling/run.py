@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import files, json_values, processes, run_dir, validate
+from dpdm_jax import files, json_values, processes, rooms, run_dir, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import digest
@@ -55,6 +55,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     settings = config.sample
     folder = workdir / run_dir.SAMPLES / settings.name
     with processes.together():
+        rooms.check(config)
         _check(settings)
     checkpoints = Checkpoints(workdir)
     try:

@@ -16,7 +16,9 @@ from dpdm_jax import (
     planning,
     processes,
     queries,
+    rooms,
     run_dir,
+    stored_config,
     validate,
 )
 from dpdm_jax.errors import InputError
@@ -147,9 +149,8 @@ def prepare(
         ledger=ledger,
         checkpoints=checkpoints,
     )
-    processes.from_first(
-        lambda: files.write_json(workdir / run_dir.CONFIG, config.to_dict())
-    )
+    values = stored_config.to_values(config)
+    processes.from_first(lambda: files.write_json(workdir / run_dir.CONFIG, values))
     if not checkpoints.steps():
         # The secrets must be on disk before the first step uses them: a run killed in
         # its first steps then repeats their noise instead of drawing it anew.
@@ -209,6 +210,7 @@ def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> bool:
 
 
 def _check(config: ml_collections.ConfigDict) -> None:
+    rooms.check(config)
     validate.seed("seed", config.seed)
     for name in ("every_steps", "keep"):
         validate.integer(f"checkpoint.{name}", config.checkpoint[name], minimum=1)

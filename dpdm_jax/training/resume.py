@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from dpdm_jax import json_values, processes, run_dir
+from dpdm_jax import json_values, processes, run_dir, settings, stored_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import LedgerRecord
@@ -58,12 +58,14 @@ def restore(
                 f"{workdir} has checkpoints but no {run_dir.LEDGER}, so what was spent "
                 "is unknown; allowed: a run directory with its ledger, or a new one."
             )
-    values = json_values.encode(config.to_dict())
 
     def check(stored: dict[str, Any]) -> None:
         check_is_of_run(workdir, stored, ledger.record)
         check_version(workdir, stored)
-        _check_unchanged(stored["config"], values)
+        old = stored_config.read(stored["config"], f"the checkpoint of {workdir}")
+        _check_unchanged(
+            json_values.encode(old.to_dict()), json_values.encode(config.to_dict())
+        )
 
     damaged: dict[int, str] = {}
     for step in reversed(checkpoints.steps()):
@@ -175,13 +177,12 @@ def _check_unchanged(old: dict[str, Any], new: dict[str, Any]) -> None:
     sums were different ones, whoever saw something of both could subtract the noise.
     """
     changed = [
-        f"{group}.{field} {old[group].get(field)!r} -> {value!r}"
-        for group in ("data", "network", "diffusion", "train")
-        for field, value in new[group].items()
-        if old[group].get(field) != value and f"{group}.{field}" not in _MAY_CHANGE
+        f"{name} {settings.lookup(old, name)!r} -> {settings.lookup(new, name)!r}"
+        for group in ("data", "network", "diffusion", "train", "seed")
+        for name in settings.names({group: new[group]})
+        if settings.lookup(old, name) != settings.lookup(new, name)
+        and name not in _MAY_CHANGE
     ]
-    if old["seed"] != new["seed"]:
-        changed.append(f"seed {old['seed']} -> {new['seed']}")
     if changed:
         raise InputError(
             f"The run was started with other settings ({', '.join(changed)}); allowed "

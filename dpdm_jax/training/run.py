@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 from jax.sharding import Mesh
 
-from dpdm_jax import data, json_values
+from dpdm_jax import data, stored_config
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import PrivacyPlan
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -61,7 +61,7 @@ def save(run: Run, state: TrainState) -> None:
         run.fixed,
         run.secrets,
         run_id=run.ledger.record.run_id,
-        config=json_values.encode(run.config.to_dict()),
+        config=stored_config.to_values(run.config),
         ledger=run.ledger.record.to_dict(),
         data_digest=run.secrets.data_digest(run.content),
     )

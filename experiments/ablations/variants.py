@@ -12,9 +12,9 @@ COMMON: Fields = {
     "data.image_size": 14,
     "data.resize": "box",
     "network.name": "mlp",
-    "network.hidden_width": 128,
-    "network.num_blocks": 1,
-    "network.condition_gain": 5.0,
+    "network.mlp.hidden_width": 128,
+    "network.mlp.num_blocks": 1,
+    "network.mlp.condition_gain": 5.0,
     "diffusion.noise_multiplicity": 4,
     "train.batch_size": 1000,
     "train.num_steps": 400,
@@ -35,12 +35,12 @@ COMMON: Fields = {
 
 _SAMPLERS: Mapping[str, Fields] = {
     "ddim": {},
-    "ddim_stochastic": {"sampler.stochastic": True},
+    "ddim_stochastic": {"sampler.ddim.stochastic": True},
     "churn": {
         "sampler.name": "heun",
-        "sampler.s_churn": 10.0,
-        "sampler.s_min": 0.025,
-        "sampler.s_max": 50.0,
+        "sampler.heun.s_churn": 10.0,
+        "sampler.heun.s_min": 0.025,
+        "sampler.heun.s_max": 50.0,
     },
 }
 _DIFFUSION: Mapping[str, Fields] = {

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dpdm_jax import settings
 from experiments.benchmarks import machine, pairs, problem
 
 _CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
@@ -112,9 +113,10 @@ def measure(
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
+        changed = {"network": problem.NETWORKS[network]}
         flags = [
-            f"--config.network.{field}={value}"
-            for field, value in problem.NETWORKS[network].items()
+            f"--config.{name}={settings.lookup(changed, name)}"
+            for name in settings.names(changed)
         ]
         flags += overrides
         if data is None:

@@ -78,7 +78,7 @@ def make_apply(config: ml_collections.ConfigDict) -> Callable[..., jax.Array]:
     """The forward pass over the parameters of ``dpdm_jax.networks.ncsnpp``.
 
     Args:
-        config: ``config.network``.
+        config: ``config.network.ncsnpp``.
 
     Returns:
         ``apply(params, x, c_noise, label)``, as in ``networks.Network``.
@@ -124,7 +124,7 @@ def build(network: str, noise_multiplicity: int) -> tuple[Network, ExampleLoss]:
     """The network, for its initialisation, and the port's loss of one example."""
     config = problem.load_config(network, noise_multiplicity)
     model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
-    denoise = make_denoiser(make_apply(config.network), model.parameterization)
+    denoise = make_denoiser(make_apply(config.network.ncsnpp), model.parameterization)
     ported = dataclasses.replace(model, denoise=denoise)
     return model.network, ported.loss(config.diffusion)
 

@@ -11,21 +11,28 @@ NUM_CLASSES = 10
 NETWORKS: dict[str, dict] = {
     "mnist": {},
     # Half the depth: parameters and activations shrink alike.
-    "small": {"num_res_blocks": 1},
+    "small": {"ncsnpp": {"num_res_blocks": 1}},
     # For tests of the benchmarks themselves: one stage, without attention, for those
     # that compile it many times.
-    "mlp": {"name": "mlp", "base_width": 8, "hidden_width": 32, "num_blocks": 1},
+    "mlp": {
+        "name": "mlp",
+        "mlp": {"base_width": 8, "hidden_width": 32, "num_blocks": 1},
+    },
     "least": {
-        "base_width": 8,
-        "channel_multipliers": (1,),
-        "num_res_blocks": 1,
-        "attention_resolutions": (),
+        "ncsnpp": {
+            "base_width": 8,
+            "channel_multipliers": (1,),
+            "num_res_blocks": 1,
+            "attention_resolutions": (),
+        },
     },
     "tiny": {
-        "base_width": 8,
-        "channel_multipliers": (1, 2),
-        "num_res_blocks": 1,
-        "attention_resolutions": (14,),
+        "ncsnpp": {
+            "base_width": 8,
+            "channel_multipliers": (1, 2),
+            "num_res_blocks": 1,
+            "attention_resolutions": (14,),
+        },
     },
 }
 

@@ -115,7 +115,7 @@ class NCSNpp(nn.Module):
     """The network: x [n, c, h, w], c_noise [n], label int64 [n] -> like x.
 
     Args:
-        config: ``config.network`` of the library's configs.
+        config: ``config.network.ncsnpp`` of the library's configs.
         image_shape: (h, w, c).
         num_classes: > 0.
     """

@@ -20,7 +20,9 @@ def make_denoiser(network: str, layout: str) -> torch_ncsnpp.Denoiser:
     """The denoiser with fresh weights, its kernels in the given layout."""
     config = problem.load_config(network, noise_multiplicity=1)
     torch.manual_seed(0)
-    net = torch_ncsnpp.NCSNpp(config.network, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    net = torch_ncsnpp.NCSNpp(
+        config.network.ncsnpp, problem.IMAGE_SHAPE, problem.NUM_CLASSES
+    )
     denoiser = torch_ncsnpp.Denoiser(net, config.diffusion.sigma_data)
     return denoiser.to(memory_format=LAYOUTS[layout])
 
@@ -47,7 +49,8 @@ class Losses:
         dropped = torch.rand(count) < d.label_dropout
         labels = torch.where(dropped, problem.NUM_CLASSES, self._labels)
         images = self._images.repeat_interleave(k, dim=0)
-        sigma = torch.exp(d.p_mean + d.p_std * torch.randn(count * k))
+        levels = d.log_normal
+        sigma = torch.exp(levels.p_mean + levels.p_std * torch.randn(count * k))
         noisy = images + sigma[:, None, None, None] * torch.randn_like(images)
         noisy = noisy.contiguous(memory_format=self._layout)
         error = denoiser(noisy, sigma, labels.repeat_interleave(k)) - images

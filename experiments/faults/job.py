@@ -11,7 +11,7 @@ import sys
 
 import ml_collections
 
-from dpdm_jax import command_line, xla_flags
+from dpdm_jax import command_line, settings, xla_flags
 from dpdm_jax.release.build import release
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training import loop, prepare
@@ -24,8 +24,8 @@ xla_flags.configure()
 STEPS = 6
 _IMAGES_IN_A_PART = 6
 _FIELDS = {
-    "network.base_width": 4,
-    "network.hidden_width": 8,
+    "network.mlp.base_width": 4,
+    "network.mlp.hidden_width": 8,
     "diffusion.noise_multiplicity": 2,
     "train.batch_size": 100,
     "train.num_steps": STEPS,
@@ -51,8 +51,7 @@ def make_config() -> ml_collections.ConfigDict:
     """Returns the config of the run."""
     config = command_line.load_config("configs/digits.py")
     for name, value in _FIELDS.items():
-        group, field = name.split(".")
-        config[group][field] = value
+        settings.assign(config, name, value)
     return config
 
 

@@ -86,7 +86,7 @@ def test_queries_before_the_first_step(make_config, components, queries):
     )
     config = make_config(
         diffusion__parameterization="edm_moments",
-        diffusion__moments_components=components,
+        diffusion__edm_moments__components=components,
         privacy__moments_noise_multiplier=noise,
     )
     asked = of_run(config, build_model(config, (8, 8, 1), 10))

@@ -30,7 +30,7 @@ def test_images_of_noise_are_recognised_where_there_is_little_noise(
     noise_multiplier, seen, make_config
 ):
     config = make_config(
-        network__hidden_width=32,
+        network__mlp__hidden_width=32,
         privacy__epsilon=float("inf"),
         privacy__noise_multiplier=noise_multiplier,
         train__batch_size=1437,
@@ -55,7 +55,7 @@ def test_images_of_noise_are_recognised_where_there_is_little_noise(
 def test_moments_are_measured_and_claimed(make_config, monkeypatch, same_entropy):
     config = make_config(
         diffusion__parameterization="edm_moments",
-        diffusion__moments_components=2,
+        diffusion__edm_moments__components=2,
         privacy__moments_noise_multiplier=5.0,
         train__num_steps=3,
     )

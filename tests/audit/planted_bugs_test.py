@@ -181,7 +181,7 @@ def plan_with_queries(num_steps=2, noise_multiplier=20.0):
 def config_with_queries(make_config):
     return make_config(
         diffusion__parameterization="edm_moments",
-        diffusion__moments_components=4,
+        diffusion__edm_moments__components=4,
         privacy__moments_noise_multiplier=8.0,
         train__microbatch_size=1008,
         audit__canaries=1000,

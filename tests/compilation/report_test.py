@@ -17,8 +17,8 @@ pytestmark = pytest.mark.optimized  # their programs
 
 def small_config(**overrides):
     config = command_line.load_config("configs/digits.py")
-    config.network.hidden_width = 16
-    config.network.base_width = 4
+    config.network.mlp.hidden_width = 16
+    config.network.mlp.base_width = 4
     config.diffusion.noise_multiplicity = 2
     config.train.microbatch_size = 64
     config.sampler.num_steps = 4

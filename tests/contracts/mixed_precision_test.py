@@ -24,11 +24,9 @@ def make_config(name: str, dtype: str = "bfloat16"):
     config = command_line.load_config("configs/mnist.py")
     config.network.name = name
     config.network.dtype = dtype
-    config.network.base_width = 8
-    config.network.channel_multipliers = (1, 2)
-    config.network.num_res_blocks = 1
-    config.network.attention_resolutions = (8,)
-    config.network.hidden_width = 32
+    small = {"base_width": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1}
+    config.network.ncsnpp.update(small | {"attention_resolutions": (8,)})
+    config.network.transformer.update({"base_width": 8, "hidden_width": 32})
     config.diffusion.noise_multiplicity = 16
     return config
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 from float_sums import in_float64
 
-from dpdm_jax import networks, privacy
+from dpdm_jax import privacy
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import denoising_loss, draw
 from dpdm_jax.diffusion.noise_levels import LogNormal
 from dpdm_jax.diffusion.parameterizations import EDM
+from dpdm_jax.networks import ncsnpp as ncsnpp_network
 
 BATCH = 5
 NUM_CLASSES = 3
@@ -74,19 +74,13 @@ def perceptron():
 
 
 def ncsnpp():
-    config = ml_collections.ConfigDict(
-        {
-            "name": "ncsnpp",
-            "patch_size": 1,
-            "low_frequencies": 0,
-            "base_width": 8,
-            "channel_multipliers": (1,),
-            "num_res_blocks": 1,
-            "attention_resolutions": IMAGE_SHAPE[:1],
-            "dtype": "float32",
-        }
+    settings = ncsnpp_network.Settings(
+        base_width=8,
+        channel_multipliers=(1,),
+        num_res_blocks=1,
+        attention_resolutions=IMAGE_SHAPE[:1],
     )
-    network = networks.build_network(config, IMAGE_SHAPE, NUM_CLASSES)
+    network = ncsnpp_network.build(settings, IMAGE_SHAPE, NUM_CLASSES)
     # At the start most of this network has almost no gradient, so move away from it.
     rng = np.random.default_rng(1)
     params = jax.tree.map(

@@ -315,7 +315,7 @@ def test_labels_can_be_hidden(glyph_config):
         ({"shear": -0.1}, "shear is -0.1; allowed: a finite number >= 0"),
         ({"scale": (0.0, 1.0)}, "a bound of .*scale is 0.0; allowed: .* >= 0.2"),
         ({"scale": (1.2, 0.8)}, r"\(1.2, 0.8\); allowed: the smaller number first"),
-        ({"stroke": (1.0,)}, r"stroke is \(1.0,\); allowed: two numbers"),
+        ({"stroke": (1.0,)}, r"stroke is \(1.0,\); allowed: 2 values"),
         ({"stroke": (-1.0, 1.0)}, "a bound of .*stroke is -1.0; allowed: .* >= 0"),
         ({"elastic_amplitude": -1.0}, "amplitude is -1.0; allowed: a finite number"),
         ({"elastic_smoothness": 0.0}, "smoothness is 0.0; allowed: .* >= 1 and <= 20"),

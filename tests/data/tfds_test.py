@@ -37,7 +37,7 @@ def rows(images, labels):
 
 
 def config_for(make, folder, name, **overrides):
-    return make(source="tfds", name=name, path=str(folder), **overrides)
+    return make(source="tfds", tfds={"name": name}, path=str(folder), **overrides)
 
 
 TRAIN = pixels(7, 12, 12, 3)
@@ -118,9 +118,18 @@ def test_labels_can_be_ignored(labelled, data_config):
         ({"train_split": "extra"}, "split 'extra' of tiny cannot be read"),
         ({"train_split": "train[:0]"}, "tiny cannot be read"),
         ({"crop": "celeba"}, "image is 12x12x3; allowed: aligned CelebA images"),
-        ({"name": "no_such_builder"}, "name is 'no_such_builder'; allowed: a TFDS"),
-        ({"name": "imagenet_resized/33x33"}, "name is 'imagenet_resized/33x33'; all"),
-        ({"name": ""}, "data.name is ''; allowed: a TFDS builder such as 'mnist'"),
+        (
+            {"tfds": {"name": "no_such_builder"}},
+            "name is 'no_such_builder'; allowed: a TFDS",
+        ),
+        (
+            {"tfds": {"name": "imagenet_resized/33x33"}},
+            "name is 'imagenet_resized/33x33'; all",
+        ),
+        (
+            {"tfds": {"name": ""}},
+            "data.tfds.name is ''; allowed: a TFDS builder such as 'mnist'",
+        ),
     ],
 )
 def test_bad_config_is_refused(labelled, data_config, overrides, message):
@@ -272,7 +281,7 @@ def test_builders_of_the_paper(
 @pytest.mark.parametrize("missing", ["tensorflow", "tensorflow_datasets"])
 def test_a_missing_extra_is_named(missing, data_config, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
-    config = data_config(source="tfds", name="mnist")
+    config = data_config(source="tfds", tfds={"name": "mnist"})
     with pytest.raises(InputError, match=r"source is 'tfds'.*dpdm_jax\[tfds\]") as e:
         data.load_source(config, "train")
     assert missing in str(e.value)

@@ -2,6 +2,8 @@ import ml_collections
 import numpy as np
 import pytest
 
+from dpdm_jax import settings
+from dpdm_jax.configs import base
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.diffusion.discretizations import (
     cosine_grid,
@@ -12,6 +14,7 @@ from dpdm_jax.diffusion.discretizations import (
 )
 from dpdm_jax.diffusion.noise_levels import (
     CosineTime,
+    Intervals,
     LogNormal,
     LogUniform,
     TimeMixture,
@@ -21,7 +24,6 @@ from dpdm_jax.diffusion.parameterizations import DDPM, EDM, VE, VP, V
 from dpdm_jax.diffusion.priors import Classes, Flat, Spectral
 from dpdm_jax.diffusion.samplers import DDIM, Ancestral, DDIMEta, Heun
 from dpdm_jax.diffusion.schedules import Settings
-from dpdm_jax.diffusion.views import Views
 from dpdm_jax.errors import InputError
 
 SETTINGS = Settings("ldm", 200, 0.001, 0.03)
@@ -35,67 +37,53 @@ MIXTURE = {
 }
 
 
-def diffusion(**changes):
+def config_of(**changes):
+    """A whole config of uncommon values; ``a__b`` is ``config.a.b``."""
+    config = base.get_config()
     fields = {
-        "parameterization": "edm",
-        "noise_levels": "log_normal",
-        "sigma_data": 0.6,
-        "mean_data": -0.5,
-        "corner": 3.0,
-        "p_mean": -1.0,
-        "p_std": 1.5,
-        "min_log_snr": -8.0,
-        "max_log_snr": 12.0,
-        "sigma_min": 0.03,
-        "sigma_max": 50.0,
-        "beta_min": 0.2,
-        "beta_d": 18.0,
-        "eps_t": 1e-4,
-        "num_timesteps": 500.0,
-        "ddpm": MIXTURE,
+        "diffusion__sigma_data": 0.6,
+        "diffusion__edm_dct": {"mean_data": -0.5, "corner": 3.0},
+        "diffusion__log_normal": {"p_mean": -1.0, "p_std": 1.5},
+        "diffusion__cosine": {"min_log_snr": -8.0, "max_log_snr": 12.0},
+        "diffusion__log_uniform": {"sigma_min": 0.03, "sigma_max": 50.0},
+        "diffusion__vp": {"beta_min": 0.2, "beta_d": 18.0, "eps_t": 1e-4},
+        "diffusion__vp__num_timesteps": 500.0,
+        "diffusion__ddpm": MIXTURE,
+        "sampler__num_steps": 9,
+        "sampler__sigma_min": 0.01,
+        "sampler__sigma_max": 60.0,
+        "sampler__edm__rho": 5.0,
+        "sampler__heun": {"s_churn": 2.0, "s_min": 0.1, "s_max": 40.0},
+        "sampler__heun__s_noise": 1.01,
+        "sampler__heun__churn_limit": 0.4,
+        "sampler__clip_denoised": False,
+        "sampler__ancestral__variance": "fixed_small",
+        "sampler__ddim_eta__eta": 0.25,
+        "sampler__ddpm__respacing": "ddim10",
     }
-    return ml_collections.ConfigDict(fields | changes)
+    with config.ignore_type():
+        for name, value in (*fields.items(), *changes.items()):
+            *path, field = name.split("__")
+            settings.lookup(config, ".".join(path)).update({field: value})
+    return config
+
+
+def diffusion(**changes):
+    named = {f"diffusion__{name}": value for name, value in changes.items()}
+    return config_of(**named).diffusion
 
 
 def sampler(**changes):
-    fields = {
-        "preset": "",
-        "name": "ddim",
-        "stochastic": False,
-        "num_steps": 9,
-        "grid": "edm",
-        "sigma_min": 0.01,
-        "sigma_max": 60.0,
-        "rho": 5.0,
-        "s_churn": 2.0,
-        "s_min": 0.1,
-        "s_max": 40.0,
-        "s_noise": 1.01,
-        "churn_limit": 0.4,
-        "clip_denoised": False,
-        "ancestral": {"variance": "fixed_small"},
-        "ddim_eta": {"eta": 0.25},
-        "ddpm": {"respacing": "ddim10"},
-    }
-    return ml_collections.ConfigDict(fields | changes)
+    named = {f"sampler__{name}": value for name, value in changes.items()}
+    return config_of(**named).sampler
 
 
-def test_moments_with_and_without_components():
-    """Configs of releases from before there were components do not have the field."""
-    without = diffusion(parameterization="edm_moments")
-    assert "moments_components" not in without
-    build = from_config.prior
-    plain = Classes(6, 8, 0.6, -0.5, 3.0)
-    assert build(without, (6, 8, 1)) == plain
-    none, two = (
-        diffusion(parameterization="edm_moments", moments_components=count)
-        for count in (0, 2)
-    )
-    assert build(none, (6, 8, 1)) == plain
+def test_components_that_images_do_not_have():
+    two = diffusion(parameterization="edm_moments", edm_moments={"components": 2})
     expected = Classes(6, 8, 0.6, -0.5, 3.0, components=2)
-    assert build(two, (6, 8, 1)) == expected
+    assert from_config.parameterization(two, (6, 8, 1)) == (EDM(0.6), expected)
     with pytest.raises(InputError, match="images of 64x64x3: 0 to 0, above 3072"):
-        build(two, (64, 64, 3))
+        from_config.parameterization(two, (64, 64, 3))
 
 
 @pytest.mark.parametrize(
@@ -112,8 +100,7 @@ def test_moments_with_and_without_components():
 )
 def test_parameterization_and_prior_by_name(name, expected):
     config = diffusion(parameterization=name)
-    found = from_config.parameterization(config), from_config.prior(config, (6, 8, 1))
-    assert found == expected
+    assert from_config.parameterization(config, (6, 8, 1)) == expected
 
 
 @pytest.mark.parametrize(
@@ -123,7 +110,10 @@ def test_parameterization_and_prior_by_name(name, expected):
         ("cosine", CosineTime(-8.0, 12.0)),
         ("log_uniform", LogUniform(0.03, 50.0)),
         ("vp_time", VPTime(0.2, 18.0, 1e-4)),
-        ("time_mixture", TimeMixture(SETTINGS, (30, 150), (0.25, 0.5, 0.25))),
+        (
+            "time_mixture",
+            TimeMixture(SETTINGS, Intervals((30, 150), (0.25, 0.5, 0.25))),
+        ),
     ],
 )
 def test_noise_levels_by_name(name, expected):
@@ -146,7 +136,7 @@ def test_grid_by_name(name, expected, sampler_name):
 
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_ddim_by_name(stochastic):
-    built = from_config.sampler(sampler(stochastic=stochastic))
+    built = from_config.sampler(sampler(ddim={"stochastic": stochastic}))
     assert isinstance(built, DDIM)
     assert built.stochastic is stochastic
 
@@ -161,10 +151,8 @@ def test_heun_by_name():
 
 def on_steps(**changes):
     """The sampler's config on a grid of steps of ``diffusion()``."""
-    config = ml_collections.ConfigDict(
-        {"sampler": sampler(**changes).to_dict(), "diffusion": diffusion().to_dict()}
-    )
-    return from_config.with_preset(config.lock())
+    named = {f"sampler__{name}": value for name, value in changes.items()}
+    return from_config.with_preset(config_of(**named).lock())
 
 
 @pytest.mark.parametrize("name", ["ddim", "heun", "ancestral", "ddim_eta"])
@@ -205,36 +193,47 @@ def test_ddim_eta_by_name(grid):
     assert built.end == (0.0 if grid == "edm" else SETTINGS.tables.sigmas[0])
 
 
+def preset_of(**preset):
+    """A config without settings for kinds that are not chosen, and a preset."""
+    config = base.get_config()
+    config.sampler.num_steps = 9
+    config.sampler.preset = "fid"
+    config.sampler_presets.fid = ml_collections.ConfigDict(preset)
+    return config.lock()
+
+
 def test_preset_overrides_the_sampler_and_leaves_the_config_alone():
-    config = ml_collections.ConfigDict(
-        {
-            "sampler": sampler(preset="fid").to_dict(),
-            "sampler_presets": {"fid": {"name": "heun", "s_churn": 100.0}},
-        }
-    )
+    config = preset_of(name="heun", heun={"s_churn": 100.0})
+    before = config.to_dict()
     resolved = from_config.with_preset(config)
-    assert (resolved.name, resolved.s_churn) == ("heun", 100.0)
+    assert (resolved.name, resolved.heun.s_churn) == ("heun", 100.0)
     assert resolved.num_steps == 9
     assert resolved.preset == ""
-    assert config.sampler == sampler(preset="fid")
+    assert config.to_dict() == before
+
+
+def test_preset_of_another_sampler_lets_go_of_the_first_ones_settings():
+    config = preset_of(name="heun", heun={"s_churn": 100.0})
+    config.sampler.ddim.stochastic = True
+    resolved = from_config.with_preset(config)
+    assert resolved.ddim.stochastic is False
+    assert config.sampler.ddim.stochastic is True
+    config.sampler_presets.fid.name = "ddim"
+    with pytest.raises(
+        InputError, match=r"s_churn is 100\.0, and sampler\.name is 'ddim'"
+    ):
+        from_config.with_preset(config)
 
 
 def test_no_preset_keeps_the_sampler():
-    config = ml_collections.ConfigDict(
-        {"sampler": sampler().to_dict(), "sampler_presets": {"fid": {"name": "heun"}}}
-    )
+    config = config_of()
     assert from_config.with_preset(config) == config.sampler
 
 
 def test_unknown_preset_lists_the_known_ones():
-    config = ml_collections.ConfigDict(
-        {
-            "sampler": sampler(preset="best").to_dict(),
-            "sampler_presets": {"fid": {}, "acc": {}},
-        }
-    )
+    config = config_of(sampler__preset="best")
     with pytest.raises(
-        InputError, match=r"preset is 'best'; allowed: (fid, acc|acc, fid)"
+        InputError, match=r"preset is 'best'; allowed: ddim, ddim_stochastic\."
     ):
         from_config.with_preset(config)
 
@@ -246,17 +245,17 @@ def test_unknown_preset_lists_the_known_ones():
         ("parameterization", {"sigma_data": 0.0}, "sigma_data is 0.0; allowed: .* > 0"),
         (
             "parameterization",
-            {"parameterization": "vp", "beta_min": 0.0},
+            {"parameterization": "vp", "vp": {"beta_min": 0.0}},
             "beta_min is 0.0; allowed: .* > 0",
         ),
         (
             "parameterization",
-            {"parameterization": "vp", "beta_d": -1.0},
+            {"parameterization": "vp", "vp": {"beta_d": -1.0}},
             "beta_d is -1.0; allowed: .* > 0",
         ),
         (
             "parameterization",
-            {"parameterization": "vp", "num_timesteps": 0.0},
+            {"parameterization": "vp", "vp": {"num_timesteps": 0.0}},
             "num_timesteps is 0.0; allowed: .* > 0",
         ),
         (
@@ -265,60 +264,68 @@ def test_unknown_preset_lists_the_known_ones():
             "sigma_data is -1.0; allowed: .* > 0",
         ),
         (
-            "prior",
-            {"parameterization": "edm_dct", "mean_data": 1.5},
+            "parameterization",
+            {"parameterization": "edm_dct", "edm_dct": {"mean_data": 1.5}},
             "mean_data is 1.5; allowed: .* <= 1",
         ),
         (
-            "prior",
-            {"parameterization": "edm_dct", "corner": 0.0},
+            "parameterization",
+            {"parameterization": "edm_dct", "edm_dct": {"corner": 0.0}},
             "corner is 0.0; allowed: .* > 0",
         ),
         (
-            "prior",
-            {"parameterization": "edm_moments", "moments_components": -1},
-            "moments_components is -1; allowed: an integer >= 0",
+            "parameterization",
+            {"parameterization": "edm_moments", "edm_moments": {"components": -1}},
+            "edm_moments.components is -1; allowed: an integer >= 0",
         ),
         (
-            "prior",
-            {"parameterization": "edm_moments", "moments_components": 65},
-            "moments_components is 65; allowed for images of 8x8x1: 0 to 64.",
+            "parameterization",
+            {"parameterization": "edm_moments", "edm_moments": {"components": 65}},
+            "edm_moments.components is 65; allowed for images of 8x8x1: 0 to 64.",
         ),
         (
             "noise_levels",
             {"noise_levels": "x"},
             "'x'; allowed: log_normal, cosine, log_uniform, vp_time",
         ),
-        ("noise_levels", {"p_mean": float("nan")}, "p_mean is nan; allowed: a finite"),
-        ("noise_levels", {"p_std": 0.0}, "p_std is 0.0; allowed: .* > 0"),
         (
             "noise_levels",
-            {"noise_levels": "cosine", "min_log_snr": float("-inf")},
+            {"log_normal": {"p_mean": float("nan")}},
+            "p_mean is nan; allowed: a finite",
+        ),
+        (
+            "noise_levels",
+            {"log_normal": {"p_std": 0.0}},
+            "p_std is 0.0; allowed: .* > 0",
+        ),
+        (
+            "noise_levels",
+            {"noise_levels": "cosine", "cosine": {"min_log_snr": float("-inf")}},
             "min_log_snr is -inf; allowed: a finite",
         ),
         (
             "noise_levels",
-            {"noise_levels": "cosine", "max_log_snr": -8.0},
+            {"noise_levels": "cosine", "cosine": {"max_log_snr": -8.0}},
             "max_log_snr is -8.0; allowed: .* > -8",
         ),
         (
             "noise_levels",
-            {"noise_levels": "log_uniform", "sigma_min": 0.0},
+            {"noise_levels": "log_uniform", "log_uniform": {"sigma_min": 0.0}},
             "sigma_min is 0.0; allowed: .* > 0",
         ),
         (
             "noise_levels",
-            {"noise_levels": "log_uniform", "sigma_max": 0.03},
+            {"noise_levels": "log_uniform", "log_uniform": {"sigma_max": 0.03}},
             "sigma_max is 0.03; allowed: .* > 0.03",
         ),
         (
             "noise_levels",
-            {"noise_levels": "vp_time", "eps_t": 1.0},
+            {"noise_levels": "vp_time", "vp": {"eps_t": 1.0}},
             "eps_t is 1.0; allowed: .* > 0 and < 1",
         ),
         (
             "noise_levels",
-            {"noise_levels": "vp_time", "beta_d": 0.0},
+            {"noise_levels": "vp_time", "vp": {"beta_d": 0.0}},
             "beta_d is 0.0; allowed: .* > 0",
         ),
         (
@@ -348,7 +355,7 @@ def test_unknown_preset_lists_the_known_ones():
                 "noise_levels": "time_mixture",
                 "ddpm": MIXTURE | {"intervals": (30.5, 150)},
             },
-            r"intervals is \(30.5, 150\); allowed: rising integers",
+            r"ddpm.intervals\[0\] is 30.5; allowed: an integer",
         ),
         (
             "noise_levels",
@@ -358,7 +365,7 @@ def test_unknown_preset_lists_the_known_ones():
         (
             "noise_levels",
             {"noise_levels": "time_mixture", "ddpm": MIXTURE | {"weights": (1, 1, -1)}},
-            r"weights\[2\] is -1; allowed: .* >= 0",
+            r"weights\[2\] is -1.0; allowed: .* >= 0",
         ),
         (
             "noise_levels",
@@ -388,23 +395,43 @@ def test_unknown_preset_lists_the_known_ones():
         ("sampler", {"num_steps": 1}, "num_steps is 1; allowed: an integer >= 2"),
         ("sampler", {"sigma_min": 0.0}, "sigma_min is 0.0; allowed: .* > 0"),
         ("sampler", {"sigma_max": 0.01}, "sigma_max is 0.01; allowed: .* > 0.01"),
-        ("sampler", {"rho": 0.0}, "rho is 0.0; allowed: .* > 0"),
-        ("sampler", {"name": "heun", "s_churn": -1.0}, "s_churn is -1.0; .* >= 0"),
-        ("sampler", {"name": "heun", "s_min": -0.1}, "s_min is -0.1; .* >= 0"),
-        ("sampler", {"name": "heun", "s_max": 0.05}, "s_max is 0.05; .* >= 0.1"),
-        ("sampler", {"name": "heun", "s_noise": -1.0}, "s_noise is -1.0; .* >= 0"),
-        ("sampler", {"name": "heun", "churn_limit": -1.0}, "churn_limit is -1.0; .*"),
+        ("sampler", {"edm": {"rho": 0.0}}, "rho is 0.0; allowed: .* > 0"),
+        (
+            "sampler",
+            {"name": "heun", "heun": {"s_churn": -1.0}},
+            "s_churn is -1.0; .* >= 0",
+        ),
+        (
+            "sampler",
+            {"name": "heun", "heun": {"s_min": -0.1}},
+            "s_min is -0.1; .* >= 0",
+        ),
+        (
+            "sampler",
+            {"name": "heun", "heun": {"s_max": 0.05}},
+            "s_max is 0.05; .* >= 0.1",
+        ),
+        (
+            "sampler",
+            {"name": "heun", "heun": {"s_noise": -1.0}},
+            "s_noise is -1.0; .* >= 0",
+        ),
+        (
+            "sampler",
+            {"name": "heun", "heun": {"churn_limit": -1.0}},
+            "churn_limit is -1.0; .*",
+        ),
     ],
 )
 def test_bad_field_is_refused_with_what_is_allowed(build, changes, message):
     make = sampler if build == "sampler" else diffusion
-    shape = ((8, 8, 1),) if build == "prior" else ()
+    shape = ((8, 8, 1),) if build == "parameterization" else ()
     with pytest.raises(InputError, match=message):
         getattr(from_config, build)(make(**changes), *shape)
 
 
 def test_heun_may_churn_without_upper_end():
-    built = from_config.sampler(sampler(name="heun", s_max=float("inf")))
+    built = from_config.sampler(sampler(name="heun", heun={"s_max": float("inf")}))
     assert built.s_max == float("inf")
 
 
@@ -421,7 +448,3 @@ def test_bad_views_are_refused(fields, message):
     config = diffusion(noise_multiplicity=4, views=fields)
     with pytest.raises(InputError, match=message):
         from_config.views(config, (8, 9, 1))
-
-
-def test_views_are_the_image_where_the_config_is_older():
-    assert from_config.views(diffusion(noise_multiplicity=4), (8, 8, 1)) == Views()

@@ -8,6 +8,7 @@ from scipy import stats
 
 from dpdm_jax.diffusion.noise_levels import (
     CosineTime,
+    Intervals,
     LogNormal,
     LogUniform,
     TimeMixture,
@@ -20,9 +21,9 @@ ERROR_RATE = 1e-6
 ALL = [LogNormal(), CosineTime(), LogUniform(), VPTime()]
 # arXiv 2302.13861: public training, CIFAR-10 and Camelyon17, MNIST; the mean step.
 MIXTURES = [
-    (TimeMixture(Settings(), (30, 800), (0.03, 0.77, 0.2)), 500.0),
-    (TimeMixture(Settings(), (30, 600), (0.015, 0.785, 0.2)), 407.5),
-    (TimeMixture(Settings(), (200, 800), (0.05, 0.9, 0.05)), 500.0),
+    (TimeMixture(Settings(), Intervals((30, 800), (0.03, 0.77, 0.2))), 500.0),
+    (TimeMixture(Settings(), Intervals((30, 600), (0.015, 0.785, 0.2))), 407.5),
+    (TimeMixture(Settings(), Intervals((200, 800), (0.05, 0.9, 0.05))), 500.0),
 ]
 UNIFORM = TimeMixture(Settings())
 # Measured on the official code: the 1, 10, 50, 90 and 99 % quantiles of sigma.
@@ -185,9 +186,9 @@ def steps_of(levels, sigma):
 
 @pytest.mark.parametrize(("levels", "mean"), MIXTURES)
 def test_mixture_has_the_published_masses_and_mean(levels, mean):
-    ends = (0, *levels.intervals, 1000)
+    ends = (0, *levels.drawn.intervals, 1000)
     masses = np.add.reduceat(levels.probabilities, ends[:-1])
-    np.testing.assert_allclose(masses, levels.weights, rtol=1e-12)
+    np.testing.assert_allclose(masses, levels.drawn.weights, rtol=1e-12)
     # Uniform on [l, u), a step stands for the times up to the next one.
     middles = np.arange(1000) + 0.5
     np.testing.assert_allclose(levels.probabilities @ middles, mean, rtol=1e-12)
@@ -195,7 +196,7 @@ def test_mixture_has_the_published_masses_and_mean(levels, mean):
     density = {0.77: (1, 1, 1), 0.785: (0.5, 1.377, 0.5), 0.9: (0.25, 1.5, 0.25)}
     np.testing.assert_allclose(
         1000 * levels.probabilities[list(ends[:-1])],
-        density[levels.weights[1]],
+        density[levels.drawn.weights[1]],
         rtol=1e-3,
     )
 
@@ -220,7 +221,7 @@ def test_mixture_draws_steps_with_their_probabilities(levels, stratified):
 
 def test_test_of_the_mixture_sees_another_one():
     steps = steps_of(UNIFORM, many(UNIFORM, 12_500, 8).ravel())
-    levels = TimeMixture(Settings(), (30, 800), (0.03, 0.73, 0.24))
+    levels = TimeMixture(Settings(), Intervals((30, 800), (0.03, 0.73, 0.24)))
     counts = np.bincount(steps, minlength=1000)
     expected = levels.probabilities * len(steps)
     assert stats.chisquare(counts, expected).pvalue < ERROR_RATE
@@ -232,7 +233,7 @@ def test_stratified_steps_lie_in_slices_of_equal_probability():
 
 
 def test_steps_of_no_weight_are_never_drawn():
-    levels = TimeMixture(Settings("cosine", 10), (2, 5), (0.0, 1.0, 0.0))
+    levels = TimeMixture(Settings("cosine", 10), Intervals((2, 5), (0.0, 1.0, 0.0)))
     base_draws = jnp.array([0.0, 0.3333, 0.3334, 0.9999999, 1.0])
     assert steps_of(levels, np.asarray(levels.sigma(base_draws))).tolist() == [
         *(2, 2, 3, 4, 4)

@@ -90,16 +90,16 @@ def test_class_folders_and_splits(tmp_path):
 def test_tfds(monkeypatch):
     asked = []
 
-    def load_source(config, split):
-        asked.append((config.source, config.name, config[f"{split}_split"]))
+    def load(settings, config, split):
+        asked.append((settings.name, getattr(config, f"{split}_split")))
         return data.ArraySource(PIXELS, LABELS)
 
-    monkeypatch.setattr(data, "load_source", load_source)
+    monkeypatch.setattr(image_sets.tfds, "load", load)
     assert image_sets.load("tfds:imagenet_resized/32x32:train[:50%]").num_classes == 3
     image_sets.load("tfds:mnist")
     assert asked == [
-        ("tfds", "imagenet_resized/32x32", "train[:50%]"),
-        ("tfds", "mnist", "train"),
+        ("imagenet_resized/32x32", "train[:50%]"),
+        ("mnist", "train"),
     ]
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.optimized  # trains long enough to gain by it
 
 def config_of(**fields):
     config = command_line.load_config("configs/digits.py")
-    config.network.hidden_width = 8
+    config.network.mlp.hidden_width = 8
     config.sampler.num_steps = 3
     config.sample.num_images = 200
     config.evaluate.seeds = 2

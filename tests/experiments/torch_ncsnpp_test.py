@@ -44,7 +44,7 @@ def both():
         [np.asarray(x + 0.1 * rng.normal(size=x.shape), np.float32) for x in leaves]
     )
     network = torch_ncsnpp.NCSNpp(
-        config.network, problem.IMAGE_SHAPE, problem.NUM_CLASSES
+        config.network.ncsnpp, problem.IMAGE_SHAPE, problem.NUM_CLASSES
     )
     twin = torch_ncsnpp.Denoiser(network, config.diffusion.sigma_data)
     twin.load_state_dict(torch_state(params), strict=True)

@@ -167,8 +167,8 @@ def test_label_tables_may_start_anew(begin, public_run, tiny_config, table):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"network__hidden_width": 16}, "have shape .*; allowed: "),
-        ({"network__num_blocks": 2}, "the initial weights lack blocks/block_1"),
+        ({"network__mlp__hidden_width": 16}, "have shape .*; allowed: "),
+        ({"network__mlp__num_blocks": 2}, "the initial weights lack blocks/block_1"),
         ({"initial__label_table": "some"}, "label_table is 'some'; allowed: reuse"),
     ],
 )

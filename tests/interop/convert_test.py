@@ -1,33 +1,28 @@
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop import name_maps
 from dpdm_jax.interop.convert import convert
-from dpdm_jax.networks import Network, adm, build_network
+from dpdm_jax.networks import Network, adm, ncsnpp
 
 
 def make_network(num_classes=3, **changes):
     fields = {
-        "name": "ncsnpp",
-        "patch_size": 1,
-        "low_frequencies": 0,
         "base_width": 4,
         "channel_multipliers": (1, 2),
         "num_res_blocks": 1,
         "attention_resolutions": (4,),
-        "dtype": "float32",
     }
-    config = ml_collections.ConfigDict(fields | changes)
-    return build_network(config, (8, 8, 1), num_classes)
+    settings = ncsnpp.Settings(**fields | changes)
+    return ncsnpp.build(settings, (8, 8, 1), num_classes)
 
 
 def make_adm(num_classes=3, image_shape=(8, 8, 1), **changes):
     fields = {"base_channels": 32, "channel_multipliers": (1, 2), "head_channels": 32}
     fields |= {"num_res_blocks": 1, "attention_factors": (2,)}
-    return adm.from_settings(adm.Settings(**fields | changes), image_shape, num_classes)
+    return adm.build(adm.Settings(**fields | changes), image_shape, num_classes)
 
 
 def targets_of(network):

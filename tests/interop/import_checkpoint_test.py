@@ -21,9 +21,8 @@ CHECKPOINT = GOLDEN / "official_checkpoint_nf8.pth"
 
 def small_mnist(**network):
     config = command_line.load_config("configs/mnist.py:eps=1")
-    config.network.base_width = 8
-    for name, value in network.items():
-        config.network[name] = value
+    config.network.ncsnpp.base_width = 8
+    config.network.ncsnpp.update(network)
     config.sampler.num_steps = 3
     config.sample.num_images = 4
     config.sample.batch_size = 4

@@ -13,9 +13,9 @@ SHAPE = (4, 6, 1)
 def network_of(image_shape=SHAPE, num_classes=3, **fields):
     config = command_line.load_config("configs/digits.py").network
     config.name, config.patch_size = "mixer", 2
-    config.base_width, config.hidden_width, config.num_blocks = 8, 12, 2
+    config.mixer.update({"base_width": 8, "hidden_width": 12, "num_blocks": 2})
     for name, value in fields.items():
-        config[name] = value
+        (config if name in config else config.mixer)[name] = value
     return build_network(config, image_shape, num_classes)
 
 
@@ -98,7 +98,7 @@ def test_the_gain_changes_the_weights_and_not_the_start():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("hidden_width", 10, "hidden_width is 10; allowed for a mixer: a multiple of"),
+        ("hidden_width", 10, "hidden_width is 10; allowed: a multiple of 4"),
         ("condition_gain", 0.0, "condition_gain is 0.0; allowed: .* > 0"),
         ("num_blocks", -1, "num_blocks is -1"),
     ],

@@ -10,9 +10,8 @@ from dpdm_jax.networks import build_network
 
 def network_of(image_shape=(4, 4, 1), num_classes=3, **fields):
     config = command_line.load_config("configs/digits.py").network
-    config.base_width, config.hidden_width, config.num_blocks = 8, 12, 2
-    for name, value in fields.items():
-        config[name] = value
+    config.mlp.update({"base_width": 8, "hidden_width": 12, "num_blocks": 2})
+    config.update(fields)
     return build_network(config, image_shape, num_classes)
 
 
@@ -58,9 +57,14 @@ def test_unlabelled_ignores_the_label():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("base_width", 3), ("hidden_width", 0), ("num_blocks", -1), ("dtype", "float8")],
+    ("fields", "message"),
+    [
+        ({"mlp": {"base_width": 3}}, "network.mlp.base_width is 3"),
+        ({"mlp": {"hidden_width": 0}}, "network.mlp.hidden_width is 0"),
+        ({"mlp": {"num_blocks": -1}}, "network.mlp.num_blocks is -1"),
+        ({"dtype": "float8"}, "network.dtype is 'float8'"),
+    ],
 )
-def test_bad_fields(field, value):
-    with pytest.raises(InputError, match=f"network.{field} is"):
-        network_of(**{field: value})
+def test_bad_fields(fields, message):
+    with pytest.raises(InputError, match=message):
+        network_of(**fields)

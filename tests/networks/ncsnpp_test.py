@@ -2,11 +2,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 from scipy import stats
 
+from dpdm_jax.configs import base
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import build_network
 
@@ -22,17 +22,10 @@ CELEBA_64 = (
 
 
 def config(**changes):
-    fields = {
-        "name": "ncsnpp",
-        "patch_size": 1,
-        "low_frequencies": 0,
-        "base_width": 32,
-        "channel_multipliers": (1, 2, 2),
-        "num_res_blocks": 2,
-        "attention_resolutions": (7,),
-        "dtype": "float32",
-    }
-    return ml_collections.ConfigDict(fields | changes)
+    network = base.get_config().network
+    for name, value in changes.items():
+        (network if name in network else network.ncsnpp)[name] = value
+    return network
 
 
 def tiny(image_shape=(8, 8, 2), num_classes=3, **changes):
@@ -302,8 +295,11 @@ def test_bfloat16_computes_alike_with_float32_parameters(apply):
     ("changes", "message"),
     [
         ({"name": "unet"}, r"network.name is 'unet'; allowed: .*ncsnpp"),
-        ({"base_width": 2}, r"network.base_width is 2; allowed: an integer >= 4"),
-        ({"base_width": 5}, r"network.base_width is 5; allowed: an even number"),
+        (
+            {"base_width": 2},
+            r"network.ncsnpp.base_width is 2; allowed: an integer >= 4",
+        ),
+        ({"base_width": 5}, r"network.ncsnpp.base_width is 5; allowed: an even number"),
         ({"base_width": 6}, r"layer of 18 channels; allowed"),
         ({"base_width": 36, "channel_multipliers": (1, 4)}, r"layer of \d+ channels"),
         ({"channel_multipliers": ()}, r"channel_multipliers is empty"),

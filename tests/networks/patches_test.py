@@ -13,9 +13,13 @@ SHAPE = (4, 6, 3)
 def network_of(name, image_shape, patch_size):
     config = command_line.load_config("configs/digits.py").network
     config.name, config.patch_size = name, patch_size
-    config.base_width, config.hidden_width, config.num_blocks = 4, 12, 1
-    config.channel_multipliers, config.num_res_blocks = (1,), 1
-    config.attention_resolutions = (3,)
+    blocks = {"base_width": 4, "hidden_width": 12, "num_blocks": 1}
+    config.mlp.update(blocks)
+    config.transformer.update(blocks)
+    config.ncsnpp.update(
+        {"base_width": 4, "channel_multipliers": (1,), "num_res_blocks": 1}
+        | {"attention_resolutions": (3,)}
+    )
     return build_network(config, image_shape, 2)
 
 

@@ -13,10 +13,11 @@ SHAPE = (4, 6, 1)
 def network_of(image_shape=SHAPE, num_classes=3, **fields):
     config = command_line.load_config("configs/digits.py").network
     config.name = "transformer"
-    config.base_width, config.hidden_width, config.num_blocks = 8, 12, 2
-    config.num_heads, config.patch_size = 3, 2
+    config.patch_size = 2
+    config.transformer.update({"base_width": 8, "hidden_width": 12, "num_blocks": 2})
+    config.transformer.num_heads = 3
     for name, value in fields.items():
-        config[name] = value
+        (config if name in config else config.transformer)[name] = value
     return build_network(config, image_shape, num_classes)
 
 

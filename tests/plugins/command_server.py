@@ -15,7 +15,7 @@ import traceback
 
 import cheap_compilation
 
-from dpdm_jax import command_line, evaluation, modes, planning, report
+from dpdm_jax import command_line, evaluation, modes, planning, report, settings
 from dpdm_jax.evaluation import classifiers, downstream, fid, lenet_features, metrics
 from dpdm_jax.interop import torch_checkpoints
 from dpdm_jax.models.model import build_model
@@ -31,8 +31,7 @@ def plan(overrides: dict) -> None:
     """Makes the privacy plan of the digits, for the processes to come."""
     config = command_line.load_config("configs/digits.py")
     for name, value in overrides.items():
-        group, field = name.split(".")
-        config[group][field] = value
+        settings.assign(config, name, value)
     model = build_model(config, _IMAGE_SHAPE, _CLASSES)
     planning.privacy_plan(config, _IMAGES, model)
 

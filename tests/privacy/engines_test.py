@@ -10,12 +10,12 @@ import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 from float_sums import clipped_grad
 
 from dpdm_jax import networks
+from dpdm_jax.configs import base
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import make_loss
 from dpdm_jax.diffusion.noise_levels import LogNormal
@@ -344,13 +344,20 @@ def perceptron_with_table():
 
 
 def registered(**fields):
-    config = ml_collections.ConfigDict(
-        {"base_width": 8, "hidden_width": 8, "num_blocks": 1, "dtype": "float32"}
-        | {"channel_multipliers": (1,), "num_res_blocks": 1}
-        | {"attention_resolutions": (4,), "num_heads": 2, "patch_size": 1}
-        | {"condition_gain": 2.0, "low_frequencies": 0, "low_frequency_width": 6}
-        | fields
+    config = base.get_config().network
+    conditioned = {"base_width": 8, "hidden_width": 8, "num_blocks": 1}
+    conditioned |= {"condition_gain": 2.0}
+    for name in ("mlp", "mixer", "transformer"):
+        config[name].update(conditioned)
+    config.transformer.num_heads = 2
+    config.low_frequencies.update(
+        {"base_width": 8, "hidden_width": 6, "condition_gain": 2.0}
     )
+    config.ncsnpp.update(
+        {"base_width": 8, "channel_multipliers": (1,), "num_res_blocks": 1}
+        | {"attention_resolutions": (4,)}
+    )
+    config.update(fields)
     network = networks.build_network(config, (4, 4, 1), 3)
     # At the start most of a network has almost no gradient, so move away from it.
     rng = np.random.default_rng(1)
@@ -404,7 +411,7 @@ MODELS = {
     "ncsnpp": functools.partial(registered, name="ncsnpp"),
     "transformer": functools.partial(registered, name="transformer", patch_size=2),
     "mixer with a perceptron": functools.partial(
-        registered, name="mixer", patch_size=2, low_frequencies=3
+        registered, name="mixer", patch_size=2, low_frequencies={"count": 3}
     ),
     "linen": linen,
     "equinox": equinox,

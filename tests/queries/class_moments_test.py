@@ -58,7 +58,7 @@ def test_steps_train_the_network_and_leave_the_moments(
     fixed = {
         "privacy__fixed_keys_seed": 0,
         "train__engine": engine,
-        "diffusion__moments_components": components,
+        "diffusion__edm_moments__components": components,
     }
     config = make_config(**fixed)
     one = loop.train(make_config(**fixed, train__stop_after_steps=1), tmp_path / "one")
@@ -88,7 +88,7 @@ def test_engines_agree(make_config, tmp_path, components):
             make_config(
                 privacy__fixed_keys_seed=0,
                 train__engine=engine,
-                diffusion__moments_components=components,
+                diffusion__edm_moments__components=components,
             ),
             tmp_path / engine,
         ).params
@@ -126,7 +126,7 @@ def test_components_are_near_the_data(make_config, tmp_path):
     config = make_config(
         privacy__moments_noise_multiplier=0.1,
         privacy__epsilon=float("inf"),
-        diffusion__moments_components=3,
+        diffusion__edm_moments__components=3,
         train__num_steps=1,
     )
     loop.train(config, tmp_path)
@@ -216,7 +216,7 @@ def test_noise_of_queries_is_not_that_of_the_steps():
 @pytest.mark.slow
 @pytest.mark.parametrize("components", [0, 3])
 def test_a_release_has_the_moments_and_counts_them(make_config, tmp_path, components):
-    config = make_config(diffusion__moments_components=components)
+    config = make_config(diffusion__edm_moments__components=components)
     loop.train(config, tmp_path)
     folder = release(config, tmp_path)
     assert verify(folder).failures == ()
@@ -259,13 +259,16 @@ def test_a_release_has_the_moments_and_counts_them(make_config, tmp_path, compon
             {
                 "privacy__moments_noise_multiplier": None,
                 "diffusion__parameterization": "edm_dct",
-                "diffusion__moments_components": 3,
+                "diffusion__edm_moments__components": 3,
             },
-            "diffusion.moments_components is 3 with diffusion.parameterization "
-            "'edm_dct'; allowed: 0",
+            "diffusion.edm_moments.components is 3, and diffusion.parameterization is "
+            "'edm_dct', which does not read it; allowed: 0, its default, or diff",
         ),
-        ({"diffusion__moments_clip": 0.0}, "diffusion.moments_clip is 0.0"),
-        ({"diffusion__moments_components": 65}, "moments_components is 65; allowed"),
+        ({"diffusion__edm_moments__clip": 0.0}, "edm_moments.clip is 0.0; allowed"),
+        (
+            {"diffusion__edm_moments__components": 65},
+            "edm_moments.components is 65; allowed",
+        ),
         (
             {"privacy__moments_noise_multiplier": 0.1},
             "before the first step are moments .2 sums at 0.1., which spends",

@@ -208,7 +208,8 @@ def write_meta(path: pathlib.Path, meta: dict) -> None:
 def test_config_names_no_place(make_config, workdir):
     path = workdir / "checkpoints" / "6" / "meta" / "metadata"
     meta = json.loads(path.read_text())
-    meta["config"]["data"] |= {"path": "patients", "name": "imagenet_resized/32x32"}
+    meta["config"]["data"]["path"] = "patients"
+    meta["config"]["data"]["tfds"]["name"] = "imagenet_resized/32x32"
     meta["config"]["data"]["test_split"] = "see /home/someone/test"
     write_meta(path, meta)
     config = make_config(sample__labels="counted.npy")
@@ -216,10 +217,10 @@ def test_config_names_no_place(make_config, workdir):
     published = read(folder, "config.json")
     assert published["data"]["path"] == ""
     assert published["data"]["test_split"] == ""
-    assert published["data"]["name"] == "imagenet_resized/32x32"
+    assert published["data"]["tfds"]["name"] == "imagenet_resized/32x32"
     assert published["sample"]["labels"] == "uniform"
     assert set(published) == {
-        *("name", "seed", "data", "network", "diffusion", "privacy", "train"),
+        *("format", "name", "seed", "data", "network", "diffusion", "privacy", "train"),
         *("initial", "sampler", "sampler_presets", "sample", "evaluate"),
     }
     assert read(folder, "MANIFEST.json")["emptied_in_config"] == [
@@ -394,7 +395,7 @@ def test_while_a_process_trains(refused, workdir):
             {"release__selection_mean": 2.0, "release__selection_shape": -1.0},
             "shape of the number of tuning runs is -1.0",
         ),
-        ({"network__hidden_width": 9}, "another model"),
+        ({"network__mlp__hidden_width": 9}, "another model"),
     ],
 )
 def test_bad_settings(refused, fields, message):

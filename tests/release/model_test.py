@@ -117,7 +117,7 @@ def test_a_run_directory_holds_one_release(
     config = command_line.load_config(f"configs/released.py:{released}")
     with pytest.raises(InputError, match="other checkpoints"):
         open_as_run(released, config, trained)
-    config.network.hidden_width = 9
+    config.network.mlp.hidden_width = 9
     with pytest.raises(InputError, match="another model"):
         open_as_run(released, config, tmp_path / "new")
     assert not (tmp_path / "new").exists()

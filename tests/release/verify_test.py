@@ -14,6 +14,7 @@ import pytest
 import safetensors.numpy
 from commands import CHECKOUT
 
+from dpdm_jax import settings
 from dpdm_jax.privacy import (
     format_epsilon,
     read_ledger,
@@ -135,15 +136,15 @@ def test_a_smaller_epsilon_in_a_freshly_summed_release(bundle_copy):
         ("privacy", "accountant", "rdp", "accountant"),
         ("train", "batch_size", 50, "sampling_probability"),
         ("train", "num_steps", 5, "num_steps"),
-        ("network", "hidden_width", 16, "parameters"),
+        ("network.mlp", "hidden_width", 16, "parameters"),
         ("network", "name", "unet", "network.name"),
         ("diffusion", "parameterization", "v", "parameterization"),
-        ("network", "hidden_width", "wide", "hidden_width"),
+        ("network.mlp", "hidden_width", "wide", "hidden_width"),
     ],
 )
 def test_a_config_of_something_else(bundle_copy, group, field, value, message):
     def change(config):
-        config[group][field] = value
+        settings.lookup(config, group)[field] = value
 
     failures = rewrite(bundle_copy, "config.json", change)
     assert any(message in f for f in failures), failures

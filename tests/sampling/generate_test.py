@@ -12,7 +12,7 @@ from dpdm_jax.sampling.generate import make_generator
 @pytest.fixture(scope="module")
 def model_and_params():
     config = command_line.load_config("configs/digits.py")
-    config.network.hidden_width = 16
+    config.network.mlp.hidden_width = 16
     model = build_model(config, (8, 8, 1), 10)
     params = model.init(jax.random.key(1))
     # Away from its nearly zero start, so that labels and noise levels matter.

@@ -18,8 +18,8 @@ from dpdm_jax.training.checkpoints import Checkpoints
 
 def config_of(**sample):
     config = command_line.load_config("configs/digits.py")
-    config.network.hidden_width = 8
-    config.network.num_blocks = 1
+    config.network.mlp.hidden_width = 8
+    config.network.mlp.num_blocks = 1
     config.sampler.num_steps = 4
     config.sample.num_images = 30
     config.sample.batch_size = 8
@@ -159,7 +159,7 @@ def test_bad_settings(workdir, change, message):
 
 def test_checkpoint_of_another_model(workdir):
     config = config_of()
-    config.network.hidden_width = 9
+    config.network.mlp.hidden_width = 9
     with pytest.raises(InputError, match="another model: its parameters"):
         run.sample(config, workdir)
     config = config_of()

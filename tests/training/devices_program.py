@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 
-from dpdm_jax import command_line, xla_flags
+from dpdm_jax import command_line, settings, xla_flags
 
 xla_flags.configure()
 
@@ -150,8 +150,7 @@ def main(job):
     config = command_line.load_config("configs/digits.py")
     with config.unlocked():
         for name, value in job["overrides"].items():
-            group, field = name.split(".")
-            config[group][field] = value
+            settings.assign(config, name, value)
     spy = Spy()
     told = {"devices": jax.device_count(), "local_devices": jax.local_device_count()}
 

@@ -20,9 +20,9 @@ from dpdm_jax.privacy import read_ledger
 _PROGRAM = pathlib.Path(__file__).parent / "devices_program.py"
 _PLUGINS = pathlib.Path(__file__).parents[1] / "plugins"
 _OVERRIDES = {
-    "network.base_width": 4,
-    "network.hidden_width": 8,
-    "network.num_blocks": 1,
+    "network.mlp.base_width": 4,
+    "network.mlp.hidden_width": 8,
+    "network.mlp.num_blocks": 1,
     "diffusion.noise_multiplicity": 2,
     "privacy.fixed_keys_seed": 5,
     "privacy.noise_multiplier": 1.0,  # spares each process the calibration
@@ -185,7 +185,7 @@ def test_secrets_are_drawn_by_process_0_alone(several):
 def test_moments_are_those_of_one_process(tmp_path):
     overrides = {
         "diffusion.parameterization": "edm_moments",
-        "diffusion.moments_components": 2,
+        "diffusion.edm_moments.components": 2,
         "privacy.moments_noise_multiplier": 3.0,
         "train.num_steps": 1,
     }

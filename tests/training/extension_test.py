@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line, devices, run_dir
+from dpdm_jax import command_line, devices, run_dir, settings
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import extend_plan, format_epsilon, new_noise_key, read_ledger
@@ -31,8 +31,8 @@ def config_of(**overrides):
     """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
     config = command_line.load_config("configs/digits.py")
     small = {
-        "network__base_width": 4,
-        "network__hidden_width": 8,
+        "network__mlp__base_width": 4,
+        "network__mlp__hidden_width": 8,
         "diffusion__noise_multiplicity": 2,
         "privacy__accountant": "rdp",
         "train__batch_size": 100,
@@ -45,8 +45,7 @@ def config_of(**overrides):
         "log__tensorboard": False,
     }
     for name, value in (small | overrides).items():
-        group, field = name.split("__")
-        config[group][field] = value
+        settings.assign(config, name.replace("__", "."), value)
     return config
 
 

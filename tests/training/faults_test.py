@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 from commands import Commands
 
-from dpdm_jax import command_line, data, files
+from dpdm_jax import command_line, data, files, settings
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
@@ -29,8 +29,8 @@ from dpdm_jax.training.mechanism_version import MECHANISM_VERSION
 
 _STEPS = 6
 _FIELDS = {
-    "network.base_width": 4,
-    "network.hidden_width": 8,
+    "network.mlp.base_width": 4,
+    "network.mlp.hidden_width": 8,
     "diffusion.noise_multiplicity": 2,
     "train.batch_size": 100,
     "train.num_steps": _STEPS,
@@ -48,8 +48,7 @@ def config_of(**overrides):
     config = command_line.load_config("configs/digits.py")
     changed = {name.replace("__", "."): value for name, value in overrides.items()}
     for name, value in (_FIELDS | changed).items():
-        group, field = name.split(".")
-        config[group][field] = value
+        settings.assign(config, name, value)
     return config
 
 

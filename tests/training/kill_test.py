@@ -16,8 +16,8 @@ from dpdm_jax.training.checkpoints import Checkpoints
 _STEPS = 40
 _FLAGS = (
     "--mode=train",
-    "--config.network.base_width=4",
-    "--config.network.hidden_width=8",
+    "--config.network.mlp.base_width=4",
+    "--config.network.mlp.hidden_width=8",
     "--config.diffusion.noise_multiplicity=2",
     "--config.privacy.fixed_keys_seed=1",
     "--config.train.batch_size=100",
@@ -47,7 +47,7 @@ def wait_for_checkpoint(process, workdir, step):
 
 def weights(workdir):
     config = command_line.load_config("configs/digits.py")
-    config.network.base_width, config.network.hidden_width = 4, 8
+    config.network.mlp.base_width, config.network.mlp.hidden_width = 4, 8
     model = build_model(config, (8, 8, 1), 10)
     checkpoints = Checkpoints(workdir)
     params, step = checkpoints.restore_weights(model, "ema")

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 import optax
 import pytest
+from earlier_configs import as_format_1
 
-from dpdm_jax import command_line, data, planning
+from dpdm_jax import command_line, data, planning, settings
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.training import rngs, steps
-from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.checkpoints import Checkpoints, checksum
 from dpdm_jax.training.loop import train
 from dpdm_jax.training.secrets import fixed_secrets
 
@@ -26,9 +27,9 @@ def tiny_config(**overrides):
     """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
     config = command_line.load_config("configs/digits.py")
     small = {
-        "network__base_width": 4,
-        "network__hidden_width": 8,
-        "network__num_blocks": 1,
+        "network__mlp__base_width": 4,
+        "network__mlp__hidden_width": 8,
+        "network__mlp__num_blocks": 1,
         "diffusion__noise_multiplicity": 2,
         "train__batch_size": 100,
         "train__num_steps": 6,
@@ -41,8 +42,7 @@ def tiny_config(**overrides):
     }
     with config.unlocked():
         for name, value in (small | overrides).items():
-            group, field = name.split("__")
-            config[group][field] = value
+            settings.assign(config, name.replace("__", "."), value)
     return config
 
 
@@ -311,12 +311,26 @@ def test_other_gradients_under_the_same_noise_are_refused(tmp_path, field, value
     assert int(train(free, tmp_path).step) == 6
 
 
+def test_a_run_whose_config_is_of_the_first_format_goes_on(tmp_path):
+    train(tiny_config(train__stop_after_steps=2), tmp_path)
+    for path in (tmp_path / "checkpoints").glob("*/meta/metadata"):
+        meta = json.loads(path.read_text())
+        assert meta["config"]["format"] == 2
+        meta["config"] = as_format_1(tiny_config(train__stop_after_steps=2))
+        del meta["checksum"]
+        path.write_text(json.dumps(meta | {"checksum": checksum(meta)}))
+    with pytest.raises(InputError, match=r"network\.mlp\.condition_gain 1\.0 -> 2\.0"):
+        train(tiny_config(network__mlp__condition_gain=2.0), tmp_path)
+    assert int(train(tiny_config(), tmp_path).step) == 6
+    assert json.loads((tmp_path / "config.json").read_text())["format"] == 2
+
+
 @pytest.mark.slow
 def test_resuming_with_another_network_is_refused(tmp_path):
     train(tiny_config(train__stop_after_steps=2), tmp_path)
     # The plan counts the numbers that noise goes onto.
     with pytest.raises(InputError, match=r"coordinates \(the network's size\) \d+ ->"):
-        train(tiny_config(network__hidden_width=12), tmp_path)
+        train(tiny_config(network__mlp__hidden_width=12), tmp_path)
 
 
 @pytest.mark.slow

@@ -6,11 +6,51 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from dpdm_jax import validate
 from dpdm_jax.diffusion.priors.base import Linear, Params, Scaled
 from dpdm_jax.diffusion.priors.spectral import Spectral
+from dpdm_jax.errors import InputError
 
 #: Name of the moments among the parameters of a model.
 MOMENTS = "moments"
+
+# Values of an image whose covariances, a matrix for each class, are measured at most.
+_MAX_COVARIED = 3072
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``config.diffusion.edm_moments``.
+
+    Attributes:
+        clip: images that are further from the assumed mean than so many assumed
+            standard deviations (root mean square of frequencies), > 0, count as if they
+            were not.
+        components: principal components of each class that are measured, too, by a
+            third query, >= 0.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    clip: float = 2.0
+    components: int = 0
+
+    def __post_init__(self) -> None:
+        path = "diffusion.edm_moments"
+        validate.real(f"{path}.clip", self.clip, above=0)
+        validate.integer(f"{path}.components", self.components, minimum=0)
+
+    def check_fit(self, image_shape: tuple[int, int, int]) -> None:
+        """Raises InputError unless images of (h, w, c) have so many components."""
+        size = math.prod(image_shape)
+        most = size if size <= _MAX_COVARIED else 0
+        if self.components > most:
+            raise InputError(
+                f"diffusion.edm_moments.components is {self.components}; allowed for "
+                f"images of {'x'.join(map(str, image_shape))}: 0 to {most}"
+                + ("." if most else f", above {_MAX_COVARIED} values 0 alone.")
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,32 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from dpdm_jax import validate
 from dpdm_jax.diffusion.priors.base import Linear, Params, Scaled
 from dpdm_jax.images import frequencies
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``config.diffusion.edm_dct``, which "edm_moments" reads as well.
+
+    Both are assumed, public constants: they must not be measured on private images.
+
+    Attributes:
+        mean_data: mean of pixels, in [-1, 1].
+        corner: half cycles across the image, > 0, where the spectrum falls.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    mean_data: float = 0.0
+    corner: float = 5.0
+
+    def __post_init__(self) -> None:
+        path = "diffusion.edm_dct"
+        validate.real(f"{path}.mean_data", self.mean_data, minimum=-1, maximum=1)
+        validate.real(f"{path}.corner", self.corner, above=0)
 
 
 @dataclasses.dataclass(frozen=True)

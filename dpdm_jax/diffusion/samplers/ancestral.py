@@ -13,6 +13,18 @@ from dpdm_jax.diffusion.samplers.base import (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``config.sampler.ancestral``.
+
+    Attributes:
+        variance: of a step's noise: "fixed_large" (beta) or "fixed_small" (that of the
+            posterior).
+    """
+
+    variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
+
+
 class AncestralRow(NamedTuple):
     """One step from noise level a to b < a."""
 

@@ -1,5 +1,6 @@
 """What a sampler is, and the only loop over noise levels."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -17,6 +18,18 @@ BoundDenoiser = Callable[[Images, Float[Array, " n"]], Images]
 Grid = Float[np.ndarray, " n"]
 #: A number for each step; for the step that is taken, where a sampler takes one.
 Column = Float[np.ndarray, " steps"] | Float[Array, ""] | float
+
+
+@dataclasses.dataclass(frozen=True)
+class Clipping:
+    """What ``config.sampler`` has for samplers of DDPM's family.
+
+    Attributes:
+        clip_denoised: whether predicted clean images are clipped to [-1, 1]; not for
+            latents.
+    """
+
+    clip_denoised: bool = True
 
 
 class Sampler(Protocol):

@@ -12,6 +12,17 @@ from dpdm_jax.diffusion.samplers.base import (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``config.sampler.ddim``.
+
+    Attributes:
+        stochastic: reverse SDE rather than probability-flow ODE.
+    """
+
+    stochastic: bool = False
+
+
 class DDIMRow(NamedTuple):
     """One step from noise level a to b < a."""
 

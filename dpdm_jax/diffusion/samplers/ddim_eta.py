@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dpdm_jax import validate
 from dpdm_jax.diffusion.denoiser import Images
 from dpdm_jax.diffusion.samplers.base import (
     BoundDenoiser,
@@ -11,6 +12,23 @@ from dpdm_jax.diffusion.samplers.base import (
     Grid,
     denoise_at,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``config.sampler.ddim_eta``.
+
+    Attributes:
+        eta: share of DDPM's noise, in [0, 1]: 0 none, 1 all of it.
+
+    Raises:
+        InputError: it is out of range.
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        validate.real("sampler.ddim_eta.eta", self.eta, minimum=0, maximum=1)
 
 
 class DDIMEtaRow(NamedTuple):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dpdm_jax import validate
 from dpdm_jax.diffusion.denoiser import Images
 from dpdm_jax.diffusion.samplers.base import (
     BoundDenoiser,
@@ -11,6 +12,35 @@ from dpdm_jax.diffusion.samplers.base import (
     Grid,
     denoise_at,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``config.sampler.heun``; by default it is deterministic.
+
+    Attributes:
+        s_churn: S_churn >= 0, how much noise is added on the way.
+        s_min: smallest noise level with churn, >= 0.
+        s_max: largest noise level with churn, >= s_min; may be infinite.
+        s_noise: scale of the churn noise, >= 0.
+        churn_limit: cap of s_churn over the number of grid points, >= 0.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    s_churn: float = 0.0
+    s_min: float = 0.0
+    s_max: float = math.inf
+    s_noise: float = 1.0
+    churn_limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("s_churn", "s_min", "s_noise", "churn_limit"):
+            validate.real(f"sampler.heun.{name}", getattr(self, name), minimum=0)
+        validate.real(
+            "sampler.heun.s_max", self.s_max, minimum=self.s_min, allow_inf=True
+        )
 
 
 class HeunRow(NamedTuple):
