@@ -72,7 +72,7 @@ def test_train_step(config, engine, dtype):
     params = model.init(jax.random.key(0))
     state = create_state(params, optimizer, noise)
     batch = (
-        jnp.zeros((4, 28, 28, 1)),
+        jnp.zeros((4, 28, 28, 1), jnp.uint8),
         jnp.zeros(4, jnp.int32),
         jnp.zeros(4, bool),
         jnp.arange(4),

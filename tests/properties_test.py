@@ -18,6 +18,7 @@ from dpdm_jax import command_line, data, planning, run_dir, validate
 from dpdm_jax.configs import base
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets
+from dpdm_jax.images import pixels
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import PoissonSampling, PrivacyPlan
 from dpdm_jax.privacy.batch_selection import PADDING, pad_indices
@@ -219,7 +220,7 @@ def test_floats_give_back_the_bytes_that_they_stand_for(images, start):
         )
     np.testing.assert_array_equal(found.images, images)
     np.testing.assert_array_equal(
-        sampled.to_uint8(data.to_float(images), "nearest"), images
+        sampled.to_uint8(pixels.to_float(images), "nearest"), images
     )
 
 

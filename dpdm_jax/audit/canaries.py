@@ -200,7 +200,7 @@ class CanaryTraining:
         """The weights after every step of one run, and before the first."""
         noise_key, labels, is_padding = run
         room = labels.shape[1]
-        images = jnp.zeros((room, *self._images.shape[1:]))
+        images = jnp.zeros((room, *self._images.shape[1:]), jnp.uint8)
         positions = jnp.arange(room)
         step_fns = self._training.step_fns
         draws = jax.random.key(0)  # which a canary's loss does not use

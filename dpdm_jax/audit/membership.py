@@ -18,6 +18,7 @@ import numpy as np
 
 from dpdm_jax import data, run_dir
 from dpdm_jax.diffusion import losses
+from dpdm_jax.images import pixels
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy.batch_selection import pad_indices
 
@@ -129,7 +130,7 @@ def make_image_losses(model: Model, config: ml_collections.ConfigDict) -> ImageL
             model.denoise,
             model.parameterization.loss_weight,
             params,
-            image,
+            pixels.to_float(image),
             label,
             draws,
             model.null_label,

@@ -109,7 +109,7 @@ def of_step(
         room = -(-(_BYSTANDERS + 1) // mesh.size) * mesh.size
         batch = devices.place(
             (
-                np.zeros((room, 1, 1, 1), np.float32),
+                np.zeros((room, 1, 1, 1), np.uint8),
                 np.zeros(room, np.int32),
                 np.arange(room) >= _BYSTANDERS + with_it,
                 np.arange(room, dtype=np.int32),

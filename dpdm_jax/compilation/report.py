@@ -187,7 +187,7 @@ def _with_engine_of(
 def _loss_traits(config: ml_collections.ConfigDict, model: Model) -> LossTraits:
     key = fresh_secrets().loss_key(0)
     one_example = (
-        jnp.zeros((1, *model.network.image_shape)),
+        jnp.zeros((1, *model.network.image_shape), jnp.uint8),
         jnp.zeros(1, jnp.int32),
         key[None],
     )
@@ -234,7 +234,7 @@ def _programs(
     size = config.train.microbatch_size
     batch = _placed(
         (
-            jax.ShapeDtypeStruct((size, *model.network.image_shape), jnp.float32),
+            jax.ShapeDtypeStruct((size, *model.network.image_shape), jnp.uint8),
             jax.ShapeDtypeStruct((size,), jnp.int32),  # labels
             jax.ShapeDtypeStruct((size,), jnp.bool),  # is_padding
             jax.ShapeDtypeStruct((size,), jnp.int32),  # positions

@@ -15,7 +15,6 @@ from dpdm_jax.data.transforms import (
     center_crop_square,
     resize,
     set_channels,
-    to_float,
 )
 
 __all__ = [
@@ -33,5 +32,4 @@ __all__ = [
     "load_source",
     "resize",
     "set_channels",
-    "to_float",
 ]

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpdm_jax.data import transforms
 from dpdm_jax.data.sources import Source
 from dpdm_jax.errors import InputError
 
@@ -15,7 +14,7 @@ class Batch(NamedTuple):
     """Examples of one batch.
 
     Attributes:
-        images: float32 [n, H, W, C] in [-1, 1]; zero where padded.
+        images: uint8 [n, H, W, C]; zero where padded.
         labels: int32 [n]; zero where padded or unlabelled.
         is_padding: bool [n], True where there is no example.
     """
@@ -51,12 +50,11 @@ def load_batch(source: Source, indices: np.ndarray) -> Batch:
             f"{PADDING_INDEX} for padding."
         )
     is_padding = indices == PADDING_INDEX
-    images = np.zeros((len(indices), *source.image_shape), np.float32)
+    images = np.zeros((len(indices), *source.image_shape), np.uint8)
     labels = np.zeros(len(indices), np.int32)
     if not is_padding.all():
-        pixels, found = source.examples(indices[~is_padding])
+        images[~is_padding], found = source.examples(indices[~is_padding])
         _check_labels(found, source.num_classes)
-        images[~is_padding] = transforms.to_float(pixels)
         labels[~is_padding] = found
     return Batch(images, labels, is_padding)
 

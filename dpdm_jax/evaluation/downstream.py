@@ -25,6 +25,7 @@ from dpdm_jax.data.loading import PADDING_INDEX
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import classifiers, registry
 from dpdm_jax.evaluation.recipes import Recipe
+from dpdm_jax.images import pixels
 from dpdm_jax.training import rngs
 
 #: ``(images uint8 [n, h, w, c], labels int [n])``
@@ -254,7 +255,7 @@ def train_epoch(
     def step(state: TrainState, inputs: Any) -> tuple[TrainState, None]:
         batch, number = inputs
         step_key = jax.random.fold_in(key, number)
-        x = transforms.to_float(images[batch])
+        x = pixels.to_float(images[batch])
         if recipe.augmentation:
             x = augmented(jax.random.fold_in(step_key, 0), x)
         targets = optax.smooth_labels(
@@ -319,7 +320,7 @@ def _count_correct(
     batches: jax.Array,
 ) -> jax.Array:
     def count(total: jax.Array, batch: jax.Array) -> tuple[jax.Array, None]:
-        logits = classifier.apply(params, transforms.to_float(images[batch]))
+        logits = classifier.apply(params, pixels.to_float(images[batch]))
         correct = jnp.argmax(logits, axis=-1) == labels[batch]
         return total + jnp.sum(correct & (batch != PADDING_INDEX)), None
 

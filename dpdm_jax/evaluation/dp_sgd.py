@@ -15,7 +15,6 @@ import numpy as np
 import optax
 
 from dpdm_jax import privacy, validate
-from dpdm_jax.data import transforms
 from dpdm_jax.evaluation import classifiers, downstream, registry
 from dpdm_jax.evaluation.downstream import (
     DownstreamResult,
@@ -23,6 +22,7 @@ from dpdm_jax.evaluation.downstream import (
     SeedResult,
     TrainState,
 )
+from dpdm_jax.images import pixels
 from dpdm_jax.training import rngs
 
 # Batches are filled up to a multiple of this.
@@ -196,7 +196,7 @@ def _take_steps(
     def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, None]:
         total = clipped_grad(
             state.params,
-            transforms.to_float(images[batch]),
+            pixels.to_float(images[batch]),
             labels[batch],
             is_padding_example=batch < 0,
         )

@@ -11,7 +11,7 @@ import numpy as np
 from dpdm_jax import data, validate
 from dpdm_jax.data import image_folder, npz, transforms
 from dpdm_jax.errors import InputError
-from dpdm_jax.sampling import images as sampled
+from dpdm_jax.images import pixels
 
 #: Ranges that float images may be in, by what states them.
 FLOAT_RANGES = {"0,1": (0.0, 1.0), "-1,1": (-1.0, 1.0), "0,255": (0.0, 255.0)}
@@ -76,7 +76,7 @@ def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> Ima
         raise InputError(
             f"float_range is {float_range!r}; allowed: {' or '.join(FLOAT_RANGES)}."
         )
-    validate.one_of("rounding", rounding, sampled.ROUNDINGS)
+    validate.one_of("rounding", rounding, pixels.ROUNDINGS)
     if spec.startswith("tfds:"):
         _, name, *split = spec.split(":", 2)
         source = _source("tfds", split[0] if split else "train", name=name)
@@ -234,8 +234,7 @@ def _quantised(
             f"a pixel of {name} is {images[~inside][0]:g}; allowed: {low:g} to "
             f"{high:g}, as float_range states."
         )
-    levels = (images - images.dtype.type(low)) * images.dtype.type(255 / (high - low))
-    return (np.rint(levels) if rounding == "nearest" else levels).astype(np.uint8)
+    return pixels.to_uint8(images, rounding, (low, high))
 
 
 def _from_idx(folder: pathlib.Path, name: str, prefix: str) -> ImageSet:

@@ -14,6 +14,7 @@ from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
 from dpdm_jax.errors import InputError
+from dpdm_jax.images import pixels
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import named_leaves, of_denoiser
 from dpdm_jax.networks import Network, Params, build_network
@@ -21,7 +22,7 @@ from dpdm_jax.networks import Network, Params, build_network
 # The network's part of the parameters, where there are others.
 _NETWORK = "network"
 
-#: ``loss(trained, fixed, image [h,w,c], label [], key) -> scalar``
+#: ``loss(trained, fixed, image uint8 [h,w,c], label [], key) -> scalar``
 TrainedLoss = Callable[[Any, Any, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -106,7 +107,7 @@ class Model:
         return num_scalars(self.split(self.shapes)[0])
 
     def loss(self, config: ml_collections.ConfigDict) -> losses.ExampleLoss:
-        """Builds the loss of one example by all parameters.
+        """Builds the loss of one example, a uint8 image, by all parameters.
 
         Args:
             config: ``config.diffusion``.
@@ -120,7 +121,7 @@ class Model:
         validate.real(
             "diffusion.label_dropout", config.label_dropout, minimum=0, maximum=1
         )
-        return losses.make_loss(
+        of_floats = losses.make_loss(
             self.denoise,
             self.parameterization.loss_weight,
             self.noise_levels,
@@ -131,6 +132,13 @@ class Model:
             views=from_config.views(config, self.image_shape),
             draws_at_once=_draws_at_once(config),
         )
+
+        def loss(
+            params: Params, image: jax.Array, label: jax.Array, key: jax.Array
+        ) -> jax.Array:
+            return of_floats(params, pixels.to_float(image), label, key)
+
+        return loss
 
     def trained_loss(self, config: ml_collections.ConfigDict) -> TrainedLoss:
         """Builds the training loss of one example, by trained and fixed parameters.

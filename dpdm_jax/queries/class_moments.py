@@ -14,6 +14,7 @@ from dpdm_jax import data, validate
 from dpdm_jax.diffusion.priors import Classes, Prior
 from dpdm_jax.diffusion.priors.classes import MOMENTS
 from dpdm_jax.errors import InputError
+from dpdm_jax.images import pixels
 from dpdm_jax.privacy import Query, class_moments
 from dpdm_jax.queries.base import OnRelease
 
@@ -199,7 +200,7 @@ def whitened(
     for start in range(0, len(source), _BATCH):
         indices = np.arange(start, min(start + _BATCH, len(source)))
         batch = data.load_batch(source, indices)
-        features = np.asarray(_whiten(prior, batch.images))
+        features = np.asarray(_whiten(prior, pixels.to_float(batch.images)))
         yield features.reshape(len(features), -1), batch.labels
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from dpdm_jax import processes, run_dir, strict_json, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
+from dpdm_jax.images import pixels
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model
 from dpdm_jax.progress import progress_bar
@@ -105,7 +106,7 @@ def _check(settings: ml_collections.ConfigDict) -> None:
     validate.integer("sample.num_images", settings.num_images, minimum=1)
     validate.integer("sample.batch_size", settings.batch_size, minimum=1)
     validate.one_of("sample.weights", settings.weights, ("ema", "raw"))
-    validate.one_of("sample.rounding", settings.rounding, images.ROUNDINGS)
+    validate.one_of("sample.rounding", settings.rounding, pixels.ROUNDINGS)
     validate.integer("sample.step", settings.step, minimum=-1)
     validate.seed("sample.seed", settings.seed)
     name = settings.name

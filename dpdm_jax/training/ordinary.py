@@ -32,7 +32,9 @@ def ordinary_grad(
     ) -> tuple[jax.Array, jax.Array]:
         images, *rest = example
         # A factor of 0 would leave nothing of a gradient but where that is infinite.
-        images = jnp.where(is_padding[:, None, None, None], 0.0, images)
+        images = jnp.where(
+            is_padding[:, None, None, None], jnp.zeros_like(images), images
+        )
         losses = jax.vmap(loss, (None, 0, 0, 0))(params, images, *rest)
         return jnp.sum(jnp.where(is_padding, 0.0, losses)), losses
 

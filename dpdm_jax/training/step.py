@@ -72,7 +72,7 @@ class TrainStep:
     Attributes:
         start: ``start(params) -> Partial`` of zeros.
         accumulate: ``accumulate(partial, params, fixed, images, labels, is_padding,
-            positions, step_key) -> partial``; images float32 [m, h, w, c], labels int32
+            positions, step_key) -> partial``; images uint8 [m, h, w, c], labels int32
             [m], is_padding bool [m], positions int32 [m] in the logical batch.
         finish: ``finish(state, partial) -> (TrainState, Diagnostics)``.
     """

@@ -149,7 +149,7 @@ def _batch(model: Model, batch_size: int) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(SEED)
     shape = (batch_size, *model.network.image_shape)
     return (
-        rng.uniform(-1, 1, shape).astype(np.float32),
+        rng.integers(0, 256, shape, np.uint8),
         np.arange(batch_size, dtype=np.int32) % problem.NUM_CLASSES,
         np.zeros(batch_size, bool),
         np.arange(batch_size, dtype=np.int32),

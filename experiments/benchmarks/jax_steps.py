@@ -11,6 +11,7 @@ import numpy as np
 from dpdm_jax import privacy, xla_flags
 from dpdm_jax.diffusion import from_config, losses
 from dpdm_jax.diffusion.losses import ExampleLoss
+from dpdm_jax.images import pixels
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.sampling.generate import make_generator
 from experiments.benchmarks import plain_port, problem
@@ -55,7 +56,7 @@ def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
             )
         )(keys)
         labels = jnp.where(draws.drop_label, model.null_label, labels)
-        images = jnp.repeat(images, noise_multiplicity, axis=0)
+        images = jnp.repeat(pixels.to_float(images), noise_multiplicity, axis=0)
         sigma = draws.sigma.reshape(-1)
         noise = draws.noise.reshape(images.shape)
         denoised = model.denoise(
@@ -81,9 +82,9 @@ def jax_privacy_default(loss: ExampleLoss) -> Gradient:
 
 
 def batch(batch_size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Images in [-1, 1], labels and one key an example."""
-    images = jax.random.uniform(
-        jax.random.key(1), (batch_size, *problem.IMAGE_SHAPE), minval=-1
+    """Images of bytes, labels and one key an example."""
+    images = jax.random.randint(
+        jax.random.key(1), (batch_size, *problem.IMAGE_SHAPE), 0, 256, jnp.uint8
     )
     labels = jnp.arange(batch_size, dtype=jnp.int32) % problem.NUM_CLASSES
     return images, labels, jax.random.split(jax.random.key(2), batch_size)

@@ -45,7 +45,7 @@ def loss_and_params(name: str, dtype: str = "bfloat16"):
 
 
 def examples(n: int):
-    images = jax.random.uniform(jax.random.key(1), (n, *SHAPE), minval=-1)
+    images = jax.random.randint(jax.random.key(1), (n, *SHAPE), 0, 256, jnp.uint8)
     return images, jnp.arange(n) % 10, jax.random.split(jax.random.key(2), n)
 
 

@@ -20,12 +20,12 @@ def test_batch_has_examples_in_place_and_zeros_as_padding():
     source = data.ArraySource(IMAGES, LABELS)
     batch = data.load_batch(source, np.array([3, -1, 0, -1, -1]))
     np.testing.assert_array_equal(batch.is_padding, [False, True, False, True, True])
-    np.testing.assert_array_equal(batch.images[0], data.to_float(IMAGES[3]))
-    np.testing.assert_array_equal(batch.images[2], data.to_float(IMAGES[0]))
+    np.testing.assert_array_equal(batch.images[0], IMAGES[3])
+    np.testing.assert_array_equal(batch.images[2], IMAGES[0])
     assert not batch.images[batch.is_padding].any()
     np.testing.assert_array_equal(batch.labels, [2, 0, 0, 0, 0])
     types = (batch.images.dtype, batch.labels.dtype, batch.is_padding.dtype)
-    assert types == (np.float32, np.int32, np.bool_)
+    assert types == (np.uint8, np.int32, np.bool_)
 
 
 @pytest.mark.parametrize("size", [0, 3])

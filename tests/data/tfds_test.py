@@ -79,7 +79,7 @@ def test_prepared_data_comes_back(labelled, data_config):
 def test_batches_are_padded(labelled, data_config):
     source = data.load_source(config_for(data_config, labelled[0], "tiny"), "train")
     batch = data.load_batch(source, np.array([4, -1]))
-    np.testing.assert_array_equal(batch.images[0], data.to_float(TRAIN[4]))
+    np.testing.assert_array_equal(batch.images[0], TRAIN[4])
     np.testing.assert_array_equal(batch.labels, [3, 0])
     np.testing.assert_array_equal(batch.is_padding, [False, True])
 

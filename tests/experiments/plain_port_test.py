@@ -18,7 +18,7 @@ def test_losses_agree():
         lambda x: np.asarray(x + 0.1 * rng.normal(size=x.shape), np.float32),
         network.init(jax.random.key(0)),
     )
-    image = rng.uniform(-1, 1, problem.IMAGE_SHAPE).astype(np.float32)
+    image = rng.integers(0, 256, problem.IMAGE_SHAPE, np.uint8)
     arguments = (params, image, np.int32(3), jax.random.key(1))
     value, ported_value = jax.jit(ours)(*arguments), jax.jit(ported)(*arguments)
     np.testing.assert_allclose(ported_value, value, rtol=1e-4)

@@ -9,6 +9,7 @@ import pytest
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
+from dpdm_jax.images import pixels
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.queries.class_moments import MomentsQuery
@@ -111,7 +112,7 @@ def test_what_is_measured_is_near_the_data(make_config, tmp_path):
     source = data.load_source(config.data, "train")
     batch = data.load_batch(source, np.arange(len(source)))
     model = build_model(config, source.image_shape, source.num_classes)
-    white = np.asarray(model.prior.whiten(batch.images))
+    white = np.asarray(model.prior.whiten(pixels.to_float(batch.images)))
     found = np.asarray(moments_of(tmp_path, config)["mean"])
     for label in range(10):
         mean = white[batch.labels == label].mean(axis=0)
@@ -134,7 +135,9 @@ def test_components_are_near_the_data(make_config, tmp_path):
     source = data.load_source(config.data, "train")
     batch = data.load_batch(source, np.arange(len(source)))
     p = build_model(config, source.image_shape, source.num_classes).prior
-    frequencies = np.asarray(p.whiten(batch.images) * p.assumed_stds).reshape(-1, 64)
+    frequencies = np.asarray(
+        p.whiten(pixels.to_float(batch.images)) * p.assumed_stds
+    ).reshape(-1, 64)
     for label in range(10):
         found = np.asarray(moments_found["components"][label]).reshape(3, 64)
         np.testing.assert_allclose(found @ found.T, np.eye(3), atol=1e-5)

@@ -6,6 +6,7 @@ from PIL import Image
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
+from dpdm_jax.images import pixels
 from dpdm_jax.sampling import images
 
 GREY = 208
@@ -38,7 +39,7 @@ def test_truncation_is_the_default():
 def test_nearest_inverts_the_training_transform():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     np.testing.assert_array_equal(
-        images.to_uint8(data.to_float(levels), "nearest"), levels
+        images.to_uint8(pixels.to_float(levels), "nearest"), levels
     )
 
 
