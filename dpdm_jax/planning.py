@@ -60,7 +60,7 @@ def public_problem(config: ml_collections.ConfigDict) -> Problem:
 
 def problem_of(source: data.Source) -> Problem:
     """Takes the facts from loaded training data."""
-    return Problem(len(source), source.image_shape, source.num_classes)
+    return Problem(len(source), source.spec["image"].shape, source.num_classes)
 
 
 def privacy_plan(

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from dpdm_jax import command_line
 from dpdm_jax.diffusion import from_config, samplers
 from dpdm_jax.models.model import build_model
+from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import gaussian_noise, new_noise_key, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.state import create_state
@@ -62,18 +63,17 @@ def test_train_step(config, engine, dtype):
         engine=engine,
     )
 
-    def whole(state, images, labels, is_padding, positions, key):
+    def whole(state, examples, is_padding, positions, key):
         partial = step.start(state.params)
         partial = step.accumulate(
-            partial, state.params, {}, images, labels, is_padding, positions, key
+            partial, state.params, {}, examples, is_padding, positions, key
         )
         return step.finish(state, partial)
 
     params = model.init(jax.random.key(0))
     state = create_state(params, optimizer, noise)
     batch = (
-        jnp.zeros((4, 28, 28, 1), jnp.uint8),
-        jnp.zeros(4, jnp.int32),
+        blank_examples(model.example, 4),
         jnp.zeros(4, bool),
         jnp.arange(4),
         jax.random.key(0),

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from reading import images_and_labels, shape_of
 
 from dpdm_jax import command_line, data, planning, run_dir, validate
 from dpdm_jax.configs import base
@@ -20,8 +21,8 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets
 from dpdm_jax.images import pixels
 from dpdm_jax.models.model import build_model
+from dpdm_jax.padding import PADDING, pad_indices
 from dpdm_jax.privacy import PoissonSampling, PrivacyPlan
-from dpdm_jax.privacy.batch_selection import PADDING, pad_indices
 from dpdm_jax.sampling import images as sampled
 
 
@@ -126,7 +127,7 @@ def labelled(draw) -> tuple[np.ndarray, np.ndarray]:
 
 
 def all_of(source: data.Source) -> tuple[np.ndarray, np.ndarray]:
-    return source.examples(np.arange(len(source)))
+    return images_and_labels(source)
 
 
 def loaded(kind: str, path: Path, **fields) -> data.Source:
@@ -157,7 +158,7 @@ def test_any_arrays_make_a_sound_source_or_get_a_sentence(images, labels, num_cl
     stored, found = all_of(source)
     np.testing.assert_array_equal(stored, images)
     assert stored.dtype == np.uint8
-    assert stored.shape == (len(source), *source.image_shape)
+    assert stored.shape == (len(source), *shape_of(source))
     assert found.dtype == np.int32
     assert found.shape == (len(source),)
     assert ((found >= 0) & (found < max(1, source.num_classes))).all()

@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, devices, queries
+from dpdm_jax import data, devices, padding, queries
 from dpdm_jax.audit import attacks, membership
 from dpdm_jax.audit.mechanism import OneRun, judge_one_run, shortened
 from dpdm_jax.models import partition
@@ -31,24 +31,25 @@ class _Joined:
 
     def __init__(self, first: data.Source, second: data.Source):
         self._first, self._second = first, second
-        self.image_shape = first.image_shape
+        self.spec = first.spec
         self.num_classes = first.num_classes
 
     def __len__(self) -> int:
         return len(self._first) + len(self._second)
 
-    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, indices: np.ndarray) -> data.Example:
         """Reads examples; see ``data.Source.examples``."""
-        images = np.empty((len(indices), *self.image_shape), np.uint8)
-        labels = np.empty(len(indices), np.int32)
+        joined = padding.blank_examples(self.spec, len(indices))
         in_first = indices < len(self._first)
         for source, rows, start in (
             (self._first, in_first, 0),
             (self._second, ~in_first, len(self._first)),
         ):
             if rows.any():
-                images[rows], labels[rows] = source.examples(indices[rows] - start)
-        return images, labels
+                found = source.examples(indices[rows] - start)
+                for name, values in found.items():
+                    joined[name][rows] = values
+        return joined
 
 
 def audit_images(
@@ -74,7 +75,7 @@ def audit_images(
     count = settings.image_canaries
     rng = np.random.default_rng(settings.seed)
     member = rng.random(count) < 0.5
-    pixels = rng.integers(0, 256, (count, *source.image_shape), np.uint8)
+    pixels = rng.integers(0, 256, (count, *source.spec["image"].shape), np.uint8)
     labels = rng.integers(0, max(1, source.num_classes), count)
     canaries = data.ArraySource(pixels, labels, source.num_classes)
     members = data.ArraySource(pixels[member], labels[member], source.num_classes)

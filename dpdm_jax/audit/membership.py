@@ -20,7 +20,7 @@ from dpdm_jax import data, run_dir
 from dpdm_jax.diffusion import losses
 from dpdm_jax.images import pixels
 from dpdm_jax.models.model import Model
-from dpdm_jax.privacy.batch_selection import pad_indices
+from dpdm_jax.padding import pad_indices
 
 #: False-positive rates whose true-positive rate is stated.
 RATES = (0.001, 0.01)
@@ -125,27 +125,25 @@ def make_image_losses(model: Model, config: ml_collections.ConfigDict) -> ImageL
         stratified=True,
     )
 
-    def loss(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
+    def loss(params: Any, example: data.Example) -> jax.Array:
         return losses.denoising_loss(
             model.denoise,
             model.parameterization.loss_weight,
             params,
-            pixels.to_float(image),
-            label,
+            pixels.to_float(example["image"]),
+            example["condition"],
             draws,
             model.null_label,
         )
 
-    loss_of_batch = jax.jit(jax.vmap(loss, (None, 0, 0)))
+    loss_of_batch = jax.jit(jax.vmap(loss, (None, 0)))
 
     def losses_of(params: Any, source: data.Source, indices: np.ndarray) -> np.ndarray:
         padded = pad_indices(indices, _BATCH)
         measured = []
         for start in range(0, len(padded), _BATCH):
             batch = data.load_batch(source, padded[start : start + _BATCH])
-            measured.append(
-                np.asarray(loss_of_batch(params, batch.images, batch.labels))
-            )
+            measured.append(np.asarray(loss_of_batch(params, batch.examples)))
         return np.concatenate(measured)[: len(indices)]
 
     return losses_of

@@ -149,7 +149,7 @@ def _finished_model(
 
 def _load(config: ml_collections.ConfigDict, split: str, model: Model) -> data.Source:
     source = data.load_source(config.data, split)
-    found = (source.image_shape, source.num_classes)
+    found = (source.spec["image"].shape, source.num_classes)
     wanted = (model.network.image_shape, model.num_classes)
     if found != wanted:
         raise InputError(

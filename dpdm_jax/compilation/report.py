@@ -20,6 +20,7 @@ from dpdm_jax.compilation import hlo
 from dpdm_jax.compilation.targets import CHIP_SOURCE, Target
 from dpdm_jax.diffusion import from_config as diffusion_from_config
 from dpdm_jax.models.model import Model, build_model
+from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import PrivacyPlan, new_noise_key
 from dpdm_jax.privacy.clipping import LossTraits, choose_engine, loss_traits
 from dpdm_jax.sampling.generate import sampling_program
@@ -186,11 +187,7 @@ def _with_engine_of(
 
 def _loss_traits(config: ml_collections.ConfigDict, model: Model) -> LossTraits:
     key = fresh_secrets().loss_key(0)
-    one_example = (
-        jnp.zeros((1, *model.network.image_shape), jnp.uint8),
-        jnp.zeros(1, jnp.int32),
-        key[None],
-    )
+    one_example = (blank_examples(model.example, 1), key[None])
     loss = model.trained_loss(config.diffusion)
     return loss_traits(
         lambda parts, *example: loss(*parts, *example),
@@ -234,8 +231,7 @@ def _programs(
     size = config.train.microbatch_size
     batch = _placed(
         (
-            jax.ShapeDtypeStruct((size, *model.network.image_shape), jnp.uint8),
-            jax.ShapeDtypeStruct((size,), jnp.int32),  # labels
+            blank_examples(model.example, size),
             jax.ShapeDtypeStruct((size,), jnp.bool),  # is_padding
             jax.ShapeDtypeStruct((size,), jnp.int32),  # positions
         ),

@@ -1,4 +1,4 @@
-"""Images and labels: sources, transforms, and padded batches.
+"""Images and what they show: sources, transforms, and padded batches.
 
 Importing this package pulls in neither TensorFlow nor scikit-learn; a source's library
 is imported when that source is loaded.
@@ -6,7 +6,15 @@ is imported when that source is loaded.
 
 from dpdm_jax.data.binding import bind
 from dpdm_jax.data.loading import Batch, load_batch
-from dpdm_jax.data.sources import SOURCES, ArraySource, Source, load_source
+from dpdm_jax.data.sources import (
+    SOURCES,
+    ArraySource,
+    Example,
+    MemorySource,
+    Source,
+    labelled_images,
+    load_source,
+)
 from dpdm_jax.data.transforms import (
     CROPS,
     RESIZE_FILTERS,
@@ -23,11 +31,14 @@ __all__ = [
     "SOURCES",
     "ArraySource",
     "Batch",
+    "Example",
+    "MemorySource",
     "Preparation",
     "Source",
     "bind",
     "center_crop_celeba",
     "center_crop_square",
+    "labelled_images",
     "load_batch",
     "load_source",
     "resize",

@@ -24,7 +24,13 @@ from dpdm_jax.data.font_rendering import (
     Distortion,
     Renderer,
 )
-from dpdm_jax.data.sources import SPLITS, resolve_num_classes, split_name
+from dpdm_jax.data.sources import (
+    SPLITS,
+    Example,
+    labelled_images,
+    resolve_num_classes,
+    split_name,
+)
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError
 
@@ -67,7 +73,7 @@ class GlyphSource:
         self._em = max(_EM, math.ceil(_EM_PER_PIXEL * size))
         self._prepare = Preparation.from_config(config)
         first = self._render(0)
-        self.image_shape: tuple[int, int, int] = first.shape
+        self.spec = labelled_images(first.shape)
         self.num_classes = resolve_num_classes(
             config.num_classes, self._classes, "data.glyphs.characters"
         )
@@ -84,14 +90,14 @@ class GlyphSource:
     def __len__(self) -> int:
         return len(self._images)
 
-    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, indices: np.ndarray) -> Example:
         """Reads examples; see ``Source.examples``."""
         indices = np.asarray(indices)
         for i in indices[~self._is_rendered[indices]]:
             self._images[i] = self._render(int(i))
             self._is_rendered[i] = True
         labels = indices % self._classes if self.num_classes else 0 * indices
-        return self._images[indices], labels.astype(np.int32)
+        return {"image": self._images[indices], "condition": labels.astype(np.int32)}
 
     def _render(self, index: int) -> np.ndarray:
         copy, label = divmod(index, self._classes)

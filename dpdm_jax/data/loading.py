@@ -2,25 +2,23 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from dpdm_jax.data.sources import Source
+from dpdm_jax.data.sources import Example, Source
 from dpdm_jax.errors import InputError
-
-PADDING_INDEX = -1
+from dpdm_jax.padding import PADDING, blank_examples
 
 
 class Batch(NamedTuple):
     """Examples of one batch.
 
     Attributes:
-        images: uint8 [n, H, W, C]; zero where padded.
-        labels: int32 [n]; zero where padded or unlabelled.
+        examples: the tree of ``Source.spec``, of arrays [n, ...]; zero where padded.
         is_padding: bool [n], True where there is no example.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    examples: Example
     is_padding: np.ndarray
 
 
@@ -43,20 +41,23 @@ def load_batch(source: Source, indices: np.ndarray) -> Batch:
             f"indices are {indices.dtype} of shape {indices.shape}; "
             "allowed: integers of shape (n,)."
         )
-    outside = (indices < PADDING_INDEX) | (indices >= len(source))
+    outside = (indices < PADDING) | (indices >= len(source))
     if outside.any():
         raise InputError(
             f"an index is {indices[outside][0]}; allowed: 0 to {len(source) - 1}, or "
-            f"{PADDING_INDEX} for padding."
+            f"{PADDING} for padding."
         )
-    is_padding = indices == PADDING_INDEX
-    images = np.zeros((len(indices), *source.image_shape), np.uint8)
-    labels = np.zeros(len(indices), np.int32)
+    is_padding = indices == PADDING
+    examples = blank_examples(source.spec, len(indices))
     if not is_padding.all():
-        images[~is_padding], found = source.examples(indices[~is_padding])
-        _check_labels(found, source.num_classes)
-        labels[~is_padding] = found
-    return Batch(images, labels, is_padding)
+        found = source.examples(indices[~is_padding])
+        _check_labels(found["condition"], source.num_classes)
+
+        def fill(room: np.ndarray, values: np.ndarray) -> None:
+            room[~is_padding] = values
+
+        jax.tree.map(fill, examples, found)
+    return Batch(examples, is_padding)
 
 
 def _check_labels(labels: np.ndarray, num_classes: int) -> None:

@@ -13,7 +13,15 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from dpdm_jax.data.sources import ArraySource, Source, resolve_num_classes, split_name
+from dpdm_jax import padding
+from dpdm_jax.data.sources import (
+    ArraySource,
+    Example,
+    Source,
+    labelled_images,
+    resolve_num_classes,
+    split_name,
+)
 from dpdm_jax.data.transforms import Preparation, format_shape
 from dpdm_jax.errors import InputError, reason
 
@@ -45,23 +53,22 @@ class RandomAccessSource:
         self._image_key, self._label_key = keys
         self._prepare = prepare
         self.num_classes = num_classes
-        self.image_shape = prepare(records[0][self._image_key]).shape
+        self.spec = labelled_images(prepare(records[0][self._image_key]).shape)
         self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, indices: np.ndarray) -> Example:
         """Reads examples; see ``Source.examples``."""
-        images = np.empty((len(indices), *self.image_shape), np.uint8)
-        labels = np.zeros(len(indices), np.int32)
+        found = padding.blank_examples(self.spec, len(indices))
         rows = self._records.__getitems__([int(i) for i in indices])
         prepared = self._pool.map(self._prepare, [row[self._image_key] for row in rows])
         for i, image in enumerate(prepared):
-            images[i] = _same_shape(image, self.image_shape)
+            found["image"][i] = _same_shape(image, self.spec["image"].shape)
         if self._label_key:
-            labels[:] = [row[self._label_key] for row in rows]
-        return images, labels
+            found["condition"][:] = [row[self._label_key] for row in rows]
+        return found
 
 
 def load(config: Any, split: str) -> Source:

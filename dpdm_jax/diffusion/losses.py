@@ -6,7 +6,7 @@ example; the privacy engines put the batch around it.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ from dpdm_jax.diffusion.views import Views
 #: Every view is the image as it is.
 THE_IMAGE = Views()
 
-#: ``loss(params, image [h,w,c], label [], key) -> scalar``
-ExampleLoss = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+#: ``loss(params, {"image": float32 [h,w,c], "condition": []}, key) -> scalar``
+ExampleLoss = Callable[[Params, dict[str, Any], jax.Array], jax.Array]
 
 
 class Draws(NamedTuple):
@@ -130,12 +130,11 @@ def make_loss(
             forward pass; the loss is the same but for rounding.
 
     Returns:
-        ``loss(params, image [h, w, c], label [], key) -> float32 []``.
+        The loss, see ``ExampleLoss``.
     """
 
-    def loss(
-        params: Params, image: jax.Array, label: jax.Array, key: jax.Array
-    ) -> jax.Array:
+    def loss(params: Params, example: dict[str, Any], key: jax.Array) -> jax.Array:
+        image, label = example["image"], example["condition"]
         draws = draw(
             key,
             image.shape,

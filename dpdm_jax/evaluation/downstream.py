@@ -21,11 +21,11 @@ import optax
 
 from dpdm_jax import validate
 from dpdm_jax.data import transforms
-from dpdm_jax.data.loading import PADDING_INDEX
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import classifiers, registry
 from dpdm_jax.evaluation.recipes import Recipe
 from dpdm_jax.images import pixels
+from dpdm_jax.padding import PADDING, pad_indices
 from dpdm_jax.training import rngs
 
 #: ``(images uint8 [n, h, w, c], labels int [n])``
@@ -197,15 +197,13 @@ def batch_indices(order: np.ndarray, batch_size: int) -> np.ndarray:
     """Cuts an order of examples into batches.
 
     Args:
-        order: int [n].
+        order: int [n], n >= 1.
         batch_size: >= 1.
 
     Returns:
         int32 [ceil(n / batch_size), batch_size], the last row filled up with -1.
     """
-    filling = -len(order) % batch_size
-    padded = np.pad(order, (0, filling), constant_values=PADDING_INDEX)
-    return padded.reshape(-1, batch_size).astype(np.int32)
+    return pad_indices(order, batch_size).reshape(-1, batch_size).astype(np.int32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -262,7 +260,7 @@ def train_epoch(
             jax.nn.one_hot(labels[batch], classifier.num_classes),
             recipe.label_smoothing,
         )
-        real = batch != PADDING_INDEX
+        real = batch != PADDING
 
         def loss(params: classifiers.Params) -> jax.Array:
             logits = classifier.apply(params, x, step_key)
@@ -322,7 +320,7 @@ def _count_correct(
     def count(total: jax.Array, batch: jax.Array) -> tuple[jax.Array, None]:
         logits = classifier.apply(params, pixels.to_float(images[batch]))
         correct = jnp.argmax(logits, axis=-1) == labels[batch]
-        return total + jnp.sum(correct & (batch != PADDING_INDEX)), None
+        return total + jnp.sum(correct & (batch != PADDING)), None
 
     return jax.lax.scan(count, jnp.int32(0), batches)[0]
 

@@ -47,10 +47,10 @@ class ImageSet:
 
 def from_source(source: data.Source, name: str) -> ImageSet:
     """Reads all of a source into memory."""
-    images, labels = source.examples(np.arange(len(source)))
+    found = source.examples(np.arange(len(source)))
     if source.num_classes == 0:
-        return ImageSet(name, images)
-    return ImageSet(name, images, labels, source.num_classes)
+        return ImageSet(name, found["image"])
+    return ImageSet(name, found["image"], found["condition"], source.num_classes)
 
 
 def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> ImageSet:

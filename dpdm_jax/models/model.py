@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.diffusion import from_config, losses, noise_levels
@@ -22,8 +23,8 @@ from dpdm_jax.networks import Network, Params, build_network
 # The network's part of the parameters, where there are others.
 _NETWORK = "network"
 
-#: ``loss(trained, fixed, image uint8 [h,w,c], label [], key) -> scalar``
-TrainedLoss = Callable[[Any, Any, jax.Array, jax.Array, jax.Array], jax.Array]
+#: ``loss(trained, fixed, example, key) -> scalar``, of an example of ``Model.example``
+TrainedLoss = Callable[[Any, Any, dict[str, Any], jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,14 @@ class Model:
     def null_label(self) -> int | None:
         """The label that stands for 'no label'; None for unlabelled data."""
         return self.num_classes or None
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """Shapes and dtypes of one example as the loss takes it."""
+        return {
+            "image": jax.ShapeDtypeStruct(self.image_shape, np.uint8),
+            "condition": jax.ShapeDtypeStruct((), np.int32),
+        }
 
     def init(self, key: jax.Array) -> Params:
         """Returns the parameters before the first step, determined by the key."""
@@ -107,7 +116,7 @@ class Model:
         return num_scalars(self.split(self.shapes)[0])
 
     def loss(self, config: ml_collections.ConfigDict) -> losses.ExampleLoss:
-        """Builds the loss of one example, a uint8 image, by all parameters.
+        """Builds the loss of one example, see ``example``, by all parameters.
 
         Args:
             config: ``config.diffusion``.
@@ -133,10 +142,9 @@ class Model:
             draws_at_once=_draws_at_once(config),
         )
 
-        def loss(
-            params: Params, image: jax.Array, label: jax.Array, key: jax.Array
-        ) -> jax.Array:
-            return of_floats(params, pixels.to_float(image), label, key)
+        def loss(params: Params, example: dict[str, Any], key: jax.Array) -> jax.Array:
+            image = pixels.to_float(example["image"])
+            return of_floats(params, example | {"image": image}, key)
 
         return loss
 
@@ -152,13 +160,9 @@ class Model:
         of_all = self.loss(config)
 
         def loss(
-            trained: Params,
-            fixed: Params,
-            image: jax.Array,
-            label: jax.Array,
-            key: jax.Array,
+            trained: Params, fixed: Params, example: dict[str, Any], key: jax.Array
         ) -> jax.Array:
-            return of_all(partition.join(trained, fixed), image, label, key)
+            return of_all(partition.join(trained, fixed), example, key)
 
         return loss
 

@@ -200,8 +200,9 @@ def whitened(
     for start in range(0, len(source), _BATCH):
         indices = np.arange(start, min(start + _BATCH, len(source)))
         batch = data.load_batch(source, indices)
-        features = np.asarray(_whiten(prior, pixels.to_float(batch.images)))
-        yield features.reshape(len(features), -1), batch.labels
+        images = pixels.to_float(batch.examples["image"])
+        features = np.asarray(_whiten(prior, images))
+        yield features.reshape(len(features), -1), batch.examples["condition"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

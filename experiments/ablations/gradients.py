@@ -63,7 +63,8 @@ def gradients(
     @jax.jit
     @jax.vmap
     def gradient(image: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
-        tree = jax.grad(loss)(released.params, image, label, key)
+        example = {"image": image, "condition": label}
+        tree = jax.grad(loss)(released.params, example, key)
         return jax.flatten_util.ravel_pytree(tree)[0]
 
     keys = jax.random.split(key, (2, len(images)))

@@ -13,6 +13,7 @@ import numpy as np
 
 from dpdm_jax import command_line, devices, planning, processes, xla_flags
 from dpdm_jax.models.model import Model, build_model
+from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import PoissonSampling, clipped_grad
 from dpdm_jax.training import loop
 from dpdm_jax.training.from_config import Training, build_training
@@ -145,12 +146,13 @@ def _step(
     return step, training, params
 
 
-def _batch(model: Model, batch_size: int) -> tuple[np.ndarray, ...]:
+def _batch(model: Model, batch_size: int) -> tuple[Any, ...]:
     rng = np.random.default_rng(SEED)
-    shape = (batch_size, *model.network.image_shape)
+    examples = blank_examples(model.example, batch_size)
+    examples["image"][:] = rng.integers(0, 256, examples["image"].shape)
+    examples["condition"][:] = np.arange(batch_size) % problem.NUM_CLASSES
     return (
-        rng.integers(0, 256, shape, np.uint8),
-        np.arange(batch_size, dtype=np.int32) % problem.NUM_CLASSES,
+        examples,
         np.zeros(batch_size, bool),
         np.arange(batch_size, dtype=np.int32),
     )

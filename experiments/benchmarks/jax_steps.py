@@ -29,9 +29,7 @@ def build(network: str, noise_multiplicity: int) -> tuple[Model, ExampleLoss]:
 
 def private(loss: ExampleLoss, **options: Any) -> Gradient:
     """The sum of clipped gradients, C = 1; options as in ``privacy.clipped_grad``."""
-    return privacy.clipped_grad(
-        loss, l2_clip_norm=1.0, batch_argnums=(1, 2), prng_argnum=3, **options
-    ).fun
+    return privacy.clipped_grad(loss, l2_clip_norm=1.0, prng_argnum=2, **options).fun
 
 
 def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
@@ -43,8 +41,9 @@ def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
     config = problem.load_config(network, noise_multiplicity).diffusion
 
     def mean_loss(
-        params: Any, images: jax.Array, labels: jax.Array, keys: jax.Array
+        params: Any, examples: dict[str, jax.Array], keys: jax.Array
     ) -> jax.Array:
+        images, labels = pixels.to_float(examples["image"]), examples["condition"]
         draws = jax.vmap(
             lambda key: losses.draw(
                 key,
@@ -56,7 +55,7 @@ def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
             )
         )(keys)
         labels = jnp.where(draws.drop_label, model.null_label, labels)
-        images = jnp.repeat(pixels.to_float(images), noise_multiplicity, axis=0)
+        images = jnp.repeat(images, noise_multiplicity, axis=0)
         sigma = draws.sigma.reshape(-1)
         noise = draws.noise.reshape(images.shape)
         denoised = model.denoise(
@@ -77,17 +76,18 @@ def jax_privacy_default(loss: ExampleLoss) -> Gradient:
 
     # The keys are part of the batch: its prng_argnum takes a single key.
     return jax_privacy.clipped_grad(
-        loss, l2_clip_norm=1.0, batch_argnums=(1, 2, 3), keep_batch_dim=False
+        loss, l2_clip_norm=1.0, batch_argnums=(1, 2), keep_batch_dim=False
     )
 
 
-def batch(batch_size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Images of bytes, labels and one key an example."""
+def batch(batch_size: int) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Labelled images of bytes, and one key an example."""
     images = jax.random.randint(
         jax.random.key(1), (batch_size, *problem.IMAGE_SHAPE), 0, 256, jnp.uint8
     )
     labels = jnp.arange(batch_size, dtype=jnp.int32) % problem.NUM_CLASSES
-    return images, labels, jax.random.split(jax.random.key(2), batch_size)
+    examples = {"image": images, "condition": labels}
+    return examples, jax.random.split(jax.random.key(2), batch_size)
 
 
 def step_sides(

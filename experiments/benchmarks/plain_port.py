@@ -136,10 +136,10 @@ def main() -> None:
     optimizer = optax.adam(3e-4)
 
     @jax.jit
-    def step(params, opt_state, images, labels, key):
+    def step(params, opt_state, examples, key):
         loss_key, noise_key = jax.random.split(key)
         keys = jax.random.split(loss_key, batch_size)
-        grads = jax.vmap(jax.grad(loss), (None, 0, 0, 0))(params, images, labels, keys)
+        grads = jax.vmap(jax.grad(loss), (None, 0, 0))(params, examples, keys)
         norms = jax.vmap(optax.global_norm)(grads)
         factors = jnp.minimum(1.0, 1.0 / norms)
         leaves, treedef = jax.tree.flatten(
@@ -154,11 +154,12 @@ def main() -> None:
         return optax.apply_updates(params, updates), opt_state
 
     params = network.init(jax.random.key(0))
-    images = jax.random.uniform(
-        jax.random.key(1), (batch_size, *problem.IMAGE_SHAPE), minval=-1
-    )
-    labels = jnp.arange(batch_size) % problem.NUM_CLASSES
-    state = step(params, optimizer.init(params), images, labels, jax.random.key(2))
+    shape = (batch_size, *problem.IMAGE_SHAPE)
+    examples = {
+        "image": jax.random.randint(jax.random.key(1), shape, 0, 256, jnp.uint8),
+        "condition": jnp.arange(batch_size) % problem.NUM_CLASSES,
+    }
+    state = step(params, optimizer.init(params), examples, jax.random.key(2))
     jax.block_until_ready(state)
     print("done", flush=True)
 

@@ -160,10 +160,12 @@ def _run_config() -> ml_collections.ConfigDict:
 
 def _described(source: data.Source) -> str:
     """Returns a digest of images and labels, after a look at both."""
-    images, labels = source.examples(np.arange(len(source)))
-    if images.dtype != np.uint8 or images.shape != (len(source), *source.image_shape):
+    examples = source.examples(np.arange(len(source)))
+    images, labels = examples["image"], examples["condition"]
+    shape = source.spec["image"].shape
+    if images.dtype != np.uint8 or images.shape != (len(source), *shape):
         raise GarbageError(f"images are {images.dtype} of shape {images.shape}")
-    if images.size == 0 or source.image_shape[-1] not in (1, 3):
+    if images.size == 0 or shape[-1] not in (1, 3):
         raise GarbageError(f"images are of shape {images.shape}")
     if labels.dtype != np.int32 or labels.shape != (len(source),):
         raise GarbageError(f"labels are {labels.dtype} of shape {labels.shape}")

@@ -3,8 +3,8 @@
 import json
 
 import jax
-import numpy as np
 import pytest
+from reading import images_and_labels
 
 from dpdm_jax import command_line, data, planning, run_dir
 from dpdm_jax.errors import InputError
@@ -67,7 +67,7 @@ def test_real_images_as_samples_score_like_real_images(workdir):
     config.sample.name = "other"
     folder = sampling_run.sample(config, workdir)
     source = data.load_source(config.data, "train")
-    real, labels = source.examples(np.arange(len(source)))
+    real, labels = images_and_labels(source)
     config.sample.num_images = len(real)
     images.write_npz(folder / sampling_run.ARCHIVE, real, labels)
     results = run.evaluate(config, workdir)

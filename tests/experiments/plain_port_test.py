@@ -19,7 +19,8 @@ def test_losses_agree():
         network.init(jax.random.key(0)),
     )
     image = rng.integers(0, 256, problem.IMAGE_SHAPE, np.uint8)
-    arguments = (params, image, np.int32(3), jax.random.key(1))
+    example = {"image": image, "condition": np.int32(3)}
+    arguments = (params, example, jax.random.key(1))
     value, ported_value = jax.jit(ours)(*arguments), jax.jit(ported)(*arguments)
     np.testing.assert_allclose(ported_value, value, rtol=1e-4)
     at_zero = jax.jit(ours)(jax.tree.map(np.zeros_like, params), *arguments[1:])

@@ -423,7 +423,7 @@ CASES = [("table", draws, engine) for draws in (1, 3) for engine in ENGINES] + [
 def problem(model, draws):
     """``(loss, params, batch)`` of a diffusion model; the last examples are bad."""
     params, apply = MODELS[model]()
-    loss = make_loss(
+    of_example = make_loss(
         make_denoiser(apply, EDM()),
         EDM().loss_weight,
         LogNormal(),
@@ -431,6 +431,10 @@ def problem(model, draws):
         label_dropout=0.3,
         null_label=3,
     )
+
+    def loss(params, image, label, key):
+        return of_example(params, {"image": image, "condition": label}, key)
+
     images = jax.random.uniform(jax.random.key(7), (BATCH, 4, 4, 1), minval=-1.0)
     for i, bad in enumerate((math.nan, math.inf, 1e30)):
         images = images.at[-1 - i, 0, 0].set(bad)

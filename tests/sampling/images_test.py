@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from reading import images_and_labels
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
@@ -158,7 +159,7 @@ def test_npz_is_read_by_the_data_source(tmp_path, data_config, num_classes):
     config = data_config(source="npz", path=str(tmp_path / "a.npz"))
     source = data.load_source(config, "train")
     assert source.num_classes == num_classes
-    found, found_labels = source.examples(np.arange(9))
+    found, found_labels = images_and_labels(source, np.arange(9))
     np.testing.assert_array_equal(found, pixels)
     np.testing.assert_array_equal(found_labels, labels if num_classes else 0 * labels)
 

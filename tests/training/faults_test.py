@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from commands import Commands
+from reading import images_and_labels
 
 from dpdm_jax import command_line, data, run_dir
 from dpdm_jax.errors import InputError
@@ -376,7 +377,7 @@ def test_no_run_goes_on_with_another_mechanism(workdir, begun, make_old, version
 
 def write_digits(path, change=lambda images, labels: None):
     source = data.load_source(config_of().data, "train")
-    images, labels = source.examples(np.arange(len(source)))
+    images, labels = images_and_labels(source)
     images, labels = images.copy(), labels.copy()
     change(images, labels)
     path.mkdir()

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from reading import shape_of
 
 from dpdm_jax import command_line, data, planning
 from dpdm_jax.errors import InputError
@@ -146,16 +147,14 @@ def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
         state = train(config, tmp_path)
 
     source = data.load_source(config.data, "train")
-    model = build_model(config, source.image_shape, source.num_classes)
+    model = build_model(config, shape_of(source), source.num_classes)
     loss = model.loss(config.diffusion)
     batch = data.load_batch(source, np.arange(len(source)))
     key = fixed_secrets(7).loss_key(0)
 
     def mean_loss(params):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(source)))
-        losses = jax.vmap(loss, (None, 0, 0, 0))(
-            params, batch.images, batch.labels, keys
-        )
+        losses = jax.vmap(loss, (None, 0, 0))(params, batch.examples, keys)
         return losses.mean()
 
     params = model.init(rngs.stream(config.seed, "init"))
