@@ -25,6 +25,21 @@ def pad_indices(indices: np.ndarray, multiple: int) -> np.ndarray:
     return padded
 
 
+def fill_rows(room: Any, rows: Any, values: Any) -> None:
+    """Writes a tree of arrays [n, ...] into some rows of another of its kind.
+
+    Args:
+        room: NumPy arrays [m, ...], see ``blank_examples``.
+        rows: which n of the m: a slice, or bool [m].
+        values: of which the arrays there are.
+    """
+
+    def fill(array: np.ndarray, some: np.ndarray) -> None:
+        array[rows] = some
+
+    jax.tree.map(fill, room, values)
+
+
 def blank_examples(spec: Any, size: int) -> Any:
     """Returns what stands in a batch where there is no example.
 

@@ -16,7 +16,7 @@ import dpdm_jax
 PACKAGE = pathlib.Path(dpdm_jax.__file__).parent
 # What each folder may import of the package, besides itself and the common ground.
 COMMON = {"errors", "validate", "strict_json", "devices", "processes", "images"}
-COMMON |= {"fusion", "padding"}
+COMMON |= {"conditions", "fusion", "padding"}
 ALLOWED = {
     "data": set(),
     "diffusion": set(),

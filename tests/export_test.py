@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import Mesh
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion import from_config, samplers
 from dpdm_jax.models.model import build_model
 from dpdm_jax.padding import blank_examples
@@ -29,7 +30,7 @@ def config():
 
 def model_of(config, dtype):
     config.network.dtype = dtype
-    return build_model(config, (28, 28, 1), 10)
+    return build_model(config, (28, 28, 1), of_classes(10))
 
 
 def lowered(function, *arguments):

@@ -89,7 +89,7 @@ def test_a_config_plans_within_its_budget_or_gets_a_sentence(config):
         warnings.simplefilter("ignore")
         try:
             problem = planning.public_problem(config)
-            model = build_model(config, problem.image_shape, problem.num_classes)
+            model = build_model(config, problem.image_shape, problem.condition)
             plan = planning.privacy_plan(config, problem.num_examples, model)
             model.loss(config.diffusion)
         except InputError as e:
@@ -161,7 +161,7 @@ def test_any_arrays_make_a_sound_source_or_get_a_sentence(images, labels, num_cl
     assert stored.shape == (len(source), *shape_of(source))
     assert found.dtype == np.int32
     assert found.shape == (len(source),)
-    assert ((found >= 0) & (found < max(1, source.num_classes))).all()
+    assert ((found >= 0) & (found < max(1, source.condition.num_classes))).all()
 
 
 @settings(60)
@@ -206,7 +206,7 @@ def test_png_gives_back_what_was_written(images):
             sampled.write_png(Path(folder) / f"{index}.png", image)
         source = loaded("image_folder", Path(folder))
     np.testing.assert_array_equal(all_of(source)[0], images)
-    assert source.num_classes == 0
+    assert source.condition.num_classes == 0
 
 
 @settings(100)

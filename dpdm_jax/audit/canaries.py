@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, devices, padding, queries
+from dpdm_jax import conditions, data, devices, padding, queries
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise
 from dpdm_jax.privacy.class_moments import Released
 from dpdm_jax.training.from_config import build_training
@@ -196,7 +196,8 @@ class CanaryTraining:
         """The weights after every step of one run, and before the first."""
         noise_key, labels, is_padding = run
         room = labels.shape[1]
-        spec = data.labelled_images(self._images.shape[1:])
+        condition = conditions.of_classes(self._num_canaries)
+        spec = data.image_spec(self._images.shape[1:], condition)
         blank = padding.blank_examples(spec, room)
         positions = jnp.arange(room)
         step_fns = self._training.step_fns

@@ -1,6 +1,6 @@
 """The configured network, trained on the data and on images that do not belong there.
 
-Images of pure noise under random labels, each in the data by a coin flip, and an
+Images of pure noise under random conditions, each in the data by a coin flip, and an
 attacker who sees their loss under the trained weights. The canaries of ``canaries`` are
 the worst case; these show what an attacker gets who sees the finished network alone.
 """
@@ -32,7 +32,7 @@ class _Joined:
     def __init__(self, first: data.Source, second: data.Source):
         self._first, self._second = first, second
         self.spec = first.spec
-        self.num_classes = first.num_classes
+        self.condition = first.condition
 
     def __len__(self) -> int:
         return len(self._first) + len(self._second)
@@ -47,8 +47,7 @@ class _Joined:
         ):
             if rows.any():
                 found = source.examples(indices[rows] - start)
-                for name, values in found.items():
-                    joined[name][rows] = values
+                padding.fill_rows(joined, rows, found)
         return joined
 
 
@@ -76,9 +75,13 @@ def audit_images(
     rng = np.random.default_rng(settings.seed)
     member = rng.random(count) < 0.5
     pixels = rng.integers(0, 256, (count, *source.spec["image"].shape), np.uint8)
-    labels = rng.integers(0, max(1, source.num_classes), count)
-    canaries = data.ArraySource(pixels, labels, source.num_classes)
-    members = data.ArraySource(pixels[member], labels[member], source.num_classes)
+    asked = source.condition.choose("uniform", count, settings.seed)
+    canaries = data.MemorySource(
+        {"image": pixels, "condition": asked}, source.condition
+    )
+    members = data.MemorySource(
+        canaries.examples(np.flatnonzero(member)), source.condition
+    )
     joined = _Joined(source, members)
 
     losses_of = membership.make_image_losses(model, settings)

@@ -133,7 +133,7 @@ def make_image_losses(model: Model, config: ml_collections.ConfigDict) -> ImageL
             pixels.to_float(example["image"]),
             example["condition"],
             draws,
-            model.null_label,
+            model.condition.null,
         )
 
     loss_of_batch = jax.jit(jax.vmap(loss, (None, 0)))

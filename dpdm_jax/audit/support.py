@@ -22,7 +22,7 @@ import ml_collections
 import numpy as np
 import scipy.stats
 
-from dpdm_jax import data, devices, padding
+from dpdm_jax import conditions, data, devices, padding
 from dpdm_jax.audit.canaries import with_plain_descent
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import PrivacyPlan, Query, class_moments
@@ -103,9 +103,10 @@ def of_step(
         state = create_state(jnp.zeros(size), training.optimizer, training.noise)
         state = devices.place(state, devices.replicated(mesh))
         room = -(-(_BYSTANDERS + 1) // mesh.size) * mesh.size
+        spec = data.image_spec((1, 1, 1), conditions.Unconditional())
         batch = devices.place(
             (
-                padding.blank_examples(data.labelled_images((1, 1, 1)), room),
+                padding.blank_examples(spec, room),
                 np.arange(room) >= _BYSTANDERS + with_it,
                 np.arange(room, dtype=np.int32),
             ),

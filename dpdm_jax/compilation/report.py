@@ -54,7 +54,7 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
             devices.
     """
     problem = planning.public_problem(config)
-    model = build_model(config, problem.image_shape, problem.num_classes)
+    model = build_model(config, problem.image_shape, problem.condition)
     plan = planning.privacy_plan(config, problem.num_examples, model)
     num_devices = len(target.devices)
     planning.check_microbatch(config.train.microbatch_size, num_devices)
@@ -240,9 +240,10 @@ def _programs(
     key = _placed(fresh_secrets().loss_key(0), everywhere)
     count = -(-config.sample.batch_size // mesh.size) * mesh.size
     numbers = _placed(jax.ShapeDtypeStruct((count,), jnp.int32), per_device)
+    asked = _placed(blank_examples(model.condition.spec, count), per_device)
     return {
         "finish": lambda: step.finish.lower(state, partial),
-        "sample": lambda: sample.lower(params, numbers, numbers),
+        "sample": lambda: sample.lower(params, numbers, asked),
         "accumulate": lambda: step.accumulate.lower(
             partial, state.params, fixed, *batch, key
         ),

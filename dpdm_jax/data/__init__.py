@@ -12,7 +12,7 @@ from dpdm_jax.data.sources import (
     Example,
     MemorySource,
     Source,
-    labelled_images,
+    image_spec,
     load_source,
 )
 from dpdm_jax.data.transforms import (
@@ -38,7 +38,7 @@ __all__ = [
     "bind",
     "center_crop_celeba",
     "center_crop_square",
-    "labelled_images",
+    "image_spec",
     "load_batch",
     "load_source",
     "resize",

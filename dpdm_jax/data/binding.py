@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import tqdm
 
+from dpdm_jax import conditions
 from dpdm_jax.data.sources import Example, MemorySource, Source
 from dpdm_jax.errors import InputError
 
@@ -30,11 +31,12 @@ def bind(source: Source) -> tuple[Source, bytes]:
     Returns:
         The source to read from: that one if its images lie in memory, where nothing
         changes them; else one that compares what it reads with what was digested. And
-        32 bytes, which differ if an image, a label, their order, their number, the
-        image shape or the number of classes does (SHA-256). Private.
+        32 bytes, which differ if an image, a condition, their order, their number, the
+        image shape or the kind of condition does (SHA-256). Private.
     """
     digests = _digest_each(source)
-    facts = [len(source), list(source.spec["image"].shape), source.num_classes]
+    shape = list(source.spec["image"].shape)
+    facts = [len(source), shape, *conditions.to_dict(source.condition).values()]
     whole = hashlib.sha256(json.dumps(facts).encode())
     whole.update(digests)
     if not isinstance(source, MemorySource):
@@ -48,7 +50,7 @@ class _BoundSource:
     def __init__(self, source: Source, digests: np.ndarray):
         self._source, self._digests = source, digests
         self.spec = source.spec
-        self.num_classes = source.num_classes
+        self.condition = source.condition
 
     def __len__(self) -> int:
         return len(self._digests)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpdm_jax import validate
-from dpdm_jax.data.sources import ArraySource, resolve_num_classes, split_name
+from dpdm_jax.data.sources import ArraySource, Source, resolve_num_classes, split_name
 from dpdm_jax.data.transforms import Preparation
 
 NUM_TRAIN = 1437
@@ -19,7 +19,7 @@ _NUM_CLASSES = 10
 _MAX_INK = 16
 
 
-def load(config: Any, split: str) -> ArraySource:
+def load(config: Any, split: str) -> Source:
     """Loads the digits as uint8 [N, 8, 8, 1] with labels 0 to 9.
 
     A stored value v in 0..16 becomes floor((255 v + 8) / 16), which is 255 v / 16

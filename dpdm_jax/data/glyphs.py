@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.data import fonts
 from dpdm_jax.data.font_rendering import (
     FRAMES,
@@ -27,7 +28,7 @@ from dpdm_jax.data.font_rendering import (
 from dpdm_jax.data.sources import (
     SPLITS,
     Example,
-    labelled_images,
+    image_spec,
     resolve_num_classes,
     split_name,
 )
@@ -73,10 +74,11 @@ class GlyphSource:
         self._em = max(_EM, math.ceil(_EM_PER_PIXEL * size))
         self._prepare = Preparation.from_config(config)
         first = self._render(0)
-        self.spec = labelled_images(first.shape)
-        self.num_classes = resolve_num_classes(
+        num_classes = resolve_num_classes(
             config.num_classes, self._classes, "data.glyphs.characters"
         )
+        self.condition = of_classes(num_classes)
+        self.spec = image_spec(first.shape, self.condition)
         count = self._classes * settings.images_per_character
         try:
             self._images = np.zeros((count, *first.shape), np.uint8)
@@ -96,7 +98,7 @@ class GlyphSource:
         for i in indices[~self._is_rendered[indices]]:
             self._images[i] = self._render(int(i))
             self._is_rendered[i] = True
-        labels = indices % self._classes if self.num_classes else 0 * indices
+        labels = indices % self._classes if self.condition.num_classes else 0 * indices
         return {"image": self._images[indices], "condition": labels.astype(np.int32)}
 
     def _render(self, index: int) -> np.ndarray:

@@ -2,12 +2,11 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dpdm_jax.data.sources import Example, Source
 from dpdm_jax.errors import InputError
-from dpdm_jax.padding import PADDING, blank_examples
+from dpdm_jax.padding import PADDING, blank_examples, fill_rows
 
 
 class Batch(NamedTuple):
@@ -33,7 +32,7 @@ def load_batch(source: Source, indices: np.ndarray) -> Batch:
         The batch, in the order of the indices.
 
     Raises:
-        InputError: an index, or a label that the source returned, is out of range.
+        InputError: an index, or a condition that the source returned, is out of range.
     """
     indices = np.asarray(indices)
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
@@ -51,19 +50,6 @@ def load_batch(source: Source, indices: np.ndarray) -> Batch:
     examples = blank_examples(source.spec, len(indices))
     if not is_padding.all():
         found = source.examples(indices[~is_padding])
-        _check_labels(found["condition"], source.num_classes)
-
-        def fill(room: np.ndarray, values: np.ndarray) -> None:
-            room[~is_padding] = values
-
-        jax.tree.map(fill, examples, found)
+        source.condition.check(found["condition"])
+        fill_rows(examples, ~is_padding, found)
     return Batch(examples, is_padding)
-
-
-def _check_labels(labels: np.ndarray, num_classes: int) -> None:
-    # An unlabelled source says 0 for all, the one value it is allowed.
-    outside = (labels < 0) | (labels >= max(num_classes, 1))
-    if outside.any():
-        raise InputError(
-            f"a label is {labels[outside][0]}; allowed: 0 to {max(num_classes, 1) - 1}."
-        )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dpdm_jax.data import paths
-from dpdm_jax.data.sources import ArraySource, split_name
+from dpdm_jax.data.sources import ArraySource, Source, split_name
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
@@ -18,7 +18,7 @@ _END_SIZE = 22 + 2**16
 _WANTED = "an .npz file, or a folder with train.npz and test.npz"
 
 
-def load(config: Any, split: str) -> ArraySource:
+def load(config: Any, split: str) -> Source:
     """Loads ``images`` uint8 [N, H, W] or [N, H, W, C] and ``labels`` int [N].
 
     Args:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import Condition, of_classes
 from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
 
@@ -25,15 +26,15 @@ class Source(Protocol):
 
     Attributes:
         spec: shapes and dtypes of one example, as a pytree: {"image": ...,
-            "condition": ...}, see ``labelled_images``.
-        num_classes: labels lie in [0, num_classes); 0 means unlabelled.
+            "condition": ...}, see ``image_spec``.
+        condition: what examples say of themselves.
     """
 
     @property
     def spec(self) -> Example: ...
 
     @property
-    def num_classes(self) -> int: ...
+    def condition(self) -> Condition: ...
 
     def __len__(self) -> int: ...
 
@@ -49,33 +50,24 @@ class Source(Protocol):
         ...
 
 
-def labelled_images(shape: tuple[int, ...]) -> Example:
-    """Returns the ``Source.spec`` of images of bytes with labels.
-
-    Args:
-        shape: (H, W, C).
-
-    Returns:
-        "image" uint8 [H, W, C] and "condition" int32 [], 0 if unlabelled.
-    """
-    return {
-        "image": jax.ShapeDtypeStruct(shape, np.uint8),
-        "condition": jax.ShapeDtypeStruct((), np.int32),
-    }
+def image_spec(shape: tuple[int, ...], condition: Condition) -> Example:
+    """Returns the ``Source.spec`` of images of bytes, of (H, W, C)."""
+    image = jax.ShapeDtypeStruct(shape, np.uint8)
+    return {"image": image, "condition": condition.spec}
 
 
 class MemorySource:
     """A source whose examples lie in memory; see ``Source``."""
 
-    def __init__(self, examples: Example, num_classes: int):
+    def __init__(self, examples: Example, condition: Condition):
         """Keeps arrays.
 
         Args:
             examples: a pytree of arrays [N, ...], N >= 1.
-            num_classes: see ``Source``.
+            condition: see ``Source``.
         """
         self._examples = examples
-        self.num_classes = num_classes
+        self.condition = condition
         self.spec = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples
         )
@@ -136,9 +128,9 @@ class ArraySource(MemorySource):
         if labels is None or num_classes == 0:
             labels = np.zeros(len(images))
         examples = {"image": images, "condition": labels.astype(np.int32)}
-        super().__init__(examples, num_classes)
+        super().__init__(examples, of_classes(num_classes))
 
-    def prepared(self, preparation: transforms.Preparation) -> "ArraySource":
+    def prepared(self, preparation: transforms.Preparation) -> MemorySource:
         """Returns the source with its images cropped, converted and resized.
 
         For data that is read as one array; the other sources prepare what they read
@@ -152,8 +144,8 @@ class ArraySource(MemorySource):
         if preparation(stored[0]).shape == stored[0].shape:
             return self
         images = np.stack([preparation(image) for image in stored])
-        labels = self._examples["condition"] if self.num_classes else None
-        return ArraySource(images, labels, self.num_classes)
+        prepared = self._examples | {"image": images}
+        return MemorySource(prepared, self.condition)
 
 
 def resolve_num_classes(requested: int, found: int | None, name: str) -> int:

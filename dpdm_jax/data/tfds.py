@@ -14,11 +14,12 @@ import tqdm
 from absl import logging
 
 from dpdm_jax import padding
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.data.sources import (
     ArraySource,
     Example,
     Source,
-    labelled_images,
+    image_spec,
     resolve_num_classes,
     split_name,
 )
@@ -52,8 +53,9 @@ class RandomAccessSource:
         self._records = records
         self._image_key, self._label_key = keys
         self._prepare = prepare
-        self.num_classes = num_classes
-        self.spec = labelled_images(prepare(records[0][self._image_key]).shape)
+        self.condition = of_classes(num_classes)
+        shape = prepare(records[0][self._image_key]).shape
+        self.spec = image_spec(shape, self.condition)
         self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:

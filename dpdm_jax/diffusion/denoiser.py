@@ -18,10 +18,12 @@ from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
 
 Params = Any
-#: ``apply(params, x [n,h,w,c], c_noise [n], label [n]) -> [n,h,w,c]``
-NetworkApply = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
-#: ``denoise(params, x [n,h,w,c], sigma [n], label [n]) -> x0 [n,h,w,c]``
-Denoiser = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+#: The condition of a batch: a tree of arrays [n, ...], such as labels int32 [n].
+Values = Any
+#: ``apply(params, x [n,h,w,c], c_noise [n], condition) -> [n,h,w,c]``
+NetworkApply = Callable[[Params, jax.Array, jax.Array, Values], jax.Array]
+#: ``denoise(params, x [n,h,w,c], sigma [n], condition) -> x0 [n,h,w,c]``
+Denoiser = Callable[[Params, jax.Array, jax.Array, Values], jax.Array]
 
 
 def make_denoiser(
@@ -37,24 +39,24 @@ def make_denoiser(
         prior: what it corrects; None for the parameterization's own.
 
     Returns:
-        ``denoise(params, x, sigma, label)``: x float32 [n, h, w, c] in noisy
-        coordinates, sigma float32 [n] > 0, label int32 [n]; the predicted clean images,
-        float32 [n, h, w, c].
+        ``denoise(params, x, sigma, condition)``: x float32 [n, h, w, c] in noisy
+        coordinates, sigma float32 [n] > 0, condition a tree of arrays [n, ...]; the
+        predicted clean images, float32 [n, h, w, c].
     """
     if prior is None:
         prior = parameterization.prior
 
     def denoise(
-        params: Params, x: jax.Array, sigma: jax.Array, label: jax.Array
+        params: Params, x: jax.Array, sigma: jax.Array, condition: Values
     ) -> jax.Array:
         s = sigma[:, None, None, None]
-        known = prior.given(params, label)
+        known = prior.given(params, condition)
         x = x - prior.mean_data
         raw = apply(
             params,
             parameterization.c_in(s) * x,
             parameterization.c_noise(sigma),
-            label,
+            condition,
         )
         clean = known.c_skip(s) * (known.analyse(x) - known.expected)
         clean = clean + known.c_out(s) * known.analyse(raw)

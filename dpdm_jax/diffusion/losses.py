@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from dpdm_jax.diffusion import noise_levels as noise_levels_lib
-from dpdm_jax.diffusion.denoiser import Denoiser, Params
+from dpdm_jax.diffusion.denoiser import Denoiser, Params, Values
 from dpdm_jax.diffusion.views import Views
 
 #: Every view is the image as it is.
 THE_IMAGE = Views()
 
-#: ``loss(params, {"image": float32 [h,w,c], "condition": []}, key) -> scalar``
+#: ``loss(params, {"image": float32 [h,w,c], "condition": ...}, key) -> scalar``
 ExampleLoss = Callable[[Params, dict[str, Any], jax.Array], jax.Array]
 
 
@@ -26,7 +26,7 @@ class Draws(NamedTuple):
     """The randomness of one example's loss.
 
     Attributes:
-        drop_label: bool [], whether the null label replaces the label; shared by all K.
+        drop_label: bool [], whether the null replaces the condition; shared by all K.
         sigma: float32 [K], the noise levels.
         noise: float32 [K, h, w, c], unit normal.
     """
@@ -52,7 +52,7 @@ def draw(
         image_shape: (h, w, c).
         noise_levels: training distribution of sigma.
         noise_multiplicity: number of draws K >= 1.
-        label_dropout: probability in [0, 1] that the label is dropped.
+        label_dropout: probability in [0, 1] that the condition is dropped.
         stratified: see ``noise_levels.draw``.
 
     Returns:
@@ -73,9 +73,9 @@ def denoising_loss(
     loss_weight: Callable[[jax.Array], jax.Array],
     params: Params,
     image: jax.Array,
-    label: jax.Array,
+    condition: Values,
     draws: Draws,
-    null_label: int | None,
+    null: Values | None,
 ) -> jax.Array:
     """Weighted squared error of the denoiser on one example.
 
@@ -87,18 +87,24 @@ def denoising_loss(
         loss_weight: lambda(sigma).
         params: parameters of the denoiser.
         image: float32 [h, w, c] in [-1, 1], or [K, h, w, c], a view for each draw.
-        label: int32 [].
+        condition: of the example, a tree of arrays.
         draws: the randomness, with K draws.
-        null_label: the label that stands for 'no label'; None for unlabelled data.
+        null: the condition that stands for none; None where there never is one.
 
     Returns:
         float32 []: ``mean_k lambda(sigma_k) mean_pixels (D(x + n_k) - x)^2``.
     """
-    if null_label is not None:
-        label = jnp.where(draws.drop_label, null_label, label)
-    labels = jnp.broadcast_to(label, draws.sigma.shape)
+    if null is not None:
+        condition = jax.tree.map(
+            lambda given, none: jnp.where(draws.drop_label, none, given),
+            condition,
+            null,
+        )
+    shared = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (*draws.sigma.shape, *jnp.shape(x))), condition
+    )
     noisy = image + draws.sigma[:, None, None, None] * draws.noise
-    error = denoise(params, noisy, draws.sigma, labels) - image
+    error = denoise(params, noisy, draws.sigma, shared) - image
     return jnp.mean(loss_weight(draws.sigma) * jnp.mean(error**2, axis=(1, 2, 3)))
 
 
@@ -109,7 +115,7 @@ def make_loss(
     *,
     noise_multiplicity: int,
     label_dropout: float,
-    null_label: int | None,
+    null: Values | None,
     stratified: bool = False,
     views: Views = THE_IMAGE,
     draws_at_once: int = 0,
@@ -122,7 +128,7 @@ def make_loss(
         noise_levels: training distribution of sigma.
         noise_multiplicity: K >= 1.
         label_dropout: probability in [0, 1].
-        null_label: see ``denoising_loss``.
+        null: see ``denoising_loss``.
         stratified: see ``noise_levels.draw``.
         views: how the image is seen.
         draws_at_once: draws that the network sees together, a divisor of K, or 0 for
@@ -134,7 +140,7 @@ def make_loss(
     """
 
     def loss(params: Params, example: dict[str, Any], key: jax.Array) -> jax.Array:
-        image, label = example["image"], example["condition"]
+        image, condition = example["image"], example["condition"]
         draws = draw(
             key,
             image.shape,
@@ -148,7 +154,7 @@ def make_loss(
 
         def of_some(params: Params, draws: Draws, seen: jax.Array) -> jax.Array:
             return denoising_loss(
-                denoise, loss_weight, params, seen, label, draws, null_label
+                denoise, loss_weight, params, seen, condition, draws, null
             )
 
         if draws_at_once in (0, noise_multiplicity):

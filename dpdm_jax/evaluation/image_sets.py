@@ -48,9 +48,10 @@ class ImageSet:
 def from_source(source: data.Source, name: str) -> ImageSet:
     """Reads all of a source into memory."""
     found = source.examples(np.arange(len(source)))
-    if source.num_classes == 0:
+    num_classes = source.condition.num_classes
+    if not num_classes:
         return ImageSet(name, found["image"])
-    return ImageSet(name, found["image"], found["condition"], source.num_classes)
+    return ImageSet(name, found["image"], found["condition"], num_classes)
 
 
 def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> ImageSet:

@@ -9,7 +9,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import validate
+from dpdm_jax import conditions, validate
+from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion import from_config, losses, noise_levels
 from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
 from dpdm_jax.diffusion.parameterizations import Parameterization
@@ -39,7 +40,8 @@ class Model:
         parameterization: what the network sees, and the weight of the loss.
         prior: what the network corrects.
         noise_levels: training distribution of sigma.
-        denoise: ``denoise(params, x, sigma, label)``, see ``diffusion.denoiser``.
+        denoise: ``denoise(params, x, sigma, condition)``, see ``diffusion.denoiser``.
+        condition: of the examples.
     """
 
     network: Network
@@ -47,6 +49,7 @@ class Model:
     prior: Prior
     noise_levels: noise_levels.NoiseLevels
     denoise: Denoiser
+    condition: Condition
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -54,27 +57,17 @@ class Model:
         return self.network.image_shape
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes; 0 for unlabelled data."""
-        return self.network.num_classes
-
-    @property
-    def null_label(self) -> int | None:
-        """The label that stands for 'no label'; None for unlabelled data."""
-        return self.num_classes or None
-
-    @property
     def example(self) -> dict[str, Any]:
         """Shapes and dtypes of one example as the loss takes it."""
         return {
             "image": jax.ShapeDtypeStruct(self.image_shape, np.uint8),
-            "condition": jax.ShapeDtypeStruct((), np.int32),
+            "condition": self.condition.spec,
         }
 
     def init(self, key: jax.Array) -> Params:
         """Returns the parameters before the first step, determined by the key."""
         params = self.network.init(key)
-        kept = self.prior.init(self.image_shape, self.num_classes)
+        kept = self.prior.init(self.image_shape, self.condition)
         return {_NETWORK: params, **kept} if kept else params
 
     def network_of(self, params: Params) -> Params:
@@ -91,9 +84,7 @@ class Model:
 
     def _kept(self) -> Params:
         """Shapes of what the prior keeps among the parameters."""
-        return jax.eval_shape(
-            lambda: self.prior.init(self.image_shape, self.num_classes)
-        )
+        return jax.eval_shape(lambda: self.prior.init(self.image_shape, self.condition))
 
     @property
     def shapes(self) -> Params:
@@ -136,7 +127,7 @@ class Model:
             self.noise_levels,
             noise_multiplicity=config.noise_multiplicity,
             label_dropout=config.label_dropout,
-            null_label=self.null_label,
+            null=self.condition.null,
             stratified=config.stratified,
             views=from_config.views(config, self.image_shape),
             draws_at_once=_draws_at_once(config),
@@ -170,27 +161,27 @@ class Model:
 def build_model(
     config: ml_collections.ConfigDict,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    condition: Condition,
 ) -> Model:
     """Builds the model that a config describes.
 
     Args:
         config: the whole config; reads ``network`` and ``diffusion``.
         image_shape: (h, w, c).
-        num_classes: 0 for unlabelled data.
+        condition: of the examples.
 
     Raises:
         InputError: a field is out of range.
     """
-    network = build_network(config.network, image_shape, num_classes)
+    network = build_network(config.network, image_shape, condition)
     parameterization = from_config.parameterization(config.diffusion)
     prior = from_config.prior(config.diffusion, image_shape)
-    is_alone = not jax.eval_shape(lambda: prior.init(image_shape, num_classes))
+    is_alone = not jax.eval_shape(lambda: prior.init(image_shape, condition))
 
     def apply(
-        params: Params, x: jax.Array, c_noise: jax.Array, label: jax.Array
+        params: Params, x: jax.Array, c_noise: jax.Array, values: Any
     ) -> jax.Array:
-        return network.apply(params[_NETWORK], x, c_noise, label)
+        return network.apply(params[_NETWORK], x, c_noise, values)
 
     return Model(
         network=network,
@@ -200,6 +191,7 @@ def build_model(
         denoise=make_denoiser(
             network.apply if is_alone else apply, parameterization, prior
         ),
+        condition=condition,
     )
 
 
@@ -223,7 +215,7 @@ def signature(model: Model) -> dict[str, Any]:
     """What must agree for weights to fit a model, as JSON values."""
     return {
         "image_shape": list(model.image_shape),
-        "num_classes": model.num_classes,
+        **conditions.to_dict(model.condition),
         "parameterization": of_denoiser(model.parameterization, model.prior),
         "parameters": {
             name: list(leaf.shape) for name, leaf in named_leaves(model.shapes).items()

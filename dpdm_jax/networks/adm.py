@@ -330,5 +330,4 @@ def from_settings(
             rngs=rngs,
         ),
         image_shape,
-        num_classes,
     )

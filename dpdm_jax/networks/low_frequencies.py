@@ -5,6 +5,7 @@ network of shared weights learns that late, a perceptron of a few weights at onc
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,11 +50,11 @@ def with_perceptron(network: Network, perceptron: Network) -> Network:
         }
 
     def apply(
-        params: Params, x: jax.Array, c_noise: jax.Array, label: jax.Array
+        params: Params, x: jax.Array, c_noise: jax.Array, condition: Any
     ) -> jax.Array:
         low = jnp.einsum("ui,nijc,vj->nuvc", rows, x, columns)
-        low = perceptron.apply(params["low_frequencies"], low, c_noise, label)
+        low = perceptron.apply(params["low_frequencies"], low, c_noise, condition)
         low = jnp.einsum("ui,nuvc,vj->nijc", rows, low, columns)
-        return network.apply(params["network"], x, c_noise, label) + low
+        return network.apply(params["network"], x, c_noise, condition) + low
 
     return dataclasses.replace(network, init=init, apply=apply)

@@ -111,5 +111,4 @@ def build(
             rngs=rngs,
         ),
         image_shape,
-        num_classes,
     )

@@ -227,7 +227,6 @@ def from_architecture(
     return network.from_module(
         lambda rngs: NCSNpp(architecture, image_shape, num_classes, rngs=rngs),
         image_shape,
-        num_classes,
     )
 
 

@@ -25,17 +25,15 @@ class Network:
 
     Attributes:
         init: ``init(key) -> params``, determined by the key.
-        apply: ``apply(params, x [n, h, w, c], c_noise [n], label int32 [n])`` gives
-            float32 [n, h, w, c]. The label is in 0..num_classes, where num_classes is
-            the null label; it is ignored when num_classes is 0.
+        apply: ``apply(params, x [n, h, w, c], c_noise [n], condition)`` gives float32
+            [n, h, w, c]. The condition is a tree of arrays [n, ...]: of class labels
+            int32 [n] in 0..num_classes, where num_classes is the null label.
         image_shape: (h, w, c).
-        num_classes: 0 for a network without labels.
     """
 
     init: Callable[[jax.Array], Params]
-    apply: Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+    apply: Callable[[Params, jax.Array, jax.Array, Any], jax.Array]
     image_shape: tuple[int, int, int]
-    num_classes: int
 
     @property
     def num_parameters(self) -> int:
@@ -60,15 +58,13 @@ class _NoKeys(nnx.Rngs):
 def from_module(
     make_module: Callable[[nnx.Rngs], nnx.Module],
     image_shape: tuple[int, int, int],
-    num_classes: int,
 ) -> Network:
     """Turns a Flax module made of ``layers`` into a ``Network``.
 
     Args:
-        make_module: builds the module, whose call is ``module(x, c_noise, label)`` and
-            whose parameters all carry an initialisation law (see ``layers``).
+        make_module: builds the module, whose call is ``module(x, c_noise, condition)``
+            and whose parameters all carry an initialisation law (see ``layers``).
         image_shape: (h, w, c).
-        num_classes: number of classes; 0 for a network without labels.
 
     Returns:
         The network.
@@ -97,8 +93,8 @@ def from_module(
         return params
 
     def apply(
-        params: Params, x: jax.Array, c_noise: jax.Array, label: jax.Array
+        params: Params, x: jax.Array, c_noise: jax.Array, condition: Any
     ) -> jax.Array:
-        return nnx.merge(graph, params)(x, c_noise, label)
+        return nnx.merge(graph, params)(x, c_noise, condition)
 
-    return Network(init, apply, image_shape, num_classes)
+    return Network(init, apply, image_shape)

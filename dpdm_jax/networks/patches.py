@@ -5,6 +5,7 @@ network a quarter at its largest resolution, and a transformer a sixteenth.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -63,9 +64,9 @@ def on_patches(network: Network, patch_size: int) -> Network:
     rows, columns, channels = network.image_shape
 
     def apply(
-        params: Params, x: jax.Array, c_noise: jax.Array, label: jax.Array
+        params: Params, x: jax.Array, c_noise: jax.Array, condition: Any
     ) -> jax.Array:
-        folded = network.apply(params, fold(x, patch_size), c_noise, label)
+        folded = network.apply(params, fold(x, patch_size), c_noise, condition)
         return unfold(folded, patch_size)
 
     return dataclasses.replace(

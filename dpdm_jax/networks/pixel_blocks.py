@@ -126,5 +126,4 @@ def build(
             rngs=rngs,
         ),
         image_shape,
-        num_classes,
     )

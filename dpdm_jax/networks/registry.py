@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from dpdm_jax import validate
+from dpdm_jax import conditions, validate
 from dpdm_jax.networks import (
     adm,
     low_frequencies,
@@ -17,21 +17,33 @@ from dpdm_jax.networks import (
 from dpdm_jax.networks.network import Network
 
 #: A builder reads its own fields of ``config.network``.
-Builder = Callable[[ml_collections.ConfigDict, tuple[int, int, int], int], Network]
+Builder = Callable[
+    [ml_collections.ConfigDict, tuple[int, int, int], conditions.Condition], Network
+]
+#: One that is given a number of classes, 0 for none, in place of the condition.
+ClassBuilder = Callable[[ml_collections.ConfigDict, tuple[int, int, int], int], Network]
+
+
+def of_classes(name: str, build: ClassBuilder) -> Builder:
+    """Returns the builder of a network that embeds class labels and nothing else."""
+    return lambda config, image_shape, condition: build(
+        config, image_shape, conditions.num_classes_for(condition, f"network {name!r}")
+    )
+
 
 BUILDERS: dict[str, Builder] = {
-    "adm": adm.build,
-    "mixer": mixer.build,
-    "mlp": mlp.build,
-    "ncsnpp": ncsnpp.build,
-    "transformer": transformer.build,
+    "adm": of_classes("adm", adm.build),
+    "mixer": of_classes("mixer", mixer.build),
+    "mlp": of_classes("mlp", mlp.build),
+    "ncsnpp": of_classes("ncsnpp", ncsnpp.build),
+    "transformer": of_classes("transformer", transformer.build),
 }
 
 
 def build_network(
     config: ml_collections.ConfigDict,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    condition: conditions.Condition,
 ) -> Network:
     """Builds the network that a config names.
 
@@ -39,24 +51,24 @@ def build_network(
         config: ``config.network``; ``name`` picks the builder, which reads the rest but
             for ``patch_size`` and ``low_frequencies``.
         image_shape: (h, w, c).
-        num_classes: number of classes; 0 for a network without labels.
+        condition: of the examples.
 
     Returns:
         The network.
 
     Raises:
-        InputError: the name is unknown, or the builder refuses a field.
+        InputError: the name is unknown, or the builder refuses a field or condition.
     """
     validate.one_of("network.name", config.name, BUILDERS)
     shape = patches.folded_shape(tuple(image_shape), config.patch_size)
     count = config.low_frequencies
     low_frequencies.check_count(image_shape, count)
-    network = BUILDERS[config.name](config, shape, num_classes)
+    network = BUILDERS[config.name](config, shape, condition)
     network = patches.on_patches(network, config.patch_size)
     if count == 0:
         return network
     seen = (count, count, image_shape[-1])
-    perceptron = mlp.build(_perceptron(config), seen, num_classes)
+    perceptron = BUILDERS["mlp"](_perceptron(config), seen, condition)
     return low_frequencies.with_perceptron(network, perceptron)
 
 

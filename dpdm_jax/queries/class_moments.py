@@ -11,8 +11,9 @@ import ml_collections
 import numpy as np
 
 from dpdm_jax import data, validate
+from dpdm_jax.conditions import Condition, num_classes_for
 from dpdm_jax.diffusion.priors import Classes, Prior
-from dpdm_jax.diffusion.priors.classes import MOMENTS
+from dpdm_jax.diffusion.priors.classes import MOMENTS, READER
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
 from dpdm_jax.privacy import Query, class_moments
@@ -130,7 +131,7 @@ def build(
     config: ml_collections.ConfigDict,
     prior: Prior,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    condition: Condition,
 ) -> MomentsQuery | None:
     """Builds the query of a run whose prior keeps moments; see ``queries.Builder``.
 
@@ -159,6 +160,7 @@ def build(
     clip = config.diffusion.moments_clip
     validate.real("diffusion.moments_clip", clip, above=0)
     validate.real("privacy.moments_noise_multiplier", noise_multiplier, above=0)
+    num_classes = num_classes_for(condition, READER)
     return MomentsQuery(prior, image_shape, num_classes, clip, noise_multiplier)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import processes, run_dir, strict_json, validate
+from dpdm_jax import conditions, processes, run_dir, strict_json, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model, signature
@@ -54,7 +54,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
             model = build_model(
                 config,
                 tuple(stored["model"]["image_shape"]),
-                stored["model"]["num_classes"],
+                conditions.from_dict(stored["model"]),
             )
             params, step = checkpoints.restore_weights(model, "ema", stored["step"])
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from dpdm_jax import command_line, devices, planning, processes, xla_flags
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import PoissonSampling, clipped_grad
@@ -41,7 +42,9 @@ def sized_steps(sizes: Sequence[Sequence[Any]]) -> dict[str, Callable[[], None]]
 def num_parameters(network: str) -> int:
     """Weights of a network of ``problem.NETWORKS``."""
     config = problem.load_config(network, 1)
-    return build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES).num_parameters
+    return build_model(
+        config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES)
+    ).num_parameters
 
 
 def run_and_step(
@@ -120,7 +123,7 @@ def _step(
     # A plan that is quickly made: the figures do not depend on it.
     config.train.num_steps = 1
     config.privacy.noise_multiplier = 1.0
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     plan = planning.privacy_plan(config, config.data.num_examples, model)
     mesh = devices.data_mesh()
     secrets = fixed_secrets(SEED)

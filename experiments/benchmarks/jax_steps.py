@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpdm_jax import privacy, xla_flags
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion import from_config, losses
 from dpdm_jax.diffusion.losses import ExampleLoss
 from dpdm_jax.images import pixels
@@ -23,7 +24,7 @@ Gradient = Callable[..., Any]
 def build(network: str, noise_multiplicity: int) -> tuple[Model, ExampleLoss]:
     """The model and the loss of one example."""
     config = problem.load_config(network, noise_multiplicity)
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     return model, model.loss(config.diffusion)
 
 
@@ -54,7 +55,7 @@ def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
                 stratified=config.stratified,
             )
         )(keys)
-        labels = jnp.where(draws.drop_label, model.null_label, labels)
+        labels = jnp.where(draws.drop_label, model.condition.null, labels)
         images = jnp.repeat(images, noise_multiplicity, axis=0)
         sigma = draws.sigma.reshape(-1)
         noise = draws.noise.reshape(images.shape)
@@ -159,7 +160,7 @@ def sampling_sides(
     xla_flags.configure()
     config = problem.load_config(network, noise_multiplicity=1)
     config.sampler.num_steps = num_steps
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     params = model.init(jax.random.key(0))
     generate = make_generator(
         model,

@@ -19,6 +19,7 @@ import ml_collections
 import optax
 from flax import linen as nn
 
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import ExampleLoss
 from dpdm_jax.models.model import build_model
@@ -123,7 +124,7 @@ def make_apply(config: ml_collections.ConfigDict) -> Callable[..., jax.Array]:
 def build(network: str, noise_multiplicity: int) -> tuple[Network, ExampleLoss]:
     """The network, for its initialisation, and the port's loss of one example."""
     config = problem.load_config(network, noise_multiplicity)
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     denoise = make_denoiser(make_apply(config.network), model.parameterization)
     ported = dataclasses.replace(model, denoise=denoise)
     return model.network, ported.loss(config.diffusion)

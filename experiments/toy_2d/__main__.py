@@ -116,7 +116,7 @@ def train_denoiser(key: jax.Array, num_steps: int) -> Layers:
         noise_levels.LogNormal(),
         noise_multiplicity=1,
         label_dropout=0.0,
-        null_label=None,
+        null=None,
     )
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
 

@@ -103,7 +103,7 @@ def test_other_images_of_the_same_kind_are_refused(trained, make_config, monkeyp
         source = load(config, split)
         images, labels = images_and_labels(source)
         images[300, 3, 3] ^= 1
-        return data.ArraySource(images, labels, source.num_classes)
+        return data.ArraySource(images, labels, source.condition.num_classes)
 
     monkeypatch.setattr(audit_run.data, "load_source", changed)
     with pytest.raises(InputError, match="training images are not those that"):

@@ -11,6 +11,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import gaussian_noise, new_noise_key, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
@@ -35,7 +36,7 @@ def make_config(name: str, dtype: str = "bfloat16"):
 
 def loss_and_params(name: str, dtype: str = "bfloat16"):
     config = make_config(name, dtype)
-    model = build_model(config, SHAPE, 10)
+    model = build_model(config, SHAPE, of_classes(10))
     params = model.init(jax.random.key(0))
     # Away from the start, where almost no gradient passes the blocks.
     leaves, structure = jax.tree.flatten(params)

@@ -20,6 +20,7 @@ import pytest
 from float_sums import in_float64
 
 from dpdm_jax import networks, privacy
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import denoising_loss, draw
 from dpdm_jax.diffusion.noise_levels import LogNormal
@@ -86,7 +87,7 @@ def ncsnpp():
             "dtype": "float32",
         }
     )
-    network = networks.build_network(config, IMAGE_SHAPE, NUM_CLASSES)
+    network = networks.build_network(config, IMAGE_SHAPE, of_classes(NUM_CLASSES))
     # At the start most of this network has almost no gradient, so move away from it.
     rng = np.random.default_rng(1)
     params = jax.tree.map(

@@ -186,7 +186,11 @@ def test_what_is_read_on_demand_is_compared_at_each_reading(name):
     source = RandomAccessSource(records, ("i", "l"), data.Preparation(), _CLASSES)
     bound, _ = data.bind(source)
     assert isinstance(bound, data.Source)
-    assert (len(bound), shape_of(bound), bound.num_classes) == (_COUNT, (6, 5, 1), 3)
+    assert (len(bound), shape_of(bound), bound.condition.num_classes) == (
+        _COUNT,
+        (6, 5, 1),
+        3,
+    )
     indices = np.array([8, 0, 3])
     for made, wanted in zip(
         images_and_labels(bound, indices), originals(), strict=True

@@ -15,7 +15,7 @@ def test_splits_partition_the_data_exactly(data_config):
     test = data.load_source(data_config(), "test")
     assert (len(train), len(test)) == (1437, 360)
     assert shape_of(train) == shape_of(test) == (8, 8, 1)
-    assert train.num_classes == test.num_classes == 10
+    assert train.condition.num_classes == test.condition.num_classes == 10
     rows = []
     for source in (train, test):
         images, labels = images_and_labels(source)
@@ -49,5 +49,5 @@ def test_every_class_is_in_both_splits(data_config):
 
 def test_unlabelled(data_config):
     source = data.load_source(data_config(num_classes=0), "train")
-    assert source.num_classes == 0
+    assert source.condition.num_classes == 0
     assert not images_and_labels(source, np.arange(50))[1].any()

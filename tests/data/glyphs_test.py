@@ -75,7 +75,7 @@ def test_source(glyph_config):
     for split in ("train", "test"):
         source = data.load_source(glyph_config(characters="aB7"), split)
         assert isinstance(source, data.Source)
-        assert (len(source), source.num_classes) == (60, 3)
+        assert (len(source), source.condition.num_classes) == (60, 3)
         assert shape_of(source) == (28, 28, 1)
         images, labels = images_and_labels(source, np.array([4, 0, 59]))
         assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
@@ -297,7 +297,7 @@ def test_preparation_applies(glyph_config):
 
 def test_labels_can_be_hidden(glyph_config):
     source = data.load_source(glyph_config(num_classes=0), "train")
-    assert source.num_classes == 0
+    assert source.condition.num_classes == 0
     assert not images_and_labels(source, np.arange(20))[1].any()
 
 

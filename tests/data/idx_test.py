@@ -36,7 +36,7 @@ def test_round_trip(tmp_path, data_config, zipped):
     config = data_config(source="idx", path=str(tmp_path), num_examples=7)
     train = data.load_source(config, "train")
     test = data.load_source(config, "test")
-    assert (shape_of(train), train.num_classes) == ((5, 4, 1), 4)
+    assert (shape_of(train), train.condition.num_classes) == ((5, 4, 1), 4)
     images, labels = images_and_labels(train, np.arange(7))
     np.testing.assert_array_equal(images[..., 0], IMAGES)
     np.testing.assert_array_equal(labels, LABELS)
@@ -47,7 +47,7 @@ def test_labels_are_not_needed_when_unlabelled(tmp_path, data_config):
     write(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").unlink()
     config = data_config(source="idx", path=str(tmp_path), num_classes=0)
-    assert data.load_source(config, "train").num_classes == 0
+    assert data.load_source(config, "train").condition.num_classes == 0
 
 
 GOOD = encode(IMAGES)

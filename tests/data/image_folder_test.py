@@ -36,7 +36,11 @@ def test_classes_and_files_are_sorted_by_name(tmp_path, data_config):
     (tmp_path / ".cache").mkdir()
     write(tmp_path / "ape" / ".hidden.png", pixels(9, 9))
     source = data.load_source(config_for(data_config, tmp_path), "train")
-    assert (len(source), source.num_classes, shape_of(source)) == (4, 2, (6, 6, 3))
+    assert (len(source), source.condition.num_classes, shape_of(source)) == (
+        4,
+        2,
+        (6, 6, 3),
+    )
     images, labels = images_and_labels(source, np.arange(4))
     order = ["ape/b.png", "ape/z.png", "cat/10.PNG", "cat/2.png"]
     np.testing.assert_array_equal(images, [stored[name] for name in order])
@@ -56,7 +60,7 @@ def test_flat_folder_is_unlabelled(tmp_path, data_config):
     for i in range(3):
         write(tmp_path / f"{i}.png", pixels(4, 4, 1, seed=i))
     source = data.load_source(config_for(data_config, tmp_path), "train")
-    assert (source.num_classes, shape_of(source)) == (0, (4, 4, 1))
+    assert (source.condition.num_classes, shape_of(source)) == (0, (4, 4, 1))
 
 
 def test_any_size_and_mode_is_cropped_and_resized(tmp_path, data_config):

@@ -68,7 +68,11 @@ def test_prepared_data_comes_back(labelled, data_config):
     source = data.load_source(config, "train")
     assert isinstance(source, data.Source)
     assert isinstance(source, RandomAccessSource) == (file_format == "array_record")
-    assert (len(source), shape_of(source), source.num_classes) == (7, (12, 12, 3), 4)
+    assert (len(source), shape_of(source), source.condition.num_classes) == (
+        7,
+        (12, 12, 3),
+        4,
+    )
     images, labels = images_and_labels(source, np.array([6, 0, 3, 3]))
     np.testing.assert_array_equal(images, TRAIN[[6, 0, 3, 3]])
     np.testing.assert_array_equal(labels, LABELS[[6, 0, 3, 3]])
@@ -107,7 +111,7 @@ def test_preparation_is_applied(labelled, data_config):
 def test_labels_can_be_ignored(labelled, data_config):
     config = config_for(data_config, labelled[0], "tiny", num_classes=0)
     source = data.load_source(config, "train")
-    assert source.num_classes == 0
+    assert source.condition.num_classes == 0
     np.testing.assert_array_equal(
         images_and_labels(source, np.arange(7))[1], np.zeros(7)
     )
@@ -148,7 +152,7 @@ def test_images_of_any_size_without_label(tmp_path, data_config, file_format):
         data_config, tmp_path, "faces", crop="center_square", image_size=8
     )
     source = data.load_source(config, "train")
-    assert source.num_classes == 0
+    assert source.condition.num_classes == 0
     got, labels = images_and_labels(source, np.arange(3))
     prepare_one = data.Preparation("center_square", 8, "lanczos")
     np.testing.assert_array_equal(got, [prepare_one(image) for image in images])
@@ -216,7 +220,7 @@ def test_several_labels_can_be_ignored(tmp_path, data_config):
     split = [{"image": TRAIN[0], "kind": 0, "place": 1}]
     prepare(tmp_path, "twice", features, {"train": split})
     config = config_for(data_config, tmp_path, "twice", num_classes=0)
-    assert data.load_source(config, "train").num_classes == 0
+    assert data.load_source(config, "train").condition.num_classes == 0
 
 
 @pytest.mark.parametrize("whole_records", [False, True])
@@ -266,7 +270,7 @@ def test_builders_of_the_paper(
     config = config_for(data_config, tmp_path, name, **overrides)
     with tfds.testing.mock_data(num_examples=5):
         source = data.load_source(config, "train")
-        assert (shape_of(source), source.num_classes) == (shape, num_classes)
+        assert (shape_of(source), source.condition.num_classes) == (shape, num_classes)
         batch = data.load_batch(source, np.array([4, 1, -1]))
     assert batch.examples["image"].shape == (3, *shape)
     assert batch.examples["image"][:2].std() > 0.05

@@ -44,7 +44,7 @@ def loss_fn(
         LogNormal(),
         noise_multiplicity=multiplicity,
         label_dropout=dropout,
-        null_label=null,
+        null=null,
         stratified=stratified,
         **options,
     )
@@ -110,7 +110,7 @@ def test_loss_by_hand():
     image = jnp.array([[[1.0], [-0.5]]])
     spy = Spy()
     loss = denoising_loss(
-        spy, lambda s: 10.0 * s, {}, image, jnp.int32(1), draws, null_label=NULL
+        spy, lambda s: 10.0 * s, {}, image, jnp.int32(1), draws, null=NULL
     )
     ((noisy, sigma, label),) = spy.calls
     np.testing.assert_allclose(noisy[0], image + 1.5)
@@ -130,7 +130,7 @@ def test_loss_is_the_mean_of_the_losses_of_its_draws():
     def loss_and_grad(params, draws):
         weight = EDM().loss_weight
         return denoising_loss(
-            DENOISE, weight, params, IMAGE, jnp.int32(2), draws, null_label=NULL
+            DENOISE, weight, params, IMAGE, jnp.int32(2), draws, null=NULL
         )
 
     together = loss_and_grad(PARAMS, draws)
@@ -255,7 +255,7 @@ def test_noise_levels_are_the_given_ones():
         CosineTime(min_log_snr=-0.1, max_log_snr=0.1),
         noise_multiplicity=50,
         label_dropout=0.0,
-        null_label=None,
+        null=None,
     )(PARAMS, example(0), jax.random.key(0))
     ((_, sigma, _),) = spy.calls
     assert np.all((np.exp(-0.051) < sigma) & (sigma < np.exp(0.051)))

@@ -3,13 +3,14 @@
 import jax
 import numpy as np
 
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import build_model
 from experiments.benchmarks import plain_port, problem
 
 
 def test_losses_agree():
     config = problem.load_config("tiny", noise_multiplicity=2)
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     ours = model.loss(config.diffusion)
     network, ported = plain_port.build("tiny", noise_multiplicity=2)
     rng = np.random.default_rng(0)

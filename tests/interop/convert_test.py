@@ -3,6 +3,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop import name_maps
 from dpdm_jax.interop.convert import convert
@@ -21,7 +22,7 @@ def make_network(num_classes=3, **changes):
         "dtype": "float32",
     }
     config = ml_collections.ConfigDict(fields | changes)
-    return build_network(config, (8, 8, 1), num_classes)
+    return build_network(config, (8, 8, 1), of_classes(num_classes))
 
 
 def make_adm(num_classes=3, image_shape=(8, 8, 1), **changes):
@@ -210,7 +211,6 @@ def test_network_of_another_kind_is_refused():
         init=lambda key: {"kernel": jax.numpy.zeros((2, 2))},
         apply=lambda params, x, c_noise, label: x,
         image_shape=(1, 1, 2),
-        num_classes=0,
     )
     with pytest.raises(InputError, match="allowed: a network of name ncsnpp"):
         convert({}, linear)

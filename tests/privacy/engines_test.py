@@ -16,6 +16,7 @@ import pytest
 from float_sums import clipped_grad
 
 from dpdm_jax import networks
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import make_loss
 from dpdm_jax.diffusion.noise_levels import LogNormal
@@ -351,7 +352,7 @@ def registered(**fields):
         | {"condition_gain": 2.0, "low_frequencies": 0, "low_frequency_width": 6}
         | fields
     )
-    network = networks.build_network(config, (4, 4, 1), 3)
+    network = networks.build_network(config, (4, 4, 1), of_classes(3))
     # At the start most of a network has almost no gradient, so move away from it.
     rng = np.random.default_rng(1)
     params = jax.tree.map(
@@ -429,7 +430,7 @@ def problem(model, draws):
         LogNormal(),
         noise_multiplicity=draws,
         label_dropout=0.3,
-        null_label=3,
+        null=3,
     )
 
     def loss(params, image, label, key):

@@ -9,6 +9,7 @@ import pytest
 from reading import shape_of
 
 from dpdm_jax import data
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
 from dpdm_jax.models.model import build_model
@@ -45,7 +46,7 @@ def moments_of(workdir, config, weights="raw"):
     """The moments in the newest checkpoint."""
     checkpoints = Checkpoints(workdir)
     try:
-        model = build_model(config, (8, 8, 1), 10)
+        model = build_model(config, (8, 8, 1), of_classes(10))
         return checkpoints.restore_weights(model, weights)[0]["moments"]
     finally:
         checkpoints.close()
@@ -112,7 +113,7 @@ def test_what_is_measured_is_near_the_data(make_config, tmp_path):
     loop.train(config, tmp_path)
     source = data.load_source(config.data, "train")
     batch = data.load_batch(source, np.arange(len(source)))
-    model = build_model(config, shape_of(source), source.num_classes)
+    model = build_model(config, shape_of(source), source.condition)
     white = np.asarray(model.prior.whiten(pixels.to_float(batch.examples["image"])))
     found = np.asarray(moments_of(tmp_path, config)["mean"])
     for label in range(10):
@@ -135,7 +136,7 @@ def test_components_are_near_the_data(make_config, tmp_path):
     moments_found = moments_of(tmp_path, config)
     source = data.load_source(config.data, "train")
     batch = data.load_batch(source, np.arange(len(source)))
-    p = build_model(config, shape_of(source), source.num_classes).prior
+    p = build_model(config, shape_of(source), source.condition).prior
     frequencies = np.asarray(
         p.whiten(pixels.to_float(batch.examples["image"])) * p.assumed_stds
     ).reshape(-1, 64)

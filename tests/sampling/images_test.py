@@ -158,7 +158,7 @@ def test_npz_is_read_by_the_data_source(tmp_path, data_config, num_classes):
         assert sorted(archive) == (["images", "labels"] if num_classes else ["images"])
     config = data_config(source="npz", path=str(tmp_path / "a.npz"))
     source = data.load_source(config, "train")
-    assert source.num_classes == num_classes
+    assert source.condition.num_classes == num_classes
     found, found_labels = images_and_labels(source, np.arange(9))
     np.testing.assert_array_equal(found, pixels)
     np.testing.assert_array_equal(found_labels, labels if num_classes else 0 * labels)

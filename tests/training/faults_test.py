@@ -20,6 +20,7 @@ from commands import Commands
 from reading import images_and_labels
 
 from dpdm_jax import command_line, data, run_dir
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
@@ -85,7 +86,7 @@ def private_part(workdir, step):
 def restored(workdir):
     """The weights of the newest checkpoint, and the digests that it states, if any."""
     config = config_of()
-    model = build_model(config, (8, 8, 1), 10)
+    model = build_model(config, (8, 8, 1), of_classes(10))
     checkpoints = Checkpoints(workdir)
     arrays = [checkpoints.restore_weights(model, name) for name in ("raw", "ema")]
     described = checkpoints.description()

@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpdm_jax.conditions import Condition, num_classes_for
 from dpdm_jax.diffusion.priors.base import Linear, Params
 from dpdm_jax.diffusion.priors.spectral import Spectral
 
 #: Name of the moments among the parameters of a model.
 MOMENTS = "moments"
+#: What messages call who reads the classes.
+READER = "diffusion.parameterization 'edm_moments'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Classes(Spectral):
 
     components: int = dataclasses.field(default=0, kw_only=True)
 
-    def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
+    def init(self, image_shape: tuple[int, int, int], condition: Condition) -> Params:
         """Returns the moments that are assumed until they are measured.
 
         Returns:
@@ -43,8 +46,11 @@ class Classes(Spectral):
             are "components" float32 [num_classes + 1, components, h, w, c], orthonormal
             vectors of frequencies, and "component_std" [num_classes + 1, components] in
             assumed standard deviations of pixels, too.
+
+        Raises:
+            InputError: the condition is no class.
         """
-        rows = num_classes + 1
+        rows = num_classes_for(condition, READER) + 1
         moments = {
             "mean": jnp.zeros((rows, *image_shape)),
             "std": jnp.ones((rows, *image_shape)),

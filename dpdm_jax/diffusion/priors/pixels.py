@@ -1,10 +1,12 @@
 """Priors that scale pixels as they are, as the papers do."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion.priors.base import Linear, Params
 
 
@@ -14,10 +16,10 @@ class _Pixels:
     mean_data = 0.0
     expected = 0.0
 
-    def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
+    def init(self, image_shape: tuple[int, int, int], condition: Condition) -> Params:
         return {}
 
-    def given(self, params: Params, label: jax.Array) -> Linear:
+    def given(self, params: Params, condition: Any) -> Linear:
         return self
 
     def analyse(self, x: jax.Array) -> jax.Array:

@@ -1,11 +1,13 @@
 """A prior of an assumed spectrum: low frequencies vary most."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion.priors.base import Linear, Params
 from dpdm_jax.images import frequencies
 
@@ -36,10 +38,10 @@ class Spectral:
     mean_data: float = 0.0
     corner: float = 5.0
 
-    def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
+    def init(self, image_shape: tuple[int, int, int], condition: Condition) -> Params:
         return {}
 
-    def given(self, params: Params, label: jax.Array) -> Linear:
+    def given(self, params: Params, condition: Any) -> Linear:
         return self
 
     @property
