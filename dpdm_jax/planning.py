@@ -223,9 +223,9 @@ def forward_cost(
     if config.network.dtype != "float32":  # else casts would count as work
         config = config.copy_and_resolve_references()
         config.network.dtype = "float32"
-        model = build_model(config, model.network.image_shape, model.condition)
+        model = build_model(config, model.sample_shape, model.condition)
     params = jax.eval_shape(model.network.init, jax.random.key(0))
-    x = jax.ShapeDtypeStruct((1, *model.network.image_shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *model.latent_shape), jnp.float32)
     sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
     condition = blank_examples(model.condition.spec, 1)
     lowered = jax.jit(model.network.apply).lower(params, x, sigma, condition)

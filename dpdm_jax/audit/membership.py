@@ -18,7 +18,6 @@ import numpy as np
 
 from dpdm_jax import data, run_dir
 from dpdm_jax.diffusion import losses
-from dpdm_jax.images import pixels
 from dpdm_jax.models.model import Model
 from dpdm_jax.padding import pad_indices
 
@@ -116,9 +115,10 @@ def make_image_losses(model: Model, config: ml_collections.ConfigDict) -> ImageL
     Returns:
         ``losses(params, source, indices [n]) -> float32 [n]``.
     """
+    key = jax.random.key(config.seed)
     draws = losses.draw(
-        jax.random.key(config.seed),
-        model.network.image_shape,
+        key,
+        model.latent_shape,
         model.noise_levels,
         noise_multiplicity=config.noise_draws,
         label_dropout=0.0,
@@ -126,12 +126,13 @@ def make_image_losses(model: Model, config: ml_collections.ConfigDict) -> ImageL
     )
 
     def loss(params: Any, example: data.Example) -> jax.Array:
+        seen = model.encoded(params, example, key)
         return losses.denoising_loss(
             model.denoise,
             model.parameterization.loss_weight,
             params,
-            pixels.to_float(example["image"]),
-            example["condition"],
+            seen["image"],
+            seen["condition"],
             draws,
             model.condition.null,
         )

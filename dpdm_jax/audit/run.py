@@ -150,7 +150,7 @@ def _finished_model(
 def _load(config: ml_collections.ConfigDict, split: str, model: Model) -> data.Source:
     source = data.load_source(config.data, split)
     found = (source.spec["image"].shape, source.condition)
-    wanted = (model.image_shape, model.condition)
+    wanted = (model.example["image"].shape, model.condition)
     if found != wanted:
         raise InputError(
             f"The {split}ing images are {found[0]} of {found[1]}, and the "

@@ -30,7 +30,7 @@ def of_run(config: ml_collections.ConfigDict, model: Model) -> tuple[NamedQuery,
     Raises:
         InputError: a field is out of range.
     """
-    return build_queries(config, model.prior, model.image_shape, model.condition)
+    return build_queries(config, model.prior, model.latent_shape, model.condition)
 
 
 def build_queries(

@@ -351,7 +351,7 @@ def sample_failures(
             shape, dtype = archive["images"].shape, archive["images"].dtype
     except Exception as e:  # a damaged zip raises many kinds
         return [f"{SAMPLES} cannot be read ({type(e).__name__})."]
-    wanted = (described["num_images"], *model.network.image_shape)
+    wanted = (described["num_images"], *model.sample_shape)
     if shape != wanted or dtype != np.uint8 or not {*names} <= {"images", "labels"}:
         return [f"{SAMPLES} does not hold uint8 images of shape {wanted} alone."]
     return []

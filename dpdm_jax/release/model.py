@@ -162,7 +162,7 @@ def open_as_run(
     with processes.together():
         released = load_release(path)
         model = build_model(
-            config, released.model.network.image_shape, released.model.condition
+            config, released.model.sample_shape, released.model.condition
         )
         if signature(model) != signature(released.model):
             raise InputError(

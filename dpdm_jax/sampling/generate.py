@@ -52,7 +52,7 @@ def make_generator(
     mesh = devices.data_mesh()
     batch_size = -(-batch_size // mesh.size) * mesh.size
     run = sampling_program(model, sampler, key, mesh, guidance_scale=guidance_scale)
-    shape = model.network.image_shape
+    shape = model.sample_shape
     asked = (jax.ShapeDtypeStruct((), np.int32), model.condition.spec)
 
     def generate(params: Any, indices: np.ndarray, conditions: Any) -> np.ndarray:
@@ -101,7 +101,7 @@ def sampling_program(
         denoise = guidance.guide(model.denoise, guidance_scale, model.condition.null)
     except ValueError as e:
         raise InputError(f"sampler.guidance: {e}") from None
-    shape = model.network.image_shape
+    shape = model.latent_shape
     per_device = P(mesh.axis_names)
 
     @jax.jit
@@ -124,11 +124,12 @@ def sampling_program(
 
             return jax.vmap(one)(keys)
 
-        return samplers.sample(
+        latents = samplers.sample(
             sampler,
             lambda x, sigma: denoise(params, x, sigma, conditions),
             draw_noise(jnp.asarray(0)),
             lambda step: draw_noise(step + 1),
         )
+        return model.codec.decode(params, latents)
 
     return run
