@@ -24,7 +24,7 @@ Builder = Callable[
 ClassBuilder = Callable[[ml_collections.ConfigDict, tuple[int, int, int], int], Network]
 
 
-def of_classes(name: str, build: ClassBuilder) -> Builder:
+def reads_classes(name: str, build: ClassBuilder) -> Builder:
     """Returns the builder of a network that embeds class labels and nothing else."""
     return lambda config, image_shape, condition: build(
         config, image_shape, conditions.num_classes_for(condition, f"network {name!r}")
@@ -32,11 +32,11 @@ def of_classes(name: str, build: ClassBuilder) -> Builder:
 
 
 BUILDERS: dict[str, Builder] = {
-    "adm": of_classes("adm", adm.build),
-    "mixer": of_classes("mixer", mixer.build),
-    "mlp": of_classes("mlp", mlp.build),
-    "ncsnpp": of_classes("ncsnpp", ncsnpp.build),
-    "transformer": of_classes("transformer", transformer.build),
+    "adm": reads_classes("adm", adm.build),
+    "mixer": reads_classes("mixer", mixer.build),
+    "mlp": reads_classes("mlp", mlp.build),
+    "ncsnpp": reads_classes("ncsnpp", ncsnpp.build),
+    "transformer": reads_classes("transformer", transformer.build),
 }
 
 
