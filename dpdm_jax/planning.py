@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dpdm_jax import data, queries, rooms, validate
+from dpdm_jax import conditions, data, queries, rooms, validate
+from dpdm_jax.conditions import Condition
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
+from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import (
     LedgerRecord,
     PrivacyConfig,
@@ -28,12 +30,12 @@ class Problem:
     Attributes:
         num_examples: size of the training split.
         image_shape: (h, w, c).
-        num_classes: 0 for unlabelled data.
+        condition: what examples say of themselves.
     """
 
     num_examples: int
     image_shape: tuple[int, int, int]
-    num_classes: int
+    condition: Condition
 
 
 def public_problem(config: ml_collections.ConfigDict) -> Problem:
@@ -51,16 +53,16 @@ def public_problem(config: ml_collections.ConfigDict) -> Problem:
         validate.integer("data.num_examples", fields.num_examples, minimum=1)
         validate.integer("data.image_size", fields.image_size, minimum=1)
         validate.one_of("data.channels", fields.channels, (1, 3))
-        side = fields.image_size
+        shape = (fields.image_size, fields.image_size, fields.channels)
         return Problem(
-            fields.num_examples, (side, side, fields.channels), fields.num_classes
+            fields.num_examples, shape, conditions.of_classes(fields.num_classes)
         )
     return problem_of(data.load_source(fields, "train"))
 
 
 def problem_of(source: data.Source) -> Problem:
     """Takes the facts from loaded training data."""
-    return Problem(len(source), source.image_shape, source.num_classes)
+    return Problem(len(source), source.spec["image"].shape, source.condition)
 
 
 def privacy_plan(
@@ -174,7 +176,7 @@ def plan_report(
     """
     rooms.check(config)
     problem = public_problem(config)
-    model = build_model(config, problem.image_shape, problem.num_classes)
+    model = build_model(config, problem.image_shape, problem.condition)
     plan = privacy_plan(config, problem.num_examples, model)
     if is_extension(config):
         if record is None:
@@ -198,8 +200,8 @@ def plan_report(
             "num_parameters": model.num_parameters,
             "num_trained": model.num_trained,
             "image_shape": list(problem.image_shape),
-            "num_classes": problem.num_classes,
         }
+        | conditions.to_dict(problem.condition)
         | (_cost(config, model, plan) if estimate_cost else {})
     )
 
@@ -221,12 +223,12 @@ def forward_cost(
     if config.network.dtype != "float32":  # else casts would count as work
         config = config.copy_and_resolve_references()
         config.network.dtype = "float32"
-        model = build_model(config, model.network.image_shape, model.num_classes)
+        model = build_model(config, model.sample_shape, model.condition)
     params = jax.eval_shape(model.network.init, jax.random.key(0))
-    x = jax.ShapeDtypeStruct((1, *model.network.image_shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *model.latent_shape), jnp.float32)
     sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32)
-    lowered = jax.jit(model.network.apply).lower(params, x, sigma, label)
+    condition = blank_examples(model.condition.spec, 1)
+    lowered = jax.jit(model.network.apply).lower(params, x, sigma, condition)
     cost = lowered.cost_analysis() or {}
     return cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
 

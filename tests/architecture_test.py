@@ -24,7 +24,7 @@ COMMON = {
     "processes",
     "images",
 }
-COMMON |= {"fusion", "settings"}
+COMMON |= {"conditions", "fusion", "padding", "settings"}
 ALLOWED = {
     "data": set(),
     "diffusion": set(),

@@ -168,7 +168,7 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     config = command_line.load_config(spec)
     report = planning.plan_report(config, estimate_cost=False)
     problem = planning.public_problem(config)
-    model = build_model(config, problem.image_shape, problem.num_classes)
+    model = build_model(config, problem.image_shape, problem.condition)
     plan = planning.privacy_plan(config, problem.num_examples, model)
     coordinates = model.num_parameters
     ledger = Ledger.create(tmp_path / "privacy.json", plan)

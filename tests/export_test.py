@@ -7,8 +7,10 @@ import pytest
 from jax.sharding import Mesh
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion import from_config, samplers
 from dpdm_jax.models.model import build_model
+from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import gaussian_noise, new_noise_key, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.state import create_state
@@ -28,7 +30,7 @@ def config():
 
 def model_of(config, dtype):
     config.network.dtype = dtype
-    return build_model(config, (28, 28, 1), 10)
+    return build_model(config, (28, 28, 1), of_classes(10))
 
 
 def lowered(function, *arguments):
@@ -62,18 +64,17 @@ def test_train_step(config, engine, dtype):
         engine=engine,
     )
 
-    def whole(state, images, labels, is_padding, positions, key):
+    def whole(state, examples, is_padding, positions, key):
         partial = step.start(state.params)
         partial = step.accumulate(
-            partial, state.params, {}, images, labels, is_padding, positions, key
+            partial, state.params, {}, examples, is_padding, positions, key
         )
         return step.finish(state, partial)
 
     params = model.init(jax.random.key(0))
     state = create_state(params, optimizer, noise)
     batch = (
-        jnp.zeros((4, 28, 28, 1)),
-        jnp.zeros(4, jnp.int32),
+        blank_examples(model.example, 4),
         jnp.zeros(4, bool),
         jnp.arange(4),
         jax.random.key(0),

@@ -54,7 +54,7 @@ def test_mnist_flops_are_the_references():
 
 def extendable(path, config):
     problem = planning.public_problem(config)
-    model = build_model(config, problem.image_shape, problem.num_classes)
+    model = build_model(config, problem.image_shape, problem.condition)
     plan = planning.privacy_plan(config, problem.num_examples, model)
     ledger = Ledger.create(path, plan)
     ledger.authorize(plan.num_steps)

@@ -13,15 +13,17 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from reading import images_and_labels, shape_of
 
 from dpdm_jax import command_line, data, json_values, planning, rooms, validate
 from dpdm_jax import settings as settings_by_kind
 from dpdm_jax.configs import base
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets
+from dpdm_jax.images import pixels
 from dpdm_jax.models.model import build_model
+from dpdm_jax.padding import PADDING, pad_indices
 from dpdm_jax.privacy import PoissonSampling, PrivacyPlan
-from dpdm_jax.privacy.batch_selection import PADDING, pad_indices
 from dpdm_jax.sampling import images as sampled
 
 
@@ -91,7 +93,7 @@ def test_a_config_plans_within_its_budget_or_gets_a_sentence(config):
         warnings.simplefilter("ignore")
         try:
             problem = planning.public_problem(config)
-            model = build_model(config, problem.image_shape, problem.num_classes)
+            model = build_model(config, problem.image_shape, problem.condition)
             plan = planning.privacy_plan(config, problem.num_examples, model)
             model.loss(config.diffusion)
         except InputError as e:
@@ -129,7 +131,7 @@ def labelled(draw) -> tuple[np.ndarray, np.ndarray]:
 
 
 def all_of(source: data.Source) -> tuple[np.ndarray, np.ndarray]:
-    return source.examples(np.arange(len(source)))
+    return images_and_labels(source)
 
 
 def loaded(kind: str, path: Path, **fields) -> data.Source:
@@ -160,10 +162,10 @@ def test_any_arrays_make_a_sound_source_or_get_a_sentence(images, labels, num_cl
     stored, found = all_of(source)
     np.testing.assert_array_equal(stored, images)
     assert stored.dtype == np.uint8
-    assert stored.shape == (len(source), *source.image_shape)
+    assert stored.shape == (len(source), *shape_of(source))
     assert found.dtype == np.int32
     assert found.shape == (len(source),)
-    assert ((found >= 0) & (found < max(1, source.num_classes))).all()
+    assert ((found >= 0) & (found < max(1, source.condition.num_classes))).all()
 
 
 @settings(60)
@@ -208,7 +210,7 @@ def test_png_gives_back_what_was_written(images):
             sampled.write_png(Path(folder) / f"{index}.png", image)
         source = loaded("image_folder", Path(folder))
     np.testing.assert_array_equal(all_of(source)[0], images)
-    assert source.num_classes == 0
+    assert source.condition.num_classes == 0
 
 
 @settings(100)
@@ -223,7 +225,7 @@ def test_floats_give_back_the_bytes_that_they_stand_for(images, start):
         )
     np.testing.assert_array_equal(found.images, images)
     np.testing.assert_array_equal(
-        sampled.to_uint8(data.to_float(images), "nearest"), images
+        sampled.to_uint8(pixels.to_float(images), "nearest"), images
     )
 
 

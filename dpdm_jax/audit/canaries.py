@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, devices, queries
+from dpdm_jax import conditions, data, devices, padding, queries
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise
 from dpdm_jax.privacy.class_moments import Released
 from dpdm_jax.training.from_config import build_training
@@ -109,14 +109,10 @@ class CanaryTraining:
         strength = _STRENGTH * plan.l2_clip_norm
 
         def loss(
-            params: jax.Array,
-            fixed: Any,
-            image: jax.Array,
-            label: jax.Array,
-            key: jax.Array,
+            params: jax.Array, fixed: Any, example: data.Example, key: jax.Array
         ) -> jax.Array:
-            del fixed, image, key
-            return -strength * params[label]
+            del fixed, key
+            return -strength * params[example["condition"]]
 
         self._training = build_training(
             config, plan, loss, fresh_secrets().noise_key, self._mesh
@@ -200,7 +196,9 @@ class CanaryTraining:
         """The weights after every step of one run, and before the first."""
         noise_key, labels, is_padding = run
         room = labels.shape[1]
-        images = jnp.zeros((room, *self._images.shape[1:]))
+        condition = conditions.of_classes(self._num_canaries)
+        spec = data.image_spec(self._images.shape[1:], condition)
+        blank = padding.blank_examples(spec, room)
         positions = jnp.arange(room)
         step_fns = self._training.step_fns
         draws = jax.random.key(0)  # which a canary's loss does not use
@@ -208,12 +206,13 @@ class CanaryTraining:
         def step(
             state: TrainState, batch: tuple[jax.Array, jax.Array]
         ) -> tuple[TrainState, jax.Array]:
+            labels, is_padding = batch
             partial = step_fns.accumulate(
                 step_fns.start(state.params),
                 state.params,
                 {},
-                images,
-                *batch,
+                blank | {"condition": labels},
+                is_padding,
                 positions,
                 draws,
             )

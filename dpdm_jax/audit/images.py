@@ -1,6 +1,6 @@
 """The configured network, trained on the data and on images that do not belong there.
 
-Images of pure noise under random labels, each in the data by a coin flip, and an
+Images of pure noise under random conditions, each in the data by a coin flip, and an
 attacker who sees their loss under the trained weights. The canaries of ``canaries`` are
 the worst case; these show what an attacker gets who sees the finished network alone.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, devices, queries
+from dpdm_jax import data, devices, padding, queries
 from dpdm_jax.audit import attacks, membership
 from dpdm_jax.audit.mechanism import OneRun, judge_one_run, shortened
 from dpdm_jax.models import partition
@@ -31,24 +31,24 @@ class _Joined:
 
     def __init__(self, first: data.Source, second: data.Source):
         self._first, self._second = first, second
-        self.image_shape = first.image_shape
-        self.num_classes = first.num_classes
+        self.spec = first.spec
+        self.condition = first.condition
 
     def __len__(self) -> int:
         return len(self._first) + len(self._second)
 
-    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, indices: np.ndarray) -> data.Example:
         """Reads examples; see ``data.Source.examples``."""
-        images = np.empty((len(indices), *self.image_shape), np.uint8)
-        labels = np.empty(len(indices), np.int32)
+        joined = padding.blank_examples(self.spec, len(indices))
         in_first = indices < len(self._first)
         for source, rows, start in (
             (self._first, in_first, 0),
             (self._second, ~in_first, len(self._first)),
         ):
             if rows.any():
-                images[rows], labels[rows] = source.examples(indices[rows] - start)
-        return images, labels
+                found = source.examples(indices[rows] - start)
+                padding.fill_rows(joined, rows, found)
+        return joined
 
 
 def audit_images(
@@ -74,10 +74,14 @@ def audit_images(
     count = settings.image_canaries
     rng = np.random.default_rng(settings.seed)
     member = rng.random(count) < 0.5
-    pixels = rng.integers(0, 256, (count, *source.image_shape), np.uint8)
-    labels = rng.integers(0, max(1, source.num_classes), count)
-    canaries = data.ArraySource(pixels, labels, source.num_classes)
-    members = data.ArraySource(pixels[member], labels[member], source.num_classes)
+    pixels = rng.integers(0, 256, (count, *source.spec["image"].shape), np.uint8)
+    asked = source.condition.choose("uniform", count, settings.seed)
+    canaries = data.MemorySource(
+        {"image": pixels, "condition": asked}, source.condition
+    )
+    members = data.MemorySource(
+        canaries.examples(np.flatnonzero(member)), source.condition
+    )
     joined = _Joined(source, members)
 
     losses_of = membership.make_image_losses(model, settings)

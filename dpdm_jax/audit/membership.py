@@ -19,7 +19,7 @@ import numpy as np
 from dpdm_jax import data, files
 from dpdm_jax.diffusion import losses
 from dpdm_jax.models.model import Model
-from dpdm_jax.privacy.batch_selection import pad_indices
+from dpdm_jax.padding import pad_indices
 
 #: False-positive rates whose true-positive rate is stated.
 RATES = (0.001, 0.01)
@@ -115,36 +115,36 @@ def make_image_losses(model: Model, config: ml_collections.ConfigDict) -> ImageL
     Returns:
         ``losses(params, source, indices [n]) -> float32 [n]``.
     """
+    key = jax.random.key(config.seed)
     draws = losses.draw(
-        jax.random.key(config.seed),
-        model.network.image_shape,
+        key,
+        model.latent_shape,
         model.noise_levels,
         noise_multiplicity=config.noise_draws,
         label_dropout=0.0,
         stratified=True,
     )
 
-    def loss(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
+    def loss(params: Any, example: data.Example) -> jax.Array:
+        seen = model.encoded(params, example, key)
         return losses.denoising_loss(
             model.denoise,
             model.parameterization.loss_weight,
             params,
-            image,
-            label,
+            seen["image"],
+            seen["condition"],
             draws,
-            model.null_label,
+            model.condition.null,
         )
 
-    loss_of_batch = jax.jit(jax.vmap(loss, (None, 0, 0)))
+    loss_of_batch = jax.jit(jax.vmap(loss, (None, 0)))
 
     def losses_of(params: Any, source: data.Source, indices: np.ndarray) -> np.ndarray:
         padded = pad_indices(indices, _BATCH)
         measured = []
         for start in range(0, len(padded), _BATCH):
             batch = data.load_batch(source, padded[start : start + _BATCH])
-            measured.append(
-                np.asarray(loss_of_batch(params, batch.images, batch.labels))
-            )
+            measured.append(np.asarray(loss_of_batch(params, batch.examples)))
         return np.concatenate(measured)[: len(indices)]
 
     return losses_of

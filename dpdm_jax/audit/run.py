@@ -149,11 +149,11 @@ def _finished_model(
 
 def _load(config: ml_collections.ConfigDict, split: str, model: Model) -> data.Source:
     source = data.load_source(config.data, split)
-    found = (source.image_shape, source.num_classes)
-    wanted = (model.network.image_shape, model.num_classes)
+    found = (source.spec["image"].shape, source.condition)
+    wanted = (model.example["image"].shape, model.condition)
     if found != wanted:
         raise InputError(
-            f"The {split}ing images are {found[0]} of {found[1]} classes, and the "
+            f"The {split}ing images are {found[0]} of {found[1]}, and the "
             f"model's {wanted[0]} of {wanted[1]}; allowed: the data that it was "
             "trained on."
         )

@@ -22,7 +22,7 @@ import ml_collections
 import numpy as np
 import scipy.stats
 
-from dpdm_jax import devices
+from dpdm_jax import conditions, data, devices, padding
 from dpdm_jax.audit.canaries import with_plain_descent
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import PrivacyPlan, Query, class_moments
@@ -92,13 +92,9 @@ def of_step(
     mesh = devices.data_mesh()
 
     def loss(
-        params: jax.Array,
-        fixed: Any,
-        image: jax.Array,
-        label: jax.Array,
-        key: jax.Array,
+        params: jax.Array, fixed: Any, example: data.Example, key: jax.Array
     ) -> jax.Array:
-        del fixed, image, label, key
+        del fixed, example, key
         return plan.l2_clip_norm * jnp.sum(params)
 
     def released(with_it: bool) -> np.ndarray:
@@ -107,10 +103,10 @@ def of_step(
         state = create_state(jnp.zeros(size), training.optimizer, training.noise)
         state = devices.place(state, devices.replicated(mesh))
         room = -(-(_BYSTANDERS + 1) // mesh.size) * mesh.size
+        spec = data.image_spec((1, 1, 1), conditions.Unconditional())
         batch = devices.place(
             (
-                np.zeros((room, 1, 1, 1), np.float32),
-                np.zeros(room, np.int32),
+                padding.blank_examples(spec, room),
                 np.arange(room) >= _BYSTANDERS + with_it,
                 np.arange(room, dtype=np.int32),
             ),

@@ -21,6 +21,7 @@ from dpdm_jax.compilation.targets import CHIP_SOURCE, Chip, Target
 from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.diffusion import from_config as diffusion_from_config
 from dpdm_jax.models.model import Model, build_model
+from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import PrivacyPlan, new_noise_key
 from dpdm_jax.privacy.clipping import LossTraits, choose_engine, loss_traits
 from dpdm_jax.sampling.generate import sampling_program
@@ -53,7 +54,7 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
             devices.
     """
     problem = planning.public_problem(config)
-    model = build_model(config, problem.image_shape, problem.num_classes)
+    model = build_model(config, problem.image_shape, problem.condition)
     plan = planning.privacy_plan(config, problem.num_examples, model)
     num_devices = len(target.devices)
     planning.check_microbatch(config.train.microbatch_size, num_devices)
@@ -187,11 +188,7 @@ def _with_engine_of(
 
 def _loss_traits(config: ml_collections.ConfigDict, model: Model) -> LossTraits:
     key = fresh_secrets().loss_key(0)
-    one_example = (
-        jnp.zeros((1, *model.network.image_shape)),
-        jnp.zeros(1, jnp.int32),
-        key[None],
-    )
+    one_example = (blank_examples(model.example, 1), key[None])
     loss = model.trained_loss(config.diffusion)
     return loss_traits(
         lambda parts, *example: loss(*parts, *example),
@@ -235,8 +232,7 @@ def _programs(
     size = config.train.microbatch_size
     batch = _placed(
         (
-            jax.ShapeDtypeStruct((size, *model.network.image_shape), jnp.float32),
-            jax.ShapeDtypeStruct((size,), jnp.int32),  # labels
+            blank_examples(model.example, size),
             jax.ShapeDtypeStruct((size,), jnp.bool),  # is_padding
             jax.ShapeDtypeStruct((size,), jnp.int32),  # positions
         ),
@@ -245,9 +241,10 @@ def _programs(
     key = _placed(fresh_secrets().loss_key(0), everywhere)
     count = -(-config.sample.batch_size // mesh.size) * mesh.size
     numbers = _placed(jax.ShapeDtypeStruct((count,), jnp.int32), per_device)
+    asked = _placed(blank_examples(model.condition.spec, count), per_device)
     return {
         "finish": lambda: step.finish.lower(state, partial),
-        "sample": lambda: sample.lower(params, numbers, numbers),
+        "sample": lambda: sample.lower(params, numbers, asked),
         "accumulate": lambda: step.accumulate.lower(
             partial, state.params, fixed, *batch, key
         ),

@@ -1,4 +1,4 @@
-"""Images and labels: sources, transforms, and padded batches.
+"""Images and what they show: sources, transforms, and padded batches.
 
 Importing this package pulls in neither TensorFlow nor scikit-learn; a source's library
 is imported when that source is loaded.
@@ -7,7 +7,13 @@ is imported when that source is loaded.
 from dpdm_jax.data.binding import bind
 from dpdm_jax.data.loading import Batch, load_batch
 from dpdm_jax.data.registry import load_source
-from dpdm_jax.data.sources import ArraySource, Source
+from dpdm_jax.data.sources import (
+    ArraySource,
+    Example,
+    MemorySource,
+    Source,
+    image_spec,
+)
 from dpdm_jax.data.transforms import (
     CROPS,
     RESIZE_FILTERS,
@@ -16,7 +22,6 @@ from dpdm_jax.data.transforms import (
     center_crop_square,
     resize,
     set_channels,
-    to_float,
 )
 
 __all__ = [
@@ -24,14 +29,16 @@ __all__ = [
     "RESIZE_FILTERS",
     "ArraySource",
     "Batch",
+    "Example",
+    "MemorySource",
     "Preparation",
     "Source",
     "bind",
     "center_crop_celeba",
     "center_crop_square",
+    "image_spec",
     "load_batch",
     "load_source",
     "resize",
     "set_channels",
-    "to_float",
 ]

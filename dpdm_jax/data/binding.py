@@ -10,10 +10,12 @@ import hashlib
 import json
 import math
 
+import jax
 import numpy as np
 import tqdm
 
-from dpdm_jax.data.sources import ArraySource, Source
+from dpdm_jax import conditions
+from dpdm_jax.data.sources import Example, MemorySource, Source
 from dpdm_jax.errors import InputError
 
 _SIZE = hashlib.sha256().digest_size
@@ -29,14 +31,15 @@ def bind(source: Source) -> tuple[Source, bytes]:
     Returns:
         The source to read from: that one if its images lie in memory, where nothing
         changes them; else one that compares what it reads with what was digested. And
-        32 bytes, which differ if an image, a label, their order, their number, the
-        image shape or the number of classes does (SHA-256). Private.
+        32 bytes, which differ if an image, a condition, their order, their number, the
+        image shape or the kind of condition does (SHA-256). Private.
     """
     digests = _digest_each(source)
-    facts = [len(source), list(source.image_shape), source.num_classes]
+    shape = list(source.spec["image"].shape)
+    facts = [len(source), shape, *conditions.to_dict(source.condition).values()]
     whole = hashlib.sha256(json.dumps(facts).encode())
     whole.update(digests.tobytes())
-    if not isinstance(source, ArraySource):
+    if not isinstance(source, MemorySource):
         source = _BoundSource(source, digests)
     return source, whole.digest()
 
@@ -46,47 +49,48 @@ class _BoundSource:
 
     def __init__(self, source: Source, digests: np.ndarray):
         self._source, self._digests = source, digests
-        self.image_shape = source.image_shape
-        self.num_classes = source.num_classes
+        self.spec = source.spec
+        self.condition = source.condition
 
     def __len__(self) -> int:
         return len(self._digests)
 
-    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, indices: np.ndarray) -> Example:
         """Reads examples; see ``Source.examples``.
 
         Raises:
             InputError: one is not what it was when the run started.
         """
-        images, labels = self._source.examples(indices)
-        if (_digests_of(images, labels) != self._digests[indices]).any():
+        examples = self._source.examples(indices)
+        if (_digests_of(examples) != self._digests[indices]).any():
             # Which one is private: steps choose their examples in secret.
             raise InputError(
                 "The training data was changed while the run reads it; allowed: files "
                 "that stay as they are until the run has ended."
             )
-        return images, labels
+        return examples
 
 
 def _digest_each(source: Source) -> np.ndarray:
     """Digests every example; uint8 [len, 32]."""
     digests = np.empty((len(source), _SIZE), np.uint8)
-    piece = max(1, _PIECE // math.prod(source.image_shape))
+    piece = max(1, _PIECE // math.prod(source.spec["image"].shape))
     with tqdm.tqdm(
         desc="digesting images", total=len(source), leave=False, disable=None
     ) as progress:
         for start in range(0, len(source), piece):
             indices = np.arange(start, min(start + piece, len(source)))
-            digests[indices] = _digests_of(*source.examples(indices))
+            digests[indices] = _digests_of(source.examples(indices))
             progress.update(len(indices))
     return digests
 
 
-def _digests_of(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Digests examples, each with its label; uint8 [n, 32]."""
+def _digests_of(examples: Example) -> np.ndarray:
+    """Digests examples, each with its condition; uint8 [n, 32]."""
+    leaves = [x.astype(x.dtype.newbyteorder("<")) for x in jax.tree.leaves(examples)]
     made = [
-        # Labels have one size, so that none runs on into its image.
-        hashlib.sha256(label.tobytes() + image.tobytes()).digest()
-        for image, label in zip(images, labels.astype("<i4"), strict=True)
+        # Each leaf has one size, so that none runs on into the next.
+        hashlib.sha256(b"".join(x.tobytes() for x in parts)).digest()
+        for parts in zip(*leaves, strict=True)
     ]
     return np.frombuffer(b"".join(made), np.uint8).reshape(len(made), _SIZE)

@@ -10,6 +10,7 @@ from dpdm_jax import validate
 from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
+    Source,
     resolve_num_classes,
     split_name,
 )
@@ -22,7 +23,7 @@ _NUM_CLASSES = 10
 _MAX_INK = 16
 
 
-def load(config: DataSettings, split: str) -> ArraySource:
+def load(config: DataSettings, split: str) -> Source:
     """Loads the digits as uint8 [N, 8, 8, 1] with labels 0 to 9.
 
     A stored value v in 0..16 becomes floor((255 v + 8) / 16), which is 255 v / 16

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import of_classes
+from dpdm_jax.data import fonts
 from dpdm_jax.data.font_rendering import (
     FRAMES,
     MAX_STROKE,
@@ -26,6 +28,8 @@ from dpdm_jax.data.font_rendering import (
 from dpdm_jax.data.sources import (
     SPLITS,
     DataSettings,
+    Example,
+    image_spec,
     resolve_num_classes,
     split_name,
 )
@@ -140,10 +144,11 @@ class GlyphSource:
         self._em = max(_EM, math.ceil(_EM_PER_PIXEL * size))
         self._prepare = Preparation.from_config(config)
         first = self._render(0)
-        self.image_shape: tuple[int, int, int] = first.shape
-        self.num_classes = resolve_num_classes(
+        num_classes = resolve_num_classes(
             config.num_classes, self._classes, "data.glyphs.characters"
         )
+        self.condition = of_classes(num_classes)
+        self.spec = image_spec(first.shape, self.condition)
         count = self._classes * settings.images_per_character
         try:
             self._images = np.zeros((count, *first.shape), np.uint8)
@@ -157,17 +162,16 @@ class GlyphSource:
     def __len__(self) -> int:
         return len(self._images)
 
-    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, indices: np.ndarray) -> Example:
         """Reads examples; see ``Source.examples``."""
         indices = np.asarray(indices)
         for i in indices[~self._is_rendered[indices]]:
             self._images[i] = self._render(int(i))
             self._is_rendered[i] = True
-        labels = indices % self._classes if self.num_classes else 0 * indices
-        return self._images[indices], labels.astype(np.int32)
+        labels = indices % self._classes if self.condition.num_classes else 0 * indices
+        return {"image": self._images[indices], "condition": labels.astype(np.int32)}
 
     def _render(self, index: int) -> np.ndarray:
-        from dpdm_jax.data import fonts  # brings matplotlib
 
         copy, label = divmod(index, self._classes)
         font = self._fonts[copy % len(self._fonts)]
@@ -208,8 +212,6 @@ def load(settings: Settings, config: DataSettings, split: str) -> GlyphSource:
         InputError: a setting is not allowed, a font file is damaged, or fewer than two
             fonts draw the characters.
     """
-    from dpdm_jax.data import fonts  # brings matplotlib
-
     name = split_name(config, split)
     validate.one_of(f"data.{split}_split", name, SPLITS)
     smallest, largest = _SIZES

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dpdm_jax.data import paths
-from dpdm_jax.data.sources import ArraySource, DataSettings, split_name
+from dpdm_jax.data.sources import ArraySource, DataSettings, Source, split_name
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
@@ -21,7 +21,7 @@ _UINT8 = 8
 _PIECE = 2**20  # bytes read at once
 
 
-def load(config: DataSettings, split: str) -> ArraySource:
+def load(config: DataSettings, split: str) -> Source:
     """Loads ``PREFIX-images-idx3-ubyte`` and ``PREFIX-labels-idx1-ubyte``.
 
     Either file may carry ``.gz``; the plain one is taken if both exist. PREFIX is

@@ -4,24 +4,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpdm_jax.data import transforms
-from dpdm_jax.data.sources import Source
+from dpdm_jax.data.sources import Example, Source
 from dpdm_jax.errors import InputError
-
-PADDING_INDEX = -1
+from dpdm_jax.padding import PADDING, blank_examples, fill_rows
 
 
 class Batch(NamedTuple):
     """Examples of one batch.
 
     Attributes:
-        images: float32 [n, H, W, C] in [-1, 1]; zero where padded.
-        labels: int32 [n]; zero where padded or unlabelled.
+        examples: the tree of ``Source.spec``, of arrays [n, ...]; zero where padded.
         is_padding: bool [n], True where there is no example.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    examples: Example
     is_padding: np.ndarray
 
 
@@ -36,7 +32,7 @@ def load_batch(source: Source, indices: np.ndarray) -> Batch:
         The batch, in the order of the indices.
 
     Raises:
-        InputError: an index, or a label that the source returned, is out of range.
+        InputError: an index, or a condition that the source returned, is out of range.
     """
     indices = np.asarray(indices)
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
@@ -44,27 +40,16 @@ def load_batch(source: Source, indices: np.ndarray) -> Batch:
             f"indices are {indices.dtype} of shape {indices.shape}; "
             "allowed: integers of shape (n,)."
         )
-    outside = (indices < PADDING_INDEX) | (indices >= len(source))
+    outside = (indices < PADDING) | (indices >= len(source))
     if outside.any():
         raise InputError(
             f"an index is {indices[outside][0]}; allowed: 0 to {len(source) - 1}, or "
-            f"{PADDING_INDEX} for padding."
+            f"{PADDING} for padding."
         )
-    is_padding = indices == PADDING_INDEX
-    images = np.zeros((len(indices), *source.image_shape), np.float32)
-    labels = np.zeros(len(indices), np.int32)
+    is_padding = indices == PADDING
+    examples = blank_examples(source.spec, len(indices))
     if not is_padding.all():
-        pixels, found = source.examples(indices[~is_padding])
-        _check_labels(found, source.num_classes)
-        images[~is_padding] = transforms.to_float(pixels)
-        labels[~is_padding] = found
-    return Batch(images, labels, is_padding)
-
-
-def _check_labels(labels: np.ndarray, num_classes: int) -> None:
-    # An unlabelled source says 0 for all, the one value it is allowed.
-    outside = (labels < 0) | (labels >= max(num_classes, 1))
-    if outside.any():
-        raise InputError(
-            f"a label is {labels[outside][0]}; allowed: 0 to {max(num_classes, 1) - 1}."
-        )
+        found = source.examples(indices[~is_padding])
+        source.condition.check(found["condition"])
+        fill_rows(examples, ~is_padding, found)
+    return Batch(examples, is_padding)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dpdm_jax.data import paths
-from dpdm_jax.data.sources import ArraySource, DataSettings, split_name
+from dpdm_jax.data.sources import ArraySource, DataSettings, Source, split_name
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
@@ -17,7 +17,7 @@ _END_SIZE = 22 + 2**16
 _WANTED = "an .npz file, or a folder with train.npz and test.npz"
 
 
-def load(config: DataSettings, split: str) -> ArraySource:
+def load(config: DataSettings, split: str) -> Source:
     """Loads ``images`` uint8 [N, H, W] or [N, H, W, C] and ``labels`` int [N].
 
     Args:

@@ -1,17 +1,22 @@
 """The interface of every image source, and what all of them read of a config."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import Condition, of_classes
 from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
 
 SPLITS = ("train", "test")
 # Labels, and one more for no label, are int32.
 _MAX_CLASSES = 2**31 - 1
+
+#: One or more examples: a pytree with "image" and "condition" at its top.
+Example = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,35 +60,66 @@ class DataSettings:
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to images and labels, in an order that never changes.
+    """Random access to examples, in an order that never changes.
 
     Attributes:
-        image_shape: (H, W, C) of every image.
-        num_classes: labels lie in [0, num_classes); 0 means unlabelled.
+        spec: shapes and dtypes of one example, as a pytree: {"image": ...,
+            "condition": ...}, see ``image_spec``.
+        condition: what examples say of themselves.
     """
 
     @property
-    def image_shape(self) -> tuple[int, int, int]: ...
+    def spec(self) -> Example: ...
 
     @property
-    def num_classes(self) -> int: ...
+    def condition(self) -> Condition: ...
 
     def __len__(self) -> int: ...
 
-    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, indices: np.ndarray) -> Example:
         """Reads examples.
 
         Args:
             indices: int [n], each in [0, len).
 
         Returns:
-            images uint8 [n, H, W, C], and labels int32 [n], all 0 if unlabelled.
+            The tree of ``spec``, of arrays [n, ...].
         """
         ...
 
 
-class ArraySource:
-    """A source whose images lie in memory."""
+def image_spec(shape: tuple[int, ...], condition: Condition) -> Example:
+    """Returns the ``Source.spec`` of images of bytes, of (H, W, C)."""
+    image = jax.ShapeDtypeStruct(shape, np.uint8)
+    return {"image": image, "condition": condition.spec}
+
+
+class MemorySource:
+    """A source whose examples lie in memory; see ``Source``."""
+
+    def __init__(self, examples: Example, condition: Condition):
+        """Keeps arrays.
+
+        Args:
+            examples: a pytree of arrays [N, ...], N >= 1.
+            condition: see ``Source``.
+        """
+        self._examples = examples
+        self.condition = condition
+        self.spec = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples
+        )
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self._examples)[0])
+
+    def examples(self, indices: np.ndarray) -> Example:
+        """Reads examples; see ``Source.examples``."""
+        return jax.tree.map(lambda x: x[indices], self._examples)
+
+
+class ArraySource(MemorySource):
+    """A source of images of bytes that lie in memory."""
 
     def __init__(
         self,
@@ -122,25 +158,17 @@ class ArraySource:
                 f"the images of {name} have shape {images.shape}; "
                 "allowed: at least one image of at least 1x1."
             )
-        self._images = images
-        self.image_shape: tuple[int, int, int] = images.shape[1:]
         found = None
         if labels is not None:
             labels = np.asarray(labels)
             found = _count_classes(labels, len(images), name)
-        self.num_classes = resolve_num_classes(num_classes, found, name)
-        if labels is None or self.num_classes == 0:
+        num_classes = resolve_num_classes(num_classes, found, name)
+        if labels is None or num_classes == 0:
             labels = np.zeros(len(images))
-        self._labels = labels.astype(np.int32)
+        examples = {"image": images, "condition": labels.astype(np.int32)}
+        super().__init__(examples, of_classes(num_classes))
 
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Reads examples; see ``Source.examples``."""
-        return self._images[indices], self._labels[indices]
-
-    def prepared(self, preparation: transforms.Preparation) -> "ArraySource":
+    def prepared(self, preparation: transforms.Preparation) -> MemorySource:
         """Returns the source with its images cropped, converted and resized.
 
         For data that is read as one array; the other sources prepare what they read
@@ -150,11 +178,12 @@ class ArraySource:
             InputError: see ``Preparation``.
         """
         # All images have one shape: what keeps the first one's changes none.
-        if preparation(self._images[0]).shape == self.image_shape:
+        stored = self._examples["image"]
+        if preparation(stored[0]).shape == stored[0].shape:
             return self
-        images = np.stack([preparation(image) for image in self._images])
-        labels = self._labels if self.num_classes else None
-        return ArraySource(images, labels, self.num_classes)
+        images = np.stack([preparation(image) for image in stored])
+        prepared = self._examples | {"image": images}
+        return MemorySource(prepared, self.condition)
 
 
 def resolve_num_classes(requested: int, found: int | None, name: str) -> int:

@@ -14,10 +14,14 @@ import numpy as np
 import tqdm
 from absl import logging
 
+from dpdm_jax import padding
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
+    Example,
     Source,
+    image_spec,
     resolve_num_classes,
     split_name,
 )
@@ -70,24 +74,24 @@ class RandomAccessSource:
         self._records = records
         self._image_key, self._label_key = keys
         self._prepare = prepare
-        self.num_classes = num_classes
-        self.image_shape = prepare(records[0][self._image_key]).shape
+        self.condition = of_classes(num_classes)
+        shape = prepare(records[0][self._image_key]).shape
+        self.spec = image_spec(shape, self.condition)
         self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def examples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def examples(self, indices: np.ndarray) -> Example:
         """Reads examples; see ``Source.examples``."""
-        images = np.empty((len(indices), *self.image_shape), np.uint8)
-        labels = np.zeros(len(indices), np.int32)
+        found = padding.blank_examples(self.spec, len(indices))
         rows = self._records.__getitems__([int(i) for i in indices])
         prepared = self._pool.map(self._prepare, [row[self._image_key] for row in rows])
         for i, image in enumerate(prepared):
-            images[i] = _same_shape(image, self.image_shape)
+            found["image"][i] = _same_shape(image, self.spec["image"].shape)
         if self._label_key:
-            labels[:] = [row[self._label_key] for row in rows]
-        return images, labels
+            found["condition"][:] = [row[self._label_key] for row in rows]
+        return found
 
 
 def load(settings: Settings, config: DataSettings, split: str) -> Source:

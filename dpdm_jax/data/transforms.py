@@ -12,7 +12,7 @@ The preparations of the DPDM paper (Dockhorn et al., 2023), in these terms:
 """
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,26 +29,10 @@ RESIZE_FILTERS = {
 }
 _CELEBA_SHAPE = (218, 178)
 
-Array = TypeVar("Array")
-
 
 def format_shape(shape: tuple[int, ...]) -> str:
     """Formats an image shape for messages, (28, 28, 1) as ``28x28x1``."""
     return "x".join(str(n) for n in shape)
-
-
-def to_float(images: Array) -> Array:
-    """Maps uint8 pixels to the range of training, ``u / 127.5 - 1``.
-
-    Args:
-        images: uint8 array of any shape, NumPy or JAX.
-
-    Returns:
-        float32 array of the same shape and kind, in [-1, 1].
-    """
-    one = np.float32(1)
-    # JAX, whose arrays have it, too, is not loaded here.
-    return images.astype(np.float32) / np.float32(127.5) - one  # type: ignore[attr-defined]
 
 
 def center_crop_square(image: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ of the loss are the parameterization's.
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
@@ -20,10 +20,12 @@ from dpdm_jax.diffusion.priors import Prior
 Params = Any
 #: Noisy images, clean ones, or a number for each of their pixels.
 Images = Float[Array, "n h w c"]
-#: ``apply(params, x, c_noise, label)``
-NetworkApply = Callable[[Params, Images, Float[Array, " n"], Int[Array, " n"]], Images]
-#: ``denoise(params, x, sigma, label) -> x0``
-Denoiser = Callable[[Params, Images, Float[Array, " n"], Int[Array, " n"]], Images]
+#: The condition of a batch: a tree of arrays [n, ...], such as labels int32 [n].
+Values = Any
+#: ``apply(params, x, c_noise, condition)``
+NetworkApply = Callable[[Params, Images, Float[Array, " n"], Values], Images]
+#: ``denoise(params, x, sigma, condition) -> x0``
+Denoiser = Callable[[Params, Images, Float[Array, " n"], Values], Images]
 
 
 def make_denoiser(
@@ -39,8 +41,8 @@ def make_denoiser(
         prior: what it corrects; None for the parameterization's own.
 
     Returns:
-        ``denoise(params, x, sigma, label)``: x in noisy coordinates and sigma > 0; the
-        predicted clean images.
+        ``denoise(params, x, sigma, condition)``: x in noisy coordinates and sigma > 0,
+        condition a tree of arrays [n, ...]; the predicted clean images.
     """
     if prior is None:
         prior = parameterization.prior
@@ -49,16 +51,16 @@ def make_denoiser(
         params: Params,
         x: Images,
         sigma: Float[Array, " n"],
-        label: Int[Array, " n"],
+        condition: Values,
     ) -> Images:
         s = sigma[:, None, None, None]
-        known = prior.given(params, label)
+        known = prior.given(params, condition)
         x = x - prior.mean_data
         raw = apply(
             params,
             parameterization.c_in(s) * x,
             parameterization.c_noise(sigma),
-            label,
+            condition,
         )
         clean = known.c_skip(s) * (known.analyse(x) - known.expected)
         clean = clean + known.c_out(s) * known.analyse(raw)

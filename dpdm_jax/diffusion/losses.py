@@ -6,14 +6,14 @@ example; the privacy engines put the batch around it.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Float32, PRNGKeyArray
 
 from dpdm_jax.diffusion import noise_levels as noise_levels_lib
-from dpdm_jax.diffusion.denoiser import Denoiser, Params
+from dpdm_jax.diffusion.denoiser import Denoiser, Params, Values
 from dpdm_jax.diffusion.views import Views
 
 #: Every view is the image as it is.
@@ -21,17 +21,15 @@ THE_IMAGE = Views()
 
 #: An image, or a view of it for each draw.
 Seen = Float[Array, "h w c"] | Float[Array, "k h w c"]
-#: ``loss(params, image, label, key)``
-ExampleLoss = Callable[
-    [Params, Float[Array, "h w c"], Int[Array, ""], PRNGKeyArray], Float32[Array, ""]
-]
+#: ``loss(params, {"image": float32 [h, w, c], "condition": ...}, key)``
+ExampleLoss = Callable[[Params, dict[str, Any], PRNGKeyArray], Float32[Array, ""]]
 
 
 class Draws(NamedTuple):
     """The randomness of one example's loss.
 
     Attributes:
-        drop_label: whether the null label replaces the label; shared by all K.
+        drop_label: whether the null replaces the condition; shared by all K.
         sigma: the noise levels.
         noise: unit normal.
     """
@@ -57,7 +55,7 @@ def draw(
         image_shape: (h, w, c).
         noise_levels: training distribution of sigma.
         noise_multiplicity: number of draws K >= 1.
-        label_dropout: probability in [0, 1] that the label is dropped.
+        label_dropout: probability in [0, 1] that the condition is dropped.
         stratified: see ``noise_levels.draw``.
 
     Returns:
@@ -78,9 +76,9 @@ def denoising_loss(
     loss_weight: Callable[[Float32[Array, " k"]], Float32[Array, " k"]],
     params: Params,
     image: Seen,
-    label: Int[Array, ""],
+    condition: Values,
     draws: Draws,
-    null_label: int | None,
+    null: Values | None,
 ) -> Float32[Array, ""]:
     """Weighted squared error of the denoiser on one example.
 
@@ -92,18 +90,24 @@ def denoising_loss(
         loss_weight: lambda(sigma).
         params: parameters of the denoiser.
         image: in [-1, 1].
-        label: its class.
+        condition: of the example, a tree of arrays.
         draws: the randomness, with K draws.
-        null_label: the label that stands for 'no label'; None for unlabelled data.
+        null: the condition that stands for none; None where there never is one.
 
     Returns:
         ``mean_k lambda(sigma_k) mean_pixels (D(x + n_k) - x)^2``.
     """
-    if null_label is not None:
-        label = jnp.where(draws.drop_label, null_label, label)
-    labels = jnp.broadcast_to(label, draws.sigma.shape)
+    if null is not None:
+        condition = jax.tree.map(
+            lambda given, none: jnp.where(draws.drop_label, none, given),
+            condition,
+            null,
+        )
+    shared = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (*draws.sigma.shape, *jnp.shape(x))), condition
+    )
     noisy = image + draws.sigma[:, None, None, None] * draws.noise
-    error = denoise(params, noisy, draws.sigma, labels) - image
+    error = denoise(params, noisy, draws.sigma, shared) - image
     return jnp.mean(loss_weight(draws.sigma) * jnp.mean(error**2, axis=(1, 2, 3)))
 
 
@@ -114,7 +118,7 @@ def make_loss(
     *,
     noise_multiplicity: int,
     label_dropout: float,
-    null_label: int | None,
+    null: Values | None,
     stratified: bool = False,
     views: Views = THE_IMAGE,
     draws_at_once: int = 0,
@@ -127,7 +131,7 @@ def make_loss(
         noise_levels: training distribution of sigma.
         noise_multiplicity: K >= 1.
         label_dropout: probability in [0, 1].
-        null_label: see ``denoising_loss``.
+        null: see ``denoising_loss``.
         stratified: see ``noise_levels.draw``.
         views: how the image is seen.
         draws_at_once: draws that the network sees together, a divisor of K, or 0 for
@@ -139,11 +143,9 @@ def make_loss(
     """
 
     def loss(
-        params: Params,
-        image: Float[Array, "h w c"],
-        label: Int[Array, ""],
-        key: PRNGKeyArray,
+        params: Params, example: dict[str, Any], key: PRNGKeyArray
     ) -> Float32[Array, ""]:
+        image, condition = example["image"], example["condition"]
         draws = draw(
             key,
             image.shape,
@@ -157,7 +159,7 @@ def make_loss(
 
         def of_some(params: Params, draws: Draws, seen: Seen) -> Float32[Array, ""]:
             return denoising_loss(
-                denoise, loss_weight, params, seen, label, draws, null_label
+                denoise, loss_weight, params, seen, condition, draws, null
             )
 
         if draws_at_once in (0, noise_multiplicity):

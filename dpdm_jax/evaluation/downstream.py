@@ -21,10 +21,11 @@ import optax
 
 from dpdm_jax import validate
 from dpdm_jax.data import transforms
-from dpdm_jax.data.loading import PADDING_INDEX
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import classifiers, registry
 from dpdm_jax.evaluation.recipes import Recipe
+from dpdm_jax.images import pixels
+from dpdm_jax.padding import PADDING, pad_indices
 from dpdm_jax.training import rngs
 
 #: ``(images uint8 [n, h, w, c], labels int [n])``
@@ -196,15 +197,13 @@ def batch_indices(order: np.ndarray, batch_size: int) -> np.ndarray:
     """Cuts an order of examples into batches.
 
     Args:
-        order: int [n].
+        order: int [n], n >= 1.
         batch_size: >= 1.
 
     Returns:
         int32 [ceil(n / batch_size), batch_size], the last row filled up with -1.
     """
-    filling = -len(order) % batch_size
-    padded = np.pad(order, (0, filling), constant_values=PADDING_INDEX)
-    return padded.reshape(-1, batch_size).astype(np.int32)
+    return pad_indices(order, batch_size).reshape(-1, batch_size).astype(np.int32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -254,14 +253,14 @@ def train_epoch(
     def step(state: TrainState, inputs: Any) -> tuple[TrainState, None]:
         batch, number = inputs
         step_key = jax.random.fold_in(key, number)
-        x = transforms.to_float(images[batch])
+        x = pixels.to_float(images[batch])
         if recipe.augmentation:
             x = augmented(jax.random.fold_in(step_key, 0), x)
         targets = optax.smooth_labels(
             jax.nn.one_hot(labels[batch], classifier.num_classes),
             recipe.label_smoothing,
         )
-        real = batch != PADDING_INDEX
+        real = batch != PADDING
 
         def loss(params: classifiers.Params) -> jax.Array:
             logits = classifier.apply(params, x, step_key)
@@ -319,9 +318,9 @@ def _count_correct(
     batches: jax.Array,
 ) -> jax.Array:
     def count(total: jax.Array, batch: jax.Array) -> tuple[jax.Array, None]:
-        logits = classifier.apply(params, transforms.to_float(images[batch]))
+        logits = classifier.apply(params, pixels.to_float(images[batch]))
         correct = jnp.argmax(logits, axis=-1) == labels[batch]
-        return total + jnp.sum(correct & (batch != PADDING_INDEX)), None
+        return total + jnp.sum(correct & (batch != PADDING)), None
 
     return jax.lax.scan(count, jnp.int32(0), batches)[0]
 

@@ -15,7 +15,6 @@ import numpy as np
 import optax
 
 from dpdm_jax import privacy, validate
-from dpdm_jax.data import transforms
 from dpdm_jax.evaluation import classifiers, downstream, registry
 from dpdm_jax.evaluation.downstream import (
     DownstreamResult,
@@ -23,6 +22,8 @@ from dpdm_jax.evaluation.downstream import (
     SeedResult,
     TrainState,
 )
+from dpdm_jax.images import pixels
+from dpdm_jax.padding import PADDING, pad_indices
 from dpdm_jax.training import rngs
 
 # Batches are filled up to a multiple of this.
@@ -170,10 +171,8 @@ def _train(
 def _of_one_width(batches: list[np.ndarray]) -> np.ndarray:
     """Fills batches up to the size of the largest; none loses an example."""
     width = -(-max(map(len, batches)) // _MULTIPLE) * _MULTIPLE
-    filled = np.full((len(batches), max(width, _MULTIPLE)), -1, np.int32)
-    for row, batch in zip(filled, batches, strict=True):
-        row[: len(batch)] = batch
-    return filled
+    filled = [pad_indices(batch, max(width, _MULTIPLE)) for batch in batches]
+    return np.stack(filled).astype(np.int32)
 
 
 def _take_steps(
@@ -196,9 +195,9 @@ def _take_steps(
     def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, None]:
         total = clipped_grad(
             state.params,
-            transforms.to_float(images[batch]),
+            pixels.to_float(images[batch]),
             labels[batch],
-            is_padding_example=batch < 0,
+            is_padding_example=batch == PADDING,
         )
         updates, opt_state = optimizer.update(total, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state), None

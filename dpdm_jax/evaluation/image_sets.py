@@ -10,7 +10,7 @@ from dpdm_jax import data, validate
 from dpdm_jax.data import idx, image_folder, npz, tfds, transforms
 from dpdm_jax.data.sources import DataSettings
 from dpdm_jax.errors import InputError
-from dpdm_jax.sampling import images as sampled
+from dpdm_jax.images import pixels
 
 #: Ranges that float images may be in, by what states them.
 FLOAT_RANGES = {"0,1": (0.0, 1.0), "-1,1": (-1.0, 1.0), "0,255": (0.0, 255.0)}
@@ -51,10 +51,11 @@ class ImageSet:
 
 def from_source(source: data.Source, name: str) -> ImageSet:
     """Reads all of a source into memory."""
-    images, labels = source.examples(np.arange(len(source)))
-    if source.num_classes == 0:
-        return ImageSet(name, images)
-    return ImageSet(name, images, labels, source.num_classes)
+    found = source.examples(np.arange(len(source)))
+    num_classes = source.condition.num_classes
+    if not num_classes:
+        return ImageSet(name, found["image"])
+    return ImageSet(name, found["image"], found["condition"], num_classes)
 
 
 def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> ImageSet:
@@ -80,7 +81,7 @@ def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> Ima
         raise InputError(
             f"float_range is {float_range!r}; allowed: {' or '.join(FLOAT_RANGES)}."
         )
-    validate.one_of("rounding", rounding, sampled.ROUNDINGS)
+    validate.one_of("rounding", rounding, pixels.ROUNDINGS)
     if spec.startswith("tfds:"):
         _, name, *rest = spec.split(":", 2)
         stored = DataSettings(train_split=rest[0] if rest else "train")
@@ -219,8 +220,7 @@ def _quantised(
             f"a pixel of {name} is {images[~inside][0]:g}; allowed: {low:g} to "
             f"{high:g}, as float_range states."
         )
-    levels = (images - images.dtype.type(low)) * images.dtype.type(255 / (high - low))
-    return (np.rint(levels) if rounding == "nearest" else levels).astype(np.uint8)
+    return pixels.to_uint8(images, rounding, (low, high))
 
 
 def _from_idx(folder: pathlib.Path, name: str, prefix: str) -> ImageSet:

@@ -16,6 +16,7 @@ from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import cache, classifiers, downstream, features
 from dpdm_jax.evaluation.recipes import Recipe
+from dpdm_jax.images import pixels
 from dpdm_jax.training import rngs
 
 NUM_STEPS = 1000
@@ -53,7 +54,7 @@ class LenetFeatures:
         """
         self._params = features.on_every_device(params)
         self._features = jax.jit(
-            lambda params, x: classifier.features(params, transforms.to_float(x))
+            lambda params, x: classifier.features(params, pixels.to_float(x))
         )
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
         self.fingerprint = cache.checksum(_VERSION, *leaves)

@@ -62,14 +62,15 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         settings.load_inception()
     needing = [name for name in chosen if name in registry.CLASSIFIERS]
     test = data.load_source(config.data, "test")
-    if needing and test.num_classes == 0:
+    num_classes = test.condition.num_classes or 0
+    if needing and num_classes == 0:
         raise InputError(
             f"evaluate.metrics has {needing[0]}, and the data has no labels to train a "
             "classifier with; allowed: data with labels, or metrics without "
             f"{', '.join(registry.CLASSIFIERS)}."
         )
     for name in needing:
-        registry.build_classifier(name, test.image_shape, test.num_classes)
+        registry.build_classifier(name, test.spec["image"].shape, num_classes)
 
 
 def _settings(

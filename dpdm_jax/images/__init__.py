@@ -1,1 +1,1 @@
-"""Images as arrays: frequencies and augmentation."""
+"""Images as arrays: bytes and floats, frequencies, augmentation."""

@@ -44,7 +44,7 @@ def import_checkpoint(
     """
     official = read_official_checkpoint(checkpoint)
     problem = planning.public_problem(config)
-    model = build_model(config, problem.image_shape, problem.num_classes)
+    model = build_model(config, problem.image_shape, problem.condition)
     if model.num_trained < model.num_parameters:
         raise InputError(
             f"diffusion.parameterization is {config.diffusion.parameterization!r}, "

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import jax
 import ml_collections
 
-from dpdm_jax import validate
+from dpdm_jax import conditions, validate
+from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion import from_config, losses, noise_levels
 from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
 from dpdm_jax.diffusion.parameterizations import Parameterization
@@ -17,27 +18,32 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import named_leaves, of_denoiser
 from dpdm_jax.networks import Network, Params, build_network
+from dpdm_jax.networks.codecs import Codec, PixelCodec
 
 # The network's part of the parameters, where there are others.
 _NETWORK = "network"
+# The loss splits an example's key in three, and draws views from the fourth.
+_CODEC_STREAM = 4
 
-#: ``loss(trained, fixed, image [h,w,c], label [], key) -> scalar``
-TrainedLoss = Callable[[Any, Any, jax.Array, jax.Array, jax.Array], jax.Array]
+#: ``loss(trained, fixed, example, key) -> scalar``, of an example of ``Model.example``
+TrainedLoss = Callable[[Any, Any, dict[str, Any], jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A network, the way it denoises and the noise levels it is trained at.
 
-    Its parameters are the network's own; where the prior keeps some, too, they are
-    {"network": ..., **those of the prior}.
+    Its parameters are the network's own; where prior or codec keep some, too, they are
+    {"network": ..., **those of the prior, **those of the codec}.
 
     Attributes:
         network: the raw network.
         parameterization: what the network sees, and the weight of the loss.
         prior: what the network corrects.
         noise_levels: training distribution of sigma.
-        denoise: ``denoise(params, x, sigma, label)``, see ``diffusion.denoiser``.
+        denoise: ``denoise(params, x, sigma, condition)``, see ``diffusion.denoiser``.
+        condition: of the examples.
+        codec: what network and diffusion see of an image.
     """
 
     network: Network
@@ -45,26 +51,28 @@ class Model:
     prior: Prior
     noise_levels: noise_levels.NoiseLevels
     denoise: Denoiser
+    condition: Condition
+    codec: Codec
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(h, w, c)."""
-        return self.network.image_shape
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of what network and diffusion see."""
+        return self.codec.latent_shape
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes; 0 for unlabelled data."""
-        return self.network.num_classes
+    def sample_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of the images that are published."""
+        return self.codec.sample_shape
 
     @property
-    def null_label(self) -> int | None:
-        """The label that stands for 'no label'; None for unlabelled data."""
-        return self.num_classes or None
+    def example(self) -> dict[str, Any]:
+        """Shapes and dtypes of one example as the loss takes it."""
+        return {"image": self.codec.spec, "condition": self.condition.spec}
 
     def init(self, key: jax.Array) -> Params:
         """Returns the parameters before the first step, determined by the key."""
         params = self.network.init(key)
-        kept = self.prior.init(self.image_shape, self.num_classes)
+        kept = _kept(self.prior, self.codec, self.condition)
         return {_NETWORK: params, **kept} if kept else params
 
     def network_of(self, params: Params) -> Params:
@@ -77,13 +85,11 @@ class Model:
 
     @property
     def _is_alone(self) -> bool:
-        return not self._kept()
+        return not self._kept_names
 
-    def _kept(self) -> Params:
-        """Shapes of what the prior keeps among the parameters."""
-        return jax.eval_shape(
-            lambda: self.prior.init(self.image_shape, self.num_classes)
-        )
+    @property
+    def _kept_names(self) -> Set[str]:
+        return _kept_names(self.prior, self.codec, self.condition)
 
     @property
     def shapes(self) -> Params:
@@ -92,7 +98,7 @@ class Model:
 
     def split(self, params: Params) -> tuple[Params, Params]:
         """Takes parameters apart into the trained and the fixed, see ``partition``."""
-        kept = self._kept()
+        kept = self._kept_names
         return partition.split(params, lambda path: path.split("/")[0] not in kept)
 
     @property
@@ -106,7 +112,7 @@ class Model:
         return num_scalars(self.split(self.shapes)[0])
 
     def loss(self, config: ml_collections.ConfigDict) -> losses.ExampleLoss:
-        """Builds the loss of one example by all parameters.
+        """Builds the loss of one example, see ``example``, by all parameters.
 
         Args:
             config: ``config.diffusion``.
@@ -120,17 +126,38 @@ class Model:
         validate.real(
             "diffusion.label_dropout", config.label_dropout, minimum=0, maximum=1
         )
-        return losses.make_loss(
+        of_latents = losses.make_loss(
             self.denoise,
             self.parameterization.loss_weight,
             self.noise_levels,
             noise_multiplicity=config.noise_multiplicity,
             label_dropout=config.label_dropout,
-            null_label=self.null_label,
+            null=self.condition.null,
             stratified=config.stratified,
-            views=from_config.views(config, self.image_shape),
+            views=from_config.views(config, self.latent_shape),
             draws_at_once=_draws_at_once(config),
         )
+
+        def loss(params: Params, example: dict[str, Any], key: jax.Array) -> jax.Array:
+            return of_latents(params, self.encoded(params, example, key), key)
+
+        return loss
+
+    def encoded(
+        self, params: Params, example: dict[str, Any], key: jax.Array
+    ) -> dict[str, Any]:
+        """Returns an example, see ``example``, with its image as the diffusion sees it.
+
+        Args:
+            params: all parameters.
+            example: of a source.
+            key: of this example in this step.
+        """
+        # Another block of the key's stream than any that the loss draws.
+        latent = self.codec.encode(
+            params, example["image"], jax.random.fold_in(key, _CODEC_STREAM)
+        )
+        return example | {"image": latent}
 
     def trained_loss(self, config: ml_collections.ConfigDict) -> TrainedLoss:
         """Builds the training loss of one example, by trained and fixed parameters.
@@ -144,42 +171,39 @@ class Model:
         of_all = self.loss(config)
 
         def loss(
-            trained: Params,
-            fixed: Params,
-            image: jax.Array,
-            label: jax.Array,
-            key: jax.Array,
+            trained: Params, fixed: Params, example: dict[str, Any], key: jax.Array
         ) -> jax.Array:
-            return of_all(partition.join(trained, fixed), image, label, key)
+            return of_all(partition.join(trained, fixed), example, key)
 
         return loss
 
 
 def build_model(
     config: ml_collections.ConfigDict,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
+    sample_shape: tuple[int, int, int],
+    condition: Condition,
 ) -> Model:
     """Builds the model that a config describes.
 
     Args:
         config: the whole config; reads ``network`` and ``diffusion``.
-        image_shape: (h, w, c).
-        num_classes: 0 for unlabelled data.
+        sample_shape: (h, w, c) of the images.
+        condition: of the examples.
 
     Raises:
         InputError: a field is out of range.
     """
-    network = build_network(config.network, image_shape, num_classes)
+    codec = PixelCodec(sample_shape)
+    network = build_network(config.network, codec.latent_shape, condition)
     parameterization, prior = from_config.parameterization(
-        config.diffusion, image_shape
+        config.diffusion, codec.latent_shape
     )
-    is_alone = not jax.eval_shape(lambda: prior.init(image_shape, num_classes))
+    is_alone = not _kept_names(prior, codec, condition)
 
     def apply(
-        params: Params, x: jax.Array, c_noise: jax.Array, label: jax.Array
+        params: Params, x: jax.Array, c_noise: jax.Array, values: Any
     ) -> jax.Array:
-        return network.apply(params[_NETWORK], x, c_noise, label)
+        return network.apply(params[_NETWORK], x, c_noise, values)
 
     return Model(
         network=network,
@@ -189,7 +213,18 @@ def build_model(
         denoise=make_denoiser(
             network.apply if is_alone else apply, parameterization, prior
         ),
+        condition=condition,
+        codec=codec,
     )
+
+
+def _kept(prior: Prior, codec: Codec, condition: Condition) -> Params:
+    """What is among a model's parameters besides its network's."""
+    return prior.init(codec.latent_shape, condition) | codec.init()
+
+
+def _kept_names(prior: Prior, codec: Codec, condition: Condition) -> Set[str]:
+    return jax.eval_shape(lambda: _kept(prior, codec, condition)).keys()
 
 
 def _draws_at_once(config: ml_collections.ConfigDict) -> int:
@@ -211,8 +246,8 @@ def num_scalars(shapes: Any) -> int:
 def signature(model: Model) -> dict[str, Any]:
     """What must agree for weights to fit a model, as JSON values."""
     return {
-        "image_shape": list(model.image_shape),
-        "num_classes": model.num_classes,
+        "image_shape": list(model.sample_shape),
+        **conditions.to_dict(model.condition),
         "parameterization": of_denoiser(model.parameterization, model.prior),
         "parameters": {
             name: list(leaf.shape) for name, leaf in named_leaves(model.shapes).items()

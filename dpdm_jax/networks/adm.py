@@ -301,5 +301,4 @@ def build(
             rngs=rngs,
         ),
         image_shape,
-        num_classes,
     )

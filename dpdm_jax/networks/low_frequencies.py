@@ -5,13 +5,15 @@ network of shared weights learns that late, a perceptron of a few weights at onc
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import Condition, num_classes_for
 from dpdm_jax.errors import InputError
 from dpdm_jax.images.frequencies import dct_matrix
 from dpdm_jax.networks import mlp
@@ -47,16 +49,20 @@ class Settings:
         validate.real(f"{path}.condition_gain", self.condition_gain, above=0)
 
 
-def beside(settings: Settings, network: Network, dtype: DTypeLike) -> Network:
+def beside(
+    settings: Settings, network: Network, condition: Condition, *, dtype: DTypeLike
+) -> Network:
     """Returns a network with the perceptron of given settings beside it.
 
     Args:
         settings: the perceptron's, which has a ``count``.
         network: on images.
+        condition: of the examples.
         dtype: of the perceptron's computation.
 
     Raises:
-        InputError: images do not have so many frequencies a side.
+        InputError: images do not have so many frequencies a side, or the perceptron
+            cannot read the condition.
     """
     count = settings.count
     height, width, channels = network.image_shape
@@ -72,7 +78,8 @@ def beside(settings: Settings, network: Network, dtype: DTypeLike) -> Network:
         condition_gain=settings.condition_gain,
     )
     seen = (count, count, channels)
-    perceptron = mlp.build(one_block, seen, network.num_classes, dtype=dtype)
+    num_classes = num_classes_for(condition, "network.low_frequencies")
+    perceptron = mlp.build(one_block, seen, num_classes, dtype=dtype)
     return with_perceptron(network, perceptron)
 
 
@@ -102,11 +109,11 @@ def with_perceptron(network: Network, perceptron: Network) -> Network:
         params: Params,
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
-        label: Int[Array, " n"],
+        condition: Any,
     ) -> Float32[Array, "n h w out"]:
         low = jnp.einsum("ui,nijc,vj->nuvc", rows, x, columns)
-        low = perceptron.apply(params["low_frequencies"], low, c_noise, label)
+        low = perceptron.apply(params["low_frequencies"], low, c_noise, condition)
         low = jnp.einsum("ui,nuvc,vj->nijc", rows, low, columns)
-        return network.apply(params["network"], x, c_noise, label) + low
+        return network.apply(params["network"], x, c_noise, condition) + low
 
     return dataclasses.replace(network, init=init, apply=apply)

@@ -102,5 +102,4 @@ def build(
     return network.from_module(
         lambda rngs: MLP(image_shape, num_classes, settings, dtype=dtype, rngs=rngs),
         image_shape,
-        num_classes,
     )

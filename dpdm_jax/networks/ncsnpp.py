@@ -234,5 +234,4 @@ def build(
             rngs=rngs,
         ),
         image_shape,
-        num_classes,
     )

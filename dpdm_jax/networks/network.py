@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from dpdm_jax.networks import layers
 
@@ -26,19 +26,18 @@ class Network:
 
     Attributes:
         init: ``init(key) -> params``, determined by the key.
-        apply: ``apply(params, x, c_noise, label)``. The label is in 0..num_classes,
-            where num_classes is the null label; it is ignored when num_classes is 0.
+        apply: ``apply(params, x, c_noise, condition)``. The condition is a tree of
+            arrays [n, ...]: of class labels int32 [n] in 0..num_classes, where
+            num_classes is the null label.
         image_shape: (h, w, c).
-        num_classes: 0 for a network without labels.
     """
 
     init: Callable[[PRNGKeyArray], Params]
     apply: Callable[
-        [Params, Float[Array, "n h w c"], Float[Array, " n"], Int[Array, " n"]],
+        [Params, Float[Array, "n h w c"], Float[Array, " n"], Any],
         Float32[Array, "n h w out"],
     ]
     image_shape: tuple[int, int, int]
-    num_classes: int
 
     @property
     def num_parameters(self) -> int:
@@ -63,15 +62,13 @@ class _NoKeys(nnx.Rngs):
 def from_module(
     make_module: Callable[[nnx.Rngs], nnx.Module],
     image_shape: tuple[int, int, int],
-    num_classes: int,
 ) -> Network:
     """Turns a Flax module made of ``layers`` into a ``Network``.
 
     Args:
-        make_module: builds the module, whose call is ``module(x, c_noise, label)`` and
-            whose parameters all carry an initialisation law (see ``layers``).
+        make_module: builds the module, whose call is ``module(x, c_noise, condition)``
+            and whose parameters all carry an initialisation law (see ``layers``).
         image_shape: (h, w, c).
-        num_classes: number of classes; 0 for a network without labels.
 
     Returns:
         The network.
@@ -105,8 +102,8 @@ def from_module(
         params: Params,
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
-        label: Int[Array, " n"],
+        condition: Any,
     ) -> Float32[Array, "n h w out"]:
-        return nnx.merge(graph, params)(x, c_noise, label)
+        return nnx.merge(graph, params)(x, c_noise, condition)
 
-    return Network(init, apply, image_shape, num_classes)
+    return Network(init, apply, image_shape)

@@ -5,8 +5,9 @@ network a quarter at its largest resolution, and a transformer a sixteenth.
 """
 
 import dataclasses
+from typing import Any
 
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -70,9 +71,9 @@ def on_patches(network: Network, patch_size: int) -> Network:
         params: Params,
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
-        label: Int[Array, " n"],
+        condition: Any,
     ) -> Float32[Array, "n h w out"]:
-        folded = network.apply(params, fold(x, patch_size), c_noise, label)
+        folded = network.apply(params, fold(x, patch_size), c_noise, condition)
         return unfold(folded, patch_size)
 
     return dataclasses.replace(

@@ -98,5 +98,4 @@ def build(
             make_block, image_shape[-1], num_classes, settings, dtype=dtype, rngs=rngs
         ),
         image_shape,
-        num_classes,
     )

@@ -1,10 +1,14 @@
 """Networks by name."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections
+from jax.typing import DTypeLike
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import Condition, num_classes_for
 from dpdm_jax.networks import (
     adm,
     low_frequencies,
@@ -41,27 +45,54 @@ class Settings:
 
 _EVERY = Group("network", Settings)
 
-#: A builder takes the settings, (h, w, c), the number of classes and ``dtype``.
+
+def reads_classes(name: str, build: Callable[..., Network]) -> Callable[..., Network]:
+    """Returns the builder of a network that embeds class labels and nothing else.
+
+    Args:
+        name: of the network.
+        build: takes the settings, (h, w, c), the number of classes, 0 for none, and
+            ``dtype``.
+    """
+
+    def of_condition(
+        settings: Any,
+        image_shape: tuple[int, int, int],
+        condition: Condition,
+        *,
+        dtype: DTypeLike,
+    ) -> Network:
+        num_classes = num_classes_for(condition, f"network {name!r}")
+        return build(settings, image_shape, num_classes, dtype=dtype)
+
+    return of_condition
+
+
+def _of_classes(name: str, build: Callable[..., Network], settings: type[Any]) -> Kind:
+    return Kind(reads_classes(name, build), (Group(f"network.{name}", settings),))
+
+
+#: A builder takes the settings, (h, w, c), the examples' condition and ``dtype``.
 ROOM = Room(
     "network.name",
     {
-        "adm": Kind(adm.build, (Group("network.adm", adm.Settings),)),
-        "mixer": Kind(mixer.build, (Group("network.mixer", mixer.Settings),)),
-        "mlp": Kind(mlp.build, (Group("network.mlp", mlp.Settings),)),
-        "ncsnpp": Kind(ncsnpp.build, (Group("network.ncsnpp", ncsnpp.Settings),)),
-        "transformer": Kind(
-            transformer.build, (Group("network.transformer", transformer.Settings),)
+        "adm": _of_classes("adm", adm.build, adm.Settings),
+        "mixer": _of_classes("mixer", mixer.build, mixer.Settings),
+        "mlp": _of_classes("mlp", mlp.build, mlp.Settings),
+        "ncsnpp": _of_classes("ncsnpp", ncsnpp.build, ncsnpp.Settings),
+        "transformer": _of_classes(
+            "transformer", transformer.build, transformer.Settings
         ),
     },
     shared=(_EVERY,),
 )
 
-#: What is put beside a network; a builder takes the settings, the network, and the
-#: dtype of the computation.
+#: What is put beside a network; a builder takes the settings, the network, the
+#: examples' condition and ``dtype``.
 BESIDE = Switch(
     "network.low_frequencies.count",
     {
-        0: Kind(lambda network, dtype: network),
+        0: Kind(lambda network, condition, dtype: network),
         1: Kind(
             low_frequencies.beside,
             (Group("network.low_frequencies", low_frequencies.Settings),),
@@ -73,14 +104,14 @@ BESIDE = Switch(
 def build_network(
     config: ml_collections.ConfigDict,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    condition: Condition,
 ) -> Network:
     """Builds the network that a config names.
 
     Args:
         config: ``config.network``.
         image_shape: (h, w, c).
-        num_classes: number of classes; 0 for a network without labels.
+        condition: of the examples.
 
     Returns:
         The network.
@@ -91,6 +122,6 @@ def build_network(
     settings = _EVERY.read(config)
     dtype = DTYPES[settings.dtype]
     shape = patches.folded_shape(image_shape, settings.patch_size)
-    network = ROOM.build(config, shape, num_classes, dtype=dtype)
+    network = ROOM.build(config, shape, condition, dtype=dtype)
     network = patches.on_patches(network, settings.patch_size)
-    return BESIDE.build(config, network, dtype)
+    return BESIDE.build(config, network, condition, dtype=dtype)

@@ -12,8 +12,8 @@ from jaxtyping import Int64
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
+from dpdm_jax.padding import pad_indices
 
-PADDING = -1
 SEED_BYTES = 32
 MIN_SEED_BYTES = 16
 
@@ -247,22 +247,6 @@ class PoissonSampling:
         while bound > 0 and size.sf(bound - 1) < tail:
             bound -= 1
         return bound
-
-
-def pad_indices(indices: np.ndarray, multiple: int) -> np.ndarray:
-    """Fills ``indices`` up with -1 to the next multiple, at least one multiple.
-
-    Args:
-        indices: int [n], n >= 0.
-        multiple: the micro-batch size, >= 1.
-
-    Returns:
-        int64 [max(1, ceil(n / multiple)) * multiple], padding last.
-    """
-    length = max(1, -(-len(indices) // multiple)) * multiple
-    padded = np.full(length, PADDING, np.int64)
-    padded[: len(indices)] = indices
-    return padded
 
 
 def _check_seed(seed: bytes) -> None:

@@ -11,10 +11,12 @@ import ml_collections
 import numpy as np
 
 from dpdm_jax import data, validate
+from dpdm_jax.conditions import Condition, num_classes_for
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.diffusion.priors import Classes, Prior
-from dpdm_jax.diffusion.priors.classes import MOMENTS
+from dpdm_jax.diffusion.priors.classes import MOMENTS, READER
 from dpdm_jax.errors import InputError
+from dpdm_jax.images import pixels
 from dpdm_jax.privacy import Query, class_moments
 from dpdm_jax.queries.base import OnRelease
 
@@ -130,7 +132,7 @@ def build(
     config: ml_collections.ConfigDict,
     prior: Prior,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    condition: Condition,
 ) -> MomentsQuery | None:
     """Builds the query of a run whose prior keeps moments; see ``queries.Builder``.
 
@@ -151,6 +153,7 @@ def build(
         return None
     clip = from_config.MOMENTS.read(config.diffusion).clip
     validate.real("privacy.moments_noise_multiplier", noise_multiplier, above=0)
+    num_classes = num_classes_for(condition, READER)
     return MomentsQuery(prior, image_shape, num_classes, clip, noise_multiplier)
 
 
@@ -192,8 +195,9 @@ def whitened(
     for start in range(0, len(source), _BATCH):
         indices = np.arange(start, min(start + _BATCH, len(source)))
         batch = data.load_batch(source, indices)
-        features = np.asarray(_whiten(prior, batch.images))
-        yield features.reshape(len(features), -1), batch.labels
+        images = pixels.to_float(batch.examples["image"])
+        features = np.asarray(_whiten(prior, images))
+        yield features.reshape(len(features), -1), batch.examples["condition"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

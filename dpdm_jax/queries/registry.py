@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import ml_collections
 
+from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion.priors import Prior
 from dpdm_jax.models.model import Model
 from dpdm_jax.queries import class_moments
@@ -11,7 +12,8 @@ from dpdm_jax.queries.base import NamedQuery
 
 #: A builder reads its own fields of the whole config; None if a run does not ask.
 Builder = Callable[
-    [ml_collections.ConfigDict, Prior, tuple[int, int, int], int], NamedQuery | None
+    [ml_collections.ConfigDict, Prior, tuple[int, int, int], Condition],
+    NamedQuery | None,
 ]
 
 #: In the order in which they are asked.
@@ -28,14 +30,14 @@ def of_run(config: ml_collections.ConfigDict, model: Model) -> tuple[NamedQuery,
     Raises:
         InputError: a field is out of range.
     """
-    return build_queries(config, model.prior, model.image_shape, model.num_classes)
+    return build_queries(config, model.prior, model.latent_shape, model.condition)
 
 
 def build_queries(
     config: ml_collections.ConfigDict,
     prior: Prior,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    condition: Condition,
 ) -> tuple[NamedQuery, ...]:
     """Returns the queries that fill in what a prior keeps, in order.
 
@@ -43,10 +45,10 @@ def build_queries(
         config: the whole config.
         prior: whose parameters they are.
         image_shape: (h, w, c).
-        num_classes: 0 for unlabelled data.
+        condition: of the examples.
 
     Raises:
         InputError: a field is out of range.
     """
-    built = (build(config, prior, image_shape, num_classes) for build in BUILDERS)
+    built = (build(config, prior, image_shape, condition) for build in BUILDERS)
     return tuple(query for query in built if query is not None)

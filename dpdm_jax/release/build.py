@@ -11,7 +11,15 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import files, json_values, processes, run_dir, stored_config, validate
+from dpdm_jax import (
+    conditions,
+    files,
+    json_values,
+    processes,
+    run_dir,
+    stored_config,
+    validate,
+)
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model, signature
@@ -54,7 +62,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
             model = build_model(
                 config,
                 tuple(stored["model"]["image_shape"]),
-                stored["model"]["num_classes"],
+                conditions.from_dict(stored["model"]),
             )
             params, step = checkpoints.restore_weights(model, "ema", stored["step"])
 

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpdm_jax import files, json_values, run_dir, stored_config, validate
+from dpdm_jax import conditions, files, json_values, run_dir, stored_config, validate
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import Model, build_model, signature
@@ -59,6 +59,7 @@ _MANIFEST_FIELDS = {
     "emptied_in_config",
 }
 _MODEL_FIELDS = {"image_shape", "num_classes", "parameterization", "parameters"}
+_OPTIONAL = frozenset({"condition"})  # of models whose condition is no class
 _SAMPLES_FIELDS = {
     "num_images",
     "labels",
@@ -187,7 +188,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
             f"{' or '.join(FORMATS)}."
         )
     _check_fields(path, "", manifest, _MANIFEST_FIELDS)
-    _check_fields(path, "model.", manifest["model"], _MODEL_FIELDS)
+    _check_fields(path, "model.", manifest["model"], _MODEL_FIELDS, _OPTIONAL)
     if manifest["samples"] is not None:
         _check_fields(path, "samples.", manifest["samples"], _SAMPLES_FIELDS)
     named = published.NAME if manifest["format"] == FORMAT else _OLD_NAME
@@ -204,11 +205,15 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_fields(
-    path: pathlib.Path, prefix: str, value: Any, wanted: set[str]
+    path: pathlib.Path,
+    prefix: str,
+    value: Any,
+    wanted: set[str],
+    optional: frozenset[str] = frozenset(),
 ) -> None:
     if not isinstance(value, dict):
         raise InputError(f"{path}: {prefix}* is no object; allowed: one.")
-    for name in sorted({*value} ^ wanted):
+    for name in sorted(({*value} ^ wanted) - optional):
         state = "lacks" if name in wanted else "has the unknown"
         raise InputError(
             f"{path} {state} field {f'{prefix}{name}'[:80]!r}; allowed: "
@@ -248,7 +253,7 @@ def read_model(
         stated = manifest["model"]
         height, width, channels = map(int, stated["image_shape"])
         shape = height, width, channels
-        model = build_model(config, shape, int(stated["num_classes"]))
+        model = build_model(config, shape, conditions.from_dict(stated))
         built = signature(model)
     except MALFORMED as e:
         raise InputError(
@@ -346,7 +351,7 @@ def sample_failures(
             shape, dtype = archive["images"].shape, archive["images"].dtype
     except Exception as e:  # a damaged zip raises many kinds
         return [f"{SAMPLES} cannot be read ({type(e).__name__})."]
-    wanted = (described["num_images"], *model.network.image_shape)
+    wanted = (described["num_images"], *model.sample_shape)
     if shape != wanted or dtype != np.uint8 or not {*names} <= {"images", "labels"}:
         return [f"{SAMPLES} does not hold uint8 images of shape {wanted} alone."]
     return []

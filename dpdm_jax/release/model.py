@@ -23,7 +23,6 @@ from dpdm_jax.models.model import Model, build_model, signature
 from dpdm_jax.release import bundle
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling.generate import Generate, make_generator
-from dpdm_jax.sampling.labels import choose_labels
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
 
@@ -94,16 +93,14 @@ class ReleasedModel:
         if batch_size is None:
             batch_size = min(num_images, settings.batch_size)
         validate.integer("batch_size", batch_size, minimum=1)
-        chosen = choose_labels(
-            settings.labels if labels is None else labels,
-            num_images,
-            self.model.num_classes,
-            seed,
+        condition = self.model.condition
+        chosen = condition.choose(
+            settings.labels if labels is None else labels, num_images, seed
         )
         generate = self._generator(seed, preset, batch_size)
         made = generate(self.params, np.arange(num_images), chosen)
         pixels = images.to_uint8(made, settings.rounding)
-        return pixels, chosen if self.model.num_classes else None
+        return pixels, chosen if condition.num_classes else None
 
     def _generator(self, seed: int, preset: str | None, batch_size: int) -> Generate:
         """Returns a compiled sampler, kept for the next call."""
@@ -175,7 +172,7 @@ def open_as_run(
     with processes.together():
         released = load_release(path)
         model = build_model(
-            config, released.model.network.image_shape, released.model.num_classes
+            config, released.model.sample_shape, released.model.condition
         )
         if signature(model) != signature(released.model):
             raise InputError(

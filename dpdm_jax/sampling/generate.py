@@ -15,9 +15,10 @@ from dpdm_jax import devices
 from dpdm_jax.diffusion import guidance, samplers
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model
+from dpdm_jax.padding import blank_examples, fill_rows
 
-#: ``generate(params, indices int [n], labels int [n]) -> float32 [n, h, w, c]``
-Generate = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
+#: ``generate(params, indices int [n], conditions [n, ...]) -> float32 [n, h, w, c]``
+Generate = Callable[[Any, np.ndarray, Any], np.ndarray]
 
 
 def make_generator(
@@ -51,18 +52,18 @@ def make_generator(
     mesh = devices.data_mesh()
     batch_size = -(-batch_size // mesh.size) * mesh.size
     run = sampling_program(model, sampler, key, mesh, guidance_scale=guidance_scale)
-    shape = model.network.image_shape
+    shape = model.sample_shape
+    asked = (jax.ShapeDtypeStruct((), np.int32), model.condition.spec)
 
-    def generate(params: Any, indices: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def generate(params: Any, indices: np.ndarray, conditions: Any) -> np.ndarray:
         batches = []
         for start in range(0, len(indices), batch_size):
             part = slice(start, start + batch_size)
             count = len(indices[part])
             # The last batch is filled up, so that one shape is compiled.
-            filling = (0, batch_size - count)
-            drawn = [
-                np.pad(x[part], filling).astype(np.int32) for x in (indices, labels)
-            ]
+            drawn = blank_examples(asked, batch_size)
+            values = jax.tree.map(lambda x, part=part: x[part], (indices, conditions))
+            fill_rows(drawn, slice(count), values)
             images = run(params, *devices.place(drawn, devices.divided(mesh)))
             # Each process made its share, and receives the others'.
             batches.append(
@@ -91,16 +92,16 @@ def sampling_program(
         guidance_scale: w >= 0 of classifier-free guidance.
 
     Returns:
-        ``run(params, indices int32 [n], labels int32 [n]) -> float32 [n, h, w, c]``.
+        ``run(params, indices int32 [n], conditions [n, ...]) -> float32 [n, h, w, c]``.
 
     Raises:
         InputError: guidance of an unlabelled model, or w < 0.
     """
     try:
-        denoise = guidance.guide(model.denoise, guidance_scale, model.null_label)
+        denoise = guidance.guide(model.denoise, guidance_scale, model.condition.null)
     except ValueError as e:
         raise InputError(f"sampler.guidance: {e}") from None
-    shape = model.network.image_shape
+    shape = model.latent_shape
     per_device = P(mesh.axis_names)
 
     @jax.jit
@@ -113,7 +114,7 @@ def sampling_program(
         # XLA moves halves of the batch about where guidance doubles it.
         check_vma=False,
     )
-    def run(params: Any, indices: jax.Array, labels: jax.Array) -> jax.Array:
+    def run(params: Any, indices: jax.Array, conditions: Any) -> jax.Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
         def draw_noise(step: jax.Array) -> jax.Array:
@@ -123,11 +124,12 @@ def sampling_program(
 
             return jax.vmap(one)(keys)
 
-        return samplers.sample(
+        latents = samplers.sample(
             sampler,
-            lambda x, sigma: denoise(params, x, sigma, labels),
+            lambda x, sigma: denoise(params, x, sigma, conditions),
             draw_noise(jnp.asarray(0)),
             lambda step: draw_noise(step + 1),
         )
+        return model.codec.decode(params, latents)
 
     return run

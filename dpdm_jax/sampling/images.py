@@ -9,8 +9,7 @@ from PIL import Image
 
 from dpdm_jax import files, validate
 from dpdm_jax.errors import InputError
-
-ROUNDINGS = ("truncate", "nearest")
+from dpdm_jax.images import pixels
 
 _GUTTER = 2  # pixels between tiles and around them
 _BACKGROUND = 208  # light grey: neither the black of digits nor the white of paper
@@ -18,15 +17,11 @@ _TILE_SIZE = 48  # pixels that small images are enlarged to, roughly
 
 
 def to_uint8(images: ArrayLike, rounding: str = "truncate") -> np.ndarray:
-    """Maps generated images to bytes, ``clip(x / 2 + 0.5, 0, 1) * 255``.
-
-    The papers' code drops the fraction, which makes images half a level darker on
-    average; "nearest" does not, and gives back exactly the bytes u that training saw as
-    ``u / 127.5 - 1``.
+    """Maps generated images to bytes; see ``pixels.to_uint8``.
 
     Args:
         images: float [n, h, w, c], nominally in [-1, 1].
-        rounding: "truncate" (towards zero) or "nearest".
+        rounding: one of ``pixels.ROUNDINGS``.
 
     Returns:
         uint8 [n, h, w, c].
@@ -34,7 +29,6 @@ def to_uint8(images: ArrayLike, rounding: str = "truncate") -> np.ndarray:
     Raises:
         InputError: another rounding, or a pixel is NaN or infinite.
     """
-    validate.one_of("rounding", rounding, ROUNDINGS)
     images = np.asarray(images, np.float32)
     finite = np.isfinite(images)
     if not finite.all():
@@ -43,8 +37,7 @@ def to_uint8(images: ArrayLike, rounding: str = "truncate") -> np.ndarray:
             f"{broken} of {len(images)} generated images have a pixel that is "
             f"{images[~finite][0]}; allowed: finite pixels (has the model diverged?)."
         )
-    levels = np.clip(images / 2 + np.float32(0.5), 0, 1) * np.float32(255)
-    return (np.rint(levels) if rounding == "nearest" else levels).astype(np.uint8)
+    return pixels.to_uint8(images, rounding)
 
 
 def class_grid(
@@ -131,9 +124,9 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     image = _checked(np.asarray(image)[None])[0]
     if image.shape[-1] not in (1, 3):
         raise InputError(f"an image has {image.shape[-1]} channels; allowed: 1 or 3.")
-    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    flat = image[..., 0] if image.shape[-1] == 1 else image
     with files.replacing(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+        Image.fromarray(flat).save(temporary, format="PNG")
 
 
 def write_npz(

@@ -8,18 +8,19 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 
 from dpdm_jax import files, json_values, processes, rooms, run_dir, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
+from dpdm_jax.images import pixels
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling.generate import Generate, make_generator
-from dpdm_jax.sampling.labels import choose_labels
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
 
@@ -60,16 +61,15 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     checkpoints = Checkpoints(workdir)
     try:
         with processes.together():  # what Orbax reads, all read alike
-            shape, num_classes = checkpoints.stored_problem(settings.step)
-            model = build_model(config, shape, num_classes)
+            model = build_model(config, *checkpoints.stored_problem(settings.step))
             params, step = checkpoints.restore_weights(
                 model, settings.weights, settings.step
             )
     finally:
         checkpoints.close()
     with processes.together():
-        labels = choose_labels(
-            settings.labels, settings.num_images, num_classes, settings.seed
+        asked = model.condition.choose(
+            settings.labels, settings.num_images, settings.seed
         )
         sampler_config = from_config.with_preset(config)
         generate = make_generator(
@@ -85,7 +85,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
         "weights_sha256": digest(params),
         "sampler": sampler_config.to_dict(),
         "labels": settings.labels,
-        "labels_sha256": digest(labels) if settings.labels[-4:] == ".npy" else "",
+        "labels_sha256": digest(asked) if settings.labels[-4:] == ".npy" else "",
         "seed": settings.seed,
         "rounding": settings.rounding,
     }
@@ -94,8 +94,9 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     if _is_there(folder / ARCHIVE, settings.num_images):
         _log.debug("%s already holds these images.", folder)
     else:
-        paths = _make_parts(folder, generate, params, labels, settings)
-        processes.from_first(lambda: _join_parts(folder, paths, labels, num_classes))
+        paths = _make_parts(folder, generate, params, asked, settings)
+        num_classes = model.condition.num_classes or 0
+        processes.from_first(lambda: _join_parts(folder, paths, asked, num_classes))
     processes.from_first(lambda: shutil.rmtree(folder / _PARTS, ignore_errors=True))
     if settings.png:
         processes.from_first(lambda: _write_png_files(folder))
@@ -106,7 +107,7 @@ def _check(settings: ml_collections.ConfigDict) -> None:
     validate.integer("sample.num_images", settings.num_images, minimum=1)
     validate.integer("sample.batch_size", settings.batch_size, minimum=1)
     validate.one_of("sample.weights", settings.weights, ("ema", "raw"))
-    validate.one_of("sample.rounding", settings.rounding, images.ROUNDINGS)
+    validate.one_of("sample.rounding", settings.rounding, pixels.ROUNDINGS)
     validate.integer("sample.step", settings.step, minimum=-1)
     validate.seed("sample.seed", settings.seed)
     name = settings.name
@@ -142,14 +143,15 @@ def _make_parts(
     folder: pathlib.Path,
     generate: Generate,
     params: Any,
-    labels: np.ndarray,
+    asked: Any,
     settings: ml_collections.ConfigDict,
 ) -> list[pathlib.Path]:
     """Makes the images in parts that survive an interruption; returns their files."""
     paths = []
-    with progress_bar("sampling", len(labels), shown=processes.is_first()) as progress:
-        for start in range(0, len(labels), _PART_SIZE):
-            indices = np.arange(start, min(start + _PART_SIZE, len(labels)))
+    total = settings.num_images
+    with progress_bar("sampling", total, shown=processes.is_first()) as progress:
+        for start in range(0, total, _PART_SIZE):
+            indices = np.arange(start, min(start + _PART_SIZE, total))
             path = folder / _PARTS / f"{indices[0]:07d}_{indices[-1]:07d}.npz"
             paths.append(path)
             if _is_there(path, len(indices)):
@@ -158,13 +160,12 @@ def _make_parts(
             batches = []
             for at in range(0, len(indices), settings.batch_size):
                 chosen = indices[at : at + settings.batch_size]
+                wanted = jax.tree.map(lambda x, chosen=chosen: x[chosen], asked)
                 batches.append(
-                    images.to_uint8(
-                        generate(params, chosen, labels[chosen]), settings.rounding
-                    )
+                    images.to_uint8(generate(params, chosen, wanted), settings.rounding)
                 )
                 progress.update(len(chosen))
-            _write_part(path, np.concatenate(batches), labels[indices])
+            _write_part(path, np.concatenate(batches))
     return paths
 
 
@@ -172,10 +173,10 @@ def _is_there(path: pathlib.Path, count: int) -> bool:
     return processes.from_first(lambda: _read_images(path, count) is not None)
 
 
-def _write_part(path: pathlib.Path, made: np.ndarray, labels: np.ndarray) -> None:
+def _write_part(path: pathlib.Path, made: np.ndarray) -> None:
     def write() -> None:
         files.make_folder(path.parent)
-        images.write_npz(path, made, labels)
+        images.write_npz(path, made, None)
 
     processes.from_first(write)
 
@@ -183,7 +184,7 @@ def _write_part(path: pathlib.Path, made: np.ndarray, labels: np.ndarray) -> Non
 def _join_parts(
     folder: pathlib.Path,
     paths: list[pathlib.Path],
-    labels: np.ndarray,
+    asked: Any,
     num_classes: int,
 ) -> None:
     parts = []
@@ -191,9 +192,10 @@ def _join_parts(
         with np.load(path) as archive:
             parts.append(archive["images"])
     made = np.concatenate(parts)
+    labels = asked if num_classes else None
     images.write_png(folder / GRID, _picture(made, labels, num_classes))
     # Last: once it is there, nothing is made again.
-    images.write_npz(folder / ARCHIVE, made, labels if num_classes else None)
+    images.write_npz(folder / ARCHIVE, made, labels)
 
 
 def _read_images(path: pathlib.Path, count: int) -> np.ndarray | None:
@@ -209,8 +211,10 @@ def _read_images(path: pathlib.Path, count: int) -> np.ndarray | None:
     return found if len(found) == count else None
 
 
-def _picture(made: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    if num_classes == 0:
+def _picture(
+    made: np.ndarray, labels: np.ndarray | None, num_classes: int
+) -> np.ndarray:
+    if labels is None:
         return images.grid(made[: _GRID_PER_CLASS**2])
     # More rows than a person can look at help nobody.
     rows = min(num_classes, 2 * _GRID_PER_CLASS)

@@ -30,7 +30,7 @@ class SnapshotWriter:
 
     def __call__(self, model: Model, params: Any, step: int) -> None:
         """Writes the picture of one step."""
-        rows = max(model.num_classes, 1)
+        rows = model.condition.num_classes or 1
         count = rows * self._config.log.snapshot_per_class
         if count == 0:
             return
@@ -43,11 +43,11 @@ class SnapshotWriter:
                 guidance_scale=sampler.guidance,
                 batch_size=min(count, self._config.sample.batch_size),
             )
-        labels = np.arange(count) % rows
-        made = images.to_uint8(self._generate(params, np.arange(count), labels))
+        asked = model.condition.in_turn(count)
+        made = images.to_uint8(self._generate(params, np.arange(count), asked))
         if not processes.is_first():
             return
         files.make_folder(self._folder)
         per_class = self._config.log.snapshot_per_class
-        picture = images.class_grid(made, labels, rows, per_class)
+        picture = images.class_grid(made, np.arange(count) % rows, rows, per_class)
         images.write_png(self._folder / f"step_{step:07d}.png", picture)

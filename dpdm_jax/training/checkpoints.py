@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 import dpdm_jax
-from dpdm_jax import devices, files, processes
+from dpdm_jax import conditions, devices, files, processes
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import digest
@@ -293,14 +293,16 @@ class Checkpoints:
         self._manager.reload()
         return pathlib.Path(moved)
 
-    def stored_problem(self, step: int = -1) -> tuple[tuple[int, int, int], int]:
-        """Reads the image shape (h, w, c) and number of classes of a checkpoint.
+    def stored_problem(
+        self, step: int = -1
+    ) -> tuple[tuple[int, int, int], conditions.Condition]:
+        """Reads the image shape (h, w, c) and the condition of a checkpoint.
 
         Raises:
             InputError: there is no such checkpoint, or it is damaged or foreign.
         """
         stored = self.description(step)["model"]
-        return tuple(stored["image_shape"]), stored["num_classes"]
+        return tuple(stored["image_shape"]), conditions.from_dict(stored)
 
     def description(self, step: int = -1) -> dict[str, Any]:
         """Reads what a checkpoint says of itself, its secrets excepted.

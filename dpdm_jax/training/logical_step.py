@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from dpdm_jax import data, devices, processes
+from dpdm_jax.padding import PADDING, pad_indices
 from dpdm_jax.privacy import PrivacyPlan
-from dpdm_jax.privacy.batch_selection import PADDING, pad_indices
 from dpdm_jax.training.secrets import Secrets
 from dpdm_jax.training.state import TrainState
 from dpdm_jax.training.step import Diagnostics, TrainStep
@@ -75,7 +74,7 @@ def take_step(
 
 def _microbatch(
     mechanism: Mechanism, padded: np.ndarray, start: int
-) -> tuple[jax.Array, ...]:
+) -> tuple[Any, ...]:
     """Loads a part of a logical batch; of it, the rows of this process's devices."""
     size = mechanism.microbatch_size
     sharding = devices.divided(mechanism.mesh)

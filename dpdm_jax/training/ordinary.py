@@ -18,33 +18,36 @@ def ordinary_grad(
     adds: for data that needs no protection.
 
     Args:
-        loss: ``loss(params, image, label, key)``.
+        loss: ``loss(params, example, key)``, of any tree of arrays.
         microbatch_size: examples that are worked on at once; None for all.
 
     Returns:
-        ``grad_fn(params, images, labels, keys, is_padding_example)``, of arrays with a
+        ``grad_fn(params, examples, keys, is_padding_example)``, of arrays with a
         leading axis of examples: the sum of the gradients of those that are no padding,
         and their losses, without norms.
     """
 
     def total(
-        params: Any, example: tuple[jax.Array, ...], is_padding: jax.Array
+        params: Any, examples: Any, keys: jax.Array, is_padding: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        images, *rest = example
         # A factor of 0 would leave nothing of a gradient but where that is infinite.
-        images = jnp.where(is_padding[:, None, None, None], 0.0, images)
-        losses = jax.vmap(loss, (None, 0, 0, 0))(params, images, *rest)
+        def blank(x: jax.Array) -> jax.Array:
+            rows = is_padding.reshape(-1, *(1,) * (x.ndim - 1))
+            return jnp.where(rows, jnp.zeros_like(x), x)
+
+        examples = jax.tree.map(blank, examples)
+        losses = jax.vmap(loss, (None, 0, 0))(params, examples, keys)
         return jnp.sum(jnp.where(is_padding, 0.0, losses)), losses
 
     of_some = jax.grad(total, has_aux=True)
 
     def grad_fn(
-        params: Any, *example: jax.Array, is_padding_example: jax.Array
+        params: Any, examples: Any, keys: jax.Array, *, is_padding_example: jax.Array
     ) -> tuple[Any, Aux]:
         size = len(is_padding_example)
         at_once = microbatch_size or size
         if at_once >= size:
-            grads, losses = of_some(params, example, is_padding_example)
+            grads, losses = of_some(params, examples, keys, is_padding_example)
             return grads, Aux(values=losses, grad_norms=None, aux=None)
         parts = -(-size // at_once)
         padding = [(0, parts * at_once - size)]
@@ -63,7 +66,7 @@ def ordinary_grad(
         grads, losses = jax.lax.scan(
             add,
             jax.tree.map(jnp.zeros_like, params),
-            (tuple(map(cut, example)), is_padding.reshape(parts, at_once)),
+            (*jax.tree.map(cut, (examples, keys)), is_padding.reshape(parts, at_once)),
         )
         values = losses.reshape(-1)[:size]
         return grads, Aux(values=values, grad_norms=None, aux=None)

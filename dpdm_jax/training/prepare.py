@@ -70,7 +70,7 @@ def prepare(
     processes.check_same("The training data", content.hex)
     problem = planning.problem_of(source)
     with processes.together():
-        model = build_model(config, problem.image_shape, problem.num_classes)
+        model = build_model(config, problem.image_shape, problem.condition)
     plan = PrivacyPlan.from_dict(
         processes.from_first(
             lambda: planning.privacy_plan(config, problem.num_examples, model).to_dict()

@@ -70,9 +70,9 @@ class TrainStep:
 
     Attributes:
         start: ``start(params) -> Partial`` of zeros.
-        accumulate: ``accumulate(partial, params, fixed, images, labels, is_padding,
-            positions, step_key) -> partial``; images float32 [m, h, w, c], labels int32
-            [m], is_padding bool [m], positions int32 [m] in the logical batch.
+        accumulate: ``accumulate(partial, params, fixed, examples, is_padding,
+            positions, step_key) -> partial``; examples a tree of arrays [m, ...],
+            is_padding bool [m], positions int32 [m] in the logical batch.
         finish: ``finish(state, partial) -> (TrainState, Diagnostics)``.
     """
 
@@ -118,8 +118,8 @@ def make_train_step(
     clipped = functools.partial(
         clipped_grad,
         l2_clip_norm=l2_clip_norm,
-        batch_argnums=(1, 2),
-        prng_argnum=3,
+        batch_argnums=1,
+        prng_argnum=2,
         return_values=True,
         return_grad_norms=True,
         microbatch_size=engine_microbatch_size,
@@ -143,26 +143,22 @@ def make_train_step(
         partial: Partial,
         params: Any,
         fixed: Any,
-        images: jax.Array,
-        labels: jax.Array,
+        examples: Any,
         is_padding: jax.Array,
         positions: jax.Array,
         step_key: jax.Array,
     ) -> Partial:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, positions)
 
-        def with_fixed(params: Any, *example: jax.Array) -> jax.Array:
-            image, label, key = example
-            return loss(params, fixed, image, label, key)
+        def with_fixed(params: Any, example: Any, key: jax.Array) -> jax.Array:
+            return loss(params, fixed, example, key)
 
         grad_fn = (
             ordinary_grad(with_fixed, engine_microbatch_size)
             if is_ordinary
             else clipped(with_fixed)
         )
-        total, aux = grad_fn(
-            params, images, labels, keys, is_padding_example=is_padding
-        )
+        total, aux = grad_fn(params, examples, keys, is_padding_example=is_padding)
         assert aux.values is not None  # asked for
         counts = _diagnostics(aux.values, aux.grad_norms, is_padding, l2_clip_norm)
         more = Partial(total, jnp.stack(counts))
@@ -176,7 +172,7 @@ def make_train_step(
         jax.shard_map(
             accumulate_on_device,
             mesh=mesh,
-            in_specs=(P(DATA_AXIS), P(), P(), *4 * [P(DATA_AXIS)], P()),
+            in_specs=(P(DATA_AXIS), P(), P(), *3 * [P(DATA_AXIS)], P()),
             out_specs=P(DATA_AXIS),
             # Each device's sum is its own; nothing is exchanged here.
             check_vma=False,

@@ -20,7 +20,6 @@ import jax.flatten_util
 import jax.numpy as jnp
 
 from dpdm_jax import load_release
-from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets
 from dpdm_jax.release.model import ReleasedModel
@@ -48,7 +47,7 @@ def gradients(
 
     Args:
         released: model and weights.
-        images: float32 [n, h, w, c] in [-1, 1].
+        images: uint8 [n, h, w, c].
         labels: int32 [n].
         key: of the draws.
         k: noise multiplicity.
@@ -64,7 +63,8 @@ def gradients(
     @jax.jit
     @jax.vmap
     def gradient(image: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
-        tree = jax.grad(loss)(released.params, image, label, key)
+        example = {"image": image, "condition": label}
+        tree = jax.grad(loss)(released.params, example, key)
         return jax.flatten_util.ravel_pytree(tree)[0]
 
     keys = jax.random.split(key, (2, len(images)))
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as e:
         parser.error(str(e))
     recorder = machine.Recorder()
-    images = jnp.asarray(transforms.to_float(real.images[: arguments.images]))
+    images = jnp.asarray(real.images[: arguments.images])
     labels = jnp.asarray(real.labels[: arguments.images], jnp.int32)
     key = jax.random.key(arguments.seed)
     rows: list[dict[str, Any]] = []

@@ -12,7 +12,9 @@ import jax
 import numpy as np
 
 from dpdm_jax import command_line, devices, planning, processes, xla_flags
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import Model, build_model
+from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import PoissonSampling, clipped_grad
 from dpdm_jax.training import loop
 from dpdm_jax.training.from_config import Training, build_training
@@ -40,7 +42,9 @@ def sized_steps(sizes: Sequence[Sequence[Any]]) -> dict[str, Callable[[], None]]
 def num_parameters(network: str) -> int:
     """Weights of a network of ``problem.NETWORKS``."""
     config = problem.load_config(network, 1)
-    return build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES).num_parameters
+    return build_model(
+        config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES)
+    ).num_parameters
 
 
 def run_and_step(
@@ -120,7 +124,7 @@ def _step(
     config.train.batch_size = batch_size
     config.train.num_steps = 1
     config.privacy.noise_multiplier = 1.0
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     plan = planning.privacy_plan(config, config.data.num_examples, model)
     mesh = devices.data_mesh()
     secrets = fixed_secrets(SEED)
@@ -146,12 +150,13 @@ def _step(
     return step, training, params
 
 
-def _batch(model: Model, batch_size: int) -> tuple[np.ndarray, ...]:
+def _batch(model: Model, batch_size: int) -> tuple[Any, ...]:
     rng = np.random.default_rng(SEED)
-    shape = (batch_size, *model.network.image_shape)
+    examples = blank_examples(model.example, batch_size)
+    examples["image"][:] = rng.integers(0, 256, examples["image"].shape)
+    examples["condition"][:] = np.arange(batch_size) % problem.NUM_CLASSES
     return (
-        rng.uniform(-1, 1, shape).astype(np.float32),
-        np.arange(batch_size, dtype=np.int32) % problem.NUM_CLASSES,
+        examples,
         np.zeros(batch_size, bool),
         np.arange(batch_size, dtype=np.int32),
     )

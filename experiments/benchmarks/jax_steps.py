@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpdm_jax import privacy, xla_flags
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion import from_config, losses
 from dpdm_jax.diffusion.losses import ExampleLoss
+from dpdm_jax.images import pixels
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.sampling.generate import make_generator
 from experiments.benchmarks import plain_port, problem
@@ -22,15 +24,13 @@ Gradient = Callable[..., Any]
 def build(network: str, noise_multiplicity: int) -> tuple[Model, ExampleLoss]:
     """The model and the loss of one example."""
     config = problem.load_config(network, noise_multiplicity)
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     return model, model.loss(config.diffusion)
 
 
 def private(loss: ExampleLoss, **options: Any) -> Gradient:
     """The sum of clipped gradients, C = 1; options as in ``privacy.clipped_grad``."""
-    return privacy.clipped_grad(
-        loss, l2_clip_norm=1.0, batch_argnums=(1, 2), prng_argnum=3, **options
-    ).fun
+    return privacy.clipped_grad(loss, l2_clip_norm=1.0, prng_argnum=2, **options).fun
 
 
 def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
@@ -42,8 +42,9 @@ def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
     config = problem.load_config(network, noise_multiplicity).diffusion
 
     def mean_loss(
-        params: Any, images: jax.Array, labels: jax.Array, keys: jax.Array
+        params: Any, examples: dict[str, jax.Array], keys: jax.Array
     ) -> jax.Array:
+        images, labels = pixels.to_float(examples["image"]), examples["condition"]
         draws = jax.vmap(
             lambda key: losses.draw(
                 key,
@@ -54,7 +55,7 @@ def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
                 stratified=config.stratified,
             )
         )(keys)
-        labels = jnp.where(draws.drop_label, model.null_label, labels)
+        labels = jnp.where(draws.drop_label, model.condition.null, labels)
         images = jnp.repeat(images, noise_multiplicity, axis=0)
         sigma = draws.sigma.reshape(-1)
         noise = draws.noise.reshape(images.shape)
@@ -76,17 +77,18 @@ def jax_privacy_default(loss: ExampleLoss) -> Gradient:
 
     # The keys are part of the batch: its prng_argnum takes a single key.
     return jax_privacy.clipped_grad(
-        loss, l2_clip_norm=1.0, batch_argnums=(1, 2, 3), keep_batch_dim=False
+        loss, l2_clip_norm=1.0, batch_argnums=(1, 2), keep_batch_dim=False
     )
 
 
-def batch(batch_size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Images in [-1, 1], labels and one key an example."""
-    images = jax.random.uniform(
-        jax.random.key(1), (batch_size, *problem.IMAGE_SHAPE), minval=-1
+def batch(batch_size: int) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Labelled images of bytes, and one key an example."""
+    images = jax.random.randint(
+        jax.random.key(1), (batch_size, *problem.IMAGE_SHAPE), 0, 256, jnp.uint8
     )
     labels = jnp.arange(batch_size, dtype=jnp.int32) % problem.NUM_CLASSES
-    return images, labels, jax.random.split(jax.random.key(2), batch_size)
+    examples = {"image": images, "condition": labels}
+    return examples, jax.random.split(jax.random.key(2), batch_size)
 
 
 def step_sides(
@@ -158,7 +160,7 @@ def sampling_sides(
     xla_flags.configure()
     config = problem.load_config(network, noise_multiplicity=1)
     config.sampler.num_steps = num_steps
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     params = model.init(jax.random.key(0))
     generate = make_generator(
         model,

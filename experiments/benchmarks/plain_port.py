@@ -19,6 +19,7 @@ import ml_collections
 import optax
 from flax import linen as nn
 
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import ExampleLoss
 from dpdm_jax.models.model import build_model
@@ -123,7 +124,7 @@ def make_apply(config: ml_collections.ConfigDict) -> Callable[..., jax.Array]:
 def build(network: str, noise_multiplicity: int) -> tuple[Network, ExampleLoss]:
     """The network, for its initialisation, and the port's loss of one example."""
     config = problem.load_config(network, noise_multiplicity)
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     denoise = make_denoiser(make_apply(config.network.ncsnpp), model.parameterization)
     ported = dataclasses.replace(model, denoise=denoise)
     return model.network, ported.loss(config.diffusion)
@@ -136,10 +137,10 @@ def main() -> None:
     optimizer = optax.adam(3e-4)
 
     @jax.jit
-    def step(params, opt_state, images, labels, key):
+    def step(params, opt_state, examples, key):
         loss_key, noise_key = jax.random.split(key)
         keys = jax.random.split(loss_key, batch_size)
-        grads = jax.vmap(jax.grad(loss), (None, 0, 0, 0))(params, images, labels, keys)
+        grads = jax.vmap(jax.grad(loss), (None, 0, 0))(params, examples, keys)
         norms = jax.vmap(optax.global_norm)(grads)
         factors = jnp.minimum(1.0, 1.0 / norms)
         leaves, treedef = jax.tree.flatten(
@@ -154,11 +155,12 @@ def main() -> None:
         return optax.apply_updates(params, updates), opt_state
 
     params = network.init(jax.random.key(0))
-    images = jax.random.uniform(
-        jax.random.key(1), (batch_size, *problem.IMAGE_SHAPE), minval=-1
-    )
-    labels = jnp.arange(batch_size) % problem.NUM_CLASSES
-    state = step(params, optimizer.init(params), images, labels, jax.random.key(2))
+    shape = (batch_size, *problem.IMAGE_SHAPE)
+    examples = {
+        "image": jax.random.randint(jax.random.key(1), shape, 0, 256, jnp.uint8),
+        "condition": jnp.arange(batch_size) % problem.NUM_CLASSES,
+    }
+    state = step(params, optimizer.init(params), examples, jax.random.key(2))
     jax.block_until_ready(state)
     print("done", flush=True)
 

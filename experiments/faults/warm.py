@@ -10,7 +10,7 @@ from experiments.faults import job
 
 _config = job.make_config()
 _source = data.load_source(_config.data, "train")
-_model = build_model(_config, _source.image_shape, _source.num_classes)
+_model = build_model(_config, _source.spec["image"].shape, _source.condition)
 _plan = planning.privacy_plan(_config, len(_source), _model)
 for _accountant in accounting.ACCOUNTANTS:
     for _steps in range(job.STEPS + 1):

@@ -160,17 +160,21 @@ def _run_config() -> ml_collections.ConfigDict:
 
 def _described(source: data.Source) -> str:
     """Returns a digest of images and labels, after a look at both."""
-    images, labels = source.examples(np.arange(len(source)))
-    if images.dtype != np.uint8 or images.shape != (len(source), *source.image_shape):
+    examples = source.examples(np.arange(len(source)))
+    images, labels = examples["image"], examples["condition"]
+    shape = source.spec["image"].shape
+    if images.dtype != np.uint8 or images.shape != (len(source), *shape):
         raise GarbageError(f"images are {images.dtype} of shape {images.shape}")
-    if images.size == 0 or source.image_shape[-1] not in (1, 3):
+    if images.size == 0 or shape[-1] not in (1, 3):
         raise GarbageError(f"images are of shape {images.shape}")
     if labels.dtype != np.int32 or labels.shape != (len(source),):
         raise GarbageError(f"labels are {labels.dtype} of shape {labels.shape}")
-    if labels.min() < 0 or labels.max() >= max(1, source.num_classes):
-        raise GarbageError(f"labels are {labels} of {source.num_classes} classes")
+    if labels.min() < 0 or labels.max() >= max(1, source.condition.num_classes):
+        raise GarbageError(
+            f"labels are {labels} of {source.condition.num_classes} classes"
+        )
     found = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    return f"{images.shape} {source.num_classes} {found}"
+    return f"{images.shape} {source.condition.num_classes} {found}"
 
 
 def _read_source(kind: str, path: pathlib.Path, **fields: Any) -> str:
@@ -202,7 +206,7 @@ def _training():
     """What a checkpoint is restored into: a model, and a state of its shapes."""
     config = _run_config()
     problem = planning.public_problem(config)
-    model = build_model(config, problem.image_shape, problem.num_classes)
+    model = build_model(config, problem.image_shape, problem.condition)
     plan = planning.privacy_plan(config, problem.num_examples, model)
     key, loss = fixed_secrets(0).noise_key, model.trained_loss(config.diffusion)
     training = build_training(config, plan, loss, key, devices.data_mesh())

@@ -118,7 +118,7 @@ def train_denoiser(key: jax.Array, num_steps: int) -> Layers:
         noise_levels.LogNormal(),
         noise_multiplicity=1,
         label_dropout=0.0,
-        null_label=None,
+        null=None,
     )
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
 
@@ -126,8 +126,9 @@ def train_denoiser(key: jax.Array, num_steps: int) -> Layers:
         data_key, loss_key = jax.random.split(key)
         points = draw_data(data_key, _BATCH).reshape(_BATCH, 1, 2, 1)
         keys = jax.random.split(loss_key, _BATCH)
-        each = jax.vmap(example_loss, (None, 0, None, 0))
-        return jnp.mean(each(layers, points, jnp.int32(0), keys))
+        examples = {"image": points, "condition": jnp.zeros(_BATCH, jnp.int32)}
+        each = jax.vmap(example_loss, (None, 0, 0))
+        return jnp.mean(each(layers, examples, keys))
 
     def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
         layers, average, state = carry

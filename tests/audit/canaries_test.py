@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from dpdm_jax.audit.canaries import CanaryTraining
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import PrivacyConfig, Query, make_plan
 from dpdm_jax.queries import of_run
@@ -89,7 +90,7 @@ def test_queries_before_the_first_step(make_config, components, queries):
         diffusion__edm_moments__components=components,
         privacy__moments_noise_multiplier=noise,
     )
-    asked = of_run(config, build_model(config, (8, 8, 1), 10))
+    asked = of_run(config, build_model(config, (8, 8, 1), of_classes(10)))
     with pytest.raises(ValueError, match="not those of the plan"):
         CanaryTraining(config, plan, (), 60)
     training = CanaryTraining(config, plan, asked, 60)

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from reading import images_and_labels, shape_of
 
 from dpdm_jax import data
 from dpdm_jax.audit import images
@@ -18,10 +19,14 @@ def test_joined_sources():
         return data.ArraySource(pixels, np.array(values), num_classes=9)
 
     joined = images._Joined(source([0, 1, 2]), source([3, 4]))
-    assert (len(joined), joined.image_shape, joined.num_classes) == (5, (1, 1, 1), 9)
-    pixels, labels = joined.examples(np.array([4, 0, 3, 2]))
+    assert (len(joined), shape_of(joined), joined.condition.num_classes) == (
+        5,
+        (1, 1, 1),
+        9,
+    )
+    pixels, labels = images_and_labels(joined, np.array([4, 0, 3, 2]))
     assert labels.tolist() == pixels.ravel().tolist() == [4, 0, 3, 2]
-    assert joined.examples(np.array([1]))[1].tolist() == [1]
+    assert images_and_labels(joined, np.array([1]))[1].tolist() == [1]
 
 
 @pytest.mark.usefixtures("same_entropy")
@@ -42,9 +47,9 @@ def test_images_of_noise_are_recognised_where_there_is_little_noise(
         audit__noise_draws=8,
     )
     source = data.load_source(config.data, "train")
-    model = build_model(config, source.image_shape, source.num_classes)
+    model = build_model(config, shape_of(source), source.condition)
     # Few images, among which a canary counts.
-    few = data.ArraySource(*source.examples(np.arange(10)), num_classes=10)
+    few = data.ArraySource(*images_and_labels(source, np.arange(10)), num_classes=10)
     plan = privacy_plan(config, 1437, model)
     found = images.audit_images(config, plan, model, few)
     assert (found.bounds[0].shown > 0.5) == seen
@@ -60,7 +65,7 @@ def test_moments_are_measured_and_claimed(make_config, monkeypatch, same_entropy
         train__num_steps=3,
     )
     source = data.load_source(config.data, "train")
-    model = build_model(config, source.image_shape, source.num_classes)
+    model = build_model(config, shape_of(source), source.condition)
     plan = privacy_plan(config, len(source), model)
     steps = shortened(plan, 2)
     assert [query.noise_multiplier for query in steps.queries] == [5.0]

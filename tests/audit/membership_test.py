@@ -4,6 +4,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from reading import shape_of
 
 from dpdm_jax import data
 from dpdm_jax.audit import membership
@@ -34,7 +35,7 @@ def test_nothing_is_promised_without_a_guarantee():
 def test_losses_of_images(make_config):
     config = make_config()
     source = data.load_source(config.data, "test")
-    model = build_model(config, source.image_shape, source.num_classes)
+    model = build_model(config, shape_of(source), source.condition)
     params = model.init(jax.random.key(0))
     losses_of = membership.make_image_losses(model, config.audit)
     indices = np.arange(35)

@@ -15,6 +15,7 @@ import pytest
 
 from dpdm_jax.audit import attacks, canaries, mechanism
 from dpdm_jax.audit.run import contradictions
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import (
     PoissonSampling,
@@ -191,7 +192,7 @@ def config_with_queries(make_config):
 
 
 def asked_by(config):
-    return of_run(config, build_model(config, (8, 8, 1), 10))
+    return of_run(config, build_model(config, (8, 8, 1), of_classes(10)))
 
 
 def queries_without_noise(monkeypatch):

@@ -3,8 +3,8 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
+from reading import images_and_labels
 
 from dpdm_jax import data, modes, run_dir
 from dpdm_jax.audit import mechanism
@@ -101,9 +101,9 @@ def test_other_images_of_the_same_kind_are_refused(trained, make_config, monkeyp
 
     def changed(config, split):
         source = load(config, split)
-        images, labels = source.examples(np.arange(len(source)))
+        images, labels = images_and_labels(source)
         images[300, 3, 3] ^= 1
-        return data.ArraySource(images, labels, source.num_classes)
+        return data.ArraySource(images, labels, source.condition.num_classes)
 
     monkeypatch.setattr(audit_run.data, "load_source", changed)
     with pytest.raises(InputError, match="training images are not those that"):

@@ -8,6 +8,7 @@ import pytest
 
 from dpdm_jax import command_line, compilation
 from dpdm_jax.compilation import report as report_lib
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy.clipping import auto
@@ -43,7 +44,7 @@ def on_tpu():
 
 
 def num_parameters():
-    return build_model(small_config(), (8, 8, 1), 10).num_parameters
+    return build_model(small_config(), (8, 8, 1), of_classes(10)).num_parameters
 
 
 def check_work(report):
@@ -77,7 +78,7 @@ def test_auto_is_the_engine_of_the_target(on_cpu, monkeypatch):
     assert on_cpu["engine"] == "vmap"
     for name in ("CPU_BYTES", "BYTES"):
         monkeypatch.setattr(auto, name, 4 * 4 * num_parameters())
-    model = build_model(small_config(), (8, 8, 1), 10)
+    model = build_model(small_config(), (8, 8, 1), of_classes(10))
     cpu = compilation.find_target("cpu")
     config = report_lib._with_engine_of(small_config(), cpu, model)
     assert (config.train.engine, config.train.engine_microbatch_size) == ("scan", 4)

@@ -1,10 +1,13 @@
 """A digest of all of the data: any change shows, wherever it is, in every source."""
 
+import hashlib
+import json
 import struct
 
 import numpy as np
 import pytest
 from PIL import Image
+from reading import images_and_labels, shape_of
 
 from dpdm_jax import data
 from dpdm_jax.data import binding
@@ -141,6 +144,17 @@ def test_all_sources_and_pieces_have_one_digest(tmp_path, data_config, monkeypat
     assert len(digests) == 1
 
 
+def test_digest_is_the_one_that_checkpoints_hold():
+    """Else runs that were begun before would be refused."""
+    images, labels = originals()
+    whole = hashlib.sha256(json.dumps([_COUNT, [6, 5, 1], _CLASSES]).encode())
+    for image, label in zip(images, labels, strict=True):
+        one = struct.pack("<i", label) + image.tobytes()
+        whole.update(hashlib.sha256(one).digest())
+    source = data.ArraySource(images, labels, _CLASSES)
+    assert data.bind(source)[1] == whole.digest()
+
+
 def test_shape_and_number_of_classes_count():
     images, labels = originals()
     made = {
@@ -161,7 +175,7 @@ def test_digits_have_a_digest(data_config):
     source = data.load_source(data_config(), "train")
     bound, digest = data.bind(source)
     assert bound is source
-    images, labels = source.examples(np.arange(len(source)))
+    images, labels = images_and_labels(source)
     assert data.bind(data.ArraySource(images, labels, 10))[1] == digest
 
 
@@ -172,13 +186,19 @@ def test_what_is_read_on_demand_is_compared_at_each_reading(name):
     source = RandomAccessSource(records, ("i", "l"), data.Preparation(), _CLASSES)
     bound, _ = data.bind(source)
     assert isinstance(bound, data.Source)
-    assert (len(bound), bound.image_shape, bound.num_classes) == (_COUNT, (6, 5, 1), 3)
+    assert (len(bound), shape_of(bound), bound.condition.num_classes) == (
+        _COUNT,
+        (6, 5, 1),
+        3,
+    )
     indices = np.array([8, 0, 3])
-    for made, wanted in zip(bound.examples(indices), originals(), strict=True):
+    for made, wanted in zip(
+        images_and_labels(bound, indices), originals(), strict=True
+    ):
         np.testing.assert_array_equal(made, wanted[indices])
-    assert [len(x) for x in bound.examples(np.array([], int))] == [0, 0]
+    assert [len(x) for x in images_and_labels(bound, np.array([], int))] == [0, 0]
     records[3] = records[3] | {name: records[8 if name == "l" else 4][name]}
-    bound.examples(np.array([8, 0]))
+    images_and_labels(bound, np.array([8, 0]))
     with pytest.raises(InputError, match="changed while the run reads it") as e:
-        bound.examples(indices)
+        images_and_labels(bound, indices)
     assert "\n" not in str(e.value)

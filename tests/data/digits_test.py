@@ -1,6 +1,7 @@
 import zlib
 
 import numpy as np
+from reading import images_and_labels, shape_of
 from sklearn.datasets import load_digits
 
 from dpdm_jax import data
@@ -13,11 +14,11 @@ def test_splits_partition_the_data_exactly(data_config):
     train = data.load_source(data_config(), "train")
     test = data.load_source(data_config(), "test")
     assert (len(train), len(test)) == (1437, 360)
-    assert train.image_shape == test.image_shape == (8, 8, 1)
-    assert train.num_classes == test.num_classes == 10
+    assert shape_of(train) == shape_of(test) == (8, 8, 1)
+    assert train.condition.num_classes == test.condition.num_classes == 10
     rows = []
     for source in (train, test):
-        images, labels = source.examples(np.arange(len(source)))
+        images, labels = images_and_labels(source)
         rows += [
             im.tobytes() + bytes([k]) for im, k in zip(images, labels, strict=True)
         ]
@@ -34,7 +35,7 @@ def test_splits_partition_the_data_exactly(data_config):
 def test_split_never_changes(data_config):
     # A changed order would break resuming and every published figure.
     source = data.load_source(data_config(), "train")
-    images, labels = source.examples(np.arange(len(source)))
+    images, labels = images_and_labels(source)
     assert zlib.crc32(images.tobytes()) == IMAGES_CRC
     assert zlib.crc32(labels.astype("<i4").tobytes()) == LABELS_CRC
 
@@ -42,11 +43,11 @@ def test_split_never_changes(data_config):
 def test_every_class_is_in_both_splits(data_config):
     for split in ("train", "test"):
         source = data.load_source(data_config(), split)
-        counts = np.bincount(source.examples(np.arange(len(source)))[1], minlength=10)
+        counts = np.bincount(images_and_labels(source)[1], minlength=10)
         assert counts.min() >= 0.08 * len(source)
 
 
 def test_unlabelled(data_config):
     source = data.load_source(data_config(num_classes=0), "train")
-    assert source.num_classes == 0
-    assert not source.examples(np.arange(50))[1].any()
+    assert source.condition.num_classes == 0
+    assert not images_and_labels(source, np.arange(50))[1].any()

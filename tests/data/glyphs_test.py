@@ -6,6 +6,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image, ImageFont
+from reading import images_and_labels, shape_of
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -41,7 +42,7 @@ def glyph_config(data_config):
 
 def read(config, split="train", indices=None):
     source = data.load_source(config, split)
-    return source.examples(np.arange(len(source)) if indices is None else indices)
+    return images_and_labels(source, indices)
 
 
 def draw_font(path, drawn="", empty="", alike=""):
@@ -74,9 +75,9 @@ def test_source(glyph_config):
     for split in ("train", "test"):
         source = data.load_source(glyph_config(characters="aB7"), split)
         assert isinstance(source, data.Source)
-        assert (len(source), source.num_classes) == (60, 3)
-        assert source.image_shape == (28, 28, 1)
-        images, labels = source.examples(np.array([4, 0, 59]))
+        assert (len(source), source.condition.num_classes) == (60, 3)
+        assert shape_of(source) == (28, 28, 1)
+        images, labels = images_and_labels(source, np.array([4, 0, 59]))
         assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
         assert images.shape == (3, 28, 28, 1)
         np.testing.assert_array_equal(labels, [1, 0, 2])
@@ -100,8 +101,8 @@ def test_digest(glyph_config):
         source = data.load_source(glyph_config(seed=seed), "train")
         bound, digest = binding.bind(source)
         digests.append(digest)
-        images, labels = bound.examples(np.array([7, 3]))
-        expected = source.examples(np.array([7, 3]))
+        images, labels = images_and_labels(bound, np.array([7, 3]))
+        expected = images_and_labels(source, np.array([7, 3]))
         np.testing.assert_array_equal(images, expected[0])
         np.testing.assert_array_equal(labels, expected[1])
     assert digests[0] == digests[1] != digests[2]
@@ -139,7 +140,7 @@ def test_splits_share_no_font_and_follow_names(tmp_path, glyph_config):
         assert len(names) == len(set(names))
         assert set(names) == {n for n, s in split_of.items() if s == split}
         np.testing.assert_array_equal(
-            source.examples(np.arange(200))[0], read(glyph_config(), split)[0]
+            images_and_labels(source, np.arange(200))[0], read(glyph_config(), split)[0]
         )
 
 
@@ -201,7 +202,7 @@ def plain(path, character, box):
 def test_without_distortion_glyphs_are_as_the_font_draws_them(glyph_config):
     source = data.load_source(glyph_config(**NONE), "train")
     num_fonts = len(source._fonts)
-    images = source.examples(np.arange(10 * num_fonts))[0][..., 0].astype(int)
+    images = images_and_labels(source, np.arange(10 * num_fonts))[0][..., 0].astype(int)
     off = []
     for i, image in enumerate(images):
         rows, columns = (np.flatnonzero(image.any(axis=axis)) for axis in (1, 0))
@@ -214,7 +215,7 @@ def test_without_distortion_glyphs_are_as_the_font_draws_them(glyph_config):
     assert np.mean(off) < 8
     assert np.max(off) < 20
     again = data.load_source(glyph_config(**NONE, seed=3), "train")
-    same = again.examples(np.arange(10 * num_fonts))[0][..., 0]
+    same = images_and_labels(again, np.arange(10 * num_fonts))[0][..., 0]
     np.testing.assert_array_equal(images, same)
 
 
@@ -296,8 +297,8 @@ def test_preparation_applies(glyph_config):
 
 def test_labels_can_be_hidden(glyph_config):
     source = data.load_source(glyph_config(num_classes=0), "train")
-    assert source.num_classes == 0
-    assert not source.examples(np.arange(20))[1].any()
+    assert source.condition.num_classes == 0
+    assert not images_and_labels(source, np.arange(20))[1].any()
 
 
 @pytest.mark.parametrize(

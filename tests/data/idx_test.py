@@ -3,6 +3,7 @@ import struct
 
 import numpy as np
 import pytest
+from reading import images_and_labels, shape_of
 
 from dpdm_jax import data
 from dpdm_jax.data import idx
@@ -35,8 +36,8 @@ def test_round_trip(tmp_path, data_config, zipped):
     config = data_config(source="idx", path=str(tmp_path), num_examples=7)
     train = data.load_source(config, "train")
     test = data.load_source(config, "test")
-    assert (train.image_shape, train.num_classes) == ((5, 4, 1), 4)
-    images, labels = train.examples(np.arange(7))
+    assert (shape_of(train), train.condition.num_classes) == ((5, 4, 1), 4)
+    images, labels = images_and_labels(train, np.arange(7))
     np.testing.assert_array_equal(images[..., 0], IMAGES)
     np.testing.assert_array_equal(labels, LABELS)
     assert len(test) == 3
@@ -46,7 +47,7 @@ def test_labels_are_not_needed_when_unlabelled(tmp_path, data_config):
     write(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").unlink()
     config = data_config(source="idx", path=str(tmp_path), num_classes=0)
-    assert data.load_source(config, "train").num_classes == 0
+    assert data.load_source(config, "train").condition.num_classes == 0
 
 
 GOOD = encode(IMAGES)
@@ -113,8 +114,8 @@ def test_real_data(real_data, data_config, name):
     train = data.load_source(config, "train")
     test = data.load_source(config, "test")
     assert (len(train), len(test)) == (60_000, 10_000)
-    assert train.image_shape == test.image_shape == (28, 28, 1)
-    _, labels = train.examples(np.arange(60_000))
+    assert shape_of(train) == shape_of(test) == (28, 28, 1)
+    _, labels = images_and_labels(train, np.arange(60_000))
     if name == "fashion_mnist":
         np.testing.assert_array_equal(np.bincount(labels), np.full(10, 6000))
     else:
@@ -122,7 +123,7 @@ def test_real_data(real_data, data_config, name):
         np.testing.assert_array_equal(labels[:10], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4])
         mean = np.mean(
             [
-                train.examples(np.arange(i, i + 6000))[0].mean() / 255
+                images_and_labels(train, np.arange(i, i + 6000))[0].mean() / 255
                 for i in range(0, 60_000, 6000)
             ]
         )

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from reading import images_and_labels, shape_of
 
 from dpdm_jax import data
 from dpdm_jax.data import image_folder
@@ -35,8 +36,12 @@ def test_classes_and_files_are_sorted_by_name(tmp_path, data_config):
     (tmp_path / ".cache").mkdir()
     write(tmp_path / "ape" / ".hidden.png", pixels(9, 9))
     source = data.load_source(config_for(data_config, tmp_path), "train")
-    assert (len(source), source.num_classes, source.image_shape) == (4, 2, (6, 6, 3))
-    images, labels = source.examples(np.arange(4))
+    assert (len(source), source.condition.num_classes, shape_of(source)) == (
+        4,
+        2,
+        (6, 6, 3),
+    )
+    images, labels = images_and_labels(source, np.arange(4))
     order = ["ape/b.png", "ape/z.png", "cat/10.PNG", "cat/2.png"]
     np.testing.assert_array_equal(images, [stored[name] for name in order])
     np.testing.assert_array_equal(labels, [0, 0, 1, 1])
@@ -48,14 +53,14 @@ def test_splits_share_the_class_numbers_of_train(tmp_path, data_config):
     config = config_for(data_config, tmp_path, test_split="val", num_classes=2)
     assert len(data.load_source(config, "train")) == 2
     test = data.load_source(config, "test")
-    np.testing.assert_array_equal(test.examples(np.array([0]))[1], [1])
+    np.testing.assert_array_equal(images_and_labels(test, np.array([0]))[1], [1])
 
 
 def test_flat_folder_is_unlabelled(tmp_path, data_config):
     for i in range(3):
         write(tmp_path / f"{i}.png", pixels(4, 4, 1, seed=i))
     source = data.load_source(config_for(data_config, tmp_path), "train")
-    assert (source.num_classes, source.image_shape) == (0, (4, 4, 1))
+    assert (source.condition.num_classes, shape_of(source)) == (0, (4, 4, 1))
 
 
 def test_any_size_and_mode_is_cropped_and_resized(tmp_path, data_config):
@@ -71,7 +76,7 @@ def test_any_size_and_mode_is_cropped_and_resized(tmp_path, data_config):
         resize="bicubic",
         channels=3,
     )
-    images, _ = data.load_source(config, "train").examples(np.arange(3))
+    images, _ = images_and_labels(data.load_source(config, "train"), np.arange(3))
 
     def expected(image, box):
         cropped = Image.fromarray(image).crop(box)
@@ -86,7 +91,7 @@ def test_rgb_files_of_grey_images_become_grey(tmp_path, data_config):
     grey = pixels(8, 8, 1)
     write(tmp_path / "0.png", np.repeat(grey, 3, axis=-1))
     config = config_for(data_config, tmp_path, channels=1)
-    images, _ = data.load_source(config, "train").examples(np.array([0]))
+    images, _ = images_and_labels(data.load_source(config, "train"), np.array([0]))
     np.testing.assert_array_equal(images[0], grey)
 
 

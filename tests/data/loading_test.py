@@ -12,26 +12,30 @@ class WrongLabels(data.ArraySource):
     """A user's own source that returns labels it did not announce."""
 
     def examples(self, indices):
-        images, _ = super().examples(indices)
-        return images, indices.astype(np.int32) - 2
+        labels = indices.astype(np.int32) - 2
+        return super().examples(indices) | {"condition": labels}
 
 
 def test_batch_has_examples_in_place_and_zeros_as_padding():
     source = data.ArraySource(IMAGES, LABELS)
     batch = data.load_batch(source, np.array([3, -1, 0, -1, -1]))
     np.testing.assert_array_equal(batch.is_padding, [False, True, False, True, True])
-    np.testing.assert_array_equal(batch.images[0], data.to_float(IMAGES[3]))
-    np.testing.assert_array_equal(batch.images[2], data.to_float(IMAGES[0]))
-    assert not batch.images[batch.is_padding].any()
-    np.testing.assert_array_equal(batch.labels, [2, 0, 0, 0, 0])
-    types = (batch.images.dtype, batch.labels.dtype, batch.is_padding.dtype)
-    assert types == (np.float32, np.int32, np.bool_)
+    np.testing.assert_array_equal(batch.examples["image"][0], IMAGES[3])
+    np.testing.assert_array_equal(batch.examples["image"][2], IMAGES[0])
+    assert not batch.examples["image"][batch.is_padding].any()
+    np.testing.assert_array_equal(batch.examples["condition"], [2, 0, 0, 0, 0])
+    types = (
+        batch.examples["image"].dtype,
+        batch.examples["condition"].dtype,
+        batch.is_padding.dtype,
+    )
+    assert types == (np.uint8, np.int32, np.bool_)
 
 
 @pytest.mark.parametrize("size", [0, 3])
 def test_batch_without_examples(size):
     batch = data.load_batch(data.ArraySource(IMAGES), np.full(size, -1))
-    assert batch.images.shape == (size, 4, 5, 3)
+    assert batch.examples["image"].shape == (size, 4, 5, 3)
     assert batch.is_padding.all()
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from reading import images_and_labels, shape_of
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
@@ -18,8 +19,8 @@ def test_single_file_is_the_train_split(tmp_path, data_config, images, compresse
     save(path, images=images, labels=LABELS)
     config = data_config(source="npz", path=str(path))
     source = data.load_source(config, "train")
-    assert source.num_classes == 3
-    got, labels = source.examples(np.arange(6))
+    assert source.condition.num_classes == 3
+    got, labels = images_and_labels(source, np.arange(6))
     np.testing.assert_array_equal(got, images.reshape(got.shape))
     np.testing.assert_array_equal(labels, LABELS)
     with pytest.raises(InputError, match="without a test split; allowed: a folder"):
@@ -31,7 +32,11 @@ def test_folder_has_both_splits_and_labels_are_optional(tmp_path, data_config):
     np.savez(tmp_path / "held_out.npz", images=COLOUR[:2])
     config = data_config(source="npz", path=str(tmp_path), test_split="held_out")
     train = data.load_source(config, "train")
-    assert (len(train), train.image_shape, train.num_classes) == (6, (4, 5, 3), 0)
+    assert (len(train), shape_of(train), train.condition.num_classes) == (
+        6,
+        (4, 5, 3),
+        0,
+    )
     assert len(data.load_source(config, "test")) == 2
 
 

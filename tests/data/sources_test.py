@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from reading import images_and_labels, shape_of
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
@@ -14,8 +15,12 @@ LABELS = np.array([0, 1, 2, 2, 1, 0])
 def test_array_source_returns_what_it_was_given():
     source = data.ArraySource(IMAGES, LABELS)
     assert isinstance(source, data.Source)
-    assert (len(source), source.image_shape, source.num_classes) == (6, (4, 5, 3), 3)
-    images, labels = source.examples(np.array([5, 2, 2]))
+    assert (len(source), shape_of(source), source.condition.num_classes) == (
+        6,
+        (4, 5, 3),
+        3,
+    )
+    images, labels = images_and_labels(source, np.array([5, 2, 2]))
     np.testing.assert_array_equal(images, IMAGES[[5, 2, 2]])
     np.testing.assert_array_equal(labels, [0, 2, 2])
     assert images.dtype == np.uint8
@@ -28,13 +33,15 @@ def test_array_source_returns_what_it_was_given():
 )
 def test_number_of_classes(labels, requested, num_classes):
     source = data.ArraySource(IMAGES, labels, requested)
-    assert source.num_classes == num_classes
+    assert source.condition.num_classes == num_classes
 
 
 def test_zero_classes_hides_the_labels():
     source = data.ArraySource(IMAGES, LABELS, num_classes=0)
-    assert source.num_classes == 0
-    np.testing.assert_array_equal(source.examples(np.arange(6))[1], np.zeros(6))
+    assert source.condition.num_classes == 0
+    np.testing.assert_array_equal(
+        images_and_labels(source, np.arange(6))[1], np.zeros(6)
+    )
 
 
 FLOATS = IMAGES.astype(np.float32)
@@ -87,12 +94,14 @@ def test_load_source_refuses(data_config, overrides, message):
 
 
 def test_arrays_are_resized_and_converted_as_files_are(data_config):
-    stored, labels = data.load_source(data_config(), "train").examples(np.arange(3))
+    stored, labels = images_and_labels(
+        data.load_source(data_config(), "train"), np.arange(3)
+    )
     source = data.load_source(data_config(image_size=4, channels=3), "train")
-    assert source.image_shape == (4, 4, 3)
-    assert source.num_classes == 10
+    assert shape_of(source) == (4, 4, 3)
+    assert source.condition.num_classes == 10
     assert len(source) == 1437
-    images, same_labels = source.examples(np.arange(3))
+    images, same_labels = images_and_labels(source, np.arange(3))
     np.testing.assert_array_equal(same_labels, labels)
     for image, original in zip(images, stored, strict=True):
         np.testing.assert_array_equal(

@@ -3,6 +3,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from reading import images_and_labels, shape_of
 
 from dpdm_jax import data
 from dpdm_jax.data.tfds import RandomAccessSource
@@ -67,20 +68,24 @@ def test_prepared_data_comes_back(labelled, data_config):
     source = data.load_source(config, "train")
     assert isinstance(source, data.Source)
     assert isinstance(source, RandomAccessSource) == (file_format == "array_record")
-    assert (len(source), source.image_shape, source.num_classes) == (7, (12, 12, 3), 4)
-    images, labels = source.examples(np.array([6, 0, 3, 3]))
+    assert (len(source), shape_of(source), source.condition.num_classes) == (
+        7,
+        (12, 12, 3),
+        4,
+    )
+    images, labels = images_and_labels(source, np.array([6, 0, 3, 3]))
     np.testing.assert_array_equal(images, TRAIN[[6, 0, 3, 3]])
     np.testing.assert_array_equal(labels, LABELS[[6, 0, 3, 3]])
     assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
-    images, _ = data.load_source(config, "test").examples(np.arange(3))
+    images, _ = images_and_labels(data.load_source(config, "test"), np.arange(3))
     np.testing.assert_array_equal(images, TEST)
 
 
 def test_batches_are_padded(labelled, data_config):
     source = data.load_source(config_for(data_config, labelled[0], "tiny"), "train")
     batch = data.load_batch(source, np.array([4, -1]))
-    np.testing.assert_array_equal(batch.images[0], data.to_float(TRAIN[4]))
-    np.testing.assert_array_equal(batch.labels, [3, 0])
+    np.testing.assert_array_equal(batch.examples["image"][0], TRAIN[4])
+    np.testing.assert_array_equal(batch.examples["condition"], [3, 0])
     np.testing.assert_array_equal(batch.is_padding, [False, True])
 
 
@@ -88,7 +93,7 @@ def test_split_expressions(labelled, data_config):
     config = config_for(
         data_config, labelled[0], "tiny", train_split="train[:5]", num_examples=5
     )
-    images, _ = data.load_source(config, "train").examples(np.arange(5))
+    images, _ = images_and_labels(data.load_source(config, "train"), np.arange(5))
     np.testing.assert_array_equal(images, TRAIN[:5])
 
 
@@ -97,8 +102,8 @@ def test_preparation_is_applied(labelled, data_config):
         data_config, labelled[0], "tiny", image_size=6, channels=1, resize="box"
     )
     source = data.load_source(config, "train")
-    assert source.image_shape == (6, 6, 1)
-    images, _ = source.examples(np.arange(7))
+    assert shape_of(source) == (6, 6, 1)
+    images, _ = images_and_labels(source, np.arange(7))
     prepare_one = data.Preparation("none", 6, "box", 1)
     np.testing.assert_array_equal(images, [prepare_one(image) for image in TRAIN])
 
@@ -106,8 +111,10 @@ def test_preparation_is_applied(labelled, data_config):
 def test_labels_can_be_ignored(labelled, data_config):
     config = config_for(data_config, labelled[0], "tiny", num_classes=0)
     source = data.load_source(config, "train")
-    assert source.num_classes == 0
-    np.testing.assert_array_equal(source.examples(np.arange(7))[1], np.zeros(7))
+    assert source.condition.num_classes == 0
+    np.testing.assert_array_equal(
+        images_and_labels(source, np.arange(7))[1], np.zeros(7)
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,8 +161,8 @@ def test_images_of_any_size_without_label(tmp_path, data_config, file_format):
         data_config, tmp_path, "faces", crop="center_square", image_size=8
     )
     source = data.load_source(config, "train")
-    assert source.num_classes == 0
-    got, labels = source.examples(np.arange(3))
+    assert source.condition.num_classes == 0
+    got, labels = images_and_labels(source, np.arange(3))
     prepare_one = data.Preparation("center_square", 8, "lanczos")
     np.testing.assert_array_equal(got, [prepare_one(image) for image in images])
     assert not labels.any()
@@ -222,7 +229,7 @@ def test_several_labels_can_be_ignored(tmp_path, data_config):
     split = [{"image": TRAIN[0], "kind": 0, "place": 1}]
     prepare(tmp_path, "twice", features, {"train": split})
     config = config_for(data_config, tmp_path, "twice", num_classes=0)
-    assert data.load_source(config, "train").num_classes == 0
+    assert data.load_source(config, "train").condition.num_classes == 0
 
 
 @pytest.mark.parametrize("whole_records", [False, True])
@@ -272,10 +279,10 @@ def test_builders_of_the_paper(
     config = config_for(data_config, tmp_path, name, **overrides)
     with tfds.testing.mock_data(num_examples=5):
         source = data.load_source(config, "train")
-        assert (source.image_shape, source.num_classes) == (shape, num_classes)
+        assert (shape_of(source), source.condition.num_classes) == (shape, num_classes)
         batch = data.load_batch(source, np.array([4, 1, -1]))
-    assert batch.images.shape == (3, *shape)
-    assert batch.images[:2].std() > 0.05
+    assert batch.examples["image"].shape == (3, *shape)
+    assert batch.examples["image"][:2].std() > 0.05
 
 
 @pytest.mark.parametrize("missing", ["tensorflow", "tensorflow_datasets"])

@@ -26,6 +26,10 @@ def network(params, x, c_noise, label):
 DENOISE = make_denoiser(network, EDM())
 
 
+def example(label, image=IMAGE):
+    return {"image": image, "condition": jnp.int32(label)}
+
+
 def loss_fn(
     denoise=DENOISE,
     multiplicity=4,
@@ -40,7 +44,7 @@ def loss_fn(
         LogNormal(),
         noise_multiplicity=multiplicity,
         label_dropout=dropout,
-        null_label=null,
+        null=null,
         stratified=stratified,
         **options,
     )
@@ -106,7 +110,7 @@ def test_loss_by_hand():
     image = jnp.array([[[1.0], [-0.5]]])
     spy = Spy()
     loss = denoising_loss(
-        spy, lambda s: 10.0 * s, {}, image, jnp.int32(1), draws, null_label=NULL
+        spy, lambda s: 10.0 * s, {}, image, jnp.int32(1), draws, null=NULL
     )
     ((noisy, sigma, label),) = spy.calls
     np.testing.assert_allclose(noisy[0], image + 1.5)
@@ -126,7 +130,7 @@ def test_loss_is_the_mean_of_the_losses_of_its_draws():
     def loss_and_grad(params, draws):
         weight = EDM().loss_weight
         return denoising_loss(
-            DENOISE, weight, params, IMAGE, jnp.int32(2), draws, null_label=NULL
+            DENOISE, weight, params, IMAGE, jnp.int32(2), draws, null=NULL
         )
 
     together = loss_and_grad(PARAMS, draws)
@@ -151,7 +155,7 @@ def test_label_is_dropped_for_all_draws_or_none():
     spy = Spy()
     loss = loss_fn(spy, multiplicity=6, dropout=0.5)
     for seed in range(20):
-        loss(PARAMS, IMAGE, jnp.int32(1), jax.random.key(seed))
+        loss(PARAMS, example(1), jax.random.key(seed))
     labels = np.array([label for _, _, label in spy.calls])
     assert labels.shape == (20, 6)
     assert np.all(labels == labels[:, :1])
@@ -162,16 +166,16 @@ def test_label_is_dropped_for_all_draws_or_none():
 @pytest.mark.slow
 def test_dropped_label_is_the_null_label():
     key = jax.random.key(4)
-    dropped = loss_fn(dropout=1.0)(PARAMS, IMAGE, jnp.int32(1), key)
-    null = loss_fn(dropout=0.0)(PARAMS, IMAGE, jnp.int32(NULL), key)
-    kept = loss_fn(dropout=0.0)(PARAMS, IMAGE, jnp.int32(1), key)
+    dropped = loss_fn(dropout=1.0)(PARAMS, example(1), key)
+    null = loss_fn(dropout=0.0)(PARAMS, example(NULL), key)
+    kept = loss_fn(dropout=0.0)(PARAMS, example(1), key)
     assert dropped == null
     assert dropped != kept
 
 
 def test_unlabelled_data_keep_their_label_whatever_the_dropout():
     spy = Spy()
-    loss_fn(spy, dropout=1.0, null=None)(PARAMS, IMAGE, jnp.int32(0), jax.random.key(0))
+    loss_fn(spy, dropout=1.0, null=None)(PARAMS, example(0), jax.random.key(0))
     ((_, _, label),) = spy.calls
     np.testing.assert_array_equal(label, np.zeros(4))
 
@@ -185,8 +189,8 @@ def test_bound_loss_uses_the_draws_of_its_key(stratified):
         DENOISE, EDM().loss_weight, PARAMS, IMAGE, jnp.int32(0), draws, NULL
     )
     loss = loss_fn(multiplicity=3, dropout=0.5, stratified=stratified)
-    assert loss(PARAMS, IMAGE, jnp.int32(0), key) == expected
-    assert loss(PARAMS, IMAGE, jnp.int32(0), jax.random.key(7)) != expected
+    assert loss(PARAMS, example(0), key) == expected
+    assert loss(PARAMS, example(0), jax.random.key(7)) != expected
 
 
 @pytest.mark.slow
@@ -199,7 +203,7 @@ def test_draws_in_parts_are_all_draws(views):
         )
         for at_once in (0, 2, 6)
     ]
-    found = [loss(PARAMS, IMAGE, jnp.int32(0), key) for loss in losses]
+    found = [loss(PARAMS, example(0), key) for loss in losses]
     for other in found[1:]:
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
@@ -218,7 +222,7 @@ def test_activations_of_parts_are_not_kept_together():
     def needed(multiplicity, at_once):
         loss = loss_fn(wide, multiplicity=multiplicity, draws_at_once=at_once)
         compiled = jax.jit(jax.grad(loss)).lower(
-            PARAMS, image, jnp.int32(0), jax.random.key(0)
+            PARAMS, example(0, image), jax.random.key(0)
         )
         return compiled.compile().memory_analysis().temp_size_in_bytes
 
@@ -230,7 +234,7 @@ def test_activations_of_parts_are_not_kept_together():
 def test_each_draw_has_a_view_of_its_own_and_is_asked_for_it():
     spy = Spy()
     loss_fn(spy, multiplicity=8, views=Views(flip=True, count=4))(
-        PARAMS, IMAGE, jnp.int32(0), jax.random.key(0)
+        PARAMS, example(0), jax.random.key(0)
     )
     draws = draws_of(jax.random.key(0), 8)
     ((noisy, sigma, _),) = spy.calls
@@ -251,8 +255,8 @@ def test_noise_levels_are_the_given_ones():
         CosineTime(min_log_snr=-0.1, max_log_snr=0.1),
         noise_multiplicity=50,
         label_dropout=0.0,
-        null_label=None,
-    )(PARAMS, IMAGE, jnp.int32(0), jax.random.key(0))
+        null=None,
+    )(PARAMS, example(0), jax.random.key(0))
     ((_, sigma, _),) = spy.calls
     assert np.all((np.exp(-0.051) < sigma) & (sigma < np.exp(0.051)))
 
@@ -263,14 +267,10 @@ def test_loss_of_an_example_ignores_the_rest_of_the_batch(bad):
     images = jax.random.uniform(jax.random.key(8), (5, *SHAPE), minval=-1.0)
     labels = jnp.array([0, 1, 2, 0, 1])
     keys = jax.random.split(jax.random.key(9), 5)
-    batch_loss = jax.jit(jax.vmap(loss_fn(dropout=0.3), (None, 0, 0, 0)))
-    losses = batch_loss(PARAMS, images, labels, keys)
-    changed = batch_loss(
-        PARAMS,
-        images.at[2].set(bad),
-        labels.at[2].set(0),
-        keys.at[2].set(jax.random.key(0)),
-    )
+    batch_loss = jax.jit(jax.vmap(loss_fn(dropout=0.3), (None, 0, 0)))
+    losses = batch_loss(PARAMS, {"image": images, "condition": labels}, keys)
+    other = {"image": images.at[2].set(bad), "condition": labels.at[2].set(0)}
+    changed = batch_loss(PARAMS, other, keys.at[2].set(jax.random.key(0)))
     others = np.array([0, 1, 3, 4])
     np.testing.assert_array_equal(losses[others], changed[others])
     assert losses[2] != changed[2]

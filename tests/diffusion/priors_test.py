@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpdm_jax.conditions import Labels
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.parameterizations import EDM
 from dpdm_jax.diffusion.priors import Classes, Flat, Gaussian, Spectral
@@ -11,13 +12,13 @@ from dpdm_jax.images.frequencies import falling_spectrum
 
 @pytest.mark.parametrize("prior", [Gaussian(0.5), Flat(), Flat(-1), Spectral(6, 6)])
 def test_constants_keep_nothing_among_the_parameters(prior):
-    assert prior.init((6, 6, 1), 2) == {}
+    assert prior.init((6, 6, 1), Labels(2)) == {}
     assert prior.given({}, jnp.zeros(3, jnp.int32)) is prior
 
 
 @pytest.mark.parametrize("components", [0, 4])
 def test_what_is_assumed_of_classes_has_the_shapes_of_what_is_measured(components):
-    kept = Classes(6, 6, components=components).init((6, 6, 1), 2)["moments"]
+    kept = Classes(6, 6, components=components).init((6, 6, 1), Labels(2))["moments"]
     measured = (components_of if components else moments_of)(np.random.default_rng(0))
     assert {k: v.shape for k, v in kept.items()} == {
         k: v.shape for k, v in measured["moments"].items()

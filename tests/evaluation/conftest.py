@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from reading import images_and_labels
 
 from dpdm_jax import command_line, data
 from experiments.benchmarks import evaluation_problem
@@ -12,7 +13,7 @@ def digits():
 
     def read(split, part):
         source = data.load_source(config, split)
-        return source.examples(np.arange(len(source))[part])
+        return images_and_labels(source, np.arange(len(source))[part])
 
     return [
         read("train", slice(1237)),

@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from reading import images_and_labels
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
@@ -391,7 +392,7 @@ def test_logistic_regression_on_mnist(data_config, real_data):
 
     def read(split):
         source = data.load_source(config, split)
-        return source.examples(np.arange(len(source)))
+        return images_and_labels(source)
 
     images, labels = read("train")
     # As two disjoint synthetic sets would be.

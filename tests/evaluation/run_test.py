@@ -3,10 +3,11 @@
 import json
 
 import jax
-import numpy as np
 import pytest
+from reading import images_and_labels
 
 from dpdm_jax import command_line, data, planning, run_dir
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import run
 from dpdm_jax.models.model import build_model
@@ -36,7 +37,7 @@ def config_of(**fields):
 @pytest.fixture
 def workdir(tmp_path):
     config = config_of()
-    model = build_model(config, (8, 8, 1), 10)
+    model = build_model(config, (8, 8, 1), of_classes(10))
     params = model.init(jax.random.key(0))
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save_imported(model, 1, params, params, config={}, origin={})
@@ -67,7 +68,7 @@ def test_real_images_as_samples_score_like_real_images(workdir):
     config.sample.name = "other"
     folder = sampling_run.sample(config, workdir)
     source = data.load_source(config.data, "train")
-    real, labels = source.examples(np.arange(len(source)))
+    real, labels = images_and_labels(source)
     config.sample.num_images = len(real)
     images.write_npz(folder / sampling_run.ARCHIVE, real, labels)
     results = run.evaluate(config, workdir)
@@ -85,7 +86,7 @@ def test_dp_sgd_is_held_to_the_budget_of_the_run(workdir, epsilon):
     config.evaluate.dp_sgd.epochs = 8
     config.evaluate.dp_sgd.learning_rate = 3e-3
     config.privacy.epsilon = epsilon
-    model = build_model(config, (8, 8, 1), 10)
+    model = build_model(config, (8, 8, 1), of_classes(10))
     plan = planning.privacy_plan(config, 1437, model)
     Ledger.create(workdir / run_dir.LEDGER, plan)
     results = run.evaluate(config, workdir)

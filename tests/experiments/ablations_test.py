@@ -73,7 +73,7 @@ def test_gradients_are_compared():
 @pytest.mark.slow
 def test_gradients_of_images_differ_by_their_draws():
     model = load_release(min(RELEASES.iterdir()))
-    images = jnp.zeros((3, *model.model.network.image_shape))
+    images = jnp.zeros((3, *model.model.sample_shape), jnp.uint8)
     labels = jnp.arange(3)
     (pair,) = gradients.gradients(model, images, labels, jax.random.key(0), 2)
     size = sum(leaf.size for leaf in jax.tree.leaves(model.params))

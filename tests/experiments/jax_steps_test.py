@@ -17,7 +17,7 @@ def test_one_batch_of_all_draws_has_the_gradient_of_the_mean_loss():
     arguments = (params, *jax_steps.batch(3))
 
     def mean_loss(*arguments):
-        return jax.vmap(loss, (None, 0, 0, 0))(*arguments).mean()
+        return jax.vmap(loss, (None, 0, 0))(*arguments).mean()
 
     expected = jax.jit(jax.grad(mean_loss))(*arguments)
     gradient = jax.jit(jax_steps.nonprivate(model, "mlp", k))(*arguments)

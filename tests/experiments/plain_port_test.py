@@ -3,13 +3,14 @@
 import jax
 import numpy as np
 
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import build_model
 from experiments.benchmarks import plain_port, problem
 
 
 def test_losses_agree():
     config = problem.load_config("tiny", noise_multiplicity=2)
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     ours = model.loss(config.diffusion)
     network, ported = plain_port.build("tiny", noise_multiplicity=2)
     rng = np.random.default_rng(0)
@@ -18,8 +19,9 @@ def test_losses_agree():
         lambda x: np.asarray(x + 0.1 * rng.normal(size=x.shape), np.float32),
         network.init(jax.random.key(0)),
     )
-    image = rng.uniform(-1, 1, problem.IMAGE_SHAPE).astype(np.float32)
-    arguments = (params, image, np.int32(3), jax.random.key(1))
+    image = rng.integers(0, 256, problem.IMAGE_SHAPE, np.uint8)
+    example = {"image": image, "condition": np.int32(3)}
+    arguments = (params, example, jax.random.key(1))
     value, ported_value = jax.jit(ours)(*arguments), jax.jit(ported)(*arguments)
     np.testing.assert_allclose(ported_value, value, rtol=1e-4)
     at_zero = jax.jit(ours)(jax.tree.map(np.zeros_like, params), *arguments[1:])

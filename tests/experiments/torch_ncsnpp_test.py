@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion import samplers
 from dpdm_jax.diffusion.discretizations import edm_grid
 from dpdm_jax.models.model import build_model
@@ -35,7 +36,7 @@ def torch_state(params):
 @pytest.fixture(scope="module")
 def both():
     config = problem.load_config("tiny", noise_multiplicity=1)
-    model = build_model(config, problem.IMAGE_SHAPE, problem.NUM_CLASSES)
+    model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     params = model.init(jax.random.key(0))
     # Initial weights that are almost zero would hide what follows them.
     leaves, treedef = jax.tree.flatten(params)
@@ -110,7 +111,7 @@ def test_ddim_agrees(both, inputs):
             samplers.DDIM(grid),
             lambda x, sigma: model.denoise(params, x, sigma, label),
             jnp.asarray(start),
-            draw_noise=None,
+            draw_noise=lambda step: pytest.fail("a deterministic sampler drew noise"),
         )
     )(params)
     x, _, torch_label = to_torch(start, label, label)

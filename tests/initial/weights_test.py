@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.initial import read_initial
 from dpdm_jax.interop import name_maps
@@ -51,7 +52,7 @@ def begin(tiny_config, tmp_path):
 def weights_of(workdir, config, step=-1, name="ema"):
     checkpoints = Checkpoints(workdir)
     try:
-        model = build_model(config, (8, 8, 1), 10)
+        model = build_model(config, (8, 8, 1), of_classes(10))
         return checkpoints.restore_weights(model, name, step)[0]
     finally:
         checkpoints.close()
@@ -211,7 +212,7 @@ def test_a_file_of_guided_diffusion(tiny_config, tmp_path):
         )
         return config
 
-    model = build_model(config_of(), (8, 8, 1), 10)
+    model = build_model(config_of(), (8, 8, 1), of_classes(10))
     random = model.init(jax.random.key(0))
     targets = name_maps.official_names(model.shapes)
     rng = np.random.default_rng(0)

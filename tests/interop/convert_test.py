@@ -205,7 +205,6 @@ def test_network_of_another_kind_is_refused():
         init=lambda key: {"kernel": jax.numpy.zeros((2, 2))},
         apply=lambda params, x, c_noise, label: x,
         image_shape=(1, 1, 2),
-        num_classes=0,
     )
     with pytest.raises(InputError, match="allowed: a network of name ncsnpp"):
         convert({}, linear)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop.import_checkpoint import import_checkpoint
 from dpdm_jax.models.model import build_model
@@ -33,7 +34,7 @@ def test_imported_weights_denoise_as_the_official_model_does(tmp_path):
     config = small_mnist()
     assert import_checkpoint(CHECKPOINT, config, tmp_path) == 17
     checkpoints = Checkpoints(tmp_path)
-    model = build_model(config, (28, 28, 1), 10)
+    model = build_model(config, (28, 28, 1), of_classes(10))
     params, step = checkpoints.restore_weights(model, "ema")
     raw, _ = checkpoints.restore_weights(model, "raw")
     checkpoints.close()

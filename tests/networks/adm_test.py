@@ -11,6 +11,7 @@ from float_sums import clipped_grad
 from scipy import stats
 
 from configs import base
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import adm, adm_blocks, build_network, layers
 
@@ -94,7 +95,7 @@ def test_parameter_count_is_the_official_one(variant, changes, count):
     config = base.get_config().network
     config.name = "adm"
     config.adm.update(fields | changes)
-    network = build_network(config, image_shape, num_classes)
+    network = build_network(config, image_shape, of_classes(num_classes))
     assert network.num_parameters == count
 
 
@@ -106,7 +107,9 @@ def test_config_read_from_json_builds_the_same_network():
     as_lists = ml_collections.ConfigDict(
         config.to_dict() | {"adm": config.adm.to_dict() | {"channel_multipliers": [1]}}
     )
-    one, other = (build_network(c, (8, 8, 1), 2) for c in (config, as_lists))
+    one, other = (
+        build_network(c, (8, 8, 1), of_classes(2)) for c in (config, as_lists)
+    )
     assert shapes_of(one) == shapes_of(other)
 
 
@@ -246,7 +249,7 @@ def test_bfloat16_computes_alike_with_float32_parameters(out):
         attention_factors=(1,),
         head_channels=16,
     )
-    network = build_network(config, (4, 4, 1), 2)
+    network = build_network(config, (4, 4, 1), of_classes(2))
     rounded = jax.jit(network.apply)(awake(network), *tiny_batch())
     assert rounded.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(shapes_of(network))} == {
@@ -454,4 +457,4 @@ def test_unknown_dtype_is_refused():
     config = base.get_config().network
     config.name, config.dtype = "adm", "float16"
     with pytest.raises(InputError, match=r"network.dtype is 'float16'; allowed"):
-        build_network(config, (32, 32, 3), 10)
+        build_network(config, (32, 32, 3), of_classes(10))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.images.frequencies import dct_matrix
 from dpdm_jax.networks import build_network
@@ -23,12 +24,12 @@ def config_of(**fields):
 
 def network_of(count):
     config = config_of(name="mixer", patch_size=2, low_frequencies={"count": count})
-    return build_network(config, SHAPE, 2)
+    return build_network(config, SHAPE, of_classes(2))
 
 
 def test_the_perceptron_is_added_on_the_lowest_frequencies():
     alone, both = network_of(0), network_of(3)
-    perceptron = build_network(config_of(name="mlp"), (3, 3, 2), 2)
+    perceptron = build_network(config_of(name="mlp"), (3, 3, 2), of_classes(2))
     assert both.image_shape == SHAPE
     assert both.num_parameters == alone.num_parameters + perceptron.num_parameters
     params = jax.tree.map(lambda leaf: leaf + 0.1, both.init(jax.random.key(0)))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import build_network
 
@@ -16,7 +17,7 @@ def network_of(image_shape=SHAPE, num_classes=3, **fields):
     config.mixer.update({"base_width": 8, "hidden_width": 12, "num_blocks": 2})
     for name, value in fields.items():
         (config if name in config else config.mixer)[name] = value
-    return build_network(config, image_shape, num_classes)
+    return build_network(config, image_shape, of_classes(num_classes))
 
 
 def inputs(n=5):

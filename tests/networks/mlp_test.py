@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import build_network
 
@@ -12,7 +13,7 @@ def network_of(image_shape=(4, 4, 1), num_classes=3, **fields):
     config = command_line.load_config("configs/digits.py").network
     config.mlp.update({"base_width": 8, "hidden_width": 12, "num_blocks": 2})
     config.update(fields)
-    return build_network(config, image_shape, num_classes)
+    return build_network(config, image_shape, of_classes(num_classes))
 
 
 def inputs(n=5, shape=(4, 4, 1)):

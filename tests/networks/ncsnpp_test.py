@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.configs import base
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import build_network
@@ -35,7 +36,9 @@ def tiny(image_shape=(8, 8, 2), num_classes=3, **changes):
         "num_res_blocks": 1,
         "attention_resolutions": (4,),
     }
-    return build_network(config(**fields | changes), image_shape, num_classes)
+    return build_network(
+        config(**fields | changes), image_shape, of_classes(num_classes)
+    )
 
 
 def tiny_batch():
@@ -80,13 +83,13 @@ def size_of(tree):
 )
 def test_parameter_count_is_published_one(variant, count):
     image_shape, num_classes, changes = variant
-    network = build_network(config(**changes), image_shape, num_classes)
+    network = build_network(config(**changes), image_shape, of_classes(num_classes))
     assert network.num_parameters == count
 
 
 @pytest.mark.slow
 def test_parameter_count_of_each_block():
-    shapes = shapes_of(build_network(config(), *MNIST[:2]))
+    shapes = shapes_of(build_network(config(), MNIST[0], of_classes(MNIST[1])))
     down, up = shapes["down"], shapes["up"]
     assert size_of(shapes["embedding"]) == 352 + 4224 + 16512
     assert size_of(shapes["stem"]) == 320
@@ -110,7 +113,9 @@ def test_parameter_count_of_each_block():
 )
 def test_attention_follows_the_feature_width(variant, attention):
     image_shape, num_classes, changes = variant
-    shapes = shapes_of(build_network(config(**changes), image_shape, num_classes))
+    shapes = shapes_of(
+        build_network(config(**changes), image_shape, of_classes(num_classes))
+    )
     queries = [
         path
         for path, _ in jax.tree.leaves_with_path(shapes)
@@ -133,7 +138,9 @@ def test_parameters_are_plain_dictionaries_of_float32_with_readable_names():
 @pytest.mark.slow
 def test_initialisation_follows_the_stated_laws():
     """Kolmogorov-Smirnov tests; false alarm rate 1e-3 over all tensors together."""
-    params = build_network(config(), *MNIST[:2]).init(jax.random.key(0))
+    params = build_network(config(), MNIST[0], of_classes(MNIST[1])).init(
+        jax.random.key(0)
+    )
     flat = {
         "/".join(key.key for key in path): np.asarray(leaf)
         for path, leaf in jax.tree.leaves_with_path(params)
@@ -182,7 +189,9 @@ def test_initialisation_is_determined_by_the_key():
 @pytest.mark.slow
 def test_tensors_start_uncorrelated():
     """Independent tensors exceed 5 / sqrt(n) in one run out of a million."""
-    params = build_network(config(), *MNIST[:2]).init(jax.random.key(0))
+    params = build_network(config(), MNIST[0], of_classes(MNIST[1])).init(
+        jax.random.key(0)
+    )
     level = params["down"]["level_2"]
     a, b = (np.ravel(level[f"block_{j}"]["conv_a"]["kernel"]) for j in range(2))
     assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)
@@ -311,10 +320,10 @@ def test_bfloat16_computes_alike_with_float32_parameters(apply):
 )
 def test_bad_field_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        build_network(config(**changes), (8, 8, 1), 0)
+        build_network(config(**changes), (8, 8, 1), of_classes(0))
 
 
 @pytest.mark.parametrize("image_shape", [(30, 32, 1), (32, 30, 1), (2, 2, 1)])
 def test_image_that_cannot_be_halved_is_refused(image_shape):
     with pytest.raises(InputError, match="height and width divisible by 4"):
-        build_network(config(), image_shape, 0)
+        build_network(config(), image_shape, of_classes(0))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import build_network, patches
 
@@ -20,7 +21,7 @@ def network_of(name, image_shape, patch_size):
         {"base_width": 4, "channel_multipliers": (1,), "num_res_blocks": 1}
         | {"attention_resolutions": (3,)}
     )
-    return build_network(config, image_shape, 2)
+    return build_network(config, image_shape, of_classes(2))
 
 
 def test_fold_gathers_each_square():
@@ -39,7 +40,6 @@ def test_fold_gathers_each_square():
 def test_a_network_on_patches_is_the_network_of_folded_images(name):
     whole, inner = network_of(name, SHAPE, 2), network_of(name, (2, 3, 12), 1)
     assert whole.image_shape == SHAPE
-    assert whole.num_classes == 2
     params = jax.tree.map(
         lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape),
         whole.init(jax.random.key(0)),

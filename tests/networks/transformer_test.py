@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import build_network
 
@@ -18,7 +19,7 @@ def network_of(image_shape=SHAPE, num_classes=3, **fields):
     config.transformer.num_heads = 3
     for name, value in fields.items():
         (config if name in config else config.transformer)[name] = value
-    return build_network(config, image_shape, num_classes)
+    return build_network(config, image_shape, of_classes(num_classes))
 
 
 def trained(network):

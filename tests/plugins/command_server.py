@@ -16,6 +16,7 @@ import traceback
 import cheap_compilation
 
 from dpdm_jax import command_line, evaluation, modes, planning, report, settings
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.evaluation import classifiers, downstream, fid, lenet_features, metrics
 from dpdm_jax.interop import torch_checkpoints
 from dpdm_jax.models.model import build_model
@@ -32,7 +33,7 @@ def plan(overrides: dict) -> None:
     config = command_line.load_config("configs/digits.py")
     for name, value in overrides.items():
         settings.assign(config, name, value)
-    model = build_model(config, _IMAGE_SHAPE, _CLASSES)
+    model = build_model(config, _IMAGE_SHAPE, of_classes(_CLASSES))
     planning.privacy_plan(config, _IMAGES, model)
 
 

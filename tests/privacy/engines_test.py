@@ -15,6 +15,7 @@ import pytest
 from float_sums import clipped_grad
 
 from dpdm_jax import networks
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.configs import base
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.losses import make_loss
@@ -358,7 +359,7 @@ def registered(**fields):
         | {"attention_resolutions": (4,)}
     )
     config.update(fields)
-    network = networks.build_network(config, (4, 4, 1), 3)
+    network = networks.build_network(config, (4, 4, 1), of_classes(3))
     # At the start most of a network has almost no gradient, so move away from it.
     rng = np.random.default_rng(1)
     params = jax.tree.map(
@@ -430,14 +431,18 @@ CASES = [("table", draws, engine) for draws in (1, 3) for engine in ENGINES] + [
 def problem(model, draws):
     """``(loss, params, batch)`` of a diffusion model; the last examples are bad."""
     params, apply = MODELS[model]()
-    loss = make_loss(
+    of_example = make_loss(
         make_denoiser(apply, EDM()),
         EDM().loss_weight,
         LogNormal(),
         noise_multiplicity=draws,
         label_dropout=0.3,
-        null_label=3,
+        null=3,
     )
+
+    def loss(params, image, label, key):
+        return of_example(params, {"image": image, "condition": label}, key)
+
     images = jax.random.uniform(jax.random.key(7), (BATCH, 4, 4, 1), minval=-1.0)
     for i, bad in enumerate((math.nan, math.inf, 1e30)):
         images = images.at[-1 - i, 0, 0].set(bad)

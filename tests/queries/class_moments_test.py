@@ -6,9 +6,12 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from reading import shape_of
 
 from dpdm_jax import data
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
+from dpdm_jax.images import pixels
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.queries.class_moments import MomentsQuery
@@ -43,7 +46,7 @@ def moments_of(workdir, config, weights="raw"):
     """The moments in the newest checkpoint."""
     checkpoints = Checkpoints(workdir)
     try:
-        model = build_model(config, (8, 8, 1), 10)
+        model = build_model(config, (8, 8, 1), of_classes(10))
         return checkpoints.restore_weights(model, weights)[0]["moments"]
     finally:
         checkpoints.close()
@@ -110,11 +113,11 @@ def test_what_is_measured_is_near_the_data(make_config, tmp_path):
     loop.train(config, tmp_path)
     source = data.load_source(config.data, "train")
     batch = data.load_batch(source, np.arange(len(source)))
-    model = build_model(config, source.image_shape, source.num_classes)
-    white = np.asarray(model.prior.whiten(batch.images))
+    model = build_model(config, shape_of(source), source.condition)
+    white = np.asarray(model.prior.whiten(pixels.to_float(batch.examples["image"])))
     found = np.asarray(moments_of(tmp_path, config)["mean"])
     for label in range(10):
-        mean = white[batch.labels == label].mean(axis=0)
+        mean = white[batch.examples["condition"] == label].mean(axis=0)
         # Frequencies that differ most between classes; the guess for the others is 0.
         low = np.s_[:3, :3]
         np.testing.assert_allclose(found[label][low], mean[low], atol=0.25)
@@ -133,12 +136,14 @@ def test_components_are_near_the_data(make_config, tmp_path):
     moments_found = moments_of(tmp_path, config)
     source = data.load_source(config.data, "train")
     batch = data.load_batch(source, np.arange(len(source)))
-    p = build_model(config, source.image_shape, source.num_classes).prior
-    frequencies = np.asarray(p.whiten(batch.images) * p.assumed_stds).reshape(-1, 64)
+    p = build_model(config, shape_of(source), source.condition).prior
+    frequencies = np.asarray(
+        p.whiten(pixels.to_float(batch.examples["image"])) * p.assumed_stds
+    ).reshape(-1, 64)
     for label in range(10):
         found = np.asarray(moments_found["components"][label]).reshape(3, 64)
         np.testing.assert_allclose(found @ found.T, np.eye(3), atol=1e-5)
-        covariance = np.cov(frequencies[batch.labels == label].T)
+        covariance = np.cov(frequencies[batch.examples["condition"] == label].T)
         values, vectors = np.linalg.eigh(covariance)
         explained = np.trace(found @ covariance @ found.T)
         assert explained > 0.9 * values[-3:].sum()

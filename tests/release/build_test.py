@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from dpdm_jax import files, run_dir
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import Ledger, LedgerRecord, format_epsilon, read_ledger
 from dpdm_jax.privacy import ledger as ledger_lib
@@ -366,7 +367,7 @@ def test_no_run_directory(make_config, tmp_path):
 
 def test_imported_weights(make_config, refused, workdir):
     config = make_config()
-    model = build.build_model(config, (8, 8, 1), 10)
+    model = build.build_model(config, (8, 8, 1), of_classes(10))
     params = model.init(jax.random.key(0))
     shutil.rmtree(workdir / "checkpoints")
     checkpoints = Checkpoints(workdir, keep=1)

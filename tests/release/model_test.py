@@ -11,6 +11,7 @@ import pytest
 
 import dpdm_jax
 from dpdm_jax import command_line, modes
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.release import bundle
@@ -63,7 +64,7 @@ def test_without_classes_there_are_no_labels(released):
     labelled = dpdm_jax.load_release(released)
     config = labelled.config.copy_and_resolve_references()
     config.sampler.guidance = 0.0
-    model = build_model(config, (8, 8, 1), 0)
+    model = build_model(config, (8, 8, 1), of_classes(0))
     params = model.init(jax.random.key(0))
     images, labels = ReleasedModel(config, model, params, {}, {}).sample(2)
     assert images.shape == (2, 8, 8, 1)

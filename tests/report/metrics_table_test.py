@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from reading import images_and_labels
 
 from dpdm_jax import command_line, data
 from dpdm_jax.evaluation import metrics
@@ -87,8 +88,10 @@ def test_results_without_metrics():
 @pytest.mark.slow
 def test_all_that_an_evaluation_returns_is_shown(tmp_path):
     config = command_line.load_config("configs/digits.py").data
-    real, labels = data.load_source(config, "train").examples(np.arange(300))
-    fresh, fresh_labels = data.load_source(config, "test").examples(np.arange(100))
+    real, labels = images_and_labels(data.load_source(config, "train"), np.arange(300))
+    fresh, fresh_labels = images_and_labels(
+        data.load_source(config, "test"), np.arange(100)
+    )
     names = [name + metrics.LENET_SUFFIX for name in metrics.FEATURE_METRICS]
     names += ["logreg", "memorisation"]
     results = metrics.measure(

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion import discretizations, samplers
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
@@ -13,7 +14,7 @@ from dpdm_jax.sampling.generate import make_generator
 def model_and_params():
     config = command_line.load_config("configs/digits.py")
     config.network.mlp.hidden_width = 16
-    model = build_model(config, (8, 8, 1), 10)
+    model = build_model(config, (8, 8, 1), of_classes(10))
     params = model.init(jax.random.key(1))
     # Away from its nearly zero start, so that labels and noise levels matter.
     params = jax.tree.map(
@@ -80,7 +81,7 @@ def test_no_images(model_and_params):
 
 def test_guidance_needs_labels():
     config = command_line.load_config("configs/digits.py")
-    model = build_model(config, (8, 8, 1), 0)
+    model = build_model(config, (8, 8, 1), of_classes(0))
     with pytest.raises(InputError, match=r"sampler\.guidance"):
         make_generator(
             model,

@@ -3,9 +3,11 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from reading import images_and_labels
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
+from dpdm_jax.images import pixels
 from dpdm_jax.sampling import images
 
 GREY = 208
@@ -38,7 +40,7 @@ def test_truncation_is_the_default():
 def test_nearest_inverts_the_training_transform():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     np.testing.assert_array_equal(
-        images.to_uint8(data.to_float(levels), "nearest"), levels
+        images.to_uint8(pixels.to_float(levels), "nearest"), levels
     )
 
 
@@ -156,8 +158,8 @@ def test_npz_is_read_by_the_data_source(tmp_path, data_config, num_classes):
         assert sorted(archive) == (["images", "labels"] if num_classes else ["images"])
     config = data_config(source="npz", path=str(tmp_path / "a.npz"))
     source = data.load_source(config, "train")
-    assert source.num_classes == num_classes
-    found, found_labels = source.examples(np.arange(9))
+    assert source.condition.num_classes == num_classes
+    found, found_labels = images_and_labels(source, np.arange(9))
     np.testing.assert_array_equal(found, pixels)
     np.testing.assert_array_equal(found_labels, labels if num_classes else 0 * labels)
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.sampling import run
@@ -32,7 +33,7 @@ def config_of(**sample):
 def workdir(tmp_path):
     """A run directory with imported random weights."""
     config = config_of()
-    model = build_model(config, (8, 8, 1), 10)
+    model = build_model(config, (8, 8, 1), of_classes(10))
     raw, ema = (model.init(jax.random.key(i)) for i in (0, 1))
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save_imported(model, 5, raw, ema, config={}, origin={})

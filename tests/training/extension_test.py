@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line, devices, run_dir, settings
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import extend_plan, format_epsilon, new_noise_key, read_ledger
@@ -67,7 +68,7 @@ def ledger_of(workdir):
 def arrays_of(workdir, step=-1):
     """Weights and average of a checkpoint, and the digests of all of its arrays."""
     checkpoints = Checkpoints(workdir)
-    model = build_model(config_of(), (8, 8, 1), 10)
+    model = build_model(config_of(), (8, 8, 1), of_classes(10))
     arrays = [checkpoints.restore_weights(model, name, step) for name in ("raw", "ema")]
     digests = checkpoints.description(step)["digests"]
     checkpoints.close()
@@ -286,7 +287,7 @@ def test_the_learning_rate_stays_where_the_schedule_ended(spent):
     training = build_training(
         config,
         longer,
-        build_model(config, (8, 8, 1), 10).trained_loss(config.diffusion),
+        build_model(config, (8, 8, 1), of_classes(10)).trained_loss(config.diffusion),
         new_noise_key(),
         devices.data_mesh(),
     )

@@ -17,8 +17,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from commands import Commands
+from reading import images_and_labels
 
 from dpdm_jax import command_line, data, files, settings
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
@@ -83,7 +85,7 @@ def private_part(workdir, step):
 def restored(workdir):
     """The weights of the newest checkpoint, and the digests that it states, if any."""
     config = config_of()
-    model = build_model(config, (8, 8, 1), 10)
+    model = build_model(config, (8, 8, 1), of_classes(10))
     checkpoints = Checkpoints(workdir)
     arrays = [checkpoints.restore_weights(model, name) for name in ("raw", "ema")]
     described = checkpoints.description()
@@ -375,7 +377,7 @@ def test_no_run_goes_on_with_another_mechanism(workdir, begun, make_old, version
 
 def write_digits(path, change=lambda images, labels: None):
     source = data.load_source(config_of().data, "train")
-    images, labels = source.examples(np.arange(len(source)))
+    images, labels = images_and_labels(source)
     images, labels = images.copy(), labels.copy()
     change(images, labels)
     path.mkdir()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax import command_line
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -48,7 +49,7 @@ def wait_for_checkpoint(process, workdir, step):
 def weights(workdir):
     config = command_line.load_config("configs/digits.py")
     config.network.mlp.base_width, config.network.mlp.hidden_width = 4, 8
-    model = build_model(config, (8, 8, 1), 10)
+    model = build_model(config, (8, 8, 1), of_classes(10))
     checkpoints = Checkpoints(workdir)
     params, step = checkpoints.restore_weights(model, "ema")
     checkpoints.close()

@@ -12,8 +12,10 @@ import numpy as np
 import optax
 import pytest
 from earlier_configs import as_format_1
+from reading import shape_of
 
 from dpdm_jax import command_line, data, planning, settings
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
@@ -48,8 +50,7 @@ def tiny_config(**overrides):
 
 def weights(workdir: pathlib.Path, config, step: int = -1):
     checkpoints = Checkpoints(workdir)
-    shape, classes = checkpoints.stored_problem()
-    model = build_model(config, shape, classes)
+    model = build_model(config, *checkpoints.stored_problem())
     restored = [
         checkpoints.restore_weights(model, name, step)[0] for name in ("ema", "raw")
     ]
@@ -146,16 +147,14 @@ def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
         state = train(config, tmp_path)
 
     source = data.load_source(config.data, "train")
-    model = build_model(config, source.image_shape, source.num_classes)
+    model = build_model(config, shape_of(source), source.condition)
     loss = model.loss(config.diffusion)
     batch = data.load_batch(source, np.arange(len(source)))
     key = fixed_secrets(7).loss_key(0)
 
     def mean_loss(params):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(source)))
-        losses = jax.vmap(loss, (None, 0, 0, 0))(
-            params, batch.images, batch.labels, keys
-        )
+        losses = jax.vmap(loss, (None, 0, 0))(params, batch.examples, keys)
         return losses.mean()
 
     params = model.init(rngs.stream(config.seed, "init"))
@@ -207,7 +206,7 @@ def test_bfloat16_trains_nearly_like_float32(tmp_path):
         train(config, tmp_path / dtype)
         trained[dtype] = weights(tmp_path / dtype, config)
     start = jax.tree.leaves(
-        build_model(tiny_config(), (8, 8, 1), 10).init(
+        build_model(tiny_config(), (8, 8, 1), of_classes(10)).init(
             rngs.stream(tiny_config().seed, "init")
         )
     )

@@ -8,7 +8,8 @@ from dpdm_jax.training.ordinary import ordinary_grad
 SIZE = 7
 
 
-def loss(params, image, label, key):
+def loss(params, example, key):
+    image, (label,) = example["image"], example["condition"]
     noise = jax.random.normal(key, image.shape)
     return jnp.sum((params["w"] * image + 0.1 * noise) ** 2) * (1 + label)
 
@@ -21,14 +22,15 @@ def test_it_is_the_sum_of_the_examples_gradients(microbatch_size):
     keys = jax.random.split(jax.random.key(1), SIZE)
     is_padding = jnp.arange(SIZE) == 5
     images = images.at[5].set(jnp.inf)  # what padding holds does not matter
+    examples = {"image": images, "condition": (labels,)}
     grads, aux = jax.jit(ordinary_grad(loss, microbatch_size))(
-        params, images, labels, keys, is_padding_example=is_padding
+        params, examples, keys, is_padding_example=is_padding
     )
-    each = jax.vmap(jax.value_and_grad(loss), (None, 0, 0, 0))
-    losses, examples = each(params, images, labels, keys)
+    each = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))
+    losses, gradients = each(params, examples, keys)
     kept = ~np.asarray(is_padding)
     np.testing.assert_allclose(
-        grads["w"], np.asarray(examples["w"])[kept].sum(), rtol=1e-5
+        grads["w"], np.asarray(gradients["w"])[kept].sum(), rtol=1e-5
     )
     np.testing.assert_allclose(aux.values[kept], losses[kept], rtol=1e-6)
     assert aux.grad_norms is None

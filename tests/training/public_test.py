@@ -7,6 +7,7 @@ import warnings
 import pytest
 
 from dpdm_jax import modes, planning
+from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import PrivacyConfig, PrivacyPlan, Query, make_plan, read_ledger
@@ -31,14 +32,18 @@ def workdir(tmp_path_factory, tiny_config):
 
 def test_the_plan_has_no_budget(tiny_config):
     config = tiny_config(data__public=NAME)
-    plan = planning.privacy_plan(config, 1437, build_model(config, (8, 8, 1), 10))
+    plan = planning.privacy_plan(
+        config, 1437, build_model(config, (8, 8, 1), of_classes(10))
+    )
     assert plan.public_data == NAME
     assert (plan.noise_multiplier, plan.l2_clip_norm) == (0, math.inf)
     assert plan.epsilon == plan.target_epsilon == math.inf
     assert plan.cautions() == ()
     assert PrivacyPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     private = tiny_config()
-    other = planning.privacy_plan(private, 1437, build_model(private, (8, 8, 1), 10))
+    other = planning.privacy_plan(
+        private, 1437, build_model(private, (8, 8, 1), of_classes(10))
+    )
     assert ("public_data", NAME, "") in plan.differences(other)
     assert "public_data" not in other.to_dict()
 

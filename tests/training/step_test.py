@@ -11,10 +11,10 @@ from dpdm_jax.training.state import create_state
 from dpdm_jax.training.step import DATA_AXIS, make_train_step
 
 
-def loss(params, fixed, image, label, key):
+def loss(params, fixed, example, key):
     """Gradient: minus the image's first pixel, scaled by the label."""
     del fixed, key
-    return -label * image[0, 0, 0] * params["w"][0]
+    return -example["condition"] * example["image"][0, 0, 0] * params["w"][0]
 
 
 def build(stddev=0.0, clip=1.0, rate=0.5):
@@ -36,7 +36,8 @@ def batch(pixels, is_padding=None):
     n = len(pixels)
     images = jnp.asarray(pixels, jnp.float32).reshape(n, 1, 1, 1)
     padding = jnp.zeros(n, bool) if is_padding is None else jnp.asarray(is_padding)
-    return images, jnp.ones(n, jnp.int32), padding, jnp.arange(n)
+    examples = {"image": images, "condition": jnp.ones(n, jnp.int32)}
+    return examples, padding, jnp.arange(n)
 
 
 def run(step, state, *batches):

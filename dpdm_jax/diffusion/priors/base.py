@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar, Protocol
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from dpdm_jax.conditions import Condition
 
 #: Nested dictionary of float32 arrays.
 Params = Any
@@ -45,26 +47,29 @@ class Prior(Protocol):
     @property
     def mean_data(self) -> float: ...
 
-    def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
+    def init(self, image_shape: tuple[int, int, int], condition: Condition) -> Params:
         """Returns what the prior keeps among a model's parameters, by name.
 
         No step trains it. What is not as assumed here, a query fills in.
 
         Args:
             image_shape: (h, w, c).
-            num_classes: 0 for unlabelled data.
+            condition: of the examples.
 
         Returns:
             Float32 arrays, as assumed; {} of a prior that is all constants.
+
+        Raises:
+            InputError: the prior does not know such conditions.
         """
         ...
 
-    def given(self, params: Params, label: Int[Array, " n"]) -> Linear:
-        """Returns the denoiser of images of some classes.
+    def given(self, params: Params, condition: Any) -> Linear:
+        """Returns the denoiser of images under some conditions.
 
         Args:
             params: of the model; what ``init`` gave is among them, or what was measured
                 in its place.
-            label: in 0..num_classes.
+            condition: a tree of arrays [n, ...].
         """
         ...

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import Condition, num_classes_for
 from dpdm_jax.diffusion.priors.base import Linear, Params, Scaled
 from dpdm_jax.diffusion.priors.spectral import Spectral
 from dpdm_jax.errors import InputError
 
 #: Name of the moments among the parameters of a model.
 MOMENTS = "moments"
+#: What messages call who reads the classes.
+READER = "diffusion.parameterization 'edm_moments'"
 
 # Values of an image whose covariances, a matrix for each class, are measured at most.
 _MAX_COVARIED = 3072
@@ -73,7 +76,7 @@ class Classes(Spectral):
 
     components: int = dataclasses.field(default=0, kw_only=True)
 
-    def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
+    def init(self, image_shape: tuple[int, int, int], condition: Condition) -> Params:
         """Returns the moments that are assumed until they are measured.
 
         Returns:
@@ -82,8 +85,11 @@ class Classes(Spectral):
             are "components" float32 [num_classes + 1, components, h, w, c], orthonormal
             vectors of frequencies, and "component_std" [num_classes + 1, components] in
             assumed standard deviations of pixels, too.
+
+        Raises:
+            InputError: the condition is no class.
         """
-        rows = num_classes + 1
+        rows = num_classes_for(condition, READER) + 1
         moments = {
             "mean": jnp.zeros((rows, *image_shape)),
             "std": jnp.ones((rows, *image_shape)),
@@ -95,8 +101,8 @@ class Classes(Spectral):
             moments["component_std"] = jnp.ones((rows, self.components))
         return {MOMENTS: moments}
 
-    def given(self, params: Params, label: Int[Array, " n"]) -> Linear:
-        moments = {name: value[label] for name, value in params[MOMENTS].items()}
+    def given(self, params: Params, condition: Int[Array, " n"]) -> Linear:
+        moments = {name: value[condition] for name, value in params[MOMENTS].items()}
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(Spectral)}
         if not self.components:
             return _GivenMoments(**fields, **moments)

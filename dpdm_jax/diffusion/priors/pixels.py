@@ -1,10 +1,12 @@
 """Priors that scale pixels as they are, as the papers do."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion.priors.base import Linear, Params
 
 
@@ -14,7 +16,7 @@ class _Pixels:
     mean_data = 0.0
     expected = 0.0
 
-    def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
+    def init(self, image_shape: tuple[int, int, int], condition: Condition) -> Params:
         return {}
 
     def analyse(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
@@ -37,7 +39,7 @@ class Gaussian(_Pixels):
 
     sigma_data: float
 
-    def given(self, params: Params, label: Int[Array, " n"]) -> Linear:
+    def given(self, params: Params, condition: Any) -> Linear:
         return self
 
     def c_skip(self, sigma: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -57,7 +59,7 @@ class Flat(_Pixels):
 
     sign: int = 1
 
-    def given(self, params: Params, label: Int[Array, " n"]) -> Linear:
+    def given(self, params: Params, condition: Any) -> Linear:
         return self
 
     def c_skip(self, sigma: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -1,12 +1,14 @@
 """A prior of an assumed spectrum: low frequencies vary most."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion.priors.base import Linear, Params, Scaled
 from dpdm_jax.images import frequencies
 
@@ -60,10 +62,10 @@ class Spectral:
     mean_data: float = 0.0
     corner: float = 5.0
 
-    def init(self, image_shape: tuple[int, int, int], num_classes: int) -> Params:
+    def init(self, image_shape: tuple[int, int, int], condition: Condition) -> Params:
         return {}
 
-    def given(self, params: Params, label: Int[Array, " n"]) -> Linear:
+    def given(self, params: Params, condition: Any) -> Linear:
         return self
 
     @property

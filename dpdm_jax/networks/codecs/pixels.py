@@ -1,0 +1,39 @@
+"""Pixels themselves: bytes of the source, floats of the diffusion."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from dpdm_jax.images import pixels
+from dpdm_jax.networks.network import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelCodec:
+    """Diffusion of an image's own pixels; see ``Codec``.
+
+    Attributes:
+        sample_shape: (h, w, c).
+    """
+
+    sample_shape: tuple[int, int, int]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.sample_shape
+
+    @property
+    def spec(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.sample_shape, np.uint8)
+
+    def init(self) -> Params:
+        return {}
+
+    def encode(self, params: Params, image: jax.Array, key: jax.Array) -> jax.Array:
+        del params, key
+        return pixels.to_float(image)
+
+    def decode(self, params: Params, latents: jax.Array) -> jax.Array:
+        del params
+        return latents
