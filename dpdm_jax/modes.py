@@ -13,15 +13,13 @@ from dpdm_jax.evaluation import metrics
 from dpdm_jax.evaluation import run as evaluation_run
 from dpdm_jax.initial import read_initial
 from dpdm_jax.privacy import LedgerRecord, format_epsilon, read_ledger, statement_of
-from dpdm_jax.release.build import read_tuning
-from dpdm_jax.release.build import release as write_release
+from dpdm_jax.release import build
 from dpdm_jax.release.bundle import PRIVACY_TEXT
 from dpdm_jax.release.model import open_as_run
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.sampling.snapshot import SnapshotWriter
+from dpdm_jax.training import extension, loop
 from dpdm_jax.training.checkpoints import Checkpoints
-from dpdm_jax.training.extension import extend as extend_run
-from dpdm_jax.training.loop import train as train_model
 
 
 def plan(
@@ -72,7 +70,7 @@ def plan(
 def extend(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Plans further steps of a run within a new budget; training goes on with them."""
     _refuse_release(config, "extend")
-    extend_run(config, workdir, _say)
+    extension.extend(config, workdir, _say)
     _say("The ledger has the new plan; --mode=train goes on with it.")
 
 
@@ -110,7 +108,7 @@ def report(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         path = write_report(
             workdir,
             private=config.report.private_parts,
-            tuning=read_tuning(config.release),
+            tuning=build.read_tuning(config.release),
         )
         return str(path)
 
@@ -120,7 +118,7 @@ def report(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes what of a run may be published."""
     _refuse_release(config, "release")
-    folder = write_release(config, workdir)
+    folder = build.release(config, workdir)
     _say((folder / PRIVACY_TEXT).read_text())
     _say(f"Release: {folder}")
 
@@ -156,7 +154,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     snapshot = SnapshotWriter(config, workdir)
-    train_model(config, workdir, snapshot=snapshot, read_initial=read_initial)
+    loop.train(config, workdir, snapshot=snapshot, read_initial=read_initial)
 
 
 def _open_release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

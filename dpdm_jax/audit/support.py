@@ -135,7 +135,7 @@ def of_moments(query: Query, size: int = 2**20) -> float:
     def released(with_it: bool) -> np.ndarray:
         count = _BYSTANDERS + with_it
         answers: list[class_moments.Released] = []
-        class_moments.measure(
+        class_moments.noised_moments(
             lambda: [(np.ones((count, size), np.float32), np.zeros(count, np.int32))],
             0,
             np.ones(size),

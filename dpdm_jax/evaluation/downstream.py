@@ -96,7 +96,7 @@ class DownstreamResult:
         }
 
 
-class TrainState(NamedTuple):
+class FitState(NamedTuple):
     """Parameters of a classifier and the optimizer's state."""
 
     params: classifiers.Params
@@ -209,7 +209,7 @@ def batch_indices(order: np.ndarray, batch_size: int) -> np.ndarray:
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def init_state(
     classifier: classifiers.Classifier, recipe: Recipe, num_steps: int, key: jax.Array
-) -> TrainState:
+) -> FitState:
     """Draws parameters and makes the optimizer's state.
 
     Args:
@@ -219,7 +219,7 @@ def init_state(
         key: typed key.
     """
     params = classifier.init(key)
-    return TrainState(params, recipe.transform(num_steps).init(params))
+    return FitState(params, recipe.transform(num_steps).init(params))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
@@ -227,12 +227,12 @@ def train_epoch(
     classifier: classifiers.Classifier,
     recipe: Recipe,
     num_steps: int,
-    state: TrainState,
+    state: FitState,
     images: jax.Array,
     labels: jax.Array,
     batches: jax.Array,
     key: jax.Array,
-) -> TrainState:
+) -> FitState:
     """Takes one step on the mean cross entropy per batch, in one compiled call.
 
     Args:
@@ -250,7 +250,7 @@ def train_epoch(
     """
     optimizer = recipe.transform(num_steps)
 
-    def step(state: TrainState, inputs: Any) -> tuple[TrainState, None]:
+    def step(state: FitState, inputs: Any) -> tuple[FitState, None]:
         batch, number = inputs
         step_key = jax.random.fold_in(key, number)
         x = pixels.to_float(images[batch])
@@ -269,7 +269,7 @@ def train_epoch(
 
         grads = jax.grad(loss)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), opt_state), None
+        return FitState(optax.apply_updates(state.params, updates), opt_state), None
 
     return jax.lax.scan(step, state, (batches, jnp.arange(len(batches))))[0]
 

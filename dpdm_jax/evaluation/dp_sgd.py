@@ -18,9 +18,9 @@ from dpdm_jax import privacy, validate
 from dpdm_jax.evaluation import classifiers, downstream, registry
 from dpdm_jax.evaluation.downstream import (
     DownstreamResult,
+    FitState,
     LabelledImages,
     SeedResult,
-    TrainState,
 )
 from dpdm_jax.images import pixels
 from dpdm_jax.padding import PADDING, pad_indices
@@ -153,7 +153,7 @@ def _train(
         optax.adam(settings.learning_rate),
     )
     params = jax.jit(classifier.init)(rngs.stream(seed, "dp_sgd_init"))
-    state = TrainState(params, optimizer.init(params))
+    state = FitState(params, optimizer.init(params))
     take_steps = jax.jit(
         functools.partial(_take_steps, classifier, optimizer, plan.l2_clip_norm),
         donate_argnums=0,
@@ -179,11 +179,11 @@ def _take_steps(
     classifier: classifiers.Classifier,
     optimizer: optax.GradientTransformation,
     l2_clip_norm: float,
-    state: TrainState,
+    state: FitState,
     images: jax.Array,
     labels: jax.Array,
     batches: jax.Array,
-) -> TrainState:
+) -> FitState:
     def loss(params: classifiers.Params, image: jax.Array, label: jax.Array) -> Any:
         logits = classifier.apply(params, image[None])[0]
         return optax.softmax_cross_entropy_with_integer_labels(logits, label)
@@ -192,7 +192,7 @@ def _take_steps(
         loss, l2_clip_norm=l2_clip_norm, batch_argnums=(1, 2)
     )
 
-    def step(state: TrainState, batch: jax.Array) -> tuple[TrainState, None]:
+    def step(state: FitState, batch: jax.Array) -> tuple[FitState, None]:
         total = clipped_grad(
             state.params,
             pixels.to_float(images[batch]),
@@ -200,6 +200,6 @@ def _take_steps(
             is_padding_example=batch == PADDING,
         )
         updates, opt_state = optimizer.update(total, state.opt_state, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), opt_state), None
+        return FitState(optax.apply_updates(state.params, updates), opt_state), None
 
     return jax.lax.scan(step, state, batches)[0]

@@ -32,7 +32,7 @@ from dpdm_jax.privacy.plan import (
     make_plan,
 )
 from dpdm_jax.privacy.queries import Query
-from dpdm_jax.privacy.statement import (
+from dpdm_jax.privacy.statements import (
     Statement,
     extension_text,
     format_epsilon,

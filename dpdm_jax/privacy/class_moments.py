@@ -112,7 +112,7 @@ def num_coordinates(num_classes: int, features: int, *, covariances: bool) -> in
     return max(num_classes, 1) * largest
 
 
-def measure(
+def noised_moments(
     batches: Callable[[], Batches],
     num_classes: int,
     mean_prior: np.ndarray,

@@ -86,7 +86,7 @@ class MomentsQuery:
             weights=scales / self.prior.sigma_data,
             l2_clip_norm=_COVARIANCE_CLIP * scales.size**0.5,
         )
-        measured = class_moments.measure(
+        measured = class_moments.noised_moments(
             lambda: whitened(self.prior, source),
             self.num_classes,
             # How far the means of classes are apart: the less, the finer the detail.

@@ -22,7 +22,7 @@ from dpdm_jax.privacy import (
     accounting,
     statement_fields,
 )
-from dpdm_jax.privacy.statement import make_statement_of, outside
+from dpdm_jax.privacy.statements import make_statement_of, outside
 from dpdm_jax.release import bundle, statement_1
 
 _FORMAT = "dpdm_jax privacy statement 2"

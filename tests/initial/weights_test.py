@@ -14,7 +14,7 @@ from dpdm_jax.interop import name_maps
 from dpdm_jax.models.identity import digest, named_leaves
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
-from dpdm_jax.privacy.statement import statement_of
+from dpdm_jax.privacy.statements import statement_of
 from dpdm_jax.release.build import release
 from dpdm_jax.release.verify import verify
 from dpdm_jax.training.checkpoints import Checkpoints

@@ -275,7 +275,7 @@ def test_bad_input(call, message):
 @pytest.mark.slow
 def test_importing_privacy_loads_neither_tensorflow_nor_the_accountant():
     code = (
-        "import sys; from dpdm_jax.privacy import accounting, ledger, statement;"
+        "import sys; from dpdm_jax.privacy import accounting, ledger, statements;"
         "print([m for m in ('tensorflow', 'dp_accounting', 'tensorflow_datasets',"
         "'sklearn', 'PIL') if m in sys.modules])"
     )

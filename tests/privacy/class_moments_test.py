@@ -119,7 +119,7 @@ def measure(features, labels, num_classes=CLASSES, weights=None, key=KEY, **chan
     if weights is not None:
         norm = settings["l2_clip_norm"] * np.sqrt(np.mean(weights**2))
         covariances = class_moments.Covariances(weights, norm)
-    return class_moments.measure(
+    return class_moments.noised_moments(
         lambda: [(features, labels)],
         num_classes,
         np.ones(features.shape[1]),

@@ -14,7 +14,7 @@ from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.batch_selection import PoissonSampling
 from dpdm_jax.privacy.ledger import LedgerEvent, LedgerRecord
 from dpdm_jax.privacy.plan import PrivacyConfig, make_plan
-from dpdm_jax.privacy.statement import statement_fields, statement_of
+from dpdm_jax.privacy.statements import statement_fields, statement_of
 from dpdm_jax.privacy.tuning import NO_TUNING, Selection, Tuning
 
 CONFIG = PrivacyConfig(

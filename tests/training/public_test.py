@@ -11,7 +11,7 @@ from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import PrivacyConfig, PrivacyPlan, Query, make_plan, read_ledger
-from dpdm_jax.privacy.statement import statement_fields, statement_of
+from dpdm_jax.privacy.statements import statement_fields, statement_of
 from dpdm_jax.release.__main__ import main as release_command
 from dpdm_jax.release.build import release
 from dpdm_jax.release.verify import verify

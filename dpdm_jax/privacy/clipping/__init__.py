@@ -29,7 +29,7 @@ from dpdm_jax.privacy.clipping.base import (
     Aux,
     ClippedGrad,
     ClippedSum,
-    ExampleLoss,
+    LossAndAux,
     PyTree,
     batch_size,
     manual_axes,
@@ -273,7 +273,7 @@ def _check_differentiable(params: PyTree) -> None:
     _check_narrow(params, "clipped_grad")
 
 
-def _traced(loss: ExampleLoss, params: PyTree, batch: PyTree) -> ExampleLoss:
+def _traced(loss: LossAndAux, params: PyTree, batch: PyTree) -> LossAndAux:
     """Traces a loss of one example, once for all who look at it.
 
     Raises:
@@ -339,7 +339,7 @@ def _make_engine(engine: str, microbatch_size: int | None) -> Engine:
 
 def _auto_engine(microbatch_size: int | None) -> Engine:
     def run(
-        loss: ExampleLoss,
+        loss: LossAndAux,
         params: PyTree,
         batch: PyTree,
         is_padding: jax.Array,

@@ -16,7 +16,7 @@ from jax import lax
 from dpdm_jax.fusion import materialize
 from dpdm_jax.privacy.clipping.base import (
     ClippedSum,
-    ExampleLoss,
+    LossAndAux,
     PyTree,
     manual_axes,
     vary,
@@ -93,7 +93,7 @@ class Arithmetic(Protocol):
 #: ``batch`` is a tuple of arguments with leading axis b, and ``is_padding`` bool [b].
 #: Some take their totals joined, see ``on_joined``.
 Engine = Callable[
-    [ExampleLoss, PyTree, PyTree, jax.Array, Arithmetic, Cells], ClippedSum
+    [LossAndAux, PyTree, PyTree, jax.Array, Arithmetic, Cells], ClippedSum
 ]
 
 
@@ -287,7 +287,7 @@ def on_joined(engine: Engine) -> Engine:
     """An engine of cells, of one that takes and returns joined sums."""
 
     def run(
-        loss: ExampleLoss,
+        loss: LossAndAux,
         params: PyTree,
         batch: PyTree,
         is_padding: jax.Array,

@@ -14,7 +14,7 @@ from dpdm_jax.errors import InputError
 
 PyTree = Any
 #: ``loss(params, *arguments of one example) -> (value, aux)``
-ExampleLoss = Callable[..., tuple[jax.Array, PyTree]]
+LossAndAux = Callable[..., tuple[jax.Array, PyTree]]
 
 
 class Aux(NamedTuple):

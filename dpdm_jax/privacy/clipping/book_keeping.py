@@ -34,7 +34,7 @@ from dpdm_jax.privacy.clipping.arithmetic import (
 from dpdm_jax.privacy.clipping.base import (
     Aux,
     ClippedSum,
-    ExampleLoss,
+    LossAndAux,
     PyTree,
     batch_size,
     manual_axes,
@@ -56,7 +56,7 @@ GROUP_BYTES = 2**26
 
 
 def book_keeping_engine(
-    loss: ExampleLoss,
+    loss: LossAndAux,
     params: PyTree,
     batch: PyTree,
     is_padding: jax.Array,
@@ -71,7 +71,7 @@ def book_keeping_engine(
     every weight gradient twice.
 
     Args:
-        loss: see ``ExampleLoss``.
+        loss: see ``LossAndAux``.
         params: what to differentiate by.
         batch: tuple of arguments, each with leading axis b.
         is_padding: bool [b].

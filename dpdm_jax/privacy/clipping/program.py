@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jax.extend.core import primitives
 
-from dpdm_jax.privacy.clipping.base import ExampleLoss, PyTree
+from dpdm_jax.privacy.clipping.base import LossAndAux, PyTree
 
 #: A value's number in a program.
 Number = int
@@ -171,11 +171,11 @@ class Program:
         return [read(atom) for atom in jaxpr.outvars]
 
 
-def trace(loss: ExampleLoss, params: PyTree, example: tuple[PyTree, ...]) -> Program:
+def trace(loss: LossAndAux, params: PyTree, example: tuple[PyTree, ...]) -> Program:
     """Traces the loss of one example.
 
     Args:
-        loss: see ``ExampleLoss``.
+        loss: see ``LossAndAux``.
         params: its first argument.
         example: its other arguments, arrays or shapes.
 

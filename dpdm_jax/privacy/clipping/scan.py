@@ -5,7 +5,7 @@ from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Cells, Engine, Join
 from dpdm_jax.privacy.clipping.base import (
     Aux,
     ClippedSum,
-    ExampleLoss,
+    LossAndAux,
     PyTree,
     batch_size,
 )
@@ -25,7 +25,7 @@ def scan_engine(microbatch_size: int, inner: Engine = vmap_engine) -> Engine:
     """
 
     def engine(
-        loss: ExampleLoss,
+        loss: LossAndAux,
         params: PyTree,
         batch: PyTree,
         is_padding: jax.Array,

@@ -3,11 +3,11 @@ import functools
 import jax
 
 from dpdm_jax.privacy.clipping.arithmetic import Arithmetic, Joined
-from dpdm_jax.privacy.clipping.base import Aux, ClippedSum, ExampleLoss, PyTree
+from dpdm_jax.privacy.clipping.base import Aux, ClippedSum, LossAndAux, PyTree
 
 
 def vmap_engine(
-    loss: ExampleLoss,
+    loss: LossAndAux,
     params: PyTree,
     batch: PyTree,
     is_padding: jax.Array,
@@ -19,7 +19,7 @@ def vmap_engine(
     Memory grows with b times the number of parameters.
 
     Args:
-        loss: see ``ExampleLoss``.
+        loss: see ``LossAndAux``.
         params: what to differentiate by.
         batch: tuple of arguments, each with leading axis b.
         is_padding: bool [b].

@@ -8,7 +8,7 @@ import pytest
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy.ledger import Ledger, read_ledger
 from dpdm_jax.privacy.plan import PrivacyConfig, extend_plan, make_plan
-from dpdm_jax.privacy.statement import (
+from dpdm_jax.privacy.statements import (
     extension_text,
     format_epsilon,
     guess_bound,
