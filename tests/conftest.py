@@ -80,6 +80,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     cheaply = item.get_closest_marker("optimized") is None
     os.environ[_CHEAPLY] = str(int(cheaply))
     jax.config.update("jax_disable_most_optimizations", cheaply)
+    array_types.select(item.path.relative_to(TESTS))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,6 +88,14 @@ def _programs_do_not_pile_up():
     """A process has room for some thousand compiled programs, and then ends."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cuts():
+    """Spares the wait for the disk: only a power cut would show a difference."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

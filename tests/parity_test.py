@@ -451,7 +451,7 @@ def check_fixed_variance(path: Path, part: str) -> None:
     for i, t in enumerate(golden["adm_learned_range:t"]):
         one = slice(i, i + 1)
         denoise = make_denoiser(lambda *_, one=one: predicted[one], ddpm("linear"))
-        bound = functools.partial(denoise, {}, label=np.zeros(1, int))
+        bound = functools.partial(denoise, {}, condition=np.zeros(1, int))
         x = x_t[one] / np.float32(np.sqrt(schedule.alphas_cumprod[t]))
         np.testing.assert_allclose(
             denoise_at(bound, x, schedule.sigmas[t], clip=True),

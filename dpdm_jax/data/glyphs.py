@@ -17,7 +17,6 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.conditions import of_classes
-from dpdm_jax.data import fonts
 from dpdm_jax.data.font_rendering import (
     FRAMES,
     MAX_STROKE,
@@ -172,6 +171,7 @@ class GlyphSource:
         return {"image": self._images[indices], "condition": labels.astype(np.int32)}
 
     def _render(self, index: int) -> np.ndarray:
+        from dpdm_jax.data import fonts  # brings matplotlib
 
         copy, label = divmod(index, self._classes)
         font = self._fonts[copy % len(self._fonts)]
@@ -220,6 +220,8 @@ def load(settings: Settings, config: DataSettings, split: str) -> GlyphSource:
             f"data.image_size is {config.image_size}; allowed: {smallest} to {largest} "
             "for glyphs, or 0 for 28."
         )
+    from dpdm_jax.data import fonts  # brings matplotlib
+
     files = fonts.fonts_with(settings.characters, fonts.font_files(config.path))
     test_fonts = max(1, round(len(files) / _TEST_FRACTION))
     chosen = files[:test_fonts] if name == "test" else files[test_fonts:]

@@ -2,8 +2,12 @@
 
 Nothing else is checked. What a user got wrong the code itself refuses, as tests show,
 and mypy sees the rest. NumPy's arrays may stand for JAX's, as they may for JAX itself.
+
+A tenth of the time of tests that build many functions would go into it, so it is on for
+the tests of what is annotated alone.
 """
 
+import pathlib
 import types
 import typing
 from collections.abc import Callable
@@ -21,15 +25,34 @@ CHECKED = (
     "dpdm_jax.privacy",
     "dpdm_jax.release.model",
 )
+#: Folders and files of tests while which they are.
+CHECKING = (
+    "array_types_test.py",
+    "conditions",
+    "diffusion",
+    "images",
+    "models",
+    "networks",
+    "parity_test.py",
+    "privacy",
+    "sampling",
+)
 
 
 def install() -> None:
-    """Has what is imported from now on checked."""
+    """Has what is imported from now on checked, where ``select`` turns that on."""
     jaxtyping.install_import_hook(CHECKED, f"{__name__}.check")
+
+
+def select(test: pathlib.Path) -> None:
+    """Turns the checks on or off for a test file, given by its path in ``tests``."""
+    jaxtyping.config.update("jaxtyping_disable", test.parts[0] not in CHECKING)
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
     """Checks what is annotated with an array's shape, and leaves out the rest."""
+    if jaxtyping.config.jaxtyping_disable:
+        return function  # one of those that functions return, and will not be called on
     hints = function.__annotations__.items()
     function.__annotations__ = {
         name: _by_any_library(hint) for name, hint in hints if _has_array(hint)

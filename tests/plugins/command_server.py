@@ -93,6 +93,7 @@ def run(job: dict) -> int:
 
 if __name__ == "__main__":
     cheap_compilation.install()
+    os.fsync = lambda handle: None  # no test cuts the power
     gc.freeze()  # what is imported stays, and stays shared with the processes
     status = run(serve())
     sys.stdout.flush()
