@@ -9,8 +9,8 @@ import ml_collections
 from dpdm_jax import compilation, planning, processes, run_dir
 from dpdm_jax.audit import run as audit_run
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import metrics
 from dpdm_jax.evaluation import run as evaluation_run
+from dpdm_jax.evaluation.description import describe
 from dpdm_jax.initial import read_initial
 from dpdm_jax.privacy import LedgerRecord, format_epsilon, read_ledger, statement_of
 from dpdm_jax.release import build
@@ -95,7 +95,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Measures the samples of a run, or of a release."""
     _open_release(config, workdir)
     result = evaluation_run.evaluate(config, workdir)
-    _say(metrics.describe(result))
+    _say(describe(result))
     _say(f"Results: {workdir / run_dir.EVALUATION / config.sample.name}.json")
 
 

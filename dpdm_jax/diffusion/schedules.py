@@ -8,6 +8,7 @@ package it is ``x_t / sqrt(abar_t) = x_0 + sigma_t noise``. All is NumPy's float
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -174,9 +175,6 @@ def cosine(num_steps: int = 1000) -> Schedule:
     return _of_betas(np.minimum(1.0 - cumprod[1:] / cumprod[:-1], 0.999))
 
 
-#: The schedules that a config names.
-NAMES = ("linear", "cosine", "ldm")
-
 # A network of float32 tells noise levels apart up to here; cosine's 1000 steps end at
 # 20,000.
 _MAX_SIGMA = 1e6
@@ -188,7 +186,7 @@ class Settings:
     """A schedule by its settings, ``config.diffusion.ddpm``.
 
     Attributes:
-        schedule: "linear", "cosine" or "ldm" (``sqrt_linear``).
+        schedule: a name in ``SCHEDULES``.
         num_steps: T, 2 to 100,000.
         beta_first: beta of the first step, in (0, 1); nothing to "cosine".
         beta_last: beta of the last step, in (0, 1); nothing to "cosine".
@@ -204,7 +202,7 @@ class Settings:
     beta_last: float = 0.02
 
     def __post_init__(self) -> None:
-        validate.one_of("diffusion.ddpm.schedule", self.schedule, NAMES)
+        validate.one_of("diffusion.ddpm.schedule", self.schedule, SCHEDULES)
         validate.integer(
             "diffusion.ddpm.num_steps", self.num_steps, minimum=2, maximum=_MAX_STEPS
         )
@@ -223,13 +221,15 @@ class Settings:
     @functools.cached_property
     def tables(self) -> Schedule:
         """The schedule itself."""
-        match self.schedule:
-            case "linear":
-                return linear(self.num_steps, self.beta_first, self.beta_last)
-            case "cosine":
-                return cosine(self.num_steps)
-            case _:
-                return sqrt_linear(self.num_steps, self.beta_first, self.beta_last)
+        return SCHEDULES[self.schedule](self)
+
+
+#: The schedules that a config names, each of its settings.
+SCHEDULES: dict[str, Callable[[Settings], Schedule]] = {
+    "linear": lambda s: linear(s.num_steps, s.beta_first, s.beta_last),
+    "cosine": lambda s: cosine(s.num_steps),
+    "ldm": lambda s: sqrt_linear(s.num_steps, s.beta_first, s.beta_last),
+}
 
 
 def respacing(spec: str, num_steps: int) -> Int64[np.ndarray, " n"]:

@@ -74,7 +74,9 @@ def main(argv: list[str]) -> None:
     del argv
     # Imported late: JAX must find the flags set, and errors in flags come at once.
     from dpdm_jax.evaluation import image_sets, metrics
+    from dpdm_jax.evaluation.description import describe
     from dpdm_jax.evaluation.dp_sgd import DPSGD
+    from dpdm_jax.evaluation.settings import Settings
 
     fields: dict[str, Any] = {
         "inception_weights": _INCEPTION_WEIGHTS.value,
@@ -97,7 +99,7 @@ def main(argv: list[str]) -> None:
         fields["dp_sgd"] = DPSGD(epsilon, delta)
     if _CACHE.value is not None:
         fields["cache_folder"] = pathlib.Path(_CACHE.value) if _CACHE.value else None
-    settings = metrics.Settings(**fields)
+    settings = Settings(**fields)
     metrics.check_names(_METRICS.value)
 
     def load(name: str, spec: str | None) -> image_sets.ImageSet:
@@ -124,7 +126,7 @@ def main(argv: list[str]) -> None:
             "range": _FLOAT_RANGE.value,
             "rounding": _ROUNDING.value,
         }
-    print(json.dumps(results) if _JSON.value else metrics.describe(results))
+    print(json.dumps(results) if _JSON.value else describe(results))
 
 
 if __name__ == "__main__":

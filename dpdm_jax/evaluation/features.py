@@ -10,6 +10,11 @@ import tqdm
 from dpdm_jax.evaluation import cache, inception
 from dpdm_jax.evaluation.inception_weights import Weights
 
+_OTHER_WEIGHTS = (
+    "the Inception weights are not the published ones, so that no figure on them "
+    "compares with any FID or KID elsewhere"
+)
+
 
 class Extractor(Protocol):
     """Turns images into features; equal fingerprints give equal features.
@@ -19,6 +24,7 @@ class Extractor(Protocol):
         num_features: d.
         fingerprint: checksum of weights and preprocessing.
         settings: what the features depend on, as JSON has values.
+        caveats: what readers of any figure on them could get wrong.
         batch_size: images in a call that keep the devices busy.
     """
 
@@ -26,6 +32,7 @@ class Extractor(Protocol):
     num_features: int
     fingerprint: str
     settings: dict[str, Any]
+    caveats: tuple[str, ...]
     batch_size: int
 
     def __call__(self, images: np.ndarray) -> jax.Array:
@@ -53,6 +60,7 @@ class InceptionFeatures:
         Args:
             weights: of ``inception_weights.load``.
         """
+        self.caveats: tuple[str, ...] = () if weights.published else (_OTHER_WEIGHTS,)
         self._params = on_every_device(weights.params)
         self._features = jax.jit(inception.features)
         on_cpu = jax.default_backend() == "cpu"

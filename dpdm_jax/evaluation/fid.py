@@ -4,86 +4,53 @@ Heusel et al., 2017 (arXiv 1706.08500), equation 6. It is called FID only for th
 features of ``inception``.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 from scipy import linalg
 
-
-class Moments:
-    """Count, mean and covariance of vectors that pass by; float64, no vector is kept.
-
-    Attributes:
-        count: vectors added.
-        mean: float64 [d].
-    """
-
-    #: Names of what ``to_arrays`` returns and ``from_arrays`` takes.
-    FIELDS = ("count", "mean", "scatter")
-
-    def __init__(self, num_features: int):
-        """Starts with no vector.
-
-        Args:
-            num_features: d, length of the vectors.
-        """
-        self.count = 0
-        self.mean = np.zeros(num_features)
-        self._scatter = np.zeros((num_features, num_features))
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """Float64 [d, d], with divisor count - 1; needs two vectors."""
-        return self._scatter / (self.count - 1)
-
-    def add(self, features: np.ndarray) -> None:
-        """Adds vectors [n, d]."""
-        if len(features) == 0:
-            return
-        features = np.asarray(features, np.float64)
-        mean = features.mean(axis=0)
-        centred = features - mean
-        self._merge(len(features), mean, centred.T @ centred)
-
-    def merged(self, other: "Moments") -> "Moments":
-        """Returns the moments of both sets of vectors together."""
-        result = Moments(len(self.mean))
-        for part in (self, other):
-            result._merge(part.count, part.mean, part._scatter)
-        return result
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Returns what ``from_arrays`` takes."""
-        values = np.array(self.count), self.mean, self._scatter
-        return dict(zip(self.FIELDS, values, strict=True))
-
-    @classmethod
-    def from_arrays(
-        cls, count: np.ndarray, mean: np.ndarray, scatter: np.ndarray
-    ) -> "Moments":
-        """Returns the moments that ``to_arrays`` gave away."""
-        moments = cls(len(mean))
-        moments.count, moments.mean, moments._scatter = int(count), mean, scatter
-        return moments
-
-    def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        # Chan, Golub and LeVeque, 1979: no cancellation between large sums.
-        total = self.count + count
-        if total == 0:
-            return
-        step = mean - self.mean
-        self.mean = self.mean + step * (count / total)
-        self._scatter += scatter
-        self._scatter += np.outer(step, step) * (self.count * count / total)
-        self.count = total
+from dpdm_jax.evaluation.measured import Measured
+from dpdm_jax.evaluation.moments import Moments
+from dpdm_jax.evaluation.reference_statistics import Statistics
+from dpdm_jax.evaluation.words import LOWER, Words
 
 
-def moments_of(batches: Iterable[np.ndarray], num_features: int) -> Moments:
-    """Returns the moments of batches of vectors, each [n, d]."""
-    moments = Moments(num_features)
-    for batch in batches:
-        moments.add(batch)
-    return moments
+class Fid:
+    """The distance, and beside it what real images score against real ones."""
+
+    words: tuple[Words, ...] = (
+        Words(
+            "fid",
+            "FID",
+            LOWER,
+            "Distance between real and synthetic images as two clouds of features; the "
+            "floor is what real images score against real ones.",
+            title_elsewhere="Frechet distance",
+        ),
+    )
+    min_images = 4  # two in either part of the real ones
+    on_kept = False
+
+    def measure(
+        self, real: Statistics, synthetic: Statistics, *, suffix: str, seed: int
+    ) -> Measured:
+        del seed
+        name = f"fid{suffix}"
+        num_features = len(real.first.mean)
+        fewest = min(real.moments.count, synthetic.moments.count)
+        caveats = (
+            f"{name} is from {fewest} images, no more than its {num_features} "
+            f"features, and far too high for that: compare it with {name}_floor, "
+            "and at equal numbers of images only",
+        )
+        return Measured(
+            {
+                name: {
+                    "": frechet_distance(real.moments, synthetic.moments),
+                    "_floor": frechet_distance(real.first, real.rest),
+                }
+            },
+            {f"{name}_floor": {"images": [real.first.count, real.rest.count]}},
+            caveats=caveats if fewest <= num_features else (),
+        )
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

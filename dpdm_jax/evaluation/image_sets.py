@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,6 +48,20 @@ class ImageSet:
         """Returns images and labels of a set that has some; see ``check_labels``."""
         assert self.labels is not None
         return self.images, self.labels
+
+
+class Sets(NamedTuple):
+    """What an evaluation compares.
+
+    Attributes:
+        real: what the generator was trained on.
+        synthetic: what it made.
+        real_test: real images that it was not trained on, or None.
+    """
+
+    real: ImageSet
+    synthetic: ImageSet
+    real_test: ImageSet | None = None
 
 
 def from_source(source: data.Source, name: str) -> ImageSet:

@@ -9,8 +9,39 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dpdm_jax.evaluation.measured import Measured
+from dpdm_jax.evaluation.reference_statistics import Statistics
+from dpdm_jax.evaluation.words import LOWER, Words
+
 NUM_SUBSETS = 100
 SUBSET_SIZE = 1000
+
+
+class Kid:
+    """The distance of kept features, with its spread over subsets."""
+
+    words: tuple[Words, ...] = (
+        Words(
+            "kid",
+            "KID",
+            LOWER,
+            "Distance between small random subsets, so that the number of images "
+            "matters less; about 0 for perfect images.",
+            title_elsewhere="Kernel distance",
+        ),
+    )
+    min_images = 4
+    on_kept = True
+
+    def measure(
+        self, real: Statistics, synthetic: Statistics, *, suffix: str, seed: int
+    ) -> Measured:
+        name = f"kid{suffix}"
+        distance = kernel_distance(real.kept, synthetic.kept, seed=seed)
+        return Measured(
+            {name: {"": distance.mean, "_std": distance.std}},
+            {name: {"subsets": NUM_SUBSETS, "subset_size": distance.subset_size}},
+        )
 
 
 class KernelDistance(NamedTuple):

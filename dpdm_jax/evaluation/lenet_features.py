@@ -38,6 +38,10 @@ class LenetFeatures:
 
     name = "lenet"
     num_features = classifiers.CNN_FEATURES
+    caveats: tuple[str, ...] = (
+        "figures on the small network (names that end in _lenet) are no FID, and "
+        "compare only with the same measured against these real images",
+    )
 
     def __init__(
         self,

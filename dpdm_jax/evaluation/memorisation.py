@@ -14,8 +14,25 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from dpdm_jax.errors import InputError
+from dpdm_jax.evaluation import neighbours
+from dpdm_jax.evaluation.image_sets import Sets
+from dpdm_jax.evaluation.measured import Measured
 from dpdm_jax.evaluation.neighbours import Nearest
-from dpdm_jax.sampling import images as pictures
+from dpdm_jax.evaluation.reference_statistics import Statistics
+from dpdm_jax.evaluation.words import Words
+from dpdm_jax.sampling.images import grid, write_png
+
+NAME = "memorisation"
+WORDS = Words(
+    NAME,
+    "Memorisation",
+    "0.5 is ideal",
+    "Probability that a synthetic image is nearer to the training images than a fresh "
+    "real image is; 1 means copying.",
+)
+CLOSEST_PIXELS = "PRIVATE_closest_pairs_pixels.png"
+CLOSEST_FEATURES = "PRIVATE_closest_pairs_features.png"
 
 NUM_PAIRS = 32
 _PAIRS_IN_ROW = 4
@@ -51,6 +68,63 @@ class Copying:
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as JSON has values."""
         return dataclasses.asdict(self)
+
+
+def check(sets: Sets) -> None:
+    """Raises InputError unless there are fresh images to compare with."""
+    if sets.real_test is None:
+        raise InputError(
+            f"{NAME} is asked for without real_test; allowed: with real images that "
+            "the generator was not trained on, to compare with."
+        )
+
+
+def measure(
+    features_of: str,
+    sets: Sets,
+    real: Statistics,
+    synthetic: Statistics,
+    held_out: Statistics,
+    pictures: pathlib.Path | None,
+) -> Measured:
+    """Looks for copies, by features and by pixels.
+
+    Args:
+        features_of: the network, for people.
+        sets: with ``real_test``; see ``check``.
+        real: of the real images, all of them kept.
+        synthetic: of the synthetic images, k >= 1 of them kept; no others are judged.
+        held_out: of the test images, likewise.
+        pictures: folder for pictures of the closest pairs; None draws none.
+
+    Returns:
+        The probability by features, and ``Copying`` of both as details.
+    """
+    assert sets.real_test is not None
+    training = sets.real.images
+    samples = sets.synthetic.images[synthetic.order[: len(synthetic.kept)]]
+    fresh = sets.real_test.images[held_out.order[: len(held_out.kept)]]
+    in_features = neighbours.nearest(synthetic.kept, real.kept)
+    # Features come in a random order.
+    in_features = in_features._replace(indices=real.order[in_features.indices])
+    spaces = {
+        "features": (
+            in_features,
+            neighbours.nearest(held_out.kept, real.kept),
+            CLOSEST_FEATURES,
+        ),
+        "pixels": (
+            neighbours.nearest(_flat(samples), _flat(training)),
+            neighbours.nearest(_flat(fresh), _flat(training)),
+            CLOSEST_PIXELS,
+        ),
+    }
+    details: dict[str, Any] = {"features_of": features_of}
+    for space, (ours, theirs, picture) in spaces.items():
+        details[space] = copying(ours.distances, theirs.distances).to_dict()
+        if pictures is not None:
+            write_closest_pairs(pictures / picture, samples, training, ours)
+    return Measured({NAME: {"": details["features"]["auc"]}}, details={NAME: details})
 
 
 def copying(samples: np.ndarray, held_out: np.ndarray) -> Copying:
@@ -100,4 +174,8 @@ def write_closest_pairs(
     tiles = pairs.reshape(-1, *samples.shape[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = 2 * min(_PAIRS_IN_ROW, len(chosen))
-    pictures.write_png(path, pictures.grid(tiles, columns=columns))
+    write_png(path, grid(tiles, columns=columns))
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1)

@@ -10,11 +10,63 @@ from typing import NamedTuple
 import numpy as np
 
 from dpdm_jax.evaluation import neighbours
+from dpdm_jax.evaluation.measured import Measured
+from dpdm_jax.evaluation.reference_statistics import Statistics
+from dpdm_jax.evaluation.words import HIGHER, Words
 
 PRECISION_RECALL_K = 3
 DENSITY_COVERAGE_K = 5
-#: Each set needs a point and its neighbours.
-MIN_IMAGES = DENSITY_COVERAGE_K + 1
+
+
+class Covering:
+    """The four figures of kept features."""
+
+    words: tuple[Words, ...] = (
+        Words(
+            "precision",
+            "Precision",
+            HIGHER,
+            "Part of the synthetic images that lie among the real ones: do they look "
+            "real?",
+        ),
+        Words(
+            "recall",
+            "Recall",
+            HIGHER,
+            "Part of the real images that lie among the synthetic ones: is their "
+            "variety there?",
+        ),
+        Words(
+            "density",
+            "Density",
+            HIGHER,
+            "How thickly real images surround the synthetic ones; about 1 for perfect "
+            "images.",
+        ),
+        Words(
+            "coverage",
+            "Coverage",
+            HIGHER,
+            "Part of the real images that have a synthetic image close by.",
+        ),
+    )
+    min_images = DENSITY_COVERAGE_K + 1  # a point and its neighbours
+    on_kept = True
+
+    def measure(
+        self, real: Statistics, synthetic: Statistics, *, suffix: str, seed: int
+    ) -> Measured:
+        del seed
+        found = precision_recall(real.kept, synthetic.kept)
+        return Measured(
+            {name + suffix: {"": value} for name, value in found._asdict().items()},
+            {
+                "neighbours": {
+                    "precision and recall": PRECISION_RECALL_K,
+                    "density and coverage": DENSITY_COVERAGE_K,
+                }
+            },
+        )
 
 
 class PrecisionRecall(NamedTuple):
@@ -38,8 +90,8 @@ def precision_recall(reference: np.ndarray, samples: np.ndarray) -> PrecisionRec
     """Computes the four, with the papers' k: 3 for the first two, else 5.
 
     Args:
-        reference: float [n, d], n >= ``MIN_IMAGES``.
-        samples: float [m, d], m >= ``MIN_IMAGES``.
+        reference: float [n, d], n >= 6.
+        samples: float [m, d], m >= 6.
 
     Returns:
         The four figures.

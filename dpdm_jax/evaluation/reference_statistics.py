@@ -7,7 +7,7 @@ import numpy as np
 
 from dpdm_jax import progress
 from dpdm_jax.evaluation import cache, features
-from dpdm_jax.evaluation.fid import Moments
+from dpdm_jax.evaluation.moments import Moments
 
 
 class Statistics(NamedTuple):

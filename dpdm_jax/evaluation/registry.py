@@ -1,4 +1,4 @@
-"""The classifiers by name, each with its recipe."""
+"""What an evaluation chooses by name: metrics on features, and classifiers."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,17 +6,47 @@ from typing import Any
 
 from dpdm_jax import validate
 from dpdm_jax.evaluation import classifiers
+from dpdm_jax.evaluation.feature_metric import FeatureMetric
+from dpdm_jax.evaluation.fid import Fid
+from dpdm_jax.evaluation.kid import Kid
+from dpdm_jax.evaluation.precision_recall import Covering
 from dpdm_jax.evaluation.recipes import DPDM, WIDE_RESNET, Recipe
 from dpdm_jax.evaluation.wide_resnet import WideResNet
 
-CLASSIFIERS: dict[
-    str, Callable[[tuple[int, int, int], int], classifiers.Classifier]
-] = {
-    "logreg": classifiers.LogReg,
-    "mlp": classifiers.MLP,
-    "cnn": classifiers.CNN,
-    "wrn": WideResNet,
+_FEATURE_METRICS: tuple[FeatureMetric, ...] = (Fid(), Kid(), Covering())
+
+#: Metrics on features, by the names of their numbers.
+FEATURE_METRICS = {
+    words.name: metric for metric in _FEATURE_METRICS for words in metric.words
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class RegisteredClassifier:
+    """What a classifier's name stands for.
+
+    Attributes:
+        build: of (h, w, c) and the number of classes.
+        recipe: how it is trained.
+        title: its name for people.
+    """
+
+    build: Callable[[tuple[int, int, int], int], classifiers.Classifier]
+    recipe: Recipe
+    title: str
+
+
+CLASSIFIERS = {
+    "logreg": RegisteredClassifier(classifiers.LogReg, DPDM, "Logistic regression"),
+    "mlp": RegisteredClassifier(classifiers.MLP, DPDM, "Multi-layer perceptron"),
+    "cnn": RegisteredClassifier(classifiers.CNN, DPDM, "Convolutional network"),
+    "wrn": RegisteredClassifier(WideResNet, WIDE_RESNET, "Wide residual network"),
+}
+
+
+def min_images() -> int:
+    """Returns how many images of a set the neediest metric on features needs."""
+    return max(metric.min_images for metric in FEATURE_METRICS.values())
 
 
 def build_classifier(
@@ -38,7 +68,7 @@ def build_classifier(
     validate.one_of("the classifier", name, CLASSIFIERS)
     validate.integer("num_classes", num_classes, minimum=2)
     height, width, channels = image_shape
-    return CLASSIFIERS[name]((height, width, channels), num_classes)
+    return CLASSIFIERS[name].build((height, width, channels), num_classes)
 
 
 def recipe(
@@ -66,6 +96,6 @@ def recipe(
         "learning_rate": learning_rate,
     }
     return dataclasses.replace(
-        WIDE_RESNET if classifier_name == "wrn" else DPDM,
+        CLASSIFIERS[classifier_name].recipe,
         **{name: value for name, value in chosen.items() if value is not None},
     )

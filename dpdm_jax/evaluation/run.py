@@ -11,6 +11,7 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets, metrics, registry
 from dpdm_jax.evaluation.dp_sgd import DPSGD
 from dpdm_jax.evaluation.image_sets import ImageSet
+from dpdm_jax.evaluation.settings import Settings
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.sampling import run as sampling_run
 
@@ -58,7 +59,7 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     metrics.check_names(chosen)
     settings = _settings(config, workdir)
     settings.check()
-    if set(chosen) & set(metrics.FEATURE_METRICS):
+    if set(chosen) & set(registry.FEATURE_METRICS):
         settings.load_inception()
     needing = [name for name in chosen if name in registry.CLASSIFIERS]
     test = data.load_source(config.data, "test")
@@ -73,11 +74,9 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         registry.build_classifier(name, test.spec["image"].shape, num_classes)
 
 
-def _settings(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> metrics.Settings:
+def _settings(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Settings:
     chosen = config.evaluate
-    return metrics.Settings(
+    return Settings(
         inception_weights=chosen.inception_weights or None,
         neighbour_images=chosen.neighbour_images,
         lenet_steps=chosen.lenet_steps,

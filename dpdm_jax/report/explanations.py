@@ -2,11 +2,10 @@
 
 import dataclasses
 
-from dpdm_jax.evaluation import registry
-from dpdm_jax.evaluation.metrics import LENET_SUFFIX, MEMORISATION
-
-_LOWER = "lower is better"
-_HIGHER = "higher is better"
+from dpdm_jax.evaluation import memorisation
+from dpdm_jax.evaluation.on_features import LENET_SUFFIX
+from dpdm_jax.evaluation.registry import CLASSIFIERS, FEATURE_METRICS
+from dpdm_jax.evaluation.words import HIGHER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,71 +42,35 @@ GROUPS = {
     _COPYING: "Are the synthetic images the training images?",
 }
 
-_ON_FEATURES: dict[str, tuple[str, str, str]] = {
-    "fid": (
-        "FID",
-        _LOWER,
-        "Distance between real and synthetic images as two clouds of features; the "
-        "floor is what real images score against real ones.",
-    ),
-    "kid": (
-        "KID",
-        _LOWER,
-        "Distance between small random subsets, so that the number of images matters "
-        "less; about 0 for perfect images.",
-    ),
-    "precision": (
-        "Precision",
-        _HIGHER,
-        "Part of the synthetic images that lie among the real ones: do they look real?",
-    ),
-    "recall": (
-        "Recall",
-        _HIGHER,
-        "Part of the real images that lie among the synthetic ones: is their variety "
-        "there?",
-    ),
-    "density": (
-        "Density",
-        _HIGHER,
-        "How thickly real images surround the synthetic ones; about 1 for perfect "
-        "images.",
-    ),
-    "coverage": (
-        "Coverage",
-        _HIGHER,
-        "Part of the real images that have a synthetic image close by.",
-    ),
-}
-# Not to be taken for figures that other people publish.
-_SMALL_NETWORK_TITLES = {"fid": "Frechet distance", "kid": "Kernel distance"}
-_CLASSIFIER_TITLES = {
-    "logreg": "Logistic regression",
-    "mlp": "Multi-layer perceptron",
-    "cnn": "Convolutional network",
-    "wrn": "Wide residual network",
-}
+_FEATURE_WORDS = tuple(
+    words
+    for metric in dict.fromkeys(FEATURE_METRICS.values())
+    for words in metric.words
+)
 
 #: What to say of each metric, in the order of the page.
 EXPLANATIONS = {
-    **{name: Explanation(_INCEPTION, *texts) for name, texts in _ON_FEATURES.items()},
     **{
-        name + LENET_SUFFIX: Explanation(
-            _SMALL_NETWORK, _SMALL_NETWORK_TITLES.get(name, title), better, text
-        )
-        for name, (title, better, text) in _ON_FEATURES.items()
+        words.name: Explanation(_INCEPTION, words.title, words.better, words.meaning)
+        for words in _FEATURE_WORDS
     },
     **{
-        name: Explanation(
-            _USEFULNESS, _CLASSIFIER_TITLES.get(name, name), _HIGHER, percent=True
+        words.name + LENET_SUFFIX: Explanation(
+            _SMALL_NETWORK,
+            words.title_elsewhere or words.title,
+            words.better,
+            words.meaning,
         )
-        for name in registry.CLASSIFIERS
+        for words in _FEATURE_WORDS
     },
-    MEMORISATION: Explanation(
+    **{
+        name: Explanation(_USEFULNESS, classifier.title, HIGHER, percent=True)
+        for name, classifier in CLASSIFIERS.items()
+    },
+    memorisation.NAME: Explanation(
         _COPYING,
-        "Memorisation",
-        "0.5 is ideal",
-        "Probability that a synthetic image is nearer to the training images than a "
-        "fresh real image is; 1 means copying.",
+        memorisation.WORDS.title,
+        memorisation.WORDS.better,
+        memorisation.WORDS.meaning,
     ),
 }

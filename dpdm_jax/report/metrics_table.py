@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dpdm_jax.evaluation.metrics import MEMORISATION
 from dpdm_jax.report.explanations import EXPLANATIONS, Explanation
 
 # What may stand beside a metric's number, under its name and a suffix.
@@ -106,9 +105,8 @@ def _cell(name: str, results: Mapping[str, Any]) -> Cell:
     ]
     measured = details.get(name)
     if isinstance(measured, Mapping):
-        if name == MEMORISATION:
-            notes += _copies(measured)
-        elif isinstance(measured.get("accuracies"), list):
+        notes += _copies(measured)
+        if isinstance(measured.get("accuracies"), list):
             count = len(measured["accuracies"])
             notes.append(f"{count} training{'s' * (count != 1)}")
     return Cell(_number(results, name, percent=percent), tuple(notes))

@@ -25,6 +25,7 @@ import numpy as np  # noqa: E402
 from dpdm_jax import load_release  # noqa: E402
 from dpdm_jax.errors import InputError  # noqa: E402
 from dpdm_jax.evaluation import downstream, image_sets, metrics  # noqa: E402
+from dpdm_jax.evaluation.settings import Settings  # noqa: E402
 from dpdm_jax.release.model import ReleasedModel  # noqa: E402
 from experiments.benchmarks import machine  # noqa: E402
 from experiments.mnist_cpu.runs import RELEASES, RUNS  # noqa: E402
@@ -113,7 +114,7 @@ def check(
         seeds=(seed,),
     )
     samples = image_sets.ImageSet("samples", made, labels, test.num_classes)
-    settings = metrics.Settings(seed=seed, cache_folder=cache_folder)
+    settings = Settings(seed=seed, cache_folder=cache_folder)
     distance = metrics.measure(["fid_lenet"], real, samples, settings=settings)
     return {
         "epsilon": released.privacy["epsilon"],

@@ -9,7 +9,7 @@ from dpdm_jax.diffusion.discretizations import step_grid
 from dpdm_jax.diffusion.noise_levels import VPTime
 from dpdm_jax.diffusion.parameterizations import DDPM, EDM, VE, VP, V
 from dpdm_jax.diffusion.priors import Spectral
-from dpdm_jax.diffusion.schedules import NAMES, Settings
+from dpdm_jax.diffusion.schedules import SCHEDULES, Settings
 
 SIGMAS = jnp.geomspace(1e-3, 90.0, 50)
 ALL = [EDM(), EDM(sigma_data=0.5), V(), VE(), VP(), DDPM(Settings())]
@@ -121,7 +121,7 @@ def test_denoiser_scales_what_the_network_sees():
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("schedule", NAMES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_ddpm_network_sees_the_very_numbers_of_steps(schedule, compiled):
     p = DDPM(Settings(schedule))
     c_noise = jax.jit(p.c_noise) if compiled else p.c_noise
@@ -132,7 +132,7 @@ def test_ddpm_network_sees_the_very_numbers_of_steps(schedule, compiled):
     np.testing.assert_array_equal(c_noise(some), np.arange(980, -1, -20))
 
 
-@pytest.mark.parametrize("schedule", NAMES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_ddpm_steps_between_those_of_the_schedule_and_beyond(schedule):
     p = DDPM(Settings(schedule))
     tables = p.settings.tables

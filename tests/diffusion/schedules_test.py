@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax.diffusion.schedules import (
+    SCHEDULES,
     Schedule,
     Settings,
     cosine,
@@ -189,6 +190,11 @@ def test_bad_argument_is_refused(make, message):
 )
 def test_settings_name_a_schedule(settings, expected):
     np.testing.assert_array_equal(settings.tables.betas, expected.betas)
+
+
+def test_a_schedule_is_one_entry(monkeypatch):
+    monkeypatch.setitem(SCHEDULES, "flat", lambda s: linear(s.num_steps, 0.1, 0.1))
+    np.testing.assert_allclose(Settings("flat", 5).tables.betas, [0.1] * 5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax.evaluation import fid
+from dpdm_jax.evaluation.moments import Moments, moments_of
 
 
 def gaussian(seed, number, size, scale=1.0, shift=0.0):
@@ -12,7 +13,7 @@ def gaussian(seed, number, size, scale=1.0, shift=0.0):
 
 def moments(features, batch=64):
     batches = (features[i : i + batch] for i in range(0, len(features), batch))
-    return fid.moments_of(batches, features.shape[1])
+    return moments_of(batches, features.shape[1])
 
 
 def test_moments_are_those_of_all_vectors_at_once():
@@ -30,7 +31,7 @@ def test_moments_are_those_of_all_vectors_at_once():
 
 def test_moments_with_nothing_in_them_merge():
     features = gaussian(0, 10, 3)
-    both = fid.Moments(3).merged(moments(features))
+    both = Moments(3).merged(moments(features))
     np.testing.assert_allclose(both.covariance, moments(features).covariance)
 
 

@@ -10,19 +10,31 @@ import pytest
 
 from dpdm_jax.data import idx
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import inception, inception_weights, metrics
+from dpdm_jax.evaluation import (
+    inception,
+    inception_weights,
+    memorisation,
+    metrics,
+    on_features,
+    registry,
+    usefulness,
+)
+from dpdm_jax.evaluation.description import describe
 from dpdm_jax.evaluation.dp_sgd import DPSGD
 from dpdm_jax.evaluation.image_sets import ImageSet
+from dpdm_jax.evaluation.measured import Measured
+from dpdm_jax.evaluation.settings import Settings
+from dpdm_jax.evaluation.words import HIGHER, Words
 
 pytestmark = pytest.mark.optimized  # trains long enough to gain by it
 
-LENET = [f"{name}_lenet" for name in metrics.FEATURE_METRICS]
+LENET = [f"{name}_lenet" for name in registry.FEATURE_METRICS]
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     """Little training, and networks kept between tests."""
-    return metrics.Settings(
+    return Settings(
         cache_folder=tmp_path_factory.mktemp("cache"),
         lenet_steps=60,
         epochs=20,
@@ -131,7 +143,7 @@ def test_classifiers_by_dp_sgd(quick, sets):
     )
     assert 0.5 < result["logreg_dp_sgd"] < result["logreg_real"]
     assert result["logreg_dp_sgd_std"] >= 0
-    assert "real images by DP-SGD: 0." in metrics.describe(result)
+    assert "real images by DP-SGD: 0." in describe(result)
     with pytest.raises(InputError, match="dp_sgd is asked for without real_test"):
         metrics.measure(["logreg"], sets.real, sets.other, settings=settings)
 
@@ -169,7 +181,7 @@ def test_memorisation(quick, sets, tmp_path):
         details = result["details"]["memorisation"][space]
         assert details["exact_copies"] == 50
         assert details["z"] > 5
-    for name in (metrics.CLOSEST_FEATURES, metrics.CLOSEST_PIXELS):
+    for name in (memorisation.CLOSEST_FEATURES, memorisation.CLOSEST_PIXELS):
         assert name.startswith("PRIVATE")
         picture = np.asarray(PIL.Image.open(tmp_path / "pictures" / name))
         # Four pairs in a row, tiles of 48 pixels and gutters of 2: equal halves.
@@ -195,7 +207,8 @@ def test_memorisation(quick, sets, tmp_path):
 def test_what_cannot_be_measured_is_refused_at_once(
     quick, sets, monkeypatch, names, changes, message
 ):
-    monkeypatch.setattr(metrics, "_Job", None)
+    for measuring in (on_features, usefulness):
+        monkeypatch.setattr(measuring, "measure", None)
     arguments = {"real": sets.real, "synthetic": sets.other, "real_test": sets.test}
     others = {
         None: None,
@@ -211,7 +224,7 @@ def test_what_cannot_be_measured_is_refused_at_once(
     "field", ["neighbour_images", "lenet_steps", "classifier_seeds", "epochs"]
 )
 def test_settings_out_of_range(sets, field):
-    settings = metrics.Settings(**{field: 0})
+    settings = Settings(**{field: 0})
     with pytest.raises(InputError, match=f"{field} is 0; allowed: an integer"):
         metrics.measure(["fid"], sets.real, sets.other, settings=settings)
 
@@ -223,6 +236,48 @@ def test_neighbours_among_some_images_only(quick, sets):
         round(result["recall_lenet"] * 50)
     )
     assert any("look at 50 images" in caveat for caveat in result["caveats"])
+
+
+class Toy:
+    """Two numbers: how many features of real images are kept, and another."""
+
+    words = (
+        Words("toy", "Toy", HIGHER, "Counts."),
+        Words("other_toy", "Other toy", HIGHER, "Is one."),
+    )
+    min_images = 2
+    on_kept = True
+
+    def measure(self, real, synthetic, *, suffix, seed):
+        return Measured(
+            {
+                f"toy{suffix}": {"": len(real.kept), "_std": len(synthetic.kept) / 100},
+                f"other_toy{suffix}": {"": 1.0, "_floor": 0.0},
+            },
+            {f"toy{suffix}": {"seed": seed}},
+            caveats=(f"toy{suffix} is a toy",),
+        )
+
+
+def test_a_metric_is_one_registration(quick, sets, monkeypatch):
+    toy = Toy()
+    for words in toy.words:
+        monkeypatch.setitem(registry.FEATURE_METRICS, words.name, toy)
+    assert {"toy", "toy_lenet", "other_toy"} < set(metrics.names())
+    settings = dataclasses.replace(quick, neighbour_images=50)
+    result = metrics.measure(["toy_lenet"], sets.real, sets.other, settings=settings)
+    assert (result["toy_lenet"], result["toy_lenet_std"]) == (50, 0.5)
+    assert not any(name.startswith("other_toy") for name in result)
+    assert result["settings"]["toy_lenet"] == {"seed": 0}
+    assert "toy_lenet is a toy" in result["caveats"]
+    assert any("look at 50 images" in caveat for caveat in result["caveats"])
+    text = describe(result)
+    assert "toy_lenet          50 +- 0.5" in text
+    assert "note: toy_lenet is a toy." in text
+    few = ImageSet("few", sets.other.images[:7])
+    monkeypatch.setattr(toy, "min_images", 8)
+    with pytest.raises(InputError, match="few has 7 images; allowed: at least 8"):
+        metrics.measure(["toy"], sets.real, few, settings=settings)
 
 
 @pytest.mark.slow
@@ -242,6 +297,6 @@ def test_inception_metrics_and_noise(quick, sets, random_inception):
     assert set(noisy) >= {"fid", "fid_floor", "kid", "kid_std", "density"}
     assert any("not the published ones" in text for text in noisy["caveats"])
     assert any("fid is from 16 images" in text for text in noisy["caveats"])
-    text = metrics.describe(noisy)
+    text = describe(noisy)
     assert "real against real" in text
     assert "note: the Inception weights are not the published ones" in text

@@ -10,7 +10,7 @@ import pytest
 
 from dpdm_jax import command_line, load_release
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import metrics
+from dpdm_jax.evaluation.settings import Settings
 from dpdm_jax.release.verify import verify
 from experiments.mnist_cpu import check, curve, plot, train
 from experiments.mnist_cpu.runs import RELEASES, RESULTS, RUNS
@@ -99,8 +99,8 @@ def test_a_release_is_checked(tmp_path, capsys, monkeypatch):
     assert np.ptp(images) > 200  # there is something to see
     for split in "train", "test":
         np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
-    quick = functools.partial(metrics.Settings, lenet_steps=20)
-    monkeypatch.setattr(check.metrics, "Settings", quick)
+    quick = functools.partial(Settings, lenet_steps=20)
+    monkeypatch.setattr(check, "Settings", quick)
     chosen = [f"--release={name}", "--images=100", "--classifier=logreg"]
     check.main([f"--data={tmp_path}", *chosen])
     result = json.loads(capsys.readouterr().out)

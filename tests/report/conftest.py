@@ -116,7 +116,7 @@ class Writer:
         made = rng.integers(256, size=(10, 8, 8, 1), dtype=np.uint8)
         near = neighbours.nearest(made.reshape(10, -1), training.reshape(20, -1))
         folder = self.workdir / run_dir.EVALUATION / name
-        path = folder / metrics.CLOSEST_PIXELS
+        path = folder / memorisation.CLOSEST_PIXELS
         memorisation.write_closest_pairs(path, made, training, near)
         return path
 

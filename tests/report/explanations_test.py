@@ -1,4 +1,4 @@
-from dpdm_jax.evaluation import metrics, registry
+from dpdm_jax.evaluation import metrics, on_features, registry
 from dpdm_jax.report.explanations import EXPLANATIONS, GROUPS
 
 
@@ -11,8 +11,8 @@ def test_every_metric_is_explained():
 
 
 def test_metrics_of_the_small_network_are_not_taken_for_the_others():
-    for name in metrics.FEATURE_METRICS:
-        small = EXPLANATIONS[name + metrics.LENET_SUFFIX]
+    for name in registry.FEATURE_METRICS:
+        small = EXPLANATIONS[name + on_features.LENET_SUFFIX]
         assert EXPLANATIONS[name].group != small.group
         assert small.title not in ("FID", "KID")
         assert "comparable only with itself" in GROUPS[small.group]

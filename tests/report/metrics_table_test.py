@@ -6,8 +6,9 @@ import pytest
 from reading import images_and_labels
 
 from dpdm_jax import command_line, data
-from dpdm_jax.evaluation import metrics
+from dpdm_jax.evaluation import metrics, on_features, registry
 from dpdm_jax.evaluation.image_sets import ImageSet
+from dpdm_jax.evaluation.settings import Settings
 from dpdm_jax.report.metrics_table import Cell, metrics_table
 
 
@@ -92,14 +93,14 @@ def test_all_that_an_evaluation_returns_is_shown(tmp_path):
     fresh, fresh_labels = images_and_labels(
         data.load_source(config, "test"), np.arange(100)
     )
-    names = [name + metrics.LENET_SUFFIX for name in metrics.FEATURE_METRICS]
+    names = [name + on_features.LENET_SUFFIX for name in registry.FEATURE_METRICS]
     names += ["logreg", "memorisation"]
     results = metrics.measure(
         names,
         ImageSet("real", real[:200], labels[:200], 10),
         ImageSet("made", real[200:], labels[200:], 10),
         ImageSet("test", fresh, fresh_labels, 10),
-        settings=metrics.Settings(
+        settings=Settings(
             lenet_steps=2, epochs=1, classifier_seeds=2, cache_folder=tmp_path
         ),
     )

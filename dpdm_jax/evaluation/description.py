@@ -1,0 +1,30 @@
+"""Results of an evaluation, in a few lines."""
+
+from typing import Any
+
+from dpdm_jax.evaluation import metrics
+
+
+def describe(results: dict[str, Any]) -> str:
+    """Says in a few lines what ``metrics.measure`` found."""
+    lines = [
+        f"{results['synthetic']} ({results['num_synthetic']} images) against "
+        f"{results['real']} ({results['num_real']} images):"
+    ]
+    for name in (name for name in metrics.names() if name in results):
+        line = f"  {name:<18} {_with_spread(results, name)}"
+        if f"{name}_floor" in results:
+            line += f" (real against real: {results[f'{name}_floor']:.6g})"
+        lines.append(line)
+        for suffix, how in (("real", "as they are"), ("dp_sgd", "by DP-SGD")):
+            if f"{name}_{suffix}" in results:
+                line = f"    trained on real images {how}: "
+                lines.append(line + _with_spread(results, f"{name}_{suffix}"))
+    lines += [f"  note: {caveat}." for caveat in results["caveats"]]
+    lines.append(f"  {results['private']}.")
+    return "\n".join(lines)
+
+
+def _with_spread(results: dict[str, Any], name: str) -> str:
+    spread = results.get(f"{name}_std")
+    return f"{results[name]:.6g}" + ("" if spread is None else f" +- {spread:.2g}")

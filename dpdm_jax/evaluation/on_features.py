@@ -1,0 +1,176 @@
+"""Measures on features of a network: each registered metric, and memorisation."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from dpdm_jax.errors import InputError
+from dpdm_jax.evaluation import (
+    features,
+    lenet_features,
+    memorisation,
+    reference_statistics,
+    registry,
+)
+from dpdm_jax.evaluation.features import Extractor
+from dpdm_jax.evaluation.image_sets import ImageSet, Sets
+from dpdm_jax.evaluation.measured import Measured, merged
+from dpdm_jax.evaluation.reference_statistics import Statistics
+from dpdm_jax.evaluation.settings import Settings
+
+LENET_SUFFIX = "_lenet"
+
+
+def _inception(real: ImageSet, settings: Settings) -> Extractor:
+    del real
+    return features.InceptionFeatures(settings.load_inception())
+
+
+def _lenet(real: ImageSet, settings: Settings) -> Extractor:
+    return lenet_features.train(
+        real.images,
+        real.labels,
+        real.num_classes,
+        num_steps=settings.lenet_steps,
+        seed=settings.seed,
+        cache_folder=settings.cache_folder,
+    )
+
+
+#: Networks, the better features first, by what the names of metrics on them end in.
+EXTRACTORS: Mapping[str, Callable[[ImageSet, Settings], Extractor]] = {
+    "": _inception,
+    LENET_SUFFIX: _lenet,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of all metrics on features."""
+    return tuple(
+        name + suffix for suffix in EXTRACTORS for name in registry.FEATURE_METRICS
+    )
+
+
+def check(metrics: Collection[str], sets: Sets) -> None:
+    """Raises InputError if metrics on features are asked for and images are too few."""
+    if set(metrics).isdisjoint(names()):
+        return
+    for each in (sets.real, sets.synthetic):
+        if len(each) < registry.min_images():
+            raise InputError(
+                f"{each.name} has {len(each)} images; allowed: at least "
+                f"{registry.min_images()}."
+            )
+
+
+def measure(
+    metrics: Collection[str],
+    sets: Sets,
+    settings: Settings,
+    pictures: pathlib.Path | None,
+) -> Measured:
+    """Measures what of the metrics is on features, memorisation included.
+
+    Args:
+        metrics: names.
+        sets: which ``check`` and ``memorisation.check`` let pass.
+        settings: of networks, and of what is kept and drawn.
+        pictures: see ``memorisation.measure``.
+
+    Returns:
+        What the metrics found.
+
+    Raises:
+        InputError: there are no weights, or images are too small for the network.
+    """
+    suffixes = [
+        suffix
+        for suffix in EXTRACTORS
+        if any(name + suffix in metrics for name in registry.FEATURE_METRICS)
+    ]
+    with_memorisation = memorisation.NAME in metrics
+    if with_memorisation and not suffixes:
+        suffixes = [LENET_SUFFIX]
+    # Memorisation takes the better features of those that are computed anyway.
+    return merged(
+        part
+        for suffix in suffixes
+        for part in _on_one_network(
+            suffix,
+            metrics,
+            sets,
+            settings,
+            pictures,
+            with_memorisation=with_memorisation and suffix == suffixes[0],
+        )
+    )
+
+
+def _on_one_network(
+    suffix: str,
+    metrics: Collection[str],
+    sets: Sets,
+    settings: Settings,
+    pictures: pathlib.Path | None,
+    *,
+    with_memorisation: bool,
+) -> Iterator[Measured]:
+    """Computes features once, and from them all metrics asked for."""
+    extractor = EXTRACTORS[suffix](sets.real, settings)
+    yield Measured(
+        settings={extractor.name: extractor.settings}, caveats=extractor.caveats
+    )
+    registered = registry.FEATURE_METRICS
+    chosen = dict.fromkeys(
+        metric for name, metric in registered.items() if name + suffix in metrics
+    )
+    on_kept = with_memorisation or any(metric.on_kept for metric in chosen)
+    limit = settings.neighbour_images if on_kept else 0
+
+    def summary(
+        images: ImageSet, what: str, first: int, keep: int, *, cached: bool
+    ) -> Statistics:
+        return reference_statistics.statistics(
+            extractor,
+            images.images,
+            first=first,
+            keep=min(len(images), keep),
+            seed=settings.seed,
+            what=what,
+            cache_folder=settings.cache_folder if cached else None,
+        )
+
+    size = len(sets.real)
+    real = summary(
+        sets.real,
+        "real",
+        min(len(sets.synthetic), size // 2),
+        size if with_memorisation else limit,
+        cached=True,
+    )
+    synthetic = summary(sets.synthetic, "synthetic", 0, limit, cached=False)
+    for metric in chosen:
+        found = metric.measure(
+            real._replace(kept=real.kept[:limit]),
+            synthetic,
+            suffix=suffix,
+            seed=settings.seed,
+        )
+        asked = {
+            name: value for name, value in found.numbers.items() if name in metrics
+        }
+        yield dataclasses.replace(found, numbers=asked)
+    if on_kept and max(size, len(sets.synthetic)) > limit:
+        others = [name for name, metric in registered.items() if not metric.on_kept]
+        yield Measured(
+            caveats=(
+                f"all metrics on {extractor.name}'s features but {', '.join(others)} "
+                f"look at {limit} images of each set at most, drawn at random",
+            )
+        )
+    if with_memorisation:
+        assert sets.real_test is not None  # see ``memorisation.check``
+        held_out = summary(sets.real_test, "real test", 0, limit, cached=True)
+        yield memorisation.measure(
+            extractor.name, sets, real, synthetic, held_out, pictures
+        )
