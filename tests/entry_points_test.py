@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from commands import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 _TINY = (
     "--config.network.mlp.base_width=4",
     "--config.network.mlp.hidden_width=8",

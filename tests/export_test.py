@@ -16,6 +16,8 @@ from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.state import create_state
 from dpdm_jax.training.step import DATA_AXIS, make_train_step
 
+pytestmark = pytest.mark.slow
+
 _PLATFORMS = ("cuda", "tpu")
 
 

@@ -213,6 +213,7 @@ def test_png_gives_back_what_was_written(images):
     assert source.condition.num_classes == 0
 
 
+@pytest.mark.slow
 @settings(100)
 @hypothesis.given(images=_IMAGES, start=st.sampled_from(("0,1", "-1,1", "0,255")))
 def test_floats_give_back_the_bytes_that_they_stand_for(images, start):

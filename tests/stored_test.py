@@ -19,6 +19,8 @@ from dpdm_jax.release.verify import verify
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 STORED = CHECKOUT / "tests" / "stored"
 
 

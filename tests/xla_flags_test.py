@@ -98,6 +98,7 @@ def test_libtpu_is_left_alone_where_there_is_a_tpu(monkeypatch):
     assert libtpu_configured(monkeypatch, device_files=["/dev/accel0"]) is None
 
 
+@pytest.mark.slow
 def test_jax_starts_with_the_flags():
     code = (
         "from dpdm_jax import xla_flags; xla_flags.configure();"

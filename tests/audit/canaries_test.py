@@ -69,6 +69,7 @@ def test_many_runs(training):
     assert np.abs(sums[0] - sums[2]).max() > 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
 @pytest.mark.parametrize(("components", "queries"), [(0, 2), (5, 3)])
 def test_queries_before_the_first_step(make_config, components, queries):

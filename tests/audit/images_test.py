@@ -29,6 +29,7 @@ def test_joined_sources():
     assert images_and_labels(joined, np.array([1]))[1].tolist() == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
 @pytest.mark.parametrize(("noise_multiplier", "seen"), [(0.1, True), (20.0, False)])
 def test_images_of_noise_are_recognised_where_there_is_little_noise(
@@ -57,6 +58,7 @@ def test_images_of_noise_are_recognised_where_there_is_little_noise(
     assert found.num_steps == 60
 
 
+@pytest.mark.slow
 def test_moments_are_measured_and_claimed(make_config, monkeypatch, same_entropy):
     config = make_config(
         diffusion__parameterization="edm_moments",

@@ -117,6 +117,7 @@ def epochs_shuffled(monkeypatch):
     monkeypatch.setattr(PoissonSampling, "indices", planted)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
 def test_real_code_is_not_contradicted(config):
     one_run = mechanism.audit_one_run(config, plan_with(3.0))
@@ -226,6 +227,7 @@ def noise_of_steps_reused(monkeypatch):
     monkeypatch.setattr(secrets.Secrets, "query_key", lambda self, name: self.noise_key)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
 def test_real_queries_are_not_contradicted(config_with_queries):
     plan = plan_with_queries()
@@ -272,6 +274,7 @@ def test_noise_used_again_is_seen(plant, config_with_queries, monkeypatch):
     assert "is not new each time" in contradictions(found)[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
 def test_many_runs_contradict_queries_without_noise(config_with_queries, monkeypatch):
     queries_without_noise(monkeypatch)

@@ -100,6 +100,7 @@ def test_noise_in_floating_point_is_caught():
     assert support.p_value(released) < 1e-6
 
 
+@pytest.mark.slow
 def test_what_the_program_releases_is_possible_under_both(plan, make_config):
     config = make_config(train__microbatch_size=8)
     assert support.of_step(config, plan, _SIZE) > 1e-3

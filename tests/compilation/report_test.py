@@ -60,6 +60,7 @@ def check_work(report):
     assert 0.5 < report["compiled_over_expected_flops"] < 3
 
 
+@pytest.mark.slow
 def test_cpu(on_cpu):
     check_work(on_cpu)
     for program in on_cpu["programs"].values():
@@ -89,6 +90,7 @@ def test_auto_is_the_engine_of_the_target(on_cpu, monkeypatch):
     assert config.train.engine == "vmap"
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_microbatch(on_cpu):
     double = compilation.compile_report(
         small_config(microbatch_size=128), compilation.find_target("cpu")

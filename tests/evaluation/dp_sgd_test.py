@@ -16,6 +16,7 @@ def accuracy(digits, settings, name="logreg", **options):
     return dp_sgd.dp_sgd_accuracy(name, train, test, 10, settings, **options)
 
 
+@pytest.mark.slow
 def test_accuracy_falls_with_the_budget(digits, monkeypatch):
     monkeypatch.setattr(os, "urandom", np.random.default_rng(0).bytes)
     by_epsilon = {}

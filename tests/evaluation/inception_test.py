@@ -30,6 +30,7 @@ def photos(number, height, width, channels, seed=0):
 
 
 # Smaller and larger than what the network sees, grey and colour, not square.
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (310, 320, 3)])
 def test_activations_are_those_of_pytorch_fid(
     pytorch_fid_network, inception_state, shape

@@ -23,6 +23,7 @@ def archives(digits, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_prints_one_json_line(archives, run):
     done = run(
         f"--real={archives / 'real.npz'}",

@@ -68,6 +68,7 @@ def test_an_image_changes_no_other_logits():
     assert np.abs(before[2] - after[2]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_learns_colours_by_its_recipe():
     # Classes are the colour that dominates; mirroring and shifting leave it.
     rng = np.random.default_rng(0)

@@ -40,6 +40,7 @@ def _sides_compile_cheaply(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", cheap_compilation.xla_flags_of_children())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -31,6 +31,7 @@ def test_releases_are_small_intact_and_of_their_config(name):
     assert json.loads((RESULTS / f"{name}.json").read_text())["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_releases(tmp_path, monkeypatch, capsys):
     write_idx(tmp_path / "data")
     monkeypatch.setattr(train, "RELEASES", tmp_path / "releases")
@@ -79,6 +80,7 @@ def write_idx(folder):
             (folder / f"{split}-{kind}-ubyte").write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _NAMES)
 def test_releases_give_the_images_that_they_always_gave(name):
     """As made when they were published; other processors may round to another level."""
@@ -90,6 +92,7 @@ def test_releases_give_the_images_that_they_always_gave(name):
     assert np.mean(apart) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.optimized  # it samples 300 images
 def test_a_release_is_checked(tmp_path, capsys, monkeypatch):
     """On its own images in place of real ones, by the cheapest classifier."""
@@ -109,6 +112,7 @@ def test_a_release_is_checked(tmp_path, capsys, monkeypatch):
     assert result["fid_lenet"] > 0
 
 
+@pytest.mark.slow
 def test_a_release_is_checked_without_its_network():
     found = {
         name: load_release(RELEASES / name)

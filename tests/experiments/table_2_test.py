@@ -23,6 +23,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_both_trainings_are_recorded(folder, capsys):
     arguments = "--epsilons 10 inf --classifiers logreg --seeds 0 1 --epochs 3"
     table_2.main([f"--data={folder}", "--delta=1e-3", *arguments.split()])
@@ -40,6 +41,7 @@ def test_both_trainings_are_recorded(folder, capsys):
     assert private["settings"]["num_train"] == 600
 
 
+@pytest.mark.slow
 def test_samples_of_a_release_take_the_real_training_images_place(tmp_path, capsys):
     """Tested on the release's own images, so that there is something to learn."""
     released = load_release(RELEASES / "mnist_eps10")

@@ -34,6 +34,7 @@ def test_quality_counts_gaussians_and_strays():
     assert one == {"gaussians_found": 1, "points_close": 0.5}
 
 
+@pytest.mark.slow
 def test_both_models_are_fitted_and_measured():
     result = toy_2d.measure(0, num_steps=200)
     norms = [*result["denoiser"], result["sampler"], result["generator"]]

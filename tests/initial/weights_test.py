@@ -165,6 +165,7 @@ def test_label_tables_may_start_anew(begin, public_run, tiny_config, table):
     assert np.any(first["label"]["embedding"] != taken["label"]["embedding"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -30,6 +30,7 @@ def small_mnist(**network):
     return config
 
 
+@pytest.mark.slow
 def test_imported_weights_denoise_as_the_official_model_does(tmp_path):
     config = small_mnist()
     assert import_checkpoint(CHECKPOINT, config, tmp_path) == 17
@@ -48,6 +49,7 @@ def test_imported_weights_denoise_as_the_official_model_does(tmp_path):
     assert np.abs(model.denoise(raw, x, sigma, label) - wanted).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_sampling_from_an_import_and_not_training_on(tmp_path):
     config = small_mnist()
     import_checkpoint(CHECKPOINT, config, tmp_path)

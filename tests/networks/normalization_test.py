@@ -33,6 +33,7 @@ def arrays(shape):
     return x, scale, bias, jax.random.normal(keys[3], shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_groups", [1, 2, 4, 8])
 def test_values_and_gradients_are_those_of_flax(num_groups):
     x, scale, bias, dy = arrays((3, 5, 4, 8))

@@ -36,6 +36,7 @@ def test_fold_gathers_each_square():
     np.testing.assert_array_equal(patches.fold(jnp.asarray(x), 1), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ncsnpp", "transformer"])
 def test_a_network_on_patches_is_the_network_of_folded_images(name):
     whole, inner = network_of(name, SHAPE, 2), network_of(name, (2, 3, 12), 1)

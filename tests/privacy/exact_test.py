@@ -53,6 +53,7 @@ any_float = (
 )
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 @hypothesis.given(
     data=st.data(),

@@ -700,6 +700,7 @@ def test_ledgers_written_before_there_were_extensions_are_read(path, first, long
     assert read_ledger(path).epsilon_spent() == longer.epsilon_spent(61)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coordinates", [None, 5000])
 @pytest.mark.parametrize("count", [2, 3])
 def test_ledgers_written_before_queries_had_names_are_read(path, count, coordinates):

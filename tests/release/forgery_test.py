@@ -50,6 +50,7 @@ def either_copy(request) -> pathlib.Path:
     return request.getfixturevalue(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

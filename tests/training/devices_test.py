@@ -17,6 +17,8 @@ from commands import CHECKOUT
 
 from dpdm_jax.privacy import read_ledger
 
+pytestmark = pytest.mark.slow
+
 _PROGRAM = pathlib.Path(__file__).parent / "devices_program.py"
 _PLUGINS = pathlib.Path(__file__).parents[1] / "plugins"
 _OVERRIDES = {

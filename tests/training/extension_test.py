@@ -208,6 +208,7 @@ def test_without_the_checkpoint_between_the_plans_each_has_its_own_noise(
     assert_same_end(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_takes_what_was_planned_first(partial, spent, tmp_path):
     workdir = copy_of(partial, tmp_path / "run")
     extend_by(workdir, num_steps=1)

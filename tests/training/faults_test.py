@@ -398,6 +398,7 @@ def swap_two(images, labels):
         array[[5, 6]] = array[[6, 5]]
 
 
+@pytest.mark.slow
 def test_two_ends_of_a_run_that_differ_in_an_image_are_refused(tmp_path):
     """Their difference would be what the image contributed, without any noise."""
     rng = np.random.default_rng(0)

@@ -14,6 +14,8 @@ from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 _STEPS = 40
 _FLAGS = (
     "--mode=train",
