@@ -43,6 +43,21 @@ def text(name: str, value: object, pattern: re.Pattern[str], in_words: str) -> N
         raise InputError(f"{name} is {_shown(value)}; allowed: {in_words}.")
 
 
+def fields(what: str, value: object, allowed: Collection[str]) -> None:
+    """Raises InputError unless ``value`` is a dict of exactly the allowed fields.
+
+    Args:
+        what: whose fields they are, with its article.
+        value: the value to check.
+        allowed: their names.
+    """
+    if not isinstance(value, dict) or set(value) != set(allowed):
+        raise InputError(
+            f"the contents are malformed: the fields of {what} are not "
+            f"{', '.join(sorted(allowed))}."
+        )
+
+
 def software(value: object, where: str = "") -> None:
     """Raises InputError unless ``value`` is a dict of packages and their versions.
 

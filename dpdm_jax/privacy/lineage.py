@@ -63,9 +63,5 @@ class Origin:
         Raises:
             InputError: a field is missing, unknown or out of range.
         """
-        if not isinstance(fields, dict) or set(fields) != _FIELDS:
-            raise InputError(
-                "the contents are malformed: the fields of an origin are not "
-                f"{', '.join(sorted(_FIELDS))}."
-            )
+        validate.fields("an origin", fields, _FIELDS)
         return cls(**fields)

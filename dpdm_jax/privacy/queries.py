@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from dpdm_jax import validate
-from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting, class_moments
 from dpdm_jax.privacy.batch_selection import PoissonSampling
 
@@ -86,11 +85,7 @@ class Query:
         Raises:
             InputError: a field is missing, unknown or out of range.
         """
-        if not isinstance(fields, dict) or set(fields) != _FIELDS:
-            raise InputError(
-                "the contents are malformed: the fields of a query are not "
-                f"{', '.join(sorted(_FIELDS))}."
-            )
+        validate.fields("a query", fields, _FIELDS)
         return cls(**fields)
 
 

@@ -13,9 +13,8 @@ _TURNS = 22  # the formats' weights together
 _FILES = 10 * _TURNS
 
 # What Orbax leaves behind when an array of a checkpoint cannot be read.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+_IGNORED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [_IGNORED, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
