@@ -467,6 +467,8 @@ DATA = [
     data_row(
         "idx", "{here}", "allowed: one integer per image", idx(idx_bytes(_GREY[:3]))
     ),
+    data_row("camelyon17", "{here}", "metadata.csv is missing; data.path allows"),
+    data_row("camelyon17", "", "data.path is ''; allowed: WILDS's folder"),
     data_row(*_PNG, "has no images; allowed: a folder of", pictures()),
     data_row(*_PNG, "1.png is 5x5x3 but", pictures((4, 4, 3), (5, 5, 3))),
     data_row(*_PNG, "1.png is 4x4x1 but", pictures((4, 4, 3), (4, 4))),

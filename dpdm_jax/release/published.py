@@ -26,6 +26,7 @@ FIELDS = {
         "data.tfds": "name",
         "data.glyphs": "characters images_per_character seed frame rotation shear "
         "scale stroke elastic_amplitude elastic_smoothness",
+        "data.camelyon17": "center",
         "network": "name patch_size dtype",
         "network.ncsnpp": "base_width channel_multipliers num_res_blocks "
         "attention_resolutions",
