@@ -110,6 +110,9 @@ def get_config() -> ml_collections.ConfigDict:
     train.b1 = 0.9
     train.b2 = 0.999
     train.adam_eps = 1e-8
+    # What the optimizer's gradients are measured in: one | clip_norm (divided by C, so
+    # that adam_eps means the same for every C).
+    train.gradient_unit = "one"
     train.ema_decay = 0.999  # at step n at most (1 + n) / (10 + n)
     # Stop this process after so many steps of the plan; 0 runs all. Not a new plan.
     train.stop_after_steps = 0

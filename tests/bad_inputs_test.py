@@ -211,6 +211,7 @@ TRAINING = rows_of(
             "train.warmup_steps=-1": "train.warmup_steps is -1",
             "train.b1=1": "train.b1 is 1.0",
             "train.adam_eps=0": "train.adam_eps is 0.0",
+            "train.gradient_unit=two": "gradient_unit is 'two'; allowed: one, clip_n",
             "train.ema_decay=1": "train.ema_decay is 1.0",
             "train.engine=fast": "engine is 'fast'",
             "train.engine_microbatch_size=-1": "engine_microbatch_size is -1",

@@ -52,7 +52,7 @@ FIELDS = {
         "moments_noise_multiplier fixed_keys_seed",
         "train": "batch_size epochs num_steps microbatch_size engine "
         "engine_microbatch_size optimizer learning_rate schedule warmup_steps b1 b2 "
-        "adam_eps ema_decay stop_after_steps",
+        "adam_eps gradient_unit ema_decay stop_after_steps",
         "sampler": "preset name num_steps grid sigma_min sigma_max clip_denoised "
         "guidance",
         "sampler.ddim": "stochastic",
