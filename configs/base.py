@@ -93,6 +93,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 4096  # nominal B; examples are sampled at rate 1 / ceil(N / B)
+    train.exact_batch_size = False  # sampled at rate B / N in place of that
     train.epochs = 300  # steps are epochs * ceil(N / B)
     train.num_steps = 0  # the number of steps itself; 0 follows epochs
     # Examples in one call of the gradient over all devices; logical batches are cut

@@ -50,7 +50,7 @@ FIELDS = {
         "initial": "weights public label_table other_data",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",
-        "train": "batch_size epochs num_steps microbatch_size engine "
+        "train": "batch_size exact_batch_size epochs num_steps microbatch_size engine "
         "engine_microbatch_size optimizer learning_rate schedule warmup_steps b1 b2 "
         "adam_eps gradient_unit ema_decay stop_after_steps",
         "sampler": "preset name num_steps grid sigma_min sigma_max clip_denoised "
