@@ -62,6 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
     # guided-diffusion.
     config.initial = initial = ml_collections.ConfigDict()
     initial.weights = ""  # "" for random ones
+    # The config of the run that this one begins with: refuses random weights.
+    initial.parent = ""
     initial.public = ""  # of a file: names the public data that it was trained on
     initial.label_table = "reuse"  # reuse | random | zero, where the classes are others
     # Weights that were trained privately were so on data of other people: no one is in

@@ -47,7 +47,7 @@ FIELDS = {
         "diffusion.vp": "beta_min beta_d num_timesteps eps_t",
         "diffusion.views": "crop flip count",
         "diffusion.ddpm": "schedule num_steps beta_first beta_last intervals weights",
-        "initial": "weights public label_table other_data",
+        "initial": "weights parent public label_table other_data",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",
         "train": "batch_size exact_batch_size epochs num_steps microbatch_size engine "
