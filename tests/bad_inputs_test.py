@@ -227,7 +227,13 @@ TRAINING = rows_of(
             "seed=99999999999999999999": "seed is 99999999999999999999",
         }
     )
-    | {"--config=configs/released.py:{run}/release": "allowed: --mode=sample or"},
+    | {
+        "--config=configs/released.py:{run}/release": "allowed: --mode=sample or",
+        "--config=configs/digits_finetune.py": (
+            "initial.weights is '' and the config fine-tunes; allowed: the run "
+            "directory, or a release, of configs/digits_public.py"
+        ),
+    },
     *TINY,
     "--workdir={here}/run",
 )
