@@ -62,6 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
     # guided-diffusion.
     config.initial = initial = ml_collections.ConfigDict()
     initial.weights = ""  # "" for random ones
+    # The config of the run that this one begins with: refuses random weights.
+    initial.parent = ""
     initial.public = ""  # of a file: names the public data that it was trained on
     initial.label_table = "reuse"  # reuse | random | zero, where the classes are others
     # Weights that were trained privately were so on data of other people: no one is in
@@ -93,6 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 4096  # nominal B; examples are sampled at rate 1 / ceil(N / B)
+    train.exact_batch_size = False  # sampled at rate B / N in place of that
     train.epochs = 300  # steps are epochs * ceil(N / B)
     train.num_steps = 0  # the number of steps itself; 0 follows epochs
     # Examples in one call of the gradient over all devices; logical batches are cut
@@ -110,6 +113,9 @@ def get_config() -> ml_collections.ConfigDict:
     train.b1 = 0.9
     train.b2 = 0.999
     train.adam_eps = 1e-8
+    # What the optimizer's gradients are measured in: one | clip_norm (divided by C, so
+    # that adam_eps means the same for every C).
+    train.gradient_unit = "one"
     train.ema_decay = 0.999  # at step n at most (1 + n) / (10 + n)
     # Stop this process after so many steps of the plan; 0 runs all. Not a new plan.
     train.stop_after_steps = 0

@@ -89,6 +89,7 @@ def privacy_plan(
             epsilon=privacy.epsilon,
             delta=privacy.delta,
             l2_clip_norm=privacy.l2_clip_norm,
+            exact_batch_size=train.exact_batch_size,
             epochs=None if train.num_steps else train.epochs,
             num_steps=train.num_steps or None,
             accountant=privacy.accountant,

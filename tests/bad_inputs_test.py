@@ -211,6 +211,7 @@ TRAINING = rows_of(
             "train.warmup_steps=-1": "train.warmup_steps is -1",
             "train.b1=1": "train.b1 is 1.0",
             "train.adam_eps=0": "train.adam_eps is 0.0",
+            "train.gradient_unit=two": "gradient_unit is 'two'; allowed: one, clip_n",
             "train.ema_decay=1": "train.ema_decay is 1.0",
             "train.engine=fast": "engine is 'fast'",
             "train.engine_microbatch_size=-1": "engine_microbatch_size is -1",
@@ -226,7 +227,13 @@ TRAINING = rows_of(
             "seed=99999999999999999999": "seed is 99999999999999999999",
         }
     )
-    | {"--config=configs/released.py:{run}/release": "allowed: --mode=sample or"},
+    | {
+        "--config=configs/released.py:{run}/release": "allowed: --mode=sample or",
+        "--config=configs/digits_finetune.py": (
+            "initial.weights is '' and the config fine-tunes; allowed: the run "
+            "directory, or a release, of configs/digits_public.py"
+        ),
+    },
     *TINY,
     "--workdir={here}/run",
 )
@@ -467,6 +474,8 @@ DATA = [
     data_row(
         "idx", "{here}", "allowed: one integer per image", idx(idx_bytes(_GREY[:3]))
     ),
+    data_row("camelyon17", "{here}", "metadata.csv is missing; data.path allows"),
+    data_row("camelyon17", "", "data.path is ''; allowed: WILDS's folder"),
     data_row(*_PNG, "has no images; allowed: a folder of", pictures()),
     data_row(*_PNG, "1.png is 5x5x3 but", pictures((4, 4, 3), (5, 5, 3))),
     data_row(*_PNG, "1.png is 4x4x1 but", pictures((4, 4, 3), (4, 4))),

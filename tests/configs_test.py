@@ -6,10 +6,13 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from dpdm_jax import command_line, modes, planning
 from dpdm_jax.diffusion import from_config
+from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import (
     NO_TUNING,
@@ -41,6 +44,33 @@ PUBLISHED = [
     ("celeba_64", "eps=10", 10.0, 1e-6, 162770, 80, 2034, 24000, 1999907, 8, 1.3035),
     ("cifar10", "eps=10", 10.0, 1e-5, 50000, 25, 2000, 12500, 1754499, 8, 2.481),
     ("imagenet_32", "eps=10", 10, 7e-7, 1281167, 626, 2046, 62600, 1836483, 8, 0.6045),
+]
+
+
+# Config, delta, N, B, T, parameters, K, and by epsilon the noise multipliers under
+# dp-accounting's RDP and PLD accountants (measured for the design of this project, at
+# q = B / N; those of arXiv 2302.13861 were not found).
+FINE_TUNED = [
+    (
+        *("cifar10_finetune", 1e-5, 50_000, 16_384, 200, 80_390_403, 128),
+        {1: (18.85, 17.38), 5: (4.54, 4.25), 10: (2.61, 2.45), 32: (1.17, 1.11)},
+    ),
+    (
+        *("camelyon17_finetune", 3e-6, 302_436, 16_384, 200, 80_384_259, 128),
+        {1: (3.51, 3.26), 10: (0.803, 0.763)},
+    ),
+    (
+        *("mnist_adm", 1e-5, 60_000, 4096, 4000, 4_239_041, 128),
+        {1: (17.5, 16.2), 10: (2.41, 2.28)},
+    ),
+]
+
+# Public stages, their parameters, and a config that begins with them.
+PARENTS = [
+    ("imagenet_32_public", 81_150_723, "cifar10_finetune"),
+    ("imagenet_32_public", 81_150_723, "camelyon17_finetune"),
+    ("glyphs_public", 236_368, "mnist_finetune"),
+    ("digits_public", 53_184, "digits_finetune"),
 ]
 
 
@@ -83,6 +113,87 @@ def test_published_plan(row):
     assert 0 < math.exp(epsilon) * added.delta < 1e-6 * delta
     # The budget is used, not merely kept.
     assert reports["pld"]["epsilon"] > 0.999 * epsilon
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", FINE_TUNED, ids=lambda row: row[0])
+def test_fine_tuning_plan(row):
+    name, delta, n, batch, steps, params, k, multipliers = row
+    config = command_line.load_config(f"configs/{name}.py")
+    problem = planning.public_problem(config)
+    model = build_model(config, problem.image_shape, problem.condition)
+    assert model.num_parameters == model.num_trained == params
+    for epsilon, expected in multipliers.items():
+        config.privacy.epsilon = float(epsilon)
+        noise = {}
+        for accountant in ("rdp", "pld"):
+            config.privacy.accountant = accountant
+            plan = planning.privacy_plan(config, problem.num_examples, model)
+            assert plan.sampling == PoissonSampling(batch / n, steps)
+            assert plan.expected_batch_size == batch
+            assert (plan.delta, plan.noise_multiplicity) == (delta, k)
+            assert plan.epsilon <= epsilon
+            noise[accountant] = plan.noise_multiplier
+        assert noise["pld"] <= noise["rdp"]
+        assert list(noise.values()) == pytest.approx(expected, rel=0.01)
+
+
+def test_fine_tuning_budgets():
+    for epsilon in FINE_TUNED[0][-1]:
+        config = command_line.load_config(f"configs/cifar10_finetune.py:eps={epsilon}")
+        assert config.privacy.epsilon == epsilon
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "density"),
+    [
+        # All alike: the public stage's weights are those of the intervals' lengths.
+        ("imagenet_32_public", 499.5, (1.0, 1.0, 1.0)),
+        ("cifar10_finetune", 407.0, (0.5, 1.377, 0.5)),
+        ("camelyon17_finetune", 407.0, (0.5, 1.377, 0.5)),
+        ("mnist_adm", 499.5, (0.25, 1.5, 0.25)),
+    ],
+)
+def test_mixtures_of_steps(name, mean, density):
+    config = command_line.load_config(f"configs/{name}.py")
+    levels = from_config.noise_levels(config.diffusion)
+    probabilities = levels.probabilities
+    assert probabilities @ np.arange(1000) == pytest.approx(mean)
+    steps = [0, *config.diffusion.ddpm.intervals]
+    np.testing.assert_allclose(1000 * probabilities[steps], density, rtol=1e-3)
+    for preset in ("", *config.sampler_presets):
+        config.sampler.preset = preset
+        sampler = from_config.sampler(from_config.with_preset(config))
+        assert len(sampler.grid) == int(preset.removeprefix("ddim") or 1000)
+
+
+@pytest.mark.parametrize(("parent", "params", "child"), PARENTS)
+def test_a_public_stage_has_no_budget_and_the_network_of_what_follows(
+    parent, params, child
+):
+    models = []
+    for name in (parent, child):
+        config = command_line.load_config(f"configs/{name}.py")
+        problem = planning.public_problem(config)
+        models.append(build_model(config, problem.image_shape, problem.condition))
+        is_child = name == child
+        assert config.initial.parent == (f"configs/{parent}.py" if is_child else "")
+        plan = planning.privacy_plan(config, problem.num_examples, models[-1])
+        assert bool(plan.public_data) != is_child
+        assert plan.is_private == is_child
+    assert models[0].num_parameters == params
+    have, want = (
+        named_leaves(jax.eval_shape(model.network.init, jax.random.key(0)))
+        for model in models
+    )
+    assert have.keys() == want.keys()
+    shapes = {name for name in have if have[name].shape != want[name].shape}
+    # Of other classes, which the child's config says what to do with.
+    if config.initial.label_table == "reuse":
+        assert shapes == set()
+    else:
+        assert all("label" in name.split("/") for name in shapes)
+    assert repr(models[0].parameterization) == repr(models[1].parameterization)
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row[0]}:{row[1]}")
@@ -156,7 +267,9 @@ def specs():
         module = {}
         exec(compile(path.read_text(), str(path), "exec"), module)
         for variant in module.get("VARIANTS", ("",)):
-            found.append(f"configs/{path.name}:{variant}".rstrip(":"))
+            # A public stage has no epsilon.
+            if not module["get_config"](variant).data.public:
+                found.append(f"configs/{path.name}:{variant}".rstrip(":"))
     return found
 
 

@@ -72,7 +72,11 @@ def with_plain_descent(config: ml_collections.ConfigDict) -> ml_collections.Conf
     """Returns the config with an optimizer from whose weights sums can be read."""
     config = config.copy_and_resolve_references()
     config.train.update(
-        optimizer="sgd", learning_rate=1.0, schedule="constant", warmup_steps=0
+        optimizer="sgd",
+        learning_rate=1.0,
+        schedule="constant",
+        warmup_steps=0,
+        gradient_unit="one",
     )
     return config
 

@@ -2,9 +2,10 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,29 @@ def decode_image(path: Path) -> np.ndarray:
     )
 
 
+def decode_prepared(
+    path: Path, prepare: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Decodes one file and prepares its image.
+
+    Args:
+        path: the file.
+        prepare: of uint8 [H, W, C], such as a ``Preparation``.
+
+    Returns:
+        uint8 [H', W', C'].
+
+    Raises:
+        InputError: see ``decode_image``; or the image does not fit, which names the
+            file.
+    """
+    image = decode_image(path)
+    try:
+        return prepare(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
     """Lists a split; ``classes`` fixes the numbers of the classes if given."""
     flat = list(_image_files(folder))
@@ -182,13 +206,7 @@ def _image_files(folder: Path) -> Iterator[Path]:
 
 
 def _decode_all(files: list[Path], prepare: Preparation) -> np.ndarray:
-    def decode(path: Path) -> np.ndarray:
-        image = decode_image(path)
-        try:
-            return prepare(image)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-
+    decode = functools.partial(decode_prepared, prepare=prepare)
     first = decode(files[0])
     images = np.empty((len(files), *first.shape), np.uint8)
     # Pillow decodes and resizes outside the interpreter's lock; map keeps the order.

@@ -7,7 +7,7 @@ source pays for another one's.
 import ml_collections
 
 from dpdm_jax import validate
-from dpdm_jax.data import digits, glyphs, idx, image_folder, npz, tfds
+from dpdm_jax.data import camelyon17, digits, glyphs, idx, image_folder, npz, tfds
 from dpdm_jax.data.sources import SPLITS, DataSettings, Source
 from dpdm_jax.errors import InputError
 from dpdm_jax.settings import Group, Kind, Room
@@ -24,6 +24,9 @@ ROOM = Room(
         "image_folder": Kind(image_folder.load),
         "npz": Kind(npz.load),
         "glyphs": Kind(glyphs.load, (Group("data.glyphs", glyphs.Settings),)),
+        "camelyon17": Kind(
+            camelyon17.load, (Group("data.camelyon17", camelyon17.Settings),)
+        ),
     },
     shared=(_EVERY,),
 )

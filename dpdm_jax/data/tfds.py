@@ -7,25 +7,22 @@ import concurrent.futures
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tqdm
 from absl import logging
 
-from dpdm_jax import padding
-from dpdm_jax.conditions import of_classes
+from dpdm_jax.data.random_access import RandomAccessSource, same_shape
 from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
-    Example,
     Source,
-    image_spec,
     resolve_num_classes,
     split_name,
 )
-from dpdm_jax.data.transforms import Preparation, format_shape
+from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
 _CHUNK = 256
@@ -40,58 +37,6 @@ class Settings:
     """
 
     name: str = ""
-
-
-class Records(Protocol):
-    """What ``tfds.data_source`` returns."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]: ...
-
-
-class RandomAccessSource:
-    """A source over TFDS data in a file format with random access.
-
-    Images are decoded and prepared as they are asked for, so memory holds none.
-    """
-
-    def __init__(
-        self,
-        records: Records,
-        keys: tuple[str, str | None],
-        prepare: Preparation,
-        num_classes: int,
-    ):
-        """Keeps the records and prepares the first one to learn the image shape.
-
-        Args:
-            records: not empty.
-            keys: names of the image and the label feature; None without labels.
-            prepare: applied to every image.
-            num_classes: labels lie in [0, num_classes); 0 ignores them.
-        """
-        self._records = records
-        self._image_key, self._label_key = keys
-        self._prepare = prepare
-        self.condition = of_classes(num_classes)
-        shape = prepare(records[0][self._image_key]).shape
-        self.spec = image_spec(shape, self.condition)
-        self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def examples(self, indices: np.ndarray) -> Example:
-        """Reads examples; see ``Source.examples``."""
-        found = padding.blank_examples(self.spec, len(indices))
-        rows = self._records.__getitems__([int(i) for i in indices])
-        prepared = self._pool.map(self._prepare, [row[self._image_key] for row in rows])
-        for i, image in enumerate(prepared):
-            found["image"][i] = _same_shape(image, self.spec["image"].shape)
-        if self._label_key:
-            found["condition"][:] = [row[self._label_key] for row in rows]
-        return found
 
 
 def load(settings: Settings, config: DataSettings, split: str) -> Source:
@@ -255,7 +200,7 @@ def _read_all(
             for i, image in enumerate(pool.map(prepare, stored), start):
                 if i == 0:
                     images = np.empty((size, *image.shape), np.uint8)
-                images[i] = _same_shape(image, images.shape[1:])
+                images[i] = same_shape(image, images.shape[1:])
             labels[start : start + len(stored)] = found
             start += len(stored)
             progress.update(len(stored))
@@ -274,13 +219,3 @@ def _chunks(dataset: Any, keys: tuple[str, str | None]) -> Iterator[tuple[Any, A
     while chunk := list(itertools.islice(rows, _CHUNK)):
         found = [row[label_key] for row in chunk] if label_key else 0
         yield [row[image_key] for row in chunk], found
-
-
-def _same_shape(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if image.shape != shape:
-        raise InputError(
-            f"an image is {format_shape(image.shape)} but the first one is "
-            f"{format_shape(shape)}; allowed: one shape, which data.crop and "
-            "data.image_size can give."
-        )
-    return image

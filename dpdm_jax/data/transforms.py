@@ -35,17 +35,26 @@ def format_shape(shape: tuple[int, ...]) -> str:
     return "x".join(str(n) for n in shape)
 
 
-def center_crop_square(image: np.ndarray) -> np.ndarray:
-    """Cuts out the largest square in the middle of an image.
+def center_crop_square(image: np.ndarray, side: int = 0) -> np.ndarray:
+    """Cuts a square out of the middle of an image.
 
     Args:
         image: [H, W, C]. An odd margin leaves its extra row or column at the end.
+        side: of the square in pixels, at most min(H, W); 0 for that.
 
     Returns:
-        [S, S, C] with S = min(H, W).
+        [side, side, C].
+
+    Raises:
+        InputError: the image is smaller.
     """
     height, width = image.shape[:2]
-    side = min(height, width)
+    side = side or min(height, width)
+    if side > min(height, width):
+        raise InputError(
+            f"the image is {format_shape(image.shape)}; allowed: at least "
+            f"{side}x{side}, the square to cut out of its middle."
+        )
     top, left = (height - side) // 2, (width - side) // 2
     return image[top : top + side, left : left + side]
 

@@ -45,6 +45,10 @@ _STRIDES = (27, 9, 3, 1)
 # much of delta per composed step is set aside for it, over ten times what was observed.
 _ROUNDING_DELTA_PER_STEP = 2.0**-51
 
+# Of delta 2 to the minus so many is set aside for errors of the arithmetic: the first
+# that is enough, since any share gives a bound.
+_SET_ASIDE = (20, 10)
+
 # Noise below this protects nobody. Infinity is a bound that needs no arithmetic at the
 # end of the floating-point range.
 _NO_NOISE = 1e-6
@@ -336,8 +340,8 @@ def _with_errors(
     """Returns the epsilon of the mechanism that a program runs.
 
     A millionth of delta is set aside for its errors. That is far more than they need
-    unless epsilon is so large (above 15 at least) that it means nothing: then there is
-    no bound.
+    unless epsilon is very large (above 15 at least): then a thousandth is, and where
+    that is not enough either, there is no bound.
 
     Args:
         epsilon_at: of the mechanism of real numbers, by delta.
@@ -346,16 +350,17 @@ def _with_errors(
     """
     if errors == bounds.NO_ERRORS:
         return epsilon_at(delta)
-    usable = delta * math.exp(-errors.epsilon) * (1 - 2.0**-20)
-    if usable == 0:
-        return math.inf
-    ideal = epsilon_at(usable)
-    # In logarithms, since e^epsilon overflows.
-    exponent = ideal + errors.epsilon
-    spent = math.log(errors.delta) + math.log1p(math.exp(-exponent)) + exponent
-    if spent > math.log(delta) - 20 * math.log(2):
-        return math.inf
-    return ideal + errors.epsilon
+    for bits in _SET_ASIDE:
+        usable = delta * math.exp(-errors.epsilon) * (1 - 2.0**-bits)
+        if usable == 0:
+            return math.inf
+        ideal = epsilon_at(usable)
+        # In logarithms, since e^epsilon overflows.
+        exponent = ideal + errors.epsilon
+        spent = math.log(errors.delta) + math.log1p(math.exp(-exponent)) + exponent
+        if spent <= math.log(delta) - bits * math.log(2):
+            return exponent
+    return math.inf
 
 
 @functools.lru_cache(maxsize=4096)

@@ -55,7 +55,9 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return -(-num_examples // batch_size)
 
 
-def expected_batch_size(num_examples: int, batch_size: int) -> int:
+def expected_batch_size(
+    num_examples: int, batch_size: int, *, exact: bool = False
+) -> int:
     """Returns the constant gradient divisor, floor(N / L) with L = ceil(N / B).
 
     It is public (a function of N and B only) and at most ``batch_size``: 4000 rather
@@ -64,11 +66,13 @@ def expected_batch_size(num_examples: int, batch_size: int) -> int:
     Args:
         num_examples: N, the size of the training set, >= 1.
         batch_size: B, the nominal batch size, 1 to N.
+        exact: B itself; see ``PoissonSampling.from_batch_size``.
 
     Raises:
         InputError: if a value is out of range.
     """
-    return num_examples // steps_per_epoch(num_examples, batch_size)
+    length = steps_per_epoch(num_examples, batch_size)
+    return batch_size if exact else num_examples // length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +123,7 @@ class PoissonSampling:
         *,
         epochs: int | None = None,
         num_steps: int | None = None,
+        exact: bool = False,
     ) -> "PoissonSampling":
         """Returns the sampler of a nominal batch size: q = 1 / ceil(N / B).
 
@@ -131,6 +136,7 @@ class PoissonSampling:
             batch_size: B, the nominal batch size, 1 to N.
             epochs: expected passes over the data, >= 1; T = epochs * ceil(N / B).
             num_steps: T itself, >= 1; exactly one of the two is given.
+            exact: q = B / N, so that B examples are expected. T stays as it is.
 
         Raises:
             InputError: if a value is out of range, or both or neither of ``epochs``
@@ -145,7 +151,9 @@ class PoissonSampling:
                 f"epochs is {epochs} and num_steps is {num_steps}; allowed: exactly "
                 "one of the two."
             )
-        return cls(sampling_probability=1.0 / length, num_steps=num_steps)
+        # Rounded to the nearest float, which is what is drawn with and accounted for.
+        rate = batch_size / num_examples if exact else 1.0 / length
+        return cls(sampling_probability=rate, num_steps=num_steps)
 
     def indices(
         self, num_examples: int, seed: bytes, step: int

@@ -30,7 +30,8 @@ class PrivacyConfig:
 
     Attributes:
         num_examples: N, the size of the training set, >= 1. It is treated as public.
-        batch_size: B, the nominal batch size, 1 to N; sampling is at 1 / ceil(N / B).
+        batch_size: B, the nominal batch size, 1 to N; sampling is at 1 / ceil(N / B)
+            but with ``exact_batch_size``.
         epsilon: the budget, > 0. It is an upper limit also when ``noise_multiplier``
             is given. Infinity without a ``noise_multiplier`` means ordinary training:
             no noise and no clipping, NOT PRIVATE.
@@ -50,6 +51,7 @@ class PrivacyConfig:
             a larger query. With it epsilon includes what the exact arithmetic of
             ``clipped_grad`` and ``gaussian_noise`` adds; None leaves the arithmetic
             out of the guarantee.
+        exact_batch_size: sampling at B / N, and B as the divisor.
     """
 
     num_examples: int
@@ -65,6 +67,7 @@ class PrivacyConfig:
     queries: tuple[Query, ...] = ()
     public_data: str = ""
     coordinates: int | None = None
+    exact_batch_size: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -449,6 +452,7 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         config.batch_size,
         epochs=config.epochs,
         num_steps=config.num_steps,
+        exact=config.exact_batch_size,
     )
     if config.public_data:
         config = _without_budget(config)
@@ -477,7 +481,9 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
     plan = PrivacyPlan(
         sampling=sampling,
         num_examples=config.num_examples,
-        expected_batch_size=expected_batch_size(config.num_examples, config.batch_size),
+        expected_batch_size=expected_batch_size(
+            config.num_examples, config.batch_size, exact=config.exact_batch_size
+        ),
         noise_multiplier=float(noise_multiplier),
         l2_clip_norm=float(l2_clip_norm),
         delta=float(config.delta),

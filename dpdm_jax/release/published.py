@@ -26,6 +26,7 @@ FIELDS = {
         "data.tfds": "name",
         "data.glyphs": "characters images_per_character seed frame rotation shear "
         "scale stroke elastic_amplitude elastic_smoothness",
+        "data.camelyon17": "center",
         "network": "name patch_size dtype",
         "network.ncsnpp": "base_width channel_multipliers num_res_blocks "
         "attention_resolutions",
@@ -46,12 +47,12 @@ FIELDS = {
         "diffusion.vp": "beta_min beta_d num_timesteps eps_t",
         "diffusion.views": "crop flip count",
         "diffusion.ddpm": "schedule num_steps beta_first beta_last intervals weights",
-        "initial": "weights public label_table other_data",
+        "initial": "weights parent public label_table other_data",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",
-        "train": "batch_size epochs num_steps microbatch_size engine "
+        "train": "batch_size exact_batch_size epochs num_steps microbatch_size engine "
         "engine_microbatch_size optimizer learning_rate schedule warmup_steps b1 b2 "
-        "adam_eps ema_decay stop_after_steps",
+        "adam_eps gradient_unit ema_decay stop_after_steps",
         "sampler": "preset name num_steps grid sigma_min sigma_max clip_denoised "
         "guidance",
         "sampler.ddim": "stochastic",

@@ -1,17 +1,20 @@
 """The training step that a config and its privacy plan describe."""
 
 import dataclasses
+import math
 
 import jax
 import ml_collections
 import optax
 from jax.sharding import Mesh
 
-from dpdm_jax import devices
+from dpdm_jax import devices, validate
 from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.step import TrainStep, draws_in_parts, make_train_step
+
+_GRADIENT_UNITS = ("one", "clip_norm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ def build_training(
         loss,
         optimizer,
         noise,
-        normalize_by(plan.expected_batch_size),
+        normalize_by(plan.expected_batch_size * _gradient_unit(config.train, plan)),
         mesh,
         l2_clip_norm=plan.l2_clip_norm,
         ema_decay=config.train.ema_decay,
@@ -67,3 +70,25 @@ def build_training(
         engine_microbatch_size=config.train.engine_microbatch_size or None,
     )
     return Training(optimizer, noise, step_fns)
+
+
+def _gradient_unit(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> float:
+    """Returns what the noised mean is measured in.
+
+    Divided by the clip norm C, clipped gradients are vectors of length 1 at most, and
+    Adam's epsilon means the same for every C (De et al. 2022, arXiv 2204.13650, whose
+    code rescales to unit norm). The noised sum is divided by a public constant: that is
+    post-processing, of no consequence for privacy.
+
+    Args:
+        config: ``config.train``.
+        plan: the privacy plan.
+
+    Raises:
+        InputError: the unit is unknown.
+    """
+    validate.one_of("train.gradient_unit", config.gradient_unit, _GRADIENT_UNITS)
+    # Without clipping there is no C to measure in.
+    in_clip_norms = config.gradient_unit == "clip_norm"
+    is_clipped = math.isfinite(plan.l2_clip_norm)
+    return plan.l2_clip_norm if in_clip_norms and is_clipped else 1.0

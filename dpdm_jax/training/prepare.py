@@ -61,9 +61,12 @@ def prepare(
     Raises:
         InputError: see ``loop.train``.
     """
+    is_new = not _has_checkpoint(workdir)
     with processes.together():
         _check(config)
         planning.check_microbatch(config.train.microbatch_size, jax.device_count())
+        if is_new:
+            _check_parent(config.initial)
     source = processes.first_goes_first(lambda: data.load_source(config.data, "train"))
     with processes.together(patiently=True):
         source, content = data.bind(source)
@@ -90,7 +93,7 @@ def prepare(
 
     random = processes.same_arrays(model.init(rngs.stream(config.seed, "init")))
     params, origin = random, None
-    if read_initial is not None and not _has_checkpoint(workdir):
+    if read_initial is not None and is_new:
         params, origin = _initial(config, model, random, read_initial)
 
     ledger_path = workdir / run_dir.LEDGER
@@ -166,6 +169,16 @@ def _has_checkpoint(workdir: pathlib.Path) -> bool:
         return bool(existing.steps())
     finally:
         existing.close()
+
+
+def _check_parent(settings: ml_collections.ConfigDict) -> None:
+    """Refuses random weights where a config says what it begins with."""
+    if settings.parent and not settings.weights:
+        raise InputError(
+            f"initial.weights is '' and the config fine-tunes; allowed: the run "
+            f"directory, or a release, of {settings.parent}, or initial.parent='' for "
+            "random weights."
+        )
 
 
 def _initial(

@@ -11,7 +11,7 @@ from reading import images_and_labels, shape_of
 
 from dpdm_jax import data
 from dpdm_jax.data import binding
-from dpdm_jax.data.tfds import RandomAccessSource
+from dpdm_jax.data.random_access import RandomAccessSource
 from dpdm_jax.errors import InputError
 
 _COUNT = 9

@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from reading import images_and_labels, shape_of
 
 from dpdm_jax import data
-from dpdm_jax.data.tfds import RandomAccessSource
+from dpdm_jax.data.random_access import RandomAccessSource
 from dpdm_jax.errors import InputError
 
 FORMATS = ("tfrecord", "array_record")

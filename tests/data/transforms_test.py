@@ -25,6 +25,14 @@ def test_center_crop_square_takes_the_middle(shape, rows, columns):
     np.testing.assert_array_equal(cropped, image[rows, columns])
 
 
+def test_center_crop_square_takes_a_stated_side():
+    image = random_image(9, 6, 3)
+    cropped = transforms.center_crop_square(image, 4)
+    np.testing.assert_array_equal(cropped, image[2:6, 1:5])
+    with pytest.raises(InputError, match="9x6x3; allowed: at least 7x7"):
+        transforms.center_crop_square(image, 7)
+
+
 @pytest.mark.parametrize("size", [32, 64])
 def test_celeba_preparation_is_crop_178_then_lanczos(size):
     image = random_image(218, 178, 3)

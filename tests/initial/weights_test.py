@@ -102,6 +102,18 @@ def test_a_release_can_be_begun_with(begin, public_run, tiny_config, tmp_path):
     assert read_ledger(workdir / "privacy.json").origin.kind == "release"
 
 
+def test_a_config_that_fine_tunes_wants_weights(begin, public_run, tmp_path):
+    parent = {"initial__parent": "configs/glyphs_public.py"}
+    wanted = "weights is '' .* or a release, of configs/glyphs_public.py"
+    with pytest.raises(InputError, match=wanted):
+        begin("", **parent)
+    assert not (tmp_path / "child").exists()
+    # A run that goes on has its own.
+    begin(public_run, train__stop_after_steps=1, **parent)
+    state, _ = begin("", train__stop_after_steps=2, **parent)
+    assert int(state.step) == 2
+
+
 def test_private_weights_want_a_word(begin, private_run):
     with pytest.raises(InputError, match=r"trained privately .*initial\.other_data"):
         begin(private_run)

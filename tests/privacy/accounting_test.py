@@ -11,6 +11,7 @@ from dp_accounting import pld, rdp
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting
 from dpdm_jax.privacy.batch_selection import PoissonSampling
+from dpdm_jax.privacy.exact import bounds
 
 RELATION = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 
@@ -55,6 +56,34 @@ def test_arithmetic_adds_little_and_an_epsilon_beyond_it_is_none():
     # Noise that would give an epsilon of hundreds: no share of delta is left for it.
     assert 60 < accounting.epsilon(SMALL, 0.1, 1e-5) < math.inf
     assert accounting.epsilon(SMALL, 0.1, 1e-5, coordinates=100) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("noise_multiplier", "bits"),
+    # Of 80 million weights the first epsilon leaves a millionth of delta, the second a
+    # thousandth, the third none of them.
+    [(2.45, 20), (1.17, 10), (1.0, None)],
+)
+def test_what_is_set_aside_of_delta_covers_the_arithmetic(noise_multiplier, bits):
+    sampling, delta = PoissonSampling(16_384 / 50_000, 200), 1e-5
+    found = accounting.epsilon(
+        sampling, noise_multiplier, delta, coordinates=80_390_403
+    )
+    if bits is None:
+        assert found == math.inf
+        return
+    errors = bounds.errors([(noise_multiplier, 80_390_403, 200)])
+    left = delta * math.exp(-errors.epsilon) * (1 - 2.0**-bits)
+    ideal = accounting.epsilon(sampling, noise_multiplier, left)
+    assert found == ideal + errors.epsilon
+    # docs/arithmetic.md, section 5.
+    total = math.exp(errors.epsilon) * (left + math.exp(ideal) * errors.delta)
+    assert total + errors.delta <= delta
+    # The smallest share that does.
+    assert (math.exp(ideal) * errors.delta > delta * 2.0**-20) == (bits != 20)
+    assert found == pytest.approx(
+        accounting.epsilon(sampling, noise_multiplier, delta), rel=1e-3
+    )
 
 
 @pytest.mark.slow

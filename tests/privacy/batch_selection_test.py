@@ -90,6 +90,20 @@ def test_number_of_steps_can_be_given():
     assert sampling == PoissonSampling(1 / 15, 7)
 
 
+def test_a_batch_size_can_be_the_expected_one():
+    # DP fine-tuning's CIFAR-10 (arXiv 2302.13861): a third of the data a step, which
+    # no whole number of steps an epoch gives.
+    sampling = PoissonSampling.from_batch_size(50_000, 16_384, num_steps=9, exact=True)
+    assert sampling == PoissonSampling(16_384 / 50_000, 9)
+    assert batch_selection.expected_batch_size(50_000, 16_384, exact=True) == 16_384
+    drawn = sum(len(sampling.indices(50_000, SEED, t)) for t in range(9))
+    assert scipy.stats.binomtest(drawn, 9 * 50_000, 0.32768).pvalue > ERROR_RATE
+    by_epochs = PoissonSampling.from_batch_size(7, 3, epochs=2, exact=True)
+    assert by_epochs == PoissonSampling(3 / 7, 6)
+    with pytest.raises(InputError, match="batch_size is 8"):
+        batch_selection.expected_batch_size(7, 8, exact=True)
+
+
 @pytest.mark.parametrize("q", [1 / 626, 0.1, 0.5, 0.93])
 def test_inclusion_rate(q):
     sampling = PoissonSampling(q, 20)

@@ -53,6 +53,20 @@ def test_a_calibrated_plan(accountant):
     assert plan.max_batch_size == plan.sampling.max_batch_size(1500)
 
 
+def test_an_exact_batch_size_is_sampled_divided_by_and_accounted_for():
+    # 1 / 6 for a batch of 256 of 1,500 would be 250 images, and less of their budget.
+    usual, exact = make_plan(CONFIG), make_plan(changed(exact_batch_size=True))
+    assert exact.sampling == PoissonSampling(256 / 1500, 60)
+    assert exact.expected_batch_size == 256
+    assert exact.noise_multiplier > usual.noise_multiplier
+    assert 9.99 < exact.epsilon <= 10
+    with pytest.raises(InputError, match="allowed: enough noise"):
+        make_plan(
+            changed(exact_batch_size=True, noise_multiplier=usual.noise_multiplier)
+        )
+    assert PrivacyPlan.from_dict(exact.to_dict()) == exact
+
+
 def test_epsilon_spent_grows_from_nothing_to_the_total():
     plan = make_plan(CONFIG)
     spent = [plan.epsilon_spent(steps) for steps in (0, 1, 10, 59, 60)]
