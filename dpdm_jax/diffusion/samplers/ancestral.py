@@ -1,15 +1,16 @@
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from dpdm_jax.diffusion.denoiser import Images
 from dpdm_jax.diffusion.samplers.base import (
     BoundDenoiser,
-    Column,
     Grid,
+    Row,
     denoise_at,
+    renoise,
 )
 
 
@@ -23,14 +24,6 @@ class Settings:
     """
 
     variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
-
-
-class AncestralRow(NamedTuple):
-    """One step from noise level a to b < a."""
-
-    sigma: Column  # a
-    keep: Column  # multiplies x - D
-    diffusion: Column  # multiplies the unit noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +53,13 @@ class Ancestral:
     def start_scale(self) -> float:
         return math.sqrt(1.0 + self.grid[0] ** 2)
 
-    def rows(self) -> AncestralRow:
+    def rows(self) -> Row:
         a2, b2 = self.grid[:-1] ** 2, self.grid[1:] ** 2
         if self.variance == "fixed_large":
             added = (a2 - b2) * (1.0 + b2) / (1.0 + a2)
         else:
             added = (a2 - b2) * b2 / a2
-        return AncestralRow(self.grid[:-1], b2 / a2, np.sqrt(added))
+        return Row(self.grid[:-1], b2 / a2, np.sqrt(added))
 
     def noisy_steps(self) -> tuple[int, ...]:
         return tuple(range(len(self.grid) - 1))
@@ -75,12 +68,11 @@ class Ancestral:
         self,
         denoise: BoundDenoiser,
         x: Images,
-        row: AncestralRow,
+        row: Row,
         noise: Images | None,
     ) -> Images:
-        assert noise is not None  # every step has some
         clean = denoise_at(denoise, x, row.sigma, clip=self.clip_denoised)
-        return clean + row.keep * (x - clean) + row.diffusion * noise
+        return renoise(clean, x, row, noise)
 
     def finish(self, denoise: BoundDenoiser, x: Images, noise: Images | None) -> Images:
         del noise  # the last step only denoises

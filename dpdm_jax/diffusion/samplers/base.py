@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,20 @@ BoundDenoiser = Callable[[Images, Float[Array, " n"]], Images]
 Grid = Float[np.ndarray, " n"]
 #: A number for each step; for the step that is taken, where a sampler takes one.
 Column = Float[np.ndarray, " steps"] | Float[Array, ""] | float
+
+
+class Row(NamedTuple):
+    """One step of DDPM's family from noise level a to b < a.
+
+    Attributes:
+        sigma: a.
+        keep: multiplies what is left of the noise, x - D.
+        diffusion: multiplies the unit noise.
+    """
+
+    sigma: Column
+    keep: Column
+    diffusion: Column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +96,22 @@ def denoise_at(
     """
     clean = denoise(x, jnp.full(x.shape[:1], sigma, x.dtype))
     return jnp.clip(clean, -1.0, 1.0) if clip else clean
+
+
+def renoise(clean: Images, x: Images, row: Row, noise: Images | None) -> Images:
+    """Takes a step of DDPM's family.
+
+    Args:
+        clean: what is denoised of x.
+        x: noisy images.
+        row: the step.
+        noise: unit normal; None where the step has none.
+
+    Returns:
+        Images of the next noise level.
+    """
+    x = clean + row.keep * (x - clean)
+    return x if noise is None else x + row.diffusion * noise
 
 
 def sample(
