@@ -4,9 +4,8 @@ from typing import Literal
 
 import numpy as np
 
-from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion.denoiser import BoundDenoiser, Images
 from dpdm_jax.diffusion.samplers.base import (
-    BoundDenoiser,
     Grid,
     Row,
     denoise_at,

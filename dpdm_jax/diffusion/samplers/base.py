@@ -10,10 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion.denoiser import BoundDenoiser, Images
 
-#: ``denoise(x, sigma) -> x0``, parameters and labels bound.
-BoundDenoiser = Callable[[Images, Float[Array, " n"]], Images]
 #: Decreasing noise levels.
 Grid = Float[np.ndarray, " n"]
 #: A number for each step; for the step that is taken, where a sampler takes one.

@@ -5,9 +5,8 @@ import jax
 import numpy as np
 
 from dpdm_jax import validate
-from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion.denoiser import BoundDenoiser, Images
 from dpdm_jax.diffusion.samplers.base import (
-    BoundDenoiser,
     Grid,
     Row,
     denoise_at,
