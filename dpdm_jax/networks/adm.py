@@ -271,9 +271,7 @@ def build(
         settings: its shape.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
-        out_channels: channels of the output; None for those of the image. Twice as many
-            hold, behind the noise, a learned range of variances (Nichol and Dhariwal
-            2021, section 3.1).
+        out_channels: channels of the output; None for those of the image.
         dtype: of the computation; parameters and output are float32.
 
     Returns:
@@ -295,7 +293,7 @@ def build(
         lambda rngs: ADM(
             settings,
             channels,
-            channels if out_channels is None else out_channels,
+            out_channels or channels,
             num_classes,
             dtype=dtype,
             rngs=rngs,

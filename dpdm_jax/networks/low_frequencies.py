@@ -50,7 +50,12 @@ class Settings:
 
 
 def beside(
-    settings: Settings, network: Network, condition: Condition, *, dtype: DTypeLike
+    settings: Settings,
+    network: Network,
+    condition: Condition,
+    *,
+    outputs: int,
+    dtype: DTypeLike,
 ) -> Network:
     """Returns a network with the perceptron of given settings beside it.
 
@@ -58,6 +63,7 @@ def beside(
         settings: the perceptron's, which has a ``count``.
         network: on images.
         condition: of the examples.
+        outputs: channels of the network's output for each of the image's, >= 1.
         dtype: of the perceptron's computation.
 
     Raises:
@@ -79,7 +85,9 @@ def beside(
     )
     seen = (count, count, channels)
     num_classes = num_classes_for(condition, "network.low_frequencies")
-    perceptron = mlp.build(one_block, seen, num_classes, dtype=dtype)
+    perceptron = mlp.build(
+        one_block, seen, num_classes, out_channels=outputs * channels, dtype=dtype
+    )
     return with_perceptron(network, perceptron)
 
 
