@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, PRNGKeyArray
 
 from dpdm_jax.diffusion import noise_levels as noise_levels_lib
-from dpdm_jax.diffusion.denoiser import Denoiser, Params, Values
+from dpdm_jax.diffusion.denoiser import Denoiser, Params, Prediction, Values
 from dpdm_jax.diffusion.views import Views
 
 #: Every view is the image as it is.
@@ -21,6 +21,8 @@ THE_IMAGE = Views()
 
 #: An image, or a view of it for each draw.
 Seen = Float[Array, "h w c"] | Float[Array, "k h w c"]
+#: ``bound(predicted, image, sigma)``, a loss of each draw beside the squared error.
+Bound = Callable[[Prediction, Seen, Float32[Array, " k"]], Float32[Array, " k"]]
 #: ``loss(params, {"image": float32 [h, w, c], "condition": ...}, key)``
 ExampleLoss = Callable[[Params, dict[str, Any], PRNGKeyArray], Float32[Array, ""]]
 
@@ -79,6 +81,8 @@ def denoising_loss(
     condition: Values,
     draws: Draws,
     null: Values | None,
+    *,
+    bound: Bound | None = None,
 ) -> Float32[Array, ""]:
     """Weighted squared error of the denoiser on one example.
 
@@ -93,9 +97,11 @@ def denoising_loss(
         condition: of the example, a tree of arrays.
         draws: the randomness, with K draws.
         null: the condition that stands for none; None where there never is one.
+        bound: what is added to each draw's loss; None for nothing.
 
     Returns:
-        ``mean_k lambda(sigma_k) mean_pixels (D(x + n_k) - x)^2``.
+        ``mean_k lambda(sigma_k) mean_pixels (D(x + n_k) - x)^2``, and the mean of
+        ``bound``.
     """
     if null is not None:
         condition = jax.tree.map(
@@ -107,8 +113,12 @@ def denoising_loss(
         lambda x: jnp.broadcast_to(x, (*draws.sigma.shape, *jnp.shape(x))), condition
     )
     noisy = image + draws.sigma[:, None, None, None] * draws.noise
-    error = denoise(params, noisy, draws.sigma, shared) - image
-    return jnp.mean(loss_weight(draws.sigma) * jnp.mean(error**2, axis=(1, 2, 3)))
+    predicted = denoise.predict(params, noisy, draws.sigma, shared)
+    errors = jnp.mean((predicted.clean - image) ** 2, axis=(1, 2, 3))
+    losses = loss_weight(draws.sigma) * errors
+    if bound is not None:
+        losses = losses + bound(predicted, image, draws.sigma)
+    return jnp.mean(losses)
 
 
 def make_loss(
@@ -119,6 +129,7 @@ def make_loss(
     noise_multiplicity: int,
     label_dropout: float,
     null: Values | None,
+    bound: Bound | None = None,
     stratified: bool = False,
     views: Views = THE_IMAGE,
     draws_at_once: int = 0,
@@ -132,6 +143,7 @@ def make_loss(
         noise_multiplicity: K >= 1.
         label_dropout: probability in [0, 1].
         null: see ``denoising_loss``.
+        bound: see ``denoising_loss``.
         stratified: see ``noise_levels.draw``.
         views: how the image is seen.
         draws_at_once: draws that the network sees together, a divisor of K, or 0 for
@@ -159,7 +171,7 @@ def make_loss(
 
         def of_some(params: Params, draws: Draws, seen: Seen) -> Float32[Array, ""]:
             return denoising_loss(
-                denoise, loss_weight, params, seen, condition, draws, null
+                denoise, loss_weight, params, seen, condition, draws, null, bound=bound
             )
 
         if draws_at_once in (0, noise_multiplicity):

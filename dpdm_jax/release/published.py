@@ -45,7 +45,8 @@ FIELDS = {
         "diffusion.log_uniform": "sigma_min sigma_max",
         "diffusion.vp": "beta_min beta_d num_timesteps eps_t",
         "diffusion.views": "crop flip count",
-        "diffusion.ddpm": "schedule num_steps beta_first beta_last intervals weights",
+        "diffusion.ddpm": "schedule num_steps beta_first beta_last intervals weights "
+        "learned_range",
         "initial": "weights public label_table other_data",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",

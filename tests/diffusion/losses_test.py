@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpdm_jax.diffusion.denoiser import make_denoiser
+from dpdm_jax.diffusion.denoiser import Denoiser, Prediction, make_denoiser
 from dpdm_jax.diffusion.losses import Draws, denoising_loss, draw, make_loss
 from dpdm_jax.diffusion.noise_levels import CosineTime, LogNormal
 from dpdm_jax.diffusion.parameterizations import EDM
@@ -68,9 +68,9 @@ class Spy:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, params, x, sigma, label):
+    def predict(self, params, x, sigma, label):
         self.calls.append((x, sigma, label))
-        return jnp.zeros_like(x)
+        return Prediction(jnp.zeros_like(x), 2.0 * x)
 
 
 @pytest.mark.parametrize("multiplicity", [1, 4])
@@ -119,6 +119,23 @@ def test_loss_by_hand():
     np.testing.assert_array_equal(label, [1, 1])
     # The prediction is 0, so the mean square over pixels is (1 + 0.25) / 2.
     np.testing.assert_allclose(loss, (5.0 + 20.0) / 2 * 0.625, rtol=1e-6)
+
+
+def test_bound_is_added_to_each_draws_loss():
+    draws = Draws(jnp.bool_(False), jnp.array([0.5, 2.0]), jnp.full((2, 1, 2, 1), 3.0))
+    image = jnp.array([[[1.0], [-0.5]]])
+
+    def bound(predicted, seen, sigma):
+        np.testing.assert_array_equal(seen, image)
+        np.testing.assert_array_equal(predicted.clean, 0.0)
+        return sigma * predicted.more[:, 0, 0, 0]
+
+    loss = denoising_loss(
+        Spy(), lambda s: 10.0 * s, {}, image, jnp.int32(1), draws, None, bound=bound
+    )
+    # Twice the first noisy pixels, 2.5 and 7, weighed by the noise levels.
+    expected = (5.0 + 20.0) / 2 * 0.625 + (0.5 * 5.0 + 2.0 * 14.0) / 2
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -217,10 +234,10 @@ def test_activations_of_parts_are_not_kept_together():
 
     def wide(params, x, sigma, label):
         hidden = jnp.tanh(params["w"] * x * jnp.linspace(-1, 1, 64))
-        return jnp.sin(hidden).sum(axis=-1, keepdims=True)
+        return Prediction(jnp.sin(hidden).sum(axis=-1, keepdims=True))
 
     def needed(multiplicity, at_once):
-        loss = loss_fn(wide, multiplicity=multiplicity, draws_at_once=at_once)
+        loss = loss_fn(Denoiser(wide), multiplicity=multiplicity, draws_at_once=at_once)
         compiled = jax.jit(jax.grad(loss)).lower(
             PARAMS, example(0, image), jax.random.key(0)
         )

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from dpdm_jax.diffusion.denoiser import BoundDenoiser, Images
+from dpdm_jax.diffusion.denoiser import BoundDenoiser, Images, Prediction
 
 #: Decreasing noise levels.
 Grid = Float[np.ndarray, " n"]
@@ -24,12 +24,12 @@ class Row(NamedTuple):
     Attributes:
         sigma: a.
         keep: multiplies what is left of the noise, x - D.
-        diffusion: multiplies the unit noise.
+        diffusion: multiplies the unit noise, of all pixels or of each.
     """
 
     sigma: Column
     keep: Column
-    diffusion: Column
+    diffusion: Column | Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +92,26 @@ def denoise_at(
     Returns:
         Clean images.
     """
-    clean = denoise(x, jnp.full(x.shape[:1], sigma, x.dtype))
+    clean = denoise(x, _for_each(x, sigma))
     return jnp.clip(clean, -1.0, 1.0) if clip else clean
+
+
+def predict_at(
+    denoise: BoundDenoiser,
+    x: Images,
+    sigma: Float[ArrayLike, ""],
+    *,
+    clip: bool = False,
+) -> Prediction:
+    """Returns all that the network says there; arguments as in ``denoise_at``."""
+    predicted = denoise.predict(x, _for_each(x, sigma))
+    if not clip:
+        return predicted
+    return predicted._replace(clean=jnp.clip(predicted.clean, -1.0, 1.0))
+
+
+def _for_each(x: Images, sigma: Float[ArrayLike, ""]) -> Float[Array, " n"]:
+    return jnp.full(x.shape[:1], sigma, x.dtype)
 
 
 def renoise(clean: Images, x: Images, row: Row, noise: Images | None) -> Images:
