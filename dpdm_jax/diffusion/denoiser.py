@@ -12,9 +12,9 @@ part in D; who reads them asks for the whole prediction.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
@@ -24,10 +24,23 @@ Params = Any
 Images = Float[Array, "n h w c"]
 #: The condition of a batch: a tree of arrays [n, ...], such as labels int32 [n].
 Values = Any
-#: ``apply(params, x, c_noise, condition)``, of the image's channels or more.
-NetworkApply = Callable[
-    [Params, Images, Float[Array, " n"], Values], Float[Array, "n h w out"]
-]
+
+
+class NetworkApply(Protocol):
+    """``apply(params, x, c_noise, condition)``, of the image's channels or more.
+
+    A network that drops features in training also takes keys, one an image.
+    """
+
+    def __call__(
+        self,
+        params: Params,
+        x: Images,
+        c_noise: Float[Array, " n"],
+        condition: Values,
+        /,
+        *keys: Key[Array, " n"],
+    ) -> Float[Array, "n h w out"]: ...
 
 
 class Prediction(NamedTuple):
@@ -56,15 +69,32 @@ class BoundDenoiser:
         return self.predict(x, sigma).clean
 
 
+class Predict(Protocol):
+    """``predict(params, x, sigma, condition)``, all that the network says.
+
+    In training with the keys of ``NetworkApply``.
+    """
+
+    def __call__(
+        self,
+        params: Params,
+        x: Images,
+        sigma: Float[Array, " n"],
+        condition: Values,
+        /,
+        *keys: Key[Array, " n"],
+    ) -> Prediction: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
     """``denoise(params, x, sigma, condition) -> x0``.
 
     Attributes:
-        predict: ``predict(params, x, sigma, condition)``, all that the network says.
+        predict: see ``Predict``.
     """
 
-    predict: Callable[[Params, Images, Float[Array, " n"], Values], Prediction]
+    predict: Predict
 
     def __call__(
         self, params: Params, x: Images, sigma: Float[Array, " n"], condition: Values
@@ -101,6 +131,7 @@ def make_denoiser(
         x: Images,
         sigma: Float[Array, " n"],
         condition: Values,
+        *keys: Key[Array, " n"],
     ) -> Prediction:
         s = sigma[:, None, None, None]
         known = prior.given(params, condition)
@@ -110,6 +141,7 @@ def make_denoiser(
             parameterization.c_in(s) * x,
             parameterization.c_noise(sigma),
             condition,
+            *keys,
         )
         channels, more = x.shape[-1], None
         if raw.shape[-1] > channels:

@@ -2,7 +2,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from dpdm_jax.diffusion.denoiser import Denoiser, Images, Params, Prediction, Values
 
@@ -35,7 +35,11 @@ def guide(denoise: Denoiser, scale: float, null: Values | None) -> Denoiser:
         )
 
     def predict(
-        params: Params, x: Images, sigma: Float[Array, " n"], condition: Values
+        params: Params,
+        x: Images,
+        sigma: Float[Array, " n"],
+        condition: Values,
+        *keys: Key[Array, " n"],
     ) -> Prediction:
         def with_null(values: jax.Array, one: jax.typing.ArrayLike) -> jax.Array:
             nulls = jnp.broadcast_to(jnp.asarray(one, values.dtype), values.shape)
@@ -46,6 +50,7 @@ def guide(denoise: Denoiser, scale: float, null: Values | None) -> Denoiser:
             jnp.concatenate([x, x]),
             jnp.concatenate([sigma, sigma]),
             jax.tree.map(with_null, condition, null),
+            *(jnp.concatenate([each, each]) for each in keys),
         )
         conditional, unconditional = jnp.split(both.clean, 2)
         return Prediction(

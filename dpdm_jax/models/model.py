@@ -22,7 +22,7 @@ from dpdm_jax.networks.codecs import Codec, PixelCodec
 
 # The network's part of the parameters, where there are others.
 _NETWORK = "network"
-# The loss splits an example's key in three, and draws views from the fourth.
+# Of an example's key; ``diffusion.losses`` has the others.
 _CODEC_STREAM = 4
 
 #: ``loss(trained, fixed, example, key) -> scalar``, of an example of ``Model.example``
@@ -139,6 +139,7 @@ class Model:
             bound=self.bound,
             stratified=config.stratified,
             views=from_config.views(config, self.latent_shape),
+            drops=self.network.drops,
             draws_at_once=_draws_at_once(config),
         )
 
@@ -211,9 +212,13 @@ def build_model(
     is_alone = not _kept_names(prior, codec, condition)
 
     def apply(
-        params: Params, x: jax.Array, c_noise: jax.Array, values: Any
+        params: Params,
+        x: jax.Array,
+        c_noise: jax.Array,
+        values: Any,
+        *keys: jax.Array,
     ) -> jax.Array:
-        return network.apply(params[_NETWORK], x, c_noise, values)
+        return network.apply(params[_NETWORK], x, c_noise, values, *keys)
 
     return Model(
         network=network,

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, Key, PRNGKeyArray
 
 from dpdm_jax import validate
 from dpdm_jax.conditions import Condition, num_classes_for
@@ -118,10 +118,11 @@ def with_perceptron(network: Network, perceptron: Network) -> Network:
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
         condition: Any,
+        *keys: Key[Array, " n"],
     ) -> Float32[Array, "n h w out"]:
         low = jnp.einsum("ui,nijc,vj->nuvc", rows, x, columns)
         low = perceptron.apply(params["low_frequencies"], low, c_noise, condition)
         low = jnp.einsum("ui,nuvc,vj->nijc", rows, low, columns)
-        return network.apply(params["network"], x, c_noise, condition) + low
+        return network.apply(params["network"], x, c_noise, condition, *keys) + low
 
     return dataclasses.replace(network, init=init, apply=apply)

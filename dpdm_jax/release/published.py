@@ -35,7 +35,7 @@ FIELDS = {
         "network.low_frequencies": "count base_width hidden_width condition_gain",
         "network.adm": "base_channels channel_multipliers num_res_blocks "
         "attention_factors head_channels num_heads new_attention_order scale_shift "
-        "resample_in_blocks remat",
+        "resample_in_blocks dropout remat",
         "diffusion": "parameterization noise_levels sigma_data noise_multiplicity "
         "stratified label_dropout draws_at_once",
         "diffusion.edm_dct": "mean_data corner",

@@ -58,6 +58,18 @@ def test_only_clean_images_are_guided():
     assert not np.allclose(guided.clean, expected.clean)
 
 
+def test_guidance_hands_on_the_keys_of_training():
+    seen = []
+
+    def spy(params, x, sigma, label, *keys):
+        seen.extend(keys)
+        return predict(params, x, sigma, label)
+
+    keys = jax.random.split(jax.random.key(1), 3)
+    guide(Denoiser(spy), 1.0, NULL).predict(PARAMS, X, SIGMA, LABEL, keys)
+    assert np.all(seen[0] == jnp.concatenate([keys, keys]))
+
+
 def test_guidance_of_the_null_label_changes_nothing():
     null = jnp.full((3,), NULL)
     guided = guide(denoise, 2.0, NULL)(PARAMS, X, SIGMA, null)

@@ -67,9 +67,11 @@ class Spy:
 
     def __init__(self):
         self.calls = []
+        self.keys = []
 
-    def predict(self, params, x, sigma, label):
+    def predict(self, params, x, sigma, label, *keys):
         self.calls.append((x, sigma, label))
+        self.keys.append(keys)
         return Prediction(jnp.zeros_like(x), 2.0 * x)
 
 
@@ -261,6 +263,26 @@ def test_each_draw_has_a_view_of_its_own_and_is_asked_for_it():
     assert all(a != b for a, b in zip(flipped, plain, strict=True))
     assert flipped[::2] == flipped[1::2]
     assert set(flipped) == {True, False}
+
+
+def test_a_network_that_drops_gets_a_key_for_each_draw():
+    key = jax.random.key(5)
+    spies = []
+    for drops in (False, True):
+        spies.append(Spy())
+        views = Views(flip=True)
+        loss = loss_fn(spies[-1], dropout=0.5, drops=drops, views=views)
+        loss(PARAMS, example(1), key)
+    plain, dropping = spies
+    # All else that is drawn is as without.
+    jax.tree.map(np.testing.assert_array_equal, plain.calls, dropping.calls)
+    assert plain.keys == [()]
+    ((keys,),) = dropping.keys
+    assert keys.shape == (4,)
+    # None follows from the example's key in another way.
+    known = [key, *(jax.random.fold_in(key, i) for i in range(6))]
+    data = [jax.random.key_data(k).tolist() for k in (*keys, *known)]
+    assert len(np.unique(data, axis=0)) == len(data)
 
 
 @pytest.mark.slow

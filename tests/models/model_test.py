@@ -172,6 +172,30 @@ def test_ancestral_sampler_draws_with_the_learned_variance(
         assert difference.max() > 1e-2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_dropout_is_of_the_training_loss_alone(example, patch_size):
+    models = []
+    config = config_of(learned_range=True)
+    config.network.update({"name": "adm", "patch_size": patch_size})
+    config.network.adm.update({"base_channels": 32, "channel_multipliers": (1,)})
+    config.network.adm.update({"num_res_blocks": 1, "head_channels": 32})
+    config.network.adm.attention_factors = ()
+    for rate in (0.0, 0.5):
+        config.network.adm.dropout = rate
+        models.append(build_model(config, SHAPE, of_classes(3)))
+    params, key = awake(models[0]), jax.random.key(3)
+    losses = [
+        [jax.jit(model.loss(config.diffusion))(params, example, k) for k in (key, key)]
+        for model in models
+    ]
+    assert losses[0][0] == losses[0][1] != losses[1][0] == losses[1][1]
+    x, sigma, label = jnp.ones((3, *SHAPE)), jnp.ones(3), jnp.arange(3)
+    np.testing.assert_array_equal(
+        *(jax.jit(model.denoise)(params, x, sigma, label) for model in models)
+    )
+
+
 def test_plain_ddpm_learns_to_denoise_alone():
     model = build_model(config_of(learned_range=False), SHAPE, of_classes(3))
     assert model.bound is None
