@@ -25,13 +25,16 @@ def check(config: ml_collections.ConfigDict) -> None:
         config: the whole config; its preset may choose another sampler.
 
     Raises:
-        InputError: there is such a setting, or a kind is unknown.
+        InputError: there is such a setting, a kind is unknown, or the sampler does not
+            fit the network.
     """
     read = settings.names_read(ROOMS, config)
     if config.sampler.preset:
         with_preset = config.copy_and_resolve_references()
         with_preset.sampler = from_config.with_preset(config)
         read |= settings.names_read(ROOMS, with_preset)
+    else:
+        from_config.check_variance(config.sampler, config.diffusion)
     settings.refuse_foreign(ROOMS, config, read)
 
 

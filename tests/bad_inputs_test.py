@@ -155,6 +155,10 @@ PLANS = rows_of(
             " --config.diffusion.ddpm.weights=(.5,.6)": (
                 "diffusion.ddpm.weights is (0.5, 0.6); allowed: 2 numbers of sum 1"
             ),
+            "sampler.name=ancestral --config.sampler.ancestral.variance=learned": (
+                "sampler.ancestral.variance is 'learned', and the network learns none; "
+                "allowed: fixed_large, fixed_small, or learned with"
+            ),
             "network.name=unet": "allowed: adm, mixer, mlp, ncsnpp",
             "network.mlp.hidden_width=0": "network.mlp.hidden_width is 0",
             "network.mlp.num_blocks=-1": "network.mlp.num_blocks is -1",

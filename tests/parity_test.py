@@ -15,12 +15,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from float_sums import clipped_grad
 
+from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import base
 from dpdm_jax.diffusion import (
     discretizations,
+    from_config,
     guidance,
     learned_range,
     losses,
@@ -34,7 +38,7 @@ from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
 from dpdm_jax.diffusion.samplers.base import denoise_at
 from dpdm_jax.interop import name_maps, torch_checkpoints
 from dpdm_jax.interop.convert import convert
-from dpdm_jax.networks import Network, Params, adm, embeddings, ncsnpp
+from dpdm_jax.networks import Network, Params, build_network, embeddings, ncsnpp
 
 OUTPUT_TOLERANCE = 2e-5
 # U-Nets whose blocks scale, shift and resample are worse conditioned.
@@ -249,7 +253,7 @@ def tensors_of(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.nd
 
 
 def build_adm(arguments: dict[str, Any]) -> Network:
-    """The network of the official constructor's arguments."""
+    """The network of the official constructor's arguments, by a config."""
     size = arguments.pop("image_size")
     in_channels = arguments.pop("in_channels")
     out_channels = arguments.pop("out_channels")
@@ -258,7 +262,9 @@ def build_adm(arguments: dict[str, Any]) -> Network:
     multipliers = tuple(arguments.pop("channel_mult", (1, 2, 4, 8)))
     # A factor that no level has is nothing to the official constructor.
     factors = set(arguments.pop("attention_resolutions"))
-    settings = adm.Settings(
+    config = base.get_config().network
+    config.name = "adm"
+    config.adm.update(
         base_channels=arguments.pop("model_channels"),
         channel_multipliers=multipliers,
         num_res_blocks=arguments.pop("num_res_blocks"),
@@ -276,9 +282,10 @@ def build_adm(arguments: dict[str, Any]) -> Network:
         assert FIXED_ADM_ARGUMENTS[name] == value, (
             f"the port does not have {name}={value}"
         )
-    return adm.build(
-        settings, (size, size, in_channels), num_classes, out_channels=out_channels
-    )
+    outputs, rest = divmod(out_channels, in_channels)
+    assert rest == 0, f"the port does not have {out_channels} output channels"
+    shape = (size, size, in_channels)
+    return build_network(config, shape, of_classes(num_classes), outputs=outputs)
 
 
 def schedule_of(name: str) -> schedules.Schedule:
@@ -451,7 +458,7 @@ def check_fixed_variance(path: Path, part: str) -> None:
     for i, t in enumerate(golden["adm_learned_range:t"]):
         one = slice(i, i + 1)
         denoise = make_denoiser(lambda *_, one=one: predicted[one], ddpm("linear"))
-        bound = functools.partial(denoise, {}, condition=np.zeros(1, int))
+        bound = denoise.bind({}, np.zeros(1, int))
         x = x_t[one] / np.float32(np.sqrt(schedule.alphas_cumprod[t]))
         np.testing.assert_allclose(
             denoise_at(bound, x, schedule.sigmas[t], clip=True),
@@ -480,31 +487,81 @@ def check_fixed_variance(path: Path, part: str) -> None:
 
 
 def check_learned_range(path: Path, part: str) -> None:
+    """Loss and reverse step of a config, from a given output, image by image."""
     golden = StepGolden(path)
     output, x_t = (golden.images(f"{part}:{name}") for name in ("model_output", "x_t"))
-    t = golden[f"{part}:t"]
+    steps = golden[f"{part}:t"]
     with np.load(path) as arrays:
         names = {n.split(":")[1] for n in arrays.files if n.startswith(f"{part}:")}
     for name in names - {"model_output", "x_t", "t"}:
+        config = learned_range_config(name)
         schedule = schedule_of(f"adm_{name}")
-        step = learned_range.reverse_step(schedule, output, x_t, t, clip_denoised=True)
-        for kind, actual, tolerance in (
-            ("mean", step.mean, NOISED_IMAGE_TOLERANCE),
-            ("log_variance", step.log_variance, NOISED_IMAGE_TOLERANCE),
-            ("pred_xstart", step.clean, CLEAN_IMAGE_TOLERANCE),
-        ):
-            expected = golden.images(f"{part}:{name}:{kind}")
-            np.testing.assert_allclose(
-                actual, expected, rtol=0, atol=tolerance, err_msg=f"{name} {kind}"
-            )
-        parts = learned_range.losses(
-            schedule, output, golden.images("x_start"), golden.images("noise"), t
+        parameterization, prior = from_config.parameterization(
+            config.diffusion, x_t.shape[1:]
         )
-        for kind, actual in zip(("mse", "vb", "loss"), parts, strict=True):
-            expected = golden[f"{part}:{name}:loss_{kind}"]
+        sampler = from_config.sampler(from_config.with_preset(config))
+        loss = from_config.bound(config.diffusion)
+        assert loss is not None
+        for i, t in enumerate(steps):
+            one = slice(i, i + 1)
+
+            def expected(kind: str, one: slice = one, name: str = name) -> np.ndarray:
+                return golden.images(f"{part}:{name}:{kind}")[one]
+
+            denoise = make_denoiser(
+                lambda *_, one=one: output[one], parameterization, prior
+            ).bind({}, np.zeros(1, int))
+            x = x_t[one] / np.float32(np.sqrt(schedule.alphas_cumprod[t]))
+            clean = denoise_at(denoise, x, schedule.sigmas[t], clip=True)
+            assert_close(clean, expected("pred_xstart"), CLEAN_IMAGE_TOLERANCE)
+            if t == 0:
+                # The official step has a variance here, too, and then adds no noise.
+                after = sampler.finish(denoise, x, None)
+            else:
+                at = len(sampler.grid) - 1 - t
+                row = jax.tree.map(lambda table, at=at: table[at], sampler.rows())
+                root = np.sqrt(schedule.alphas_cumprod_prev[t])
+                after = root * sampler.step(denoise, x, row, np.zeros_like(x))
+                more = denoise.predict(x, noise_levels_of(name, steps[one])).more
+                found = learned_range.log_variance(more, row.smallest, row.largest)
+                assert_close(
+                    2 * np.log(root) + found,
+                    expected("log_variance"),
+                    NOISED_IMAGE_TOLERANCE,
+                )
+            assert_close(after, expected("mean"), NOISED_IMAGE_TOLERANCE)
+        denoise = make_denoiser(lambda *_: output, parameterization, prior)
+        sigma = noise_levels_of(name, steps)
+        image, noise = golden.images("x_start"), golden.images("noise")
+        noisy = image + sigma[:, None, None, None] * noise
+        said = denoise.predict({}, noisy, sigma, np.zeros(len(steps), int))
+        errors = np.mean((said.clean - image) ** 2, axis=(1, 2, 3))
+        squared = parameterization.loss_weight(sigma) * errors
+        bound = loss(said, image, sigma)
+        for kind, actual in (
+            ("mse", squared),
+            ("vb", bound),
+            ("loss", squared + bound),
+        ):
             np.testing.assert_allclose(
-                actual, expected, rtol=RELATIVE_TOLERANCE, err_msg=f"{name} {kind}"
+                actual,
+                golden[f"{part}:{name}:loss_{kind}"],
+                rtol=RELATIVE_TOLERANCE,
+                err_msg=f"{name} {kind}",
             )
+
+
+def learned_range_config(schedule: str) -> ml_collections.ConfigDict:
+    config = base.get_config()
+    config.diffusion.parameterization = "ddpm"
+    config.diffusion.ddpm.update(schedule=schedule, learned_range=True)
+    config.sampler.update(name="ancestral", grid="ddpm")
+    config.sampler.ancestral.variance = "learned"
+    return config
+
+
+def assert_close(actual: jax.Array, expected: np.ndarray, tolerance: float) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
 
 
 def check_step_sampler(path: Path, part: str) -> None:

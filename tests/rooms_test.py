@@ -96,6 +96,17 @@ def test_settings_of_a_preset_are_read_where_it_chooses_their_kind():
     rooms.check(config)
 
 
+def test_a_sampler_that_does_not_fit_the_network_is_refused():
+    config = base.get_config()
+    config.sampler.name = "ancestral"
+    config.sampler.ancestral.variance = "learned"
+    with pytest.raises(InputError, match="variance is 'learned', and the network le"):
+        rooms.check(config)
+    # The preset's sampler takes its place.
+    config.sampler.preset = "ddim"
+    rooms.check(config)
+
+
 BY_NAME = [room for room in rooms.ROOMS if not isinstance(room, settings.Switch)]
 
 

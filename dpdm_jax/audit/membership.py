@@ -135,6 +135,7 @@ def make_image_losses(model: Model, config: ml_collections.ConfigDict) -> ImageL
             seen["condition"],
             draws,
             model.condition.null,
+            bound=model.bound,
         )
 
     loss_of_batch = jax.jit(jax.vmap(loss, (None, 0)))

@@ -6,13 +6,15 @@ A network ``F`` corrects what a prior knows (DPDM, section 2; Karras et al. 2022
     D(x, sigma, y) = c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma), y)
 
 c_skip and c_out are the prior's, in a basis of its own; c_in, c_noise and the weight
-of the loss are the parameterization's.
+of the loss are the parameterization's. Channels of ``F`` behind the image's take no
+part in D; who reads them asks for the whole prediction.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
@@ -22,10 +24,86 @@ Params = Any
 Images = Float[Array, "n h w c"]
 #: The condition of a batch: a tree of arrays [n, ...], such as labels int32 [n].
 Values = Any
-#: ``apply(params, x, c_noise, condition)``
-NetworkApply = Callable[[Params, Images, Float[Array, " n"], Values], Images]
-#: ``denoise(params, x, sigma, condition) -> x0``
-Denoiser = Callable[[Params, Images, Float[Array, " n"], Values], Images]
+
+
+class NetworkApply(Protocol):
+    """``apply(params, x, c_noise, condition)``, of the image's channels or more.
+
+    A network that drops features in training also takes keys, one an image.
+    """
+
+    def __call__(
+        self,
+        params: Params,
+        x: Images,
+        c_noise: Float[Array, " n"],
+        condition: Values,
+        /,
+        *keys: Key[Array, " n"],
+    ) -> Float[Array, "n h w out"]: ...
+
+
+class Prediction(NamedTuple):
+    """What a network says of noisy images.
+
+    Attributes:
+        clean: the predicted clean images.
+        more: its channels behind the image's, as they are; None where it has none.
+    """
+
+    clean: Images
+    more: Float[Array, "n h w more"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundDenoiser:
+    """``denoise(x, sigma) -> x0``, parameters and condition bound.
+
+    Attributes:
+        predict: ``predict(x, sigma)``, all that the network says.
+    """
+
+    predict: Callable[[Images, Float[Array, " n"]], Prediction]
+
+    def __call__(self, x: Images, sigma: Float[Array, " n"]) -> Images:
+        return self.predict(x, sigma).clean
+
+
+class Predict(Protocol):
+    """``predict(params, x, sigma, condition)``, all that the network says.
+
+    In training with the keys of ``NetworkApply``.
+    """
+
+    def __call__(
+        self,
+        params: Params,
+        x: Images,
+        sigma: Float[Array, " n"],
+        condition: Values,
+        /,
+        *keys: Key[Array, " n"],
+    ) -> Prediction: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """``denoise(params, x, sigma, condition) -> x0``.
+
+    Attributes:
+        predict: see ``Predict``.
+    """
+
+    predict: Predict
+
+    def __call__(
+        self, params: Params, x: Images, sigma: Float[Array, " n"], condition: Values
+    ) -> Images:
+        return self.predict(params, x, sigma, condition).clean
+
+    def bind(self, params: Params, condition: Values) -> BoundDenoiser:
+        """Returns the denoiser of given parameters and of a batch's condition."""
+        return BoundDenoiser(lambda x, sigma: self.predict(params, x, sigma, condition))
 
 
 def make_denoiser(
@@ -42,17 +120,19 @@ def make_denoiser(
 
     Returns:
         ``denoise(params, x, sigma, condition)``: x in noisy coordinates and sigma > 0,
-        condition a tree of arrays [n, ...]; the predicted clean images.
+        condition a tree of arrays [n, ...]; the predicted clean images, or all that the
+        network says by ``denoise.predict``.
     """
     if prior is None:
         prior = parameterization.prior
 
-    def denoise(
+    def predict(
         params: Params,
         x: Images,
         sigma: Float[Array, " n"],
         condition: Values,
-    ) -> Images:
+        *keys: Key[Array, " n"],
+    ) -> Prediction:
         s = sigma[:, None, None, None]
         known = prior.given(params, condition)
         x = x - prior.mean_data
@@ -61,9 +141,14 @@ def make_denoiser(
             parameterization.c_in(s) * x,
             parameterization.c_noise(sigma),
             condition,
+            *keys,
         )
+        channels, more = x.shape[-1], None
+        if raw.shape[-1] > channels:
+            raw, more = raw[..., :channels], raw[..., channels:]
         clean = known.c_skip(s) * (known.analyse(x) - known.expected)
         clean = clean + known.c_out(s) * known.analyse(raw)
-        return known.synthesise(clean + known.expected) + prior.mean_data
+        clean = known.synthesise(clean + known.expected) + prior.mean_data
+        return Prediction(clean, more)
 
-    return denoise
+    return Denoiser(predict)

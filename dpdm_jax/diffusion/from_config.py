@@ -7,10 +7,11 @@ import ml_collections
 
 from dpdm_jax import settings, validate
 from dpdm_jax.diffusion import discretizations as d
+from dpdm_jax.diffusion import learned_range, priors, schedules
 from dpdm_jax.diffusion import noise_levels as nl
 from dpdm_jax.diffusion import parameterizations as p
-from dpdm_jax.diffusion import priors, schedules
 from dpdm_jax.diffusion.discretizations import Grid
+from dpdm_jax.diffusion.learned_range import VariationalBound
 from dpdm_jax.diffusion.priors import classes, spectral
 from dpdm_jax.diffusion.samplers import (
     DDIM,
@@ -33,6 +34,8 @@ _SPECTRUM = Group("diffusion.edm_dct", spectral.Settings)
 #: What "edm_moments" reads of its own.
 MOMENTS = Group("diffusion.edm_moments", classes.Settings)
 _SCHEDULE = Group("diffusion.ddpm", schedules.Settings)
+_VARIANCE = Group("diffusion.ddpm", learned_range.Settings)
+_ANCESTRAL = Group("sampler.ancestral", ancestral.Settings)
 _VIEWS = Group("diffusion.views", Views)
 _ENDS = Group("sampler", d.Ends)
 _CLIPPING = Group("sampler", base.Clipping)
@@ -78,7 +81,8 @@ PARAMETERIZATIONS = Room(
         "edm_dct": Kind(_edm_dct, (_EDM, _SPECTRUM)),
         "edm_moments": Kind(_edm_moments, (_EDM, _SPECTRUM, MOMENTS)),
         "ddpm": Kind(
-            lambda schedule, shape: _alone(p.DDPM(schedule), shape), (_SCHEDULE,)
+            lambda schedule, variance, shape: _alone(p.DDPM(schedule), shape),
+            (_SCHEDULE, _VARIANCE),
         ),
     },
     shared=(_VIEWS,),
@@ -148,7 +152,7 @@ SAMPLERS = Room(
             lambda own, clipping, grid: Ancestral(
                 grid.levels, **vars(own), **vars(clipping)
             ),
-            (Group("sampler.ancestral", ancestral.Settings), _CLIPPING),
+            (_ANCESTRAL, _CLIPPING),
         ),
         "ddim_eta": Kind(
             lambda own, clipping, grid: DDIMEta(
@@ -173,6 +177,14 @@ def parameterization(
         image_shape: (h, w, c).
     """
     return PARAMETERIZATIONS.build(config, image_shape)
+
+
+def bound(config: ml_collections.ConfigDict) -> VariationalBound | None:
+    """Builds the loss of a variance, if ``config.diffusion`` has it learned."""
+    if _VARIANCE not in PARAMETERIZATIONS.kind(config).groups:
+        return None
+    is_learned = _VARIANCE.read(config).learned_range
+    return VariationalBound(_SCHEDULE.read(config)) if is_learned else None
 
 
 def noise_levels(config: ml_collections.ConfigDict) -> nl.NoiseLevels:
@@ -217,7 +229,8 @@ def with_preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
     Raises:
         InputError: the preset is unknown to this config, or sets what the sampler of
-            its name does not read.
+            its name does not read; or the sampler reads a variance that the network
+            does not learn.
     """
     config = config.copy_and_resolve_references()
     resolved = config.sampler
@@ -229,6 +242,7 @@ def with_preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         given = settings.names(preset, "sampler")
         settings.forget_foreign(ROOMS, config, given)
         settings.refuse_foreign(ROOMS, config, settings.names_read(ROOMS, config))
+    check_variance(resolved, config.diffusion)
     if _SCHEDULE in GRIDS.kind(resolved).groups:
         schedule = _SCHEDULE.read(config.diffusion)
         with resolved.unlocked():
@@ -236,6 +250,28 @@ def with_preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if resolved.grid == "ddpm":
         resolved.num_steps = len(_grid(resolved).levels)
     return resolved
+
+
+def check_variance(
+    sampler: ml_collections.ConfigDict, diffusion: ml_collections.ConfigDict
+) -> None:
+    """Refuses a sampler that reads a variance which the network does not learn.
+
+    Args:
+        sampler: ``config.sampler``.
+        diffusion: ``config.diffusion``.
+
+    Raises:
+        InputError: it is so.
+    """
+    is_ancestral = _ANCESTRAL in SAMPLERS.kind(sampler).groups
+    reads_variance = is_ancestral and sampler.ancestral.variance == "learned"
+    if reads_variance and bound(diffusion) is None:
+        raise InputError(
+            "sampler.ancestral.variance is 'learned', and the network learns none; "
+            "allowed: fixed_large, fixed_small, or learned with "
+            "diffusion.ddpm.learned_range."
+        )
 
 
 def sampler(config: ml_collections.ConfigDict) -> Sampler:

@@ -2,16 +2,16 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from dpdm_jax.diffusion.denoiser import Denoiser, Images, Params, Values
+from dpdm_jax.diffusion.denoiser import Denoiser, Images, Params, Prediction, Values
 
 
 def guide(denoise: Denoiser, scale: float, null: Values | None) -> Denoiser:
     """Classifier-free guidance (Ho and Salimans 2022) as a denoiser of a denoiser.
 
     ``D_w(x, sigma, y) = (1 + w) D(x, sigma, y) - w D(x, sigma, null)``, in one call of
-    the network on a doubled batch.
+    the network on a doubled batch. What else the network says is of the condition y.
 
     Args:
         denoise: the conditional denoiser.
@@ -34,22 +34,28 @@ def guide(denoise: Denoiser, scale: float, null: Values | None) -> Denoiser:
             f"The guidance scale is {scale}, but the model has no labels; allowed: 0."
         )
 
-    def guided(
-        params: Params, x: Images, sigma: Float[Array, " n"], condition: Values
-    ) -> Images:
+    def predict(
+        params: Params,
+        x: Images,
+        sigma: Float[Array, " n"],
+        condition: Values,
+        *keys: Key[Array, " n"],
+    ) -> Prediction:
         def with_null(values: jax.Array, one: jax.typing.ArrayLike) -> jax.Array:
             nulls = jnp.broadcast_to(jnp.asarray(one, values.dtype), values.shape)
             return jnp.concatenate([values, nulls])
 
-        conditional, unconditional = jnp.split(
-            denoise(
-                params,
-                jnp.concatenate([x, x]),
-                jnp.concatenate([sigma, sigma]),
-                jax.tree.map(with_null, condition, null),
-            ),
-            2,
+        both = denoise.predict(
+            params,
+            jnp.concatenate([x, x]),
+            jnp.concatenate([sigma, sigma]),
+            jax.tree.map(with_null, condition, null),
+            *(jnp.concatenate([each, each]) for each in keys),
         )
-        return (1.0 + scale) * conditional - scale * unconditional
+        conditional, unconditional = jnp.split(both.clean, 2)
+        return Prediction(
+            (1.0 + scale) * conditional - scale * unconditional,
+            None if both.more is None else both.more[: len(x)],
+        )
 
-    return guided
+    return Denoiser(predict)

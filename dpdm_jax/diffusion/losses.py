@@ -10,17 +10,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Float32, Key, PRNGKeyArray
 
 from dpdm_jax.diffusion import noise_levels as noise_levels_lib
-from dpdm_jax.diffusion.denoiser import Denoiser, Params, Values
+from dpdm_jax.diffusion.denoiser import Denoiser, Params, Prediction, Values
 from dpdm_jax.diffusion.views import Views
 
 #: Every view is the image as it is.
 THE_IMAGE = Views()
 
+# An example's key is split in three; 4 is the codec's (``models.model``).
+_VIEWS_STREAM = 3
+_DROPOUT_STREAM = 5
+
 #: An image, or a view of it for each draw.
 Seen = Float[Array, "h w c"] | Float[Array, "k h w c"]
+#: ``bound(predicted, image, sigma)``, a loss of each draw beside the squared error.
+Bound = Callable[[Prediction, Seen, Float32[Array, " k"]], Float32[Array, " k"]]
 #: ``loss(params, {"image": float32 [h, w, c], "condition": ...}, key)``
 ExampleLoss = Callable[[Params, dict[str, Any], PRNGKeyArray], Float32[Array, ""]]
 
@@ -32,11 +38,13 @@ class Draws(NamedTuple):
         drop_label: whether the null replaces the condition; shared by all K.
         sigma: the noise levels.
         noise: unit normal.
+        dropout: keys of what the network drops; None where it drops nothing.
     """
 
     drop_label: Bool[Array, ""]
     sigma: Float32[Array, " k"]
     noise: Float32[Array, "k h w c"]
+    dropout: Key[Array, " k"] | None = None
 
 
 def draw(
@@ -79,6 +87,8 @@ def denoising_loss(
     condition: Values,
     draws: Draws,
     null: Values | None,
+    *,
+    bound: Bound | None = None,
 ) -> Float32[Array, ""]:
     """Weighted squared error of the denoiser on one example.
 
@@ -93,9 +103,11 @@ def denoising_loss(
         condition: of the example, a tree of arrays.
         draws: the randomness, with K draws.
         null: the condition that stands for none; None where there never is one.
+        bound: what is added to each draw's loss; None for nothing.
 
     Returns:
-        ``mean_k lambda(sigma_k) mean_pixels (D(x + n_k) - x)^2``.
+        ``mean_k lambda(sigma_k) mean_pixels (D(x + n_k) - x)^2``, and the mean of
+        ``bound``.
     """
     if null is not None:
         condition = jax.tree.map(
@@ -107,8 +119,13 @@ def denoising_loss(
         lambda x: jnp.broadcast_to(x, (*draws.sigma.shape, *jnp.shape(x))), condition
     )
     noisy = image + draws.sigma[:, None, None, None] * draws.noise
-    error = denoise(params, noisy, draws.sigma, shared) - image
-    return jnp.mean(loss_weight(draws.sigma) * jnp.mean(error**2, axis=(1, 2, 3)))
+    keys = () if draws.dropout is None else (draws.dropout,)
+    predicted = denoise.predict(params, noisy, draws.sigma, shared, *keys)
+    errors = jnp.mean((predicted.clean - image) ** 2, axis=(1, 2, 3))
+    losses = loss_weight(draws.sigma) * errors
+    if bound is not None:
+        losses = losses + bound(predicted, image, draws.sigma)
+    return jnp.mean(losses)
 
 
 def make_loss(
@@ -119,8 +136,10 @@ def make_loss(
     noise_multiplicity: int,
     label_dropout: float,
     null: Values | None,
+    bound: Bound | None = None,
     stratified: bool = False,
     views: Views = THE_IMAGE,
+    drops: bool = False,
     draws_at_once: int = 0,
 ) -> ExampleLoss:
     """Binds the loss of one example to its random draws.
@@ -132,8 +151,10 @@ def make_loss(
         noise_multiplicity: K >= 1.
         label_dropout: probability in [0, 1].
         null: see ``denoising_loss``.
+        bound: see ``denoising_loss``.
         stratified: see ``noise_levels.draw``.
         views: how the image is seen.
+        drops: whether the network drops features in training: for each draw others.
         draws_at_once: draws that the network sees together, a divisor of K, or 0 for
             all. The rest of memory that activations take is then saved, for a third
             forward pass; the loss is the same but for rounding.
@@ -154,12 +175,18 @@ def make_loss(
             label_dropout=label_dropout,
             stratified=stratified,
         )
-        # Another block of the key's stream than any of ``draw``.
-        seen = views.draw(jax.random.fold_in(key, 3), image, noise_multiplicity)
+        # Other blocks of the key's stream than any of ``draw``.
+        seen = views.draw(
+            jax.random.fold_in(key, _VIEWS_STREAM), image, noise_multiplicity
+        )
+        if drops:
+            dropout_key = jax.random.fold_in(key, _DROPOUT_STREAM)
+            keys = jax.random.split(dropout_key, noise_multiplicity)
+            draws = draws._replace(dropout=keys)
 
         def of_some(params: Params, draws: Draws, seen: Seen) -> Float32[Array, ""]:
             return denoising_loss(
-                denoise, loss_weight, params, seen, condition, draws, null
+                denoise, loss_weight, params, seen, condition, draws, null, bound=bound
             )
 
         if draws_at_once in (0, noise_multiplicity):
@@ -181,14 +208,14 @@ def _mean_of_parts(
     def parts(x: Array) -> Array:
         return x.reshape(-1, draws_at_once, *x.shape[1:])
 
-    def add(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
-        sigma, noise, *some = part
-        more = of_some(params, Draws(draws.drop_label, sigma, noise), *(some or [seen]))
-        return total + more, None
+    def add(total: Array, part: tuple[Any, list[Seen]]) -> tuple[Array, None]:
+        some, views = part
+        some = Draws(draws.drop_label, *some)
+        return total + of_some(params, some, *(views or [seen])), None
 
     # Else the activations of all parts would be kept for the backward pass.
     step = jax.checkpoint(add, prevent_cse=False)
     each = [seen] if seen.ndim == draws.noise.ndim else []
-    cut = tuple(map(parts, (draws.sigma, draws.noise, *each)))
+    cut = jax.tree.map(parts, (draws[1:], each))
     total, _ = jax.lax.scan(step, jnp.zeros(()), cut)
-    return total / len(cut[0])
+    return total / (len(draws.sigma) // draws_at_once)

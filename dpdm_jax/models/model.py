@@ -10,7 +10,7 @@ import ml_collections
 
 from dpdm_jax import conditions, validate
 from dpdm_jax.conditions import Condition
-from dpdm_jax.diffusion import from_config, losses, noise_levels
+from dpdm_jax.diffusion import from_config, learned_range, losses, noise_levels
 from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
@@ -22,7 +22,7 @@ from dpdm_jax.networks.codecs import Codec, PixelCodec
 
 # The network's part of the parameters, where there are others.
 _NETWORK = "network"
-# The loss splits an example's key in three, and draws views from the fourth.
+# Of an example's key; ``diffusion.losses`` has the others.
 _CODEC_STREAM = 4
 
 #: ``loss(trained, fixed, example, key) -> scalar``, of an example of ``Model.example``
@@ -42,6 +42,8 @@ class Model:
         prior: what the network corrects.
         noise_levels: training distribution of sigma.
         denoise: ``denoise(params, x, sigma, condition)``, see ``diffusion.denoiser``.
+        bound: a loss beside that of ``denoise``, where the network learns more than to
+            denoise; else None.
         condition: of the examples.
         codec: what network and diffusion see of an image.
     """
@@ -51,6 +53,7 @@ class Model:
     prior: Prior
     noise_levels: noise_levels.NoiseLevels
     denoise: Denoiser
+    bound: losses.Bound | None
     condition: Condition
     codec: Codec
 
@@ -133,8 +136,10 @@ class Model:
             noise_multiplicity=config.noise_multiplicity,
             label_dropout=config.label_dropout,
             null=self.condition.null,
+            bound=self.bound,
             stratified=config.stratified,
             views=from_config.views(config, self.latent_shape),
+            drops=self.network.drops,
             draws_at_once=_draws_at_once(config),
         )
 
@@ -194,16 +199,26 @@ def build_model(
         InputError: a field is out of range.
     """
     codec = PixelCodec(sample_shape)
-    network = build_network(config.network, codec.latent_shape, condition)
+    bound = from_config.bound(config.diffusion)
+    network = build_network(
+        config.network,
+        codec.latent_shape,
+        condition,
+        outputs=1 if bound is None else learned_range.OUTPUTS,
+    )
     parameterization, prior = from_config.parameterization(
         config.diffusion, codec.latent_shape
     )
     is_alone = not _kept_names(prior, codec, condition)
 
     def apply(
-        params: Params, x: jax.Array, c_noise: jax.Array, values: Any
+        params: Params,
+        x: jax.Array,
+        c_noise: jax.Array,
+        values: Any,
+        *keys: jax.Array,
     ) -> jax.Array:
-        return network.apply(params[_NETWORK], x, c_noise, values)
+        return network.apply(params[_NETWORK], x, c_noise, values, *keys)
 
     return Model(
         network=network,
@@ -213,6 +228,7 @@ def build_model(
         denoise=make_denoiser(
             network.apply if is_alone else apply, parameterization, prior
         ),
+        bound=bound,
         condition=condition,
         codec=codec,
     )

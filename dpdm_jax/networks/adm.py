@@ -8,12 +8,13 @@ layer of each residual and of the network.
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Key
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -37,6 +38,8 @@ class Settings:
         scale_shift: see ``adm_blocks.ResidualBlock``.
         resample_in_blocks: whether residual blocks change the resolution, and not
             convolutions.
+        dropout: probability that a feature of a residual block is dropped in training,
+            in [0, 1).
         remat: whether the backward pass computes the blocks' insides anew, and keeps
             only their inputs: memory for a third more work.
 
@@ -53,6 +56,7 @@ class Settings:
     new_attention_order: bool = False
     scale_shift: bool = False
     resample_in_blocks: bool = False
+    dropout: float = 0.0
     remat: bool = False
 
     def __post_init__(self) -> None:
@@ -87,6 +91,7 @@ class Settings:
         ):
             value = getattr(self, name)
             validate.one_of(f"network.adm.{name}", value, (True, False))
+        validate.real("network.adm.dropout", self.dropout, minimum=0, below=1)
 
     def heads(self, channels: int) -> int:
         """Number of attention heads at a width.
@@ -128,6 +133,7 @@ class ADM(nnx.Module):
     ):
         self.settings = settings
         make: layers.Make = {"dtype": dtype, "rngs": rngs}
+        numbers = itertools.count()
         self.embedding = adm_blocks.StepAndLabelEmbedding(
             settings.base_channels, num_classes, **make
         )
@@ -141,6 +147,8 @@ class ADM(nnx.Module):
                 out_channels,
                 self.embedding.channels,
                 scale_shift=settings.scale_shift,
+                dropout=settings.dropout,
+                number=next(numbers),
                 **options,
                 **make,
             )
@@ -206,6 +214,7 @@ class ADM(nnx.Module):
         x: Float[Array, "n h w c"],
         steps: Float[Array, " n"],
         label: Int[Array, " n"],
+        *keys: Key[Array, " n"],
     ) -> Float32[Array, "n h w out"]:
         """Applies the network.
 
@@ -213,6 +222,7 @@ class ADM(nnx.Module):
             x: noisy images; every level but the last halves h and w.
             steps: numbers of DDPM steps, from 0; they need not be whole.
             label: in 0..num_classes (the null label); ignored without labels.
+            *keys: of the images, for dropout; without keys nothing is dropped.
 
         Returns:
             What the settings say, of out_channels.
@@ -226,29 +236,32 @@ class ADM(nnx.Module):
         for i in range(len(self.down)):
             level = self.down[f"level_{i}"]
             for j in range(self.settings.num_res_blocks):
-                h = run(level[f"block_{j}"], h, embedding)
+                h = run(level[f"block_{j}"], h, embedding, *keys)
                 if f"attention_{j}" in level:
                     h = run(level[f"attention_{j}"], h)
                 skips.append(h)
             if "downsample" in level:
                 down = level["downsample"]
-                h = run(down, h, embedding) if in_blocks else down(h)
+                h = run(down, h, embedding, *keys) if in_blocks else down(h)
                 skips.append(h)
 
-        h = run(self.middle["block_0"], h, embedding)
+        h = run(self.middle["block_0"], h, embedding, *keys)
         h = run(self.middle["attention"], h)
-        h = run(self.middle["block_1"], h, embedding)
+        h = run(self.middle["block_1"], h, embedding, *keys)
 
         for i in reversed(range(len(self.up))):
             level = self.up[f"level_{i}"]
             for j in range(self.settings.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = run(level[f"block_{j}"], h, embedding)
+                h = run(level[f"block_{j}"], h, embedding, *keys)
                 if f"attention_{j}" in level:
                     h = run(level[f"attention_{j}"], h)
             if "upsample" in level:
                 up = level["upsample"]
-                h = run(up, h, embedding) if in_blocks else up(layers.upsample(h))
+                if in_blocks:
+                    h = run(up, h, embedding, *keys)
+                else:
+                    h = up(layers.upsample(h))
 
         return self.head(h)
 
@@ -271,9 +284,7 @@ def build(
         settings: its shape.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
-        out_channels: channels of the output; None for those of the image. Twice as many
-            hold, behind the noise, a learned range of variances (Nichol and Dhariwal
-            2021, section 3.1).
+        out_channels: channels of the output; None for those of the image.
         dtype: of the computation; parameters and output are float32.
 
     Returns:
@@ -295,10 +306,11 @@ def build(
         lambda rngs: ADM(
             settings,
             channels,
-            channels if out_channels is None else out_channels,
+            out_channels or channels,
             num_classes,
             dtype=dtype,
             rngs=rngs,
         ),
         image_shape,
+        drops=settings.dropout > 0,
     )

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import embeddings, layers
@@ -99,6 +100,10 @@ class ResidualBlock(nnx.Module):
         embedding_channels: length of the embedding.
         scale_shift: whether the embedding scales and shifts the second normalisation's
             result; it is added before that normalisation otherwise.
+        dropout: probability that a feature in front of the last convolution is dropped
+            in training, in [0, 1).
+        number: of the block in its network, which tells its dropout's randomness from
+            the others'.
         resample: ``layers.downsample``, ``layers.upsample`` or None; behind the first
             normalisation, and on the way past the block.
         dtype: of the computation.
@@ -112,12 +117,16 @@ class ResidualBlock(nnx.Module):
         embedding_channels: int,
         *,
         scale_shift: bool,
+        dropout: float,
+        number: int,
         resample: Callable[[Array], Array] | None = None,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         make: layers.Make = {"dtype": dtype, "rngs": rngs}
         self.scale_shift = scale_shift
+        self.dropout = dropout
+        self.number = number
         self.resample = resample
         self.norm_a = group_norm(in_channels, **make)
         self.conv_a = conv3x3(in_channels, out_channels, **make)
@@ -132,13 +141,17 @@ class ResidualBlock(nnx.Module):
             self.shortcut = dense(in_channels, out_channels, **make)
 
     def __call__(
-        self, x: Float[Array, "n h w i"], embedding: Float[Array, "n e"]
+        self,
+        x: Float[Array, "n h w i"],
+        embedding: Float[Array, "n e"],
+        *keys: Key[Array, " n"],
     ) -> Float[Array, "n h2 w2 o"]:
         """Applies the block.
 
         Args:
             x: [n, h, w, in_channels].
             embedding: [n, embedding_channels].
+            *keys: of the images, for dropout; without keys nothing is dropped.
 
         Returns:
             [n, h', w', out_channels], of the resampled height and width.
@@ -156,6 +169,9 @@ class ResidualBlock(nnx.Module):
             # In float32, as a bias is.
             h = h.astype(jnp.float32) + condition[:, None, None, :]
             h = self.norm_b.then_silu(materialize(h.astype(x.dtype)))
+        for each in keys:
+            own = jax.vmap(jax.random.fold_in, (0, None))(each, self.number)
+            h = layers.dropout(materialize(h), self.dropout, own)
         h = self.conv_b(materialize(h))
         if self.has_shortcut:
             x = self.shortcut(x)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Key, PRNGKeyArray
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.fusion import materialize
@@ -326,6 +326,26 @@ def group_norm(
         bias_metadata={LAW: zeros},
         rngs=rngs,
     )
+
+
+def dropout(
+    x: Float[Array, "n h w c"], rate: float, keys: Key[Array, " n"]
+) -> Float[Array, "n h w c"]:
+    """Sets elements to zero at random, and the others to what keeps the mean.
+
+    Args:
+        x: features of images.
+        rate: probability that an element is dropped, in [0, 1).
+        keys: of the images, so that none changes with the others.
+
+    Returns:
+        The features that are left (Srivastava et al. 2014).
+    """
+
+    def kept(key: PRNGKeyArray) -> Bool[Array, "h w c"]:
+        return jax.random.bernoulli(key, 1.0 - rate, x.shape[1:])
+
+    return jnp.where(jax.vmap(kept)(keys), x / (1.0 - rate), 0)
 
 
 def downsample(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:

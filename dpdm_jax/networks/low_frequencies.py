@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, Key, PRNGKeyArray
 
 from dpdm_jax import validate
 from dpdm_jax.conditions import Condition, num_classes_for
@@ -50,7 +50,12 @@ class Settings:
 
 
 def beside(
-    settings: Settings, network: Network, condition: Condition, *, dtype: DTypeLike
+    settings: Settings,
+    network: Network,
+    condition: Condition,
+    *,
+    outputs: int,
+    dtype: DTypeLike,
 ) -> Network:
     """Returns a network with the perceptron of given settings beside it.
 
@@ -58,6 +63,7 @@ def beside(
         settings: the perceptron's, which has a ``count``.
         network: on images.
         condition: of the examples.
+        outputs: channels of the network's output for each of the image's, >= 1.
         dtype: of the perceptron's computation.
 
     Raises:
@@ -79,7 +85,9 @@ def beside(
     )
     seen = (count, count, channels)
     num_classes = num_classes_for(condition, "network.low_frequencies")
-    perceptron = mlp.build(one_block, seen, num_classes, dtype=dtype)
+    perceptron = mlp.build(
+        one_block, seen, num_classes, out_channels=outputs * channels, dtype=dtype
+    )
     return with_perceptron(network, perceptron)
 
 
@@ -110,10 +118,11 @@ def with_perceptron(network: Network, perceptron: Network) -> Network:
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
         condition: Any,
+        *keys: Key[Array, " n"],
     ) -> Float32[Array, "n h w out"]:
         low = jnp.einsum("ui,nijc,vj->nuvc", rows, x, columns)
         low = perceptron.apply(params["low_frequencies"], low, c_noise, condition)
         low = jnp.einsum("ui,nuvc,vj->nijc", rows, low, columns)
-        return network.apply(params["network"], x, c_noise, condition) + low
+        return network.apply(params["network"], x, c_noise, condition, *keys) + low
 
     return dataclasses.replace(network, init=init, apply=apply)

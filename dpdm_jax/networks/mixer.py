@@ -104,9 +104,12 @@ def build(
     image_shape: tuple[int, int, int],
     num_classes: int,
     *,
+    out_channels: int | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> network.Network:
     """Builds the network of given settings; arguments as in ``mlp.build``."""
     height, width, _ = image_shape
     make_block = functools.partial(MixerBlock, height * width)
-    return pixel_blocks.build(make_block, settings, image_shape, num_classes, dtype)
+    return pixel_blocks.build(
+        make_block, settings, image_shape, num_classes, out_channels, dtype
+    )

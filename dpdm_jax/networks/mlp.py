@@ -32,6 +32,7 @@ class MLP(nnx.Module):
 
     Args:
         image_shape: (h, w, c).
+        out_channels: channels of the output.
         num_classes: 0 for a network without labels.
         settings: its shape.
         dtype: of the computation; parameters are float32.
@@ -41,17 +42,18 @@ class MLP(nnx.Module):
     def __init__(
         self,
         image_shape: tuple[int, int, int],
+        out_channels: int,
         num_classes: int,
         settings: Settings,
         *,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        pixels = math.prod(image_shape)
         make: layers.Make = {"dtype": dtype, "rngs": rngs}
         hidden_width = settings.hidden_width
         self.base_width = settings.base_width
-        self.input = layers.dense(pixels, hidden_width, **make)
+        self.out_channels = out_channels
+        self.input = layers.dense(math.prod(image_shape), hidden_width, **make)
         self.blocks = nnx.Dict(
             {
                 f"block_{i}": ConditionedMLP(
@@ -66,8 +68,9 @@ class MLP(nnx.Module):
                 for i in range(settings.num_blocks)
             }
         )
+        outputs = math.prod((*image_shape[:2], out_channels))
         self.output = layers.dense(
-            hidden_width, pixels, scale=layers.NEARLY_ZERO, **make
+            hidden_width, outputs, scale=layers.NEARLY_ZERO, **make
         )
 
     def __call__(
@@ -75,13 +78,14 @@ class MLP(nnx.Module):
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
         label: Int[Array, " n"],
-    ) -> Float32[Array, "n h w c"]:
+    ) -> Float32[Array, "n h w out"]:
         """Applies the network to scaled noisy images."""
         noise = positional(c_noise, self.base_width)
         h = self.input(x.reshape(x.shape[0], -1))
         for block in self.blocks.values():
             h = h + block(unit_variance(h), noise, label)
-        return self.output(unit_variance(h)).reshape(x.shape).astype(jnp.float32)
+        h = self.output(unit_variance(h))
+        return h.reshape(*x.shape[:-1], self.out_channels).astype(jnp.float32)
 
 
 def build(
@@ -89,6 +93,7 @@ def build(
     image_shape: tuple[int, int, int],
     num_classes: int,
     *,
+    out_channels: int | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> network.Network:
     """Builds the network of given settings.
@@ -97,9 +102,17 @@ def build(
         settings: its shape.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
+        out_channels: channels of the output; None for those of the image.
         dtype: of the computation; parameters and output are float32.
     """
     return network.from_module(
-        lambda rngs: MLP(image_shape, num_classes, settings, dtype=dtype, rngs=rngs),
+        lambda rngs: MLP(
+            image_shape,
+            out_channels or image_shape[2],
+            num_classes,
+            settings,
+            dtype=dtype,
+            rngs=rngs,
+        ),
         image_shape,
     )

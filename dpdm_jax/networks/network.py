@@ -3,13 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, Key, PRNGKeyArray
 
 from dpdm_jax.networks import layers
 
@@ -20,6 +20,20 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Params = dict[str, Any]
 
 
+class Apply(Protocol):
+    """``apply(params, x, c_noise, condition)``, in training also with ``keys``."""
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, "n h w c"],
+        c_noise: Float[Array, " n"],
+        condition: Any,
+        /,
+        *keys: Key[Array, " n"],
+    ) -> Float32[Array, "n h w out"]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A network as two pure functions over a dictionary of parameters.
@@ -28,16 +42,16 @@ class Network:
         init: ``init(key) -> params``, determined by the key.
         apply: ``apply(params, x, c_noise, condition)``. The condition is a tree of
             arrays [n, ...]: of class labels int32 [n] in 0..num_classes, where
-            num_classes is the null label.
+            num_classes is the null label. Keys, one an image, are given in training to
+            a network that drops.
         image_shape: (h, w, c).
+        drops: whether it drops some features in training.
     """
 
     init: Callable[[PRNGKeyArray], Params]
-    apply: Callable[
-        [Params, Float[Array, "n h w c"], Float[Array, " n"], Any],
-        Float32[Array, "n h w out"],
-    ]
+    apply: Apply
     image_shape: tuple[int, int, int]
+    drops: bool = False
 
     @property
     def num_parameters(self) -> int:
@@ -62,6 +76,8 @@ class _NoKeys(nnx.Rngs):
 def from_module(
     make_module: Callable[[nnx.Rngs], nnx.Module],
     image_shape: tuple[int, int, int],
+    *,
+    drops: bool = False,
 ) -> Network:
     """Turns a Flax module made of ``layers`` into a ``Network``.
 
@@ -69,6 +85,7 @@ def from_module(
         make_module: builds the module, whose call is ``module(x, c_noise, condition)``
             and whose parameters all carry an initialisation law (see ``layers``).
         image_shape: (h, w, c).
+        drops: see ``Network``; the module's call then takes keys as well, or none.
 
     Returns:
         The network.
@@ -103,7 +120,8 @@ def from_module(
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
         condition: Any,
+        *keys: Key[Array, " n"],
     ) -> Float32[Array, "n h w out"]:
-        return nnx.merge(graph, params)(x, c_noise, condition)
+        return nnx.merge(graph, params)(x, c_noise, condition, *keys)
 
-    return Network(init, apply, image_shape)
+    return Network(init, apply, image_shape, drops)

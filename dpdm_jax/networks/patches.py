@@ -7,7 +7,7 @@ network a quarter at its largest resolution, and a transformer a sixteenth.
 import dataclasses
 from typing import Any
 
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Key
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
@@ -72,9 +72,10 @@ def on_patches(network: Network, patch_size: int) -> Network:
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
         condition: Any,
+        *keys: Key[Array, " n"],
     ) -> Float32[Array, "n h w out"]:
-        folded = network.apply(params, fold(x, patch_size), c_noise, condition)
-        return unfold(folded, patch_size)
+        x = network.apply(params, fold(x, patch_size), c_noise, condition, *keys)
+        return unfold(x, patch_size)
 
     return dataclasses.replace(
         network,

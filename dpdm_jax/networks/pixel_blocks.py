@@ -24,6 +24,7 @@ class PixelBlocks(nnx.Module):
     Args:
         make_block: see ``MakeBlock``.
         channels: of a pixel.
+        out_channels: of a pixel of the output.
         num_classes: 0 for a network without labels.
         settings: its shape; ``hidden_width`` is a multiple of 4.
         dtype: of the computation; parameters are float32.
@@ -34,6 +35,7 @@ class PixelBlocks(nnx.Module):
         self,
         make_block: MakeBlock,
         channels: int,
+        out_channels: int,
         num_classes: int,
         settings: conditioned.Settings,
         *,
@@ -43,6 +45,7 @@ class PixelBlocks(nnx.Module):
         make: layers.Make = {"dtype": dtype, "rngs": rngs}
         hidden_width = settings.hidden_width
         self.base_width = settings.base_width
+        self.out_channels = out_channels
         self.input = layers.dense(channels, hidden_width, **make)
         self.blocks = nnx.Dict(
             {
@@ -57,7 +60,7 @@ class PixelBlocks(nnx.Module):
             }
         )
         self.output = layers.dense(
-            hidden_width, channels, scale=layers.NEARLY_ZERO, **make
+            hidden_width, out_channels, scale=layers.NEARLY_ZERO, **make
         )
 
     def __call__(
@@ -65,7 +68,7 @@ class PixelBlocks(nnx.Module):
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
         label: Int[Array, " n"],
-    ) -> Float32[Array, "n h w c"]:
+    ) -> Float32[Array, "n h w out"]:
         """Applies the network to scaled noisy images."""
         noise = positional(c_noise, self.base_width)
         n, height, width, channels = x.shape
@@ -74,7 +77,8 @@ class PixelBlocks(nnx.Module):
         for block in self.blocks.values():
             h = block(materialize(h), noise, label)
         h = materialize(unit_variance(materialize(h)))
-        return self.output(h).reshape(x.shape).astype(jnp.float32)
+        h = self.output(h).reshape(n, height, width, self.out_channels)
+        return h.astype(jnp.float32)
 
 
 def build(
@@ -82,6 +86,7 @@ def build(
     settings: conditioned.Settings,
     image_shape: tuple[int, int, int],
     num_classes: int,
+    out_channels: int | None,
     dtype: DTypeLike,
 ) -> network.Network:
     """Builds the network of given blocks.
@@ -91,11 +96,19 @@ def build(
         settings: its shape.
         image_shape: (h, w, c).
         num_classes: number of classes; 0 for a network without labels.
+        out_channels: channels of the output; None for those of the image.
         dtype: of the computation.
     """
+    channels = image_shape[2]
     return network.from_module(
         lambda rngs: PixelBlocks(
-            make_block, image_shape[-1], num_classes, settings, dtype=dtype, rngs=rngs
+            make_block,
+            channels,
+            out_channels or channels,
+            num_classes,
+            settings,
+            dtype=dtype,
+            rngs=rngs,
         ),
         image_shape,
     )

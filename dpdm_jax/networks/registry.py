@@ -51,8 +51,8 @@ def reads_classes(name: str, build: Callable[..., Network]) -> Callable[..., Net
 
     Args:
         name: of the network.
-        build: takes the settings, (h, w, c), the number of classes, 0 for none, and
-            ``dtype``.
+        build: takes the settings, (h, w, c), the number of classes, 0 for none,
+            ``out_channels`` and ``dtype``.
     """
 
     def of_condition(
@@ -60,10 +60,13 @@ def reads_classes(name: str, build: Callable[..., Network]) -> Callable[..., Net
         image_shape: tuple[int, int, int],
         condition: Condition,
         *,
+        out_channels: int,
         dtype: DTypeLike,
     ) -> Network:
         num_classes = num_classes_for(condition, f"network {name!r}")
-        return build(settings, image_shape, num_classes, dtype=dtype)
+        return build(
+            settings, image_shape, num_classes, out_channels=out_channels, dtype=dtype
+        )
 
     return of_condition
 
@@ -72,7 +75,8 @@ def _of_classes(name: str, build: Callable[..., Network], settings: type[Any]) -
     return Kind(reads_classes(name, build), (Group(f"network.{name}", settings),))
 
 
-#: A builder takes the settings, (h, w, c), the examples' condition and ``dtype``.
+#: A builder takes the settings, (h, w, c), the examples' condition, ``out_channels``
+#: and ``dtype``.
 ROOM = Room(
     "network.name",
     {
@@ -88,11 +92,11 @@ ROOM = Room(
 )
 
 #: What is put beside a network; a builder takes the settings, the network, the
-#: examples' condition and ``dtype``.
+#: examples' condition, ``outputs`` as of ``build_network``, and ``dtype``.
 BESIDE = Switch(
     "network.low_frequencies.count",
     {
-        0: Kind(lambda network, condition, dtype: network),
+        0: Kind(lambda network, condition, **options: network),
         1: Kind(
             low_frequencies.beside,
             (Group("network.low_frequencies", low_frequencies.Settings),),
@@ -105,6 +109,8 @@ def build_network(
     config: ml_collections.ConfigDict,
     image_shape: tuple[int, int, int],
     condition: Condition,
+    *,
+    outputs: int = 1,
 ) -> Network:
     """Builds the network that a config names.
 
@@ -112,6 +118,7 @@ def build_network(
         config: ``config.network``.
         image_shape: (h, w, c).
         condition: of the examples.
+        outputs: channels of its output for each of the image's, >= 1.
 
     Returns:
         The network.
@@ -122,6 +129,8 @@ def build_network(
     settings = _EVERY.read(config)
     dtype = DTYPES[settings.dtype]
     shape = patches.folded_shape(image_shape, settings.patch_size)
-    network = ROOM.build(config, shape, condition, dtype=dtype)
+    network = ROOM.build(
+        config, shape, condition, out_channels=outputs * shape[2], dtype=dtype
+    )
     network = patches.on_patches(network, settings.patch_size)
-    return BESIDE.build(config, network, condition, dtype=dtype)
+    return BESIDE.build(config, network, condition, outputs=outputs, dtype=dtype)

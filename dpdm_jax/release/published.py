@@ -36,7 +36,7 @@ FIELDS = {
         "network.low_frequencies": "count base_width hidden_width condition_gain",
         "network.adm": "base_channels channel_multipliers num_res_blocks "
         "attention_factors head_channels num_heads new_attention_order scale_shift "
-        "resample_in_blocks remat",
+        "resample_in_blocks dropout remat",
         "diffusion": "parameterization noise_levels sigma_data noise_multiplicity "
         "stratified label_dropout draws_at_once",
         "diffusion.edm_dct": "mean_data corner",
@@ -46,7 +46,8 @@ FIELDS = {
         "diffusion.log_uniform": "sigma_min sigma_max",
         "diffusion.vp": "beta_min beta_d num_timesteps eps_t",
         "diffusion.views": "crop flip count",
-        "diffusion.ddpm": "schedule num_steps beta_first beta_last intervals weights",
+        "diffusion.ddpm": "schedule num_steps beta_first beta_last intervals weights "
+        "learned_range",
         "initial": "weights parent public label_table other_data",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",

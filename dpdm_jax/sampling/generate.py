@@ -126,7 +126,7 @@ def sampling_program(
 
         latents = samplers.sample(
             sampler,
-            lambda x, sigma: denoise(params, x, sigma, conditions),
+            denoise.bind(params, conditions),
             draw_noise(jnp.asarray(0)),
             lambda step: draw_noise(step + 1),
         )

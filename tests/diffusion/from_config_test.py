@@ -12,6 +12,7 @@ from dpdm_jax.diffusion.discretizations import (
     log_uniform_grid,
     step_grid,
 )
+from dpdm_jax.diffusion.learned_range import VariationalBound
 from dpdm_jax.diffusion.noise_levels import (
     CosineTime,
     Intervals,
@@ -183,6 +184,41 @@ def test_ancestral_by_name():
     built = from_config.sampler(sampler(name="ancestral"))
     assert isinstance(built, Ancestral)
     assert (built.variance, built.clip_denoised) == ("fixed_small", False)
+
+
+def learned(**changes):
+    config = config_of(sampler__name="ancestral", diffusion__parameterization="ddpm")
+    config.sampler.ancestral.variance = "learned"
+    config.diffusion.ddpm.learned_range = True
+    config.diffusion.update(changes)
+    return config
+
+
+def test_learned_range_by_name():
+    config = learned()
+    assert from_config.bound(config.diffusion) == VariationalBound(SETTINGS)
+    assert from_config.sampler(from_config.with_preset(config)).variance == "learned"
+    # What a network sees is that of DDPM.
+    assert from_config.parameterization(config.diffusion, (6, 8, 1)) == (
+        DDPM(SETTINGS),
+        Flat(-1),
+    )
+    assert from_config.bound(diffusion(parameterization="ddpm")) is None
+    assert from_config.bound(learned(parameterization="edm").diffusion) is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ddpm": {"learned_range": False}}, {"parameterization": "vp"}]
+)
+def test_a_variance_that_the_network_does_not_learn_is_refused(changes):
+    message = (
+        "sampler.ancestral.variance is 'learned', and the network learns none; "
+        "allowed: fixed_large, fixed_small, or learned with "
+        "diffusion.ddpm.learned_range."
+    )
+    with pytest.raises(InputError) as error:
+        from_config.with_preset(learned(**changes))
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("grid", ["edm", "ldm"])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpdm_jax.diffusion.denoiser import make_denoiser
+from dpdm_jax.diffusion.denoiser import Denoiser, Prediction, make_denoiser
 from dpdm_jax.diffusion.guidance import guide
 from dpdm_jax.diffusion.parameterizations import DDPM
 from dpdm_jax.diffusion.schedules import Settings
@@ -14,11 +14,13 @@ SIGMA = jnp.array([0.1, 1.0, 10.0])
 LABEL = jnp.array([0, 1, 0])
 
 
-def denoise(params, x, sigma, label):
+def predict(params, x, sigma, label):
     scale = params[label] / (1.0 + sigma)
-    return scale[:, None, None, None] * jnp.cos(x)
+    more = label[:, None, None, None] + x
+    return Prediction(scale[:, None, None, None] * jnp.cos(x), more)
 
 
+denoise = Denoiser(predict)
 PARAMS = jnp.array([1.0, -3.0, 0.5])
 
 
@@ -49,6 +51,25 @@ def test_guidance_of_ddpm_is_that_of_the_predicted_noise():
     )
 
 
+def test_only_clean_images_are_guided():
+    guided = guide(denoise, 2.0, NULL).predict(PARAMS, X, SIGMA, LABEL)
+    expected = denoise.predict(PARAMS, X, SIGMA, LABEL)
+    np.testing.assert_array_equal(guided.more, expected.more)
+    assert not np.allclose(guided.clean, expected.clean)
+
+
+def test_guidance_hands_on_the_keys_of_training():
+    seen = []
+
+    def spy(params, x, sigma, label, *keys):
+        seen.extend(keys)
+        return predict(params, x, sigma, label)
+
+    keys = jax.random.split(jax.random.key(1), 3)
+    guide(Denoiser(spy), 1.0, NULL).predict(PARAMS, X, SIGMA, LABEL, keys)
+    assert np.all(seen[0] == jnp.concatenate([keys, keys]))
+
+
 def test_guidance_of_the_null_label_changes_nothing():
     null = jnp.full((3,), NULL)
     guided = guide(denoise, 2.0, NULL)(PARAMS, X, SIGMA, null)
@@ -65,9 +86,9 @@ def test_guidance_calls_the_network_once():
 
     def spy(params, x, sigma, label):
         calls.append((sigma, label))
-        return denoise(params, x, sigma, label)
+        return predict(params, x, sigma, label)
 
-    guide(spy, 1.0, NULL)(PARAMS, X, SIGMA, LABEL)
+    guide(Denoiser(spy), 1.0, NULL)(PARAMS, X, SIGMA, LABEL)
     ((sigma, label),) = calls
     np.testing.assert_array_equal(sigma, jnp.tile(SIGMA, 2))
     np.testing.assert_array_equal(label, [0, 1, 0, NULL, NULL, NULL])

@@ -5,93 +5,70 @@ import pytest
 from scipy import stats
 
 from dpdm_jax.diffusion import learned_range
-from dpdm_jax.diffusion.schedules import cosine, linear
+from dpdm_jax.diffusion.denoiser import Prediction
+from dpdm_jax.diffusion.learned_range import VariationalBound
+from dpdm_jax.diffusion.schedules import Settings
 
 T = jnp.array([0, 1, 400, 999])
 IMAGE, NOISE, V = jax.random.uniform(jax.random.key(0), (3, 4, 2, 2, 1), minval=-1.0)
+LINEAR, COSINE = Settings("linear"), Settings("cosine")
 
 
-def noisy(schedule):
-    abar = jnp.asarray(schedule.alphas_cumprod, jnp.float32)[T][:, None, None, None]
-    return jnp.sqrt(abar) * IMAGE + jnp.sqrt(1.0 - abar) * NOISE
+def levels(settings=LINEAR):
+    return jnp.asarray(settings.tables.sigmas, jnp.float32)[T]
 
 
-def output(noise, v):
-    return jnp.concatenate([noise, jnp.broadcast_to(v, noise.shape)], axis=-1)
+def predicted(noise, v, settings=LINEAR):
+    """What is said of images with NOISE by a network that takes it for another one."""
+    clean = IMAGE + levels(settings)[:, None, None, None] * (NOISE - noise)
+    return Prediction(clean, jnp.broadcast_to(v, noise.shape))
 
 
-@pytest.mark.parametrize("make", [linear, cosine])
-def test_variance_lies_between_the_smallest_and_the_largest(make):
-    schedule = make()
-    for v, expected in (
-        (-1.0, schedule.posterior_log_variance_clipped),
-        (1.0, np.log(schedule.betas)),
-    ):
-        step = learned_range.reverse_step(
-            schedule, output(NOISE, v), noisy(schedule), T, clip_denoised=False
-        )
-        np.testing.assert_allclose(
-            step.log_variance[:, 0, 0, 0], expected[T], rtol=1e-6
-        )
+def bound(noise, v, settings=LINEAR):
+    found = predicted(noise, v, settings)
+    return VariationalBound(settings)(found, IMAGE, levels(settings))
 
 
-@pytest.mark.parametrize("clip", [False, True])
-def test_right_noise_gives_the_image_and_the_posteriors_mean(clip):
-    schedule = linear()
-    step = learned_range.reverse_step(
-        schedule, output(NOISE, V), noisy(schedule), T, clip_denoised=clip
+@pytest.mark.parametrize("v", [-1.0, 0.0, 1.0, 2.0])
+def test_variance_lies_between_the_smallest_and_the_largest(v):
+    found = learned_range.log_variance(
+        jnp.full((1, 1, 1, 1), v), jnp.float32(-5.0), jnp.float32(-3.0)
     )
-    np.testing.assert_allclose(step.clean, IMAGE, atol=2e-4)
-    one, two = (
-        np.asarray(table)[T][:, None, None, None]
-        for table in (schedule.posterior_mean_coef1, schedule.posterior_mean_coef2)
-    )
-    expected = one * IMAGE + two * noisy(schedule)
-    np.testing.assert_allclose(step.mean, expected, atol=1e-5)
+    np.testing.assert_allclose(found, -4.0 + v, rtol=1e-6)
 
 
-def test_clean_images_are_clipped_before_the_mean():
-    wrong = output(NOISE + 5.0, V)
-    free, clipped = (
-        learned_range.reverse_step(
-            linear(), wrong, noisy(linear()), T, clip_denoised=clip
-        )
-        for clip in (False, True)
-    )
-    assert np.abs(free.clean).max() > 2.0
-    assert np.abs(clipped.clean).max() == 1.0
-    assert np.abs(clipped.mean[-2:] - free.mean[-2:]).max() > 1e-3
-
-
-def test_bound_is_zero_for_the_posterior_itself():
-    found = learned_range.losses(linear(), output(NOISE, -1.0), IMAGE, NOISE, T)
-    np.testing.assert_allclose(found.mse, 0.0, atol=1e-12)
-    np.testing.assert_allclose(found.vb[1:], 0.0, atol=1e-5)
-    assert found.vb[0] > 1.0  # bits that even the best decoder needs
-    np.testing.assert_allclose(found.total, found.mse + found.vb)
+@pytest.mark.parametrize("settings", [LINEAR, COSINE])
+def test_bound_is_zero_for_the_posterior_itself(settings):
+    found = bound(NOISE, -1.0, settings)
+    np.testing.assert_allclose(found[1:], 0.0, atol=1e-5)
+    assert found[0] > 0.5  # bits that even the best decoder needs
 
 
 def test_bound_is_the_divergence_of_two_gaussians():
-    """By numerical integration, from what the reverse step says."""
-    schedule, guess = linear(), NOISE + 0.3
-    found = learned_range.losses(schedule, output(guess, V), IMAGE, NOISE, T)
-    step, right = (
-        learned_range.reverse_step(
-            schedule, output(noise, v), noisy(schedule), T, clip_denoised=False
-        )
-        for noise, v in ((guess, V), (NOISE, -1.0))
-    )
+    """By numerical integration, in DDPM's own coordinates (Ho et al. 2020, eq. 7)."""
+    schedule, guess = LINEAR.tables, NOISE + 0.3
+    clean = predicted(guess, V).clean
+    found = bound(guess, V)
     for i in (1, 2, 3):
+        t = int(T[i])
+        x_t = np.sqrt(schedule.alphas_cumprod[t]) * IMAGE[i]
+        x_t = x_t + np.sqrt(1.0 - schedule.alphas_cumprod[t]) * NOISE[i]
+        right, said = (
+            schedule.posterior_mean_coef1[t] * image
+            + schedule.posterior_mean_coef2[t] * x_t
+            for image in (IMAGE[i], clean[i])
+        )
+        smallest = schedule.posterior_log_variance_clipped[t]
+        share = (V[i] + 1.0) / 2.0
+        learned = share * np.log(schedule.betas[t]) + (1.0 - share) * smallest
         bits = []
         for j in np.ndindex(2, 2, 1):
-            p, q = (
-                stats.norm(float(s.mean[i][j]), float(np.exp(s.log_variance[i][j] / 2)))
-                for s in (right, step)
-            )
+            p = stats.norm(float(right[j]), np.exp(smallest / 2))
+            q = stats.norm(float(said[j]), float(np.exp(learned[j] / 2)))
             x = np.linspace(p.mean() - 10 * p.std(), p.mean() + 10 * p.std(), 20_001)
             gap = p.pdf(x) * (p.logpdf(x) - q.logpdf(x))
             bits.append(np.sum(gap) * (x[1] - x[0]) / np.log(2))
-        np.testing.assert_allclose(found.vb[i], np.mean(bits), rtol=2e-3)
+        np.testing.assert_allclose(found[i], np.mean(bits), rtol=2e-3)
 
 
 def test_probabilities_of_the_values_of_a_pixel_have_sum_one():
@@ -104,12 +81,26 @@ def test_probabilities_of_the_values_of_a_pixel_have_sum_one():
 
 
 def test_bound_teaches_the_variance_alone():
-    def vb(noise, v):
-        return jnp.sum(
-            learned_range.losses(linear(), output(noise, v), IMAGE, NOISE, T).vb
-        )
-
-    of_noise, of_v = jax.grad(vb, (0, 1))(NOISE + 0.3, V)
+    of_noise, of_v = jax.grad(lambda *given: jnp.sum(bound(*given)), (0, 1))(
+        NOISE + 0.3, V
+    )
     np.testing.assert_array_equal(of_noise, 0.0)
     assert np.all(np.isfinite(of_v))
     assert np.all(np.abs(of_v).max(axis=(1, 2, 3)) > 0)
+
+
+def test_one_image_may_be_that_of_all_predictions():
+    same = Prediction(predicted(NOISE, V).clean, V)
+    loss = VariationalBound(LINEAR)
+    np.testing.assert_array_equal(
+        loss(same, IMAGE[0], levels()),
+        loss(same, jnp.broadcast_to(IMAGE[0], IMAGE.shape), levels()),
+    )
+
+
+def test_a_noise_level_between_steps_counts_as_the_nearer_one():
+    sigmas = jnp.asarray(LINEAR.tables.sigmas, jnp.float32)
+    loss, found = VariationalBound(LINEAR), predicted(NOISE + 0.3, V)
+    on_steps = loss(found, IMAGE, sigmas[jnp.array([7, 8, 300, 999])])
+    off = jnp.array([1.01, 0.99, 1.001, 2.0]) * sigmas[jnp.array([7, 8, 300, 999])]
+    np.testing.assert_array_equal(loss(found, IMAGE, off), on_steps)

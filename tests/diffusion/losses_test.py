@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpdm_jax.diffusion.denoiser import make_denoiser
+from dpdm_jax.diffusion.denoiser import Denoiser, Prediction, make_denoiser
 from dpdm_jax.diffusion.losses import Draws, denoising_loss, draw, make_loss
 from dpdm_jax.diffusion.noise_levels import CosineTime, LogNormal
 from dpdm_jax.diffusion.parameterizations import EDM
@@ -67,10 +67,12 @@ class Spy:
 
     def __init__(self):
         self.calls = []
+        self.keys = []
 
-    def __call__(self, params, x, sigma, label):
+    def predict(self, params, x, sigma, label, *keys):
         self.calls.append((x, sigma, label))
-        return jnp.zeros_like(x)
+        self.keys.append(keys)
+        return Prediction(jnp.zeros_like(x), 2.0 * x)
 
 
 @pytest.mark.parametrize("multiplicity", [1, 4])
@@ -119,6 +121,23 @@ def test_loss_by_hand():
     np.testing.assert_array_equal(label, [1, 1])
     # The prediction is 0, so the mean square over pixels is (1 + 0.25) / 2.
     np.testing.assert_allclose(loss, (5.0 + 20.0) / 2 * 0.625, rtol=1e-6)
+
+
+def test_bound_is_added_to_each_draws_loss():
+    draws = Draws(jnp.bool_(False), jnp.array([0.5, 2.0]), jnp.full((2, 1, 2, 1), 3.0))
+    image = jnp.array([[[1.0], [-0.5]]])
+
+    def bound(predicted, seen, sigma):
+        np.testing.assert_array_equal(seen, image)
+        np.testing.assert_array_equal(predicted.clean, 0.0)
+        return sigma * predicted.more[:, 0, 0, 0]
+
+    loss = denoising_loss(
+        Spy(), lambda s: 10.0 * s, {}, image, jnp.int32(1), draws, None, bound=bound
+    )
+    # Twice the first noisy pixels, 2.5 and 7, weighed by the noise levels.
+    expected = (5.0 + 20.0) / 2 * 0.625 + (0.5 * 5.0 + 2.0 * 14.0) / 2
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -217,10 +236,10 @@ def test_activations_of_parts_are_not_kept_together():
 
     def wide(params, x, sigma, label):
         hidden = jnp.tanh(params["w"] * x * jnp.linspace(-1, 1, 64))
-        return jnp.sin(hidden).sum(axis=-1, keepdims=True)
+        return Prediction(jnp.sin(hidden).sum(axis=-1, keepdims=True))
 
     def needed(multiplicity, at_once):
-        loss = loss_fn(wide, multiplicity=multiplicity, draws_at_once=at_once)
+        loss = loss_fn(Denoiser(wide), multiplicity=multiplicity, draws_at_once=at_once)
         compiled = jax.jit(jax.grad(loss)).lower(
             PARAMS, example(0, image), jax.random.key(0)
         )
@@ -244,6 +263,26 @@ def test_each_draw_has_a_view_of_its_own_and_is_asked_for_it():
     assert all(a != b for a, b in zip(flipped, plain, strict=True))
     assert flipped[::2] == flipped[1::2]
     assert set(flipped) == {True, False}
+
+
+def test_a_network_that_drops_gets_a_key_for_each_draw():
+    key = jax.random.key(5)
+    spies = []
+    for drops in (False, True):
+        spies.append(Spy())
+        views = Views(flip=True)
+        loss = loss_fn(spies[-1], dropout=0.5, drops=drops, views=views)
+        loss(PARAMS, example(1), key)
+    plain, dropping = spies
+    # All else that is drawn is as without.
+    jax.tree.map(np.testing.assert_array_equal, plain.calls, dropping.calls)
+    assert plain.keys == [()]
+    ((keys,),) = dropping.keys
+    assert keys.shape == (4,)
+    # None follows from the example's key in another way.
+    known = [key, *(jax.random.fold_in(key, i) for i in range(6))]
+    data = [jax.random.key_data(k).tolist() for k in (*keys, *known)]
+    assert len(np.unique(data, axis=0)) == len(data)
 
 
 @pytest.mark.slow

@@ -12,6 +12,10 @@ from scipy import stats
 
 from configs import base
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.diffusion import losses
+from dpdm_jax.diffusion.denoiser import make_denoiser
+from dpdm_jax.diffusion.noise_levels import LogNormal
+from dpdm_jax.diffusion.parameterizations import EDM
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import adm, adm_blocks, build_network, layers
 
@@ -291,6 +295,130 @@ def test_engines_give_the_same_clipped_sum_with_and_without_remat():
     )
 
 
+KEYS = jax.random.split(jax.random.key(9), 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", [False, True])
+def test_dropout_is_of_training_and_of_each_image(out, remat):
+    network = tiny(dropout=0.5, remat=remat)
+    assert network.drops
+    assert not tiny().drops
+    assert shapes_of(network) == shapes_of(tiny())
+    apply = functools.partial(jax.jit(network.apply), awake(network), *tiny_batch())
+    np.testing.assert_allclose(apply(), out, rtol=0, atol=1e-5 if remat else 0)
+    dropped, again = apply(KEYS), apply(KEYS)
+    np.testing.assert_array_equal(dropped, again)
+    assert np.all(np.abs(dropped - out).max(axis=(1, 2, 3)) > 1e-2)
+    moved = np.abs(apply(KEYS.at[1].set(KEYS[0])) - dropped).max(axis=(1, 2, 3))
+    assert moved[1] > 1e-2
+    assert moved[[0, 2]].max() < 1e-6
+
+
+@pytest.mark.slow
+def test_dropout_keeps_the_mean_of_a_block():
+    """The last convolution is linear in what is dropped in front of it."""
+    _, block = build_layer(
+        lambda: adm_blocks.ResidualBlock(
+            32, 32, 8, scale_shift=True, dropout=0.4, number=3, **F32
+        )
+    )
+    x = jax.random.normal(jax.random.key(3), (1, 2, 2, 32))
+    embedding = jax.random.normal(jax.random.key(4), (1, 8))
+    num = 4000
+    many = [jnp.repeat(a, num, axis=0) for a in (x, embedding)]
+    found = jax.jit(block)(*many, jax.random.split(jax.random.key(5), num))
+    error = (np.mean(found, axis=0) - block(x, embedding)[0]) / (
+        np.std(found, axis=0) / np.sqrt(num)
+    )
+    # Rejects a right program with probability below 1e-6.
+    assert np.abs(error).max() < 6
+    assert np.std(found, axis=0).min() > 0.1
+
+
+def test_each_block_drops_by_itself():
+    module = adm.ADM(
+        adm.Settings(
+            base_channels=32,
+            channel_multipliers=(1, 1),
+            num_res_blocks=1,
+            attention_factors=(),
+            head_channels=32,
+            resample_in_blocks=True,
+        ),
+        1,
+        1,
+        0,
+        **F32,
+    )
+    blocks = [
+        node
+        for _, node in nnx.iter_graph(module)
+        if isinstance(node, adm_blocks.ResidualBlock)
+    ]
+    assert {block.number for block in blocks} == set(range(len(blocks)))
+    assert len(blocks) == 2 + 1 + 2 + 4 + 1
+
+
+@pytest.mark.slow
+def test_engines_give_the_same_clipped_sum_with_dropout():
+    """Each of an example's draws drops other features, in whatever parts they come."""
+    batch_size, clip_norm, results = 4, 3.2, []
+    images = jax.random.normal(jax.random.key(1), (batch_size, 4, 4, 1))
+    keys = jax.random.split(jax.random.key(2), batch_size)
+    for engine, microbatch_size, options, remat in (
+        ("vmap", None, {}, False),
+        ("vmap", None, {"draws_at_once": 1}, False),
+        ("scan", 2, {}, False),
+        ("book_keeping", 2, {}, False),
+        ("book_keeping", None, {"draws_at_once": 1}, True),
+        ("vmap", None, {"drops": False}, False),
+    ):
+        network = tiny(
+            channel_multipliers=(1,), attention_factors=(), dropout=0.3, remat=remat
+        )
+        of_example = losses.make_loss(
+            make_denoiser(network.apply, EDM()),
+            EDM().loss_weight,
+            LogNormal(),
+            noise_multiplicity=2,
+            label_dropout=0.0,
+            null=2,
+            **{"drops": network.drops} | options,
+        )
+
+        def loss(params, image, label, key, of_example=of_example):
+            return of_example(params, {"image": image, "condition": label}, key)
+
+        grad_fn = clipped_grad(
+            loss,
+            l2_clip_norm=clip_norm,
+            batch_argnums=(1, 2, 3),
+            return_values=True,
+            return_grad_norms=True,
+            engine=engine,
+            microbatch_size=microbatch_size,
+        )
+        compiled = jax.jit(
+            grad_fn, compiler_options={"xla_backend_optimization_level": 0}
+        )
+        label = jnp.arange(batch_size) % 2
+        results.append(compiled(awake(network), images, label, keys))
+    (expected, expected_aux), *others, (_, plain) = results
+    norms = np.asarray(expected_aux.grad_norms)
+    assert norms.min() < clip_norm < norms.max()
+    assert np.abs(plain.values / expected_aux.values - 1).min() > 1e-3
+    largest = max(abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    for total, aux in others:
+        np.testing.assert_allclose(aux.values, expected_aux.values, rtol=1e-4)
+        np.testing.assert_allclose(aux.grad_norms, norms, rtol=1e-4)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * largest),
+            total,
+            expected,
+        )
+
+
 def build_layer(make):
     """A layer's parameters, random, and the layer as a function of them."""
     graph, state = nnx.split(make())
@@ -352,6 +480,8 @@ def test_residual_block_is_that_of_pytorch_layers(resample, scale_shift, out_cha
             out_channels,
             8,
             scale_shift=scale_shift,
+            dropout=0.0,
+            number=0,
             resample={
                 "none": None,
                 "down": layers.downsample,
@@ -424,6 +554,7 @@ def test_attention_block_attends_head_by_head(query_first):
         ({"num_heads": 0}, r"adm.num_heads is 0; allowed"),
         ({"scale_shift": 2}, r"adm.scale_shift is 2; allowed: True, False"),
         ({"remat": "yes"}, r"adm.remat is 'yes'; allowed: True, False"),
+        ({"dropout": 1.0}, r"adm.dropout is 1.0; allowed: a finite number >= 0 and < "),
     ],
 )
 def test_bad_setting_is_refused(changes, message):

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import stats
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks import embeddings, layers
@@ -20,6 +21,29 @@ def test_downsample_is_the_mean_of_2x2_pixels():
         x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]
     ) / 4
     np.testing.assert_allclose(layers.downsample(x), expected, atol=1e-6)
+
+
+def test_dropout_drops_at_its_rate_and_keeps_the_mean():
+    x = 1.0 + np.abs(random(40, 10, 10, 5))
+    out = layers.dropout(jnp.asarray(x), 0.3, jax.random.split(jax.random.key(0), 40))
+    dropped = np.asarray(out) == 0
+    # Rejects a right program with probability 1e-6.
+    low, high = stats.binom.interval(1 - 1e-6, dropped.size, 0.3)
+    assert low <= dropped.sum() <= high
+    np.testing.assert_allclose(out[~dropped], x[~dropped] / 0.7, rtol=1e-6)
+    rough = layers.dropout(
+        jnp.asarray(x, jnp.bfloat16), 0.3, jax.random.split(jax.random.key(0), 40)
+    )
+    assert rough.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(rough == 0, dropped)
+
+
+def test_dropout_of_an_image_follows_from_its_own_key():
+    x = jnp.ones((3, 4, 4, 2))
+    keys = jax.random.split(jax.random.key(0), 3)
+    whole = layers.dropout(x, 0.5, keys)
+    np.testing.assert_array_equal(layers.dropout(x[1:2], 0.5, keys[1:2]), whole[1:2])
+    assert len(np.unique(np.asarray(whole).reshape(3, -1), axis=0)) == 3
 
 
 def test_upsample_repeats_pixels():

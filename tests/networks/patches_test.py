@@ -53,6 +53,22 @@ def test_a_network_on_patches_is_the_network_of_folded_images(name):
     )
 
 
+@pytest.mark.parametrize("patch_size", [1, 2])
+@pytest.mark.parametrize("name", ["adm", "mixer", "mlp", "ncsnpp", "transformer"])
+def test_every_network_may_have_more_channels_than_the_image(name, patch_size):
+    config = command_line.load_config("configs/digits.py").network
+    config.name, config.patch_size = name, patch_size
+    config.adm.update({"base_channels": 32, "channel_multipliers": (1,)})
+    config.adm.update({"attention_factors": (), "head_channels": 0})
+    config.ncsnpp.update({"base_width": 8, "channel_multipliers": (1,)})
+    config.low_frequencies.count = 2
+    network = build_network(config, SHAPE, of_classes(2), outputs=2)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    arguments = jnp.zeros((3, *SHAPE)), jnp.ones(3), jnp.arange(3)
+    out = jax.eval_shape(network.apply, shapes, *arguments)
+    assert (out.shape, out.dtype) == ((3, *SHAPE[:2], 6), jnp.float32)
+
+
 @pytest.mark.parametrize(
     ("size", "message"),
     [

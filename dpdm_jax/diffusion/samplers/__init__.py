@@ -1,5 +1,5 @@
 from dpdm_jax.diffusion.samplers.ancestral import Ancestral
-from dpdm_jax.diffusion.samplers.base import BoundDenoiser, Sampler, sample
+from dpdm_jax.diffusion.samplers.base import Sampler, sample
 from dpdm_jax.diffusion.samplers.ddim import DDIM
 from dpdm_jax.diffusion.samplers.ddim_eta import DDIMEta
 from dpdm_jax.diffusion.samplers.heun import Heun
@@ -7,7 +7,6 @@ from dpdm_jax.diffusion.samplers.heun import Heun
 __all__ = [
     "DDIM",
     "Ancestral",
-    "BoundDenoiser",
     "DDIMEta",
     "Heun",
     "Sampler",

@@ -2,14 +2,18 @@ import dataclasses
 import math
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion import learned_range
+from dpdm_jax.diffusion.denoiser import BoundDenoiser, Images
 from dpdm_jax.diffusion.samplers.base import (
-    BoundDenoiser,
     Column,
     Grid,
+    Row,
     denoise_at,
+    predict_at,
+    renoise,
 )
 
 
@@ -18,19 +22,28 @@ class Settings:
     """``config.sampler.ancestral``.
 
     Attributes:
-        variance: of a step's noise: "fixed_large" (beta) or "fixed_small" (that of the
-            posterior).
+        variance: of a step's noise: "fixed_large" (beta), "fixed_small" (that of the
+            posterior), or "learned" (in between, by a network with
+            ``diffusion.ddpm.learned_range``).
     """
 
-    variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
+    variance: Literal["fixed_large", "fixed_small", "learned"] = "fixed_large"
 
 
-class AncestralRow(NamedTuple):
-    """One step from noise level a to b < a."""
+class LearnedRow(NamedTuple):
+    """A ``Row`` whose noise the network decides on.
 
-    sigma: Column  # a
-    keep: Column  # multiplies x - D
-    diffusion: Column  # multiplies the unit noise
+    Attributes:
+        sigma: a.
+        keep: multiplies what is left of the noise, x - D.
+        smallest: logarithm of the noise's smallest variance.
+        largest: of its largest one.
+    """
+
+    sigma: Column
+    keep: Column
+    smallest: Column
+    largest: Column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,31 +55,34 @@ class Ancestral:
     a = sigma_t and b = sigma_{t-1} its mean is ``D + b^2 / a^2 (x - D)``, D the
     denoised x. Both variances are those of eq. 7 and of section 3.2, where DDPM's beta
     is ``(a^2 - b^2) / (1 + a^2)``: of the steps of the grid, as guided-diffusion has
-    it for a part of a schedule. It ends with ``D(x, sigma_min)``. N network calls on a
-    grid of N points.
+    it for a part of a schedule; so is the range of a learned one (``learned_range``).
+    It ends with ``D(x, sigma_min)``. N network calls on a grid of N points.
 
     Attributes:
         grid: decreasing noise levels, N of them.
-        variance: of a step's noise, in x_{t-1}: "fixed_large", beta, or "fixed_small",
-            that of x_{t-1} given x_t and the clean image.
+        variance: of a step's noise, in x_{t-1}: "fixed_large", beta, "fixed_small",
+            that of x_{t-1} given x_t and the clean image, or "learned", between them
+            by what else the network predicts.
         clip_denoised: whether predicted clean images are clipped to [-1, 1].
     """
 
     grid: Grid
-    variance: Literal["fixed_large", "fixed_small"] = "fixed_large"
+    variance: Literal["fixed_large", "fixed_small", "learned"] = "fixed_large"
     clip_denoised: bool = False
 
     @property
     def start_scale(self) -> float:
         return math.sqrt(1.0 + self.grid[0] ** 2)
 
-    def rows(self) -> AncestralRow:
+    def rows(self) -> Row | LearnedRow:
         a2, b2 = self.grid[:-1] ** 2, self.grid[1:] ** 2
-        if self.variance == "fixed_large":
-            added = (a2 - b2) * (1.0 + b2) / (1.0 + a2)
-        else:
-            added = (a2 - b2) * b2 / a2
-        return AncestralRow(self.grid[:-1], b2 / a2, np.sqrt(added))
+        largest = (a2 - b2) * (1.0 + b2) / (1.0 + a2)
+        smallest = (a2 - b2) * b2 / a2
+        a, keep = self.grid[:-1], b2 / a2
+        if self.variance == "learned":
+            return LearnedRow(a, keep, np.log(smallest), np.log(largest))
+        added = largest if self.variance == "fixed_large" else smallest
+        return Row(a, keep, np.sqrt(added))
 
     def noisy_steps(self) -> tuple[int, ...]:
         return tuple(range(len(self.grid) - 1))
@@ -75,12 +91,19 @@ class Ancestral:
         self,
         denoise: BoundDenoiser,
         x: Images,
-        row: AncestralRow,
+        row: Row | LearnedRow,
         noise: Images | None,
     ) -> Images:
-        assert noise is not None  # every step has some
-        clean = denoise_at(denoise, x, row.sigma, clip=self.clip_denoised)
-        return clean + row.keep * (x - clean) + row.diffusion * noise
+        if isinstance(row, Row):
+            clean = denoise_at(denoise, x, row.sigma, clip=self.clip_denoised)
+            return renoise(clean, x, row, noise)
+        predicted = predict_at(denoise, x, row.sigma, clip=self.clip_denoised)
+        assert predicted.more is not None  # the network learned it
+        log_variance = learned_range.log_variance(
+            predicted.more, row.smallest, row.largest
+        )
+        diffusion = jnp.exp(0.5 * log_variance)
+        return renoise(predicted.clean, x, Row(row.sigma, row.keep, diffusion), noise)
 
     def finish(self, denoise: BoundDenoiser, x: Images, noise: Images | None) -> Images:
         del noise  # the last step only denoises

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,26 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion.denoiser import BoundDenoiser, Images, Prediction
 
-#: ``denoise(x, sigma) -> x0``, parameters and labels bound.
-BoundDenoiser = Callable[[Images, Float[Array, " n"]], Images]
 #: Decreasing noise levels.
 Grid = Float[np.ndarray, " n"]
 #: A number for each step; for the step that is taken, where a sampler takes one.
 Column = Float[np.ndarray, " steps"] | Float[Array, ""] | float
+
+
+class Row(NamedTuple):
+    """One step of DDPM's family from noise level a to b < a.
+
+    Attributes:
+        sigma: a.
+        keep: multiplies what is left of the noise, x - D.
+        diffusion: multiplies the unit noise, of all pixels or of each.
+    """
+
+    sigma: Column
+    keep: Column
+    diffusion: Column | Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +92,42 @@ def denoise_at(
     Returns:
         Clean images.
     """
-    clean = denoise(x, jnp.full(x.shape[:1], sigma, x.dtype))
+    clean = denoise(x, _for_each(x, sigma))
     return jnp.clip(clean, -1.0, 1.0) if clip else clean
+
+
+def predict_at(
+    denoise: BoundDenoiser,
+    x: Images,
+    sigma: Float[ArrayLike, ""],
+    *,
+    clip: bool = False,
+) -> Prediction:
+    """Returns all that the network says there; arguments as in ``denoise_at``."""
+    predicted = denoise.predict(x, _for_each(x, sigma))
+    if not clip:
+        return predicted
+    return predicted._replace(clean=jnp.clip(predicted.clean, -1.0, 1.0))
+
+
+def _for_each(x: Images, sigma: Float[ArrayLike, ""]) -> Float[Array, " n"]:
+    return jnp.full(x.shape[:1], sigma, x.dtype)
+
+
+def renoise(clean: Images, x: Images, row: Row, noise: Images | None) -> Images:
+    """Takes a step of DDPM's family.
+
+    Args:
+        clean: what is denoised of x.
+        x: noisy images.
+        row: the step.
+        noise: unit normal; None where the step has none.
+
+    Returns:
+        Images of the next noise level.
+    """
+    x = clean + row.keep * (x - clean)
+    return x if noise is None else x + row.diffusion * noise
 
 
 def sample(

@@ -3,9 +3,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion.denoiser import BoundDenoiser, Images
 from dpdm_jax.diffusion.samplers.base import (
-    BoundDenoiser,
     Column,
     Grid,
     denoise_at,

@@ -1,16 +1,16 @@
 import dataclasses
 import math
-from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from dpdm_jax import validate
-from dpdm_jax.diffusion.denoiser import Images
+from dpdm_jax.diffusion.denoiser import BoundDenoiser, Images
 from dpdm_jax.diffusion.samplers.base import (
-    BoundDenoiser,
-    Column,
     Grid,
+    Row,
     denoise_at,
+    renoise,
 )
 
 
@@ -29,14 +29,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         validate.real("sampler.ddim_eta.eta", self.eta, minimum=0, maximum=1)
-
-
-class DDIMEtaRow(NamedTuple):
-    """One step from noise level a to b < a."""
-
-    sigma: Column  # a
-    keep: Column  # multiplies x - D
-    diffusion: Column  # multiplies the unit noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +59,13 @@ class DDIMEta:
     def start_scale(self) -> float:
         return math.sqrt(1.0 + self.grid[0] ** 2)
 
-    def rows(self) -> DDIMEtaRow:
-        return DDIMEtaRow(*self._rows(self.grid[:-1], self.grid[1:]))
+    def rows(self) -> Row:
+        return self._rows(self.grid[:-1], self.grid[1:])
 
-    def _rows(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _rows(self, a: np.ndarray, b: np.ndarray) -> Row:
         # Share of b's variance that is drawn anew.
         drawn = self.eta**2 * (1.0 - (b / a) ** 2)
-        return a, b / a * np.sqrt(1.0 - drawn), b * np.sqrt(drawn)
+        return Row(a, b / a * np.sqrt(1.0 - drawn), b * np.sqrt(drawn))
 
     def noisy_steps(self) -> tuple[int, ...]:
         steps = len(self.grid) if self.end else len(self.grid) - 1
@@ -83,14 +75,13 @@ class DDIMEta:
         self,
         denoise: BoundDenoiser,
         x: Images,
-        row: DDIMEtaRow,
+        row: Row,
         noise: Images | None,
     ) -> Images:
         clean = denoise_at(denoise, x, row.sigma, clip=self.clip_denoised)
-        x = clean + row.keep * (x - clean)
-        return x if noise is None else x + row.diffusion * noise
+        return renoise(clean, x, row, noise)
 
     def finish(self, denoise: BoundDenoiser, x: Images, noise: Images | None) -> Images:
         row = self._rows(self.grid[-1:], np.array([self.end]))
-        x = self.step(denoise, x, DDIMEtaRow(*(part.item() for part in row)), noise)
+        x = self.step(denoise, x, jax.tree.map(np.ndarray.item, row), noise)
         return x / math.sqrt(1.0 + self.end**2)

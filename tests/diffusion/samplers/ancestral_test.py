@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpdm_jax.diffusion.denoiser import BoundDenoiser, Prediction
 from dpdm_jax.diffusion.discretizations import step_grid
 from dpdm_jax.diffusion.samplers import Ancestral, sample
 from dpdm_jax.diffusion.schedules import cosine, linear
@@ -9,32 +10,35 @@ from dpdm_jax.diffusion.schedules import cosine, linear
 NOISE = np.linspace(-1.0, 1.5, 6)
 
 
-def denoise(x, sigma):
-    """Something of two signs that clipping changes."""
-    return 3.0 * jnp.sin(x / (1.0 + sigma[:, None, None, None]))
+def predict(x, sigma):
+    """Something of two signs that clipping changes, and v from -0.5 to 0.9."""
+    x = x / (1.0 + sigma[:, None, None, None])
+    return Prediction(3.0 * jnp.sin(x), 0.2 + 0.7 * jnp.cos(x))
+
+
+denoise = BoundDenoiser(predict)
 
 
 def by_hand(schedule, variance, clip, start):
     """Algorithm 2 of Ho et al. 2020 in its own coordinates, in float64."""
-    log_variance = {
-        "fixed_large": np.log(schedule.betas),
-        "fixed_small": schedule.posterior_log_variance_clipped,
-    }[variance]
+    shares = {"fixed_large": 1.0, "fixed_small": 0.0}
     x = start
     for i, t in enumerate(reversed(range(len(schedule.betas)))):
-        clean = 3.0 * np.sin(
-            x / np.sqrt(schedule.alphas_cumprod[t]) / (1.0 + schedule.sigmas[t])
-        )
+        seen = x / np.sqrt(schedule.alphas_cumprod[t]) / (1.0 + schedule.sigmas[t])
+        clean = 3.0 * np.sin(seen)
+        share = shares.get(variance, (1.2 + 0.7 * np.cos(seen)) / 2.0)
+        log_variance = share * np.log(schedule.betas[t])
+        log_variance += (1.0 - share) * schedule.posterior_log_variance_clipped[t]
         if clip:
             clean = np.clip(clean, -1.0, 1.0)
         mean = schedule.posterior_mean_coef1[t] * clean
         mean = mean + schedule.posterior_mean_coef2[t] * x
-        x = mean + (np.exp(0.5 * log_variance[t]) * NOISE[i] if t > 0 else 0.0)
+        x = mean + (np.exp(0.5 * log_variance) * NOISE[i] if t > 0 else 0.0)
     return x
 
 
 @pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("variance", ["fixed_large", "fixed_small"])
+@pytest.mark.parametrize("variance", ["fixed_large", "fixed_small", "learned"])
 @pytest.mark.parametrize("make", [linear, cosine])
 def test_steps_are_those_of_ddpm(make, variance, clip):
     schedule = make()
