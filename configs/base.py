@@ -51,12 +51,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.diffusion = diffusion = ml_collections.ConfigDict()
     diffusion.parameterization = "edm"
     diffusion.noise_levels = "log_normal"  # of training
-    diffusion.noise_multiplicity = 32  # K, draws per example and step
-    # Draws that the network sees together, a divisor of K; 0 for all. Less takes less
-    # memory, and a third forward pass.
-    diffusion.draws_at_once = 0
-    diffusion.stratified = False  # spread an example's K noise levels evenly
-    diffusion.label_dropout = 0.1  # probability that an example trains without label
 
     # Weights to begin with: a run directory, a release, or a file (.pt) of
     # guided-diffusion.

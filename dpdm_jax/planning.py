@@ -188,7 +188,6 @@ def plan_report(
         plan = extended_plan(config.extend, record)
     elif record is not None and not record.plan.phases[0].differences(plan):
         plan = record.plan
-    model.loss(config.diffusion)  # checks the fields that only training uses
     return (
         {"config": config.name}
         | dataclasses.replace(plan, extends=None).to_dict()

@@ -56,7 +56,7 @@ def test_train_step(config, engine, dtype):
     optimizer = build_optimizer(config.train, 10)
     noise = gaussian_noise(1.0, new_noise_key())
     step = make_train_step(
-        model.trained_loss(config.diffusion),
+        model.trained_loss(),
         optimizer,
         noise,
         normalize_by(4.0),

@@ -110,7 +110,7 @@ def _train(
     trained, fixed = model.split(params)
     for query in queries.of_run(config, model):
         fixed = fixed | query.answer(source, secrets.query_key(query.planned.name))
-    loss = model.trained_loss(config.diffusion)
+    loss = model.trained_loss()
     training = build_training(config, plan, loss, secrets.noise_key, mesh)
     everywhere = devices.replicated(mesh)
     fixed = devices.place(fixed, everywhere)

@@ -189,7 +189,7 @@ def _with_engine_of(
 def _loss_traits(config: ml_collections.ConfigDict, model: Model) -> LossTraits:
     key = fresh_secrets().loss_key(0)
     one_example = (blank_examples(model.example, 1), key[None])
-    loss = model.trained_loss(config.diffusion)
+    loss = model.trained_loss()
     return loss_traits(
         lambda parts, *example: loss(*parts, *example),
         model.split(model.shapes),
@@ -207,7 +207,7 @@ def _programs(
     mesh = Mesh(np.array(target.devices), (DATA_AXIS,))
     everywhere = NamedSharding(mesh, P())
     per_device = NamedSharding(mesh, P(DATA_AXIS))
-    loss = model.trained_loss(config.diffusion)
+    loss = model.trained_loss()
     training = build_training(config, plan, loss, new_noise_key(), mesh)
     step = training.step_fns
     sampler_config = diffusion_from_config.with_preset(config)

@@ -7,7 +7,7 @@ import ml_collections
 
 from dpdm_jax import settings, validate
 from dpdm_jax.diffusion import discretizations as d
-from dpdm_jax.diffusion import learned_range, priors, schedules
+from dpdm_jax.diffusion import learned_range, losses, priors, schedules
 from dpdm_jax.diffusion import noise_levels as nl
 from dpdm_jax.diffusion import parameterizations as p
 from dpdm_jax.diffusion.discretizations import Grid
@@ -37,6 +37,7 @@ _SCHEDULE = Group("diffusion.ddpm", schedules.Settings)
 _VARIANCE = Group("diffusion.ddpm", learned_range.Settings)
 _ANCESTRAL = Group("sampler.ancestral", ancestral.Settings)
 _VIEWS = Group("diffusion.views", Views)
+_LOSS = Group("diffusion", losses.Settings)
 _ENDS = Group("sampler", d.Ends)
 _CLIPPING = Group("sampler", base.Clipping)
 
@@ -85,7 +86,7 @@ PARAMETERIZATIONS = Room(
             (_SCHEDULE, _VARIANCE),
         ),
     },
-    shared=(_VIEWS,),
+    shared=(_VIEWS, _LOSS),
 )
 
 
@@ -192,28 +193,31 @@ def noise_levels(config: ml_collections.ConfigDict) -> nl.NoiseLevels:
     return NOISE_LEVELS.build(config)
 
 
-def views(
+def objective(
     config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]
-) -> Views:
-    """Builds what ``config.diffusion.views`` describes.
+) -> tuple[losses.Settings, Views]:
+    """Reads how an example is weighed, and in which views.
 
     Args:
         config: ``config.diffusion``.
         image_shape: (h, w, c).
+
+    Raises:
+        InputError: a field is out of range.
     """
-    found = _VIEWS.read(config)
-    if found.crop >= min(image_shape[:2]):
+    loss, views = _LOSS.read(config), _VIEWS.read(config)
+    if views.crop >= min(image_shape[:2]):
         raise InputError(
-            f"diffusion.views.crop is {found.crop}; allowed for images of "
+            f"diffusion.views.crop is {views.crop}; allowed for images of "
             f"{'x'.join(map(str, image_shape))}: less than a side."
         )
-    draws = config.noise_multiplicity
-    if found.count and draws % found.count:
+    draws = loss.noise_multiplicity
+    if views.count and draws % views.count:
         raise InputError(
-            f"diffusion.views.count is {found.count}; allowed: 0 for a view a draw, or "
+            f"diffusion.views.count is {views.count}; allowed: 0 for a view a draw, or "
             f"a divisor of diffusion.noise_multiplicity, {draws}."
         )
-    return found
+    return loss, views
 
 
 def with_preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

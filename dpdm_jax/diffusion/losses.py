@@ -5,6 +5,7 @@ K (the noise multiplicity) does not enter the privacy analysis. Everything here 
 example; the privacy engines put the batch around it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,9 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Key, PRNGKeyArray
 
+from dpdm_jax import validate
 from dpdm_jax.diffusion import noise_levels as noise_levels_lib
 from dpdm_jax.diffusion.denoiser import Denoiser, Params, Prediction, Values
 from dpdm_jax.diffusion.views import Views
+from dpdm_jax.errors import InputError
 
 #: Every view is the image as it is.
 THE_IMAGE = Views()
@@ -29,6 +32,40 @@ Seen = Float[Array, "h w c"] | Float[Array, "k h w c"]
 Bound = Callable[[Prediction, Seen, Float32[Array, " k"]], Float32[Array, " k"]]
 #: ``loss(params, {"image": float32 [h, w, c], "condition": ...}, key)``
 ExampleLoss = Callable[[Params, dict[str, Any], PRNGKeyArray], Float32[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What ``config.diffusion`` says of the loss of an example.
+
+    Attributes:
+        noise_multiplicity: K >= 1, draws of noise an example and step.
+        draws_at_once: draws that the network sees together, a divisor of K; 0 for all.
+            Less takes less memory, and a third forward pass.
+        stratified: spread an example's K noise levels evenly.
+        label_dropout: probability in [0, 1] that an example trains without condition.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+
+    noise_multiplicity: int = 32
+    draws_at_once: int = 0
+    stratified: bool = False
+    label_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        draws, at_once = self.noise_multiplicity, self.draws_at_once
+        validate.integer("diffusion.noise_multiplicity", draws, minimum=1)
+        validate.real(
+            "diffusion.label_dropout", self.label_dropout, minimum=0, maximum=1
+        )
+        validate.integer("diffusion.draws_at_once", at_once, minimum=0)
+        if at_once and draws % at_once:
+            raise InputError(
+                f"diffusion.draws_at_once is {at_once}; allowed: 0, or a divisor of "
+                f"diffusion.noise_multiplicity, {draws}."
+            )
 
 
 class Draws(NamedTuple):

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import ml_collections
 
-from dpdm_jax import conditions, validate
+from dpdm_jax import conditions
 from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion import from_config, learned_range, losses, noise_levels
 from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
-from dpdm_jax.errors import InputError
+from dpdm_jax.diffusion.views import Views
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import named_leaves, of_denoiser
 from dpdm_jax.networks import Network, Params, build_network
@@ -42,6 +42,8 @@ class Model:
         prior: what the network corrects.
         noise_levels: training distribution of sigma.
         denoise: ``denoise(params, x, sigma, condition)``, see ``diffusion.denoiser``.
+        draws: of an example's noise, for the loss.
+        views: of an example, for the loss.
         bound: a loss beside that of ``denoise``, where the network learns more than to
             denoise; else None.
         condition: of the examples.
@@ -53,6 +55,8 @@ class Model:
     prior: Prior
     noise_levels: noise_levels.NoiseLevels
     denoise: Denoiser
+    draws: losses.Settings
+    views: Views
     bound: losses.Bound | None
     condition: Condition
     codec: Codec
@@ -114,33 +118,17 @@ class Model:
         """Number of scalars that steps change."""
         return num_scalars(self.split(self.shapes)[0])
 
-    def loss(self, config: ml_collections.ConfigDict) -> losses.ExampleLoss:
-        """Builds the loss of one example, see ``example``, by all parameters.
-
-        Args:
-            config: ``config.diffusion``.
-
-        Raises:
-            InputError: a field is out of range.
-        """
-        validate.integer(
-            "diffusion.noise_multiplicity", config.noise_multiplicity, minimum=1
-        )
-        validate.real(
-            "diffusion.label_dropout", config.label_dropout, minimum=0, maximum=1
-        )
+    def loss(self) -> losses.ExampleLoss:
+        """Builds the loss of one example, see ``example``, by all parameters."""
         of_latents = losses.make_loss(
             self.denoise,
             self.parameterization.loss_weight,
             self.noise_levels,
-            noise_multiplicity=config.noise_multiplicity,
-            label_dropout=config.label_dropout,
+            **dataclasses.asdict(self.draws),
             null=self.condition.null,
             bound=self.bound,
-            stratified=config.stratified,
-            views=from_config.views(config, self.latent_shape),
+            views=self.views,
             drops=self.network.drops,
-            draws_at_once=_draws_at_once(config),
         )
 
         def loss(params: Params, example: dict[str, Any], key: jax.Array) -> jax.Array:
@@ -164,16 +152,9 @@ class Model:
         )
         return example | {"image": latent}
 
-    def trained_loss(self, config: ml_collections.ConfigDict) -> TrainedLoss:
-        """Builds the training loss of one example, by trained and fixed parameters.
-
-        Args:
-            config: ``config.diffusion``.
-
-        Raises:
-            InputError: a field is out of range.
-        """
-        of_all = self.loss(config)
+    def trained_loss(self) -> TrainedLoss:
+        """Builds the training loss of one example, by trained and fixed parameters."""
+        of_all = self.loss()
 
         def loss(
             trained: Params, fixed: Params, example: dict[str, Any], key: jax.Array
@@ -210,6 +191,7 @@ def build_model(
         config.diffusion, codec.latent_shape
     )
     is_alone = not _kept_names(prior, codec, condition)
+    draws, views = from_config.objective(config.diffusion, codec.latent_shape)
 
     def apply(
         params: Params,
@@ -228,6 +210,8 @@ def build_model(
         denoise=make_denoiser(
             network.apply if is_alone else apply, parameterization, prior
         ),
+        draws=draws,
+        views=views,
         bound=bound,
         condition=condition,
         codec=codec,
@@ -241,17 +225,6 @@ def _kept(prior: Prior, codec: Codec, condition: Condition) -> Params:
 
 def _kept_names(prior: Prior, codec: Codec, condition: Condition) -> Set[str]:
     return jax.eval_shape(lambda: _kept(prior, codec, condition)).keys()
-
-
-def _draws_at_once(config: ml_collections.ConfigDict) -> int:
-    at_once = config.draws_at_once
-    validate.integer("diffusion.draws_at_once", at_once, minimum=0)
-    if at_once and config.noise_multiplicity % at_once:
-        raise InputError(
-            f"diffusion.draws_at_once is {at_once}; allowed: 0, or a divisor of "
-            f"diffusion.noise_multiplicity, {config.noise_multiplicity}."
-        )
-    return at_once
 
 
 def num_scalars(shapes: Any) -> int:

@@ -88,7 +88,7 @@ def prepare(
     mesh = devices.data_mesh()
     with processes.together():
         training = build_training(
-            config, plan, model.trained_loss(config.diffusion), secrets.noise_key, mesh
+            config, plan, model.trained_loss(), secrets.noise_key, mesh
         )
 
     random = processes.same_arrays(model.init(rngs.stream(config.seed, "init")))

@@ -89,7 +89,7 @@ def _enter_phase(
     training = build_training(
         run.config,
         plans[number],
-        run.model.trained_loss(run.config.diffusion),
+        run.model.trained_loss(),
         secrets.noise_key,
         run.mesh,
     )

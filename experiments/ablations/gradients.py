@@ -10,6 +10,7 @@ scaled to length 1. That mean is the signal that private training adds its noise
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,10 +56,10 @@ def gradients(
     Yields:
         Two gradients with independent draws, of ``_BATCH`` images or fewer.
     """
-    settings = released.config.diffusion.copy_and_resolve_references()
-    settings.noise_multiplicity = k
-    settings.stratified = False
-    loss = released.model.loss(settings)
+    draws = dataclasses.replace(
+        released.model.draws, noise_multiplicity=k, stratified=False, draws_at_once=0
+    )
+    loss = dataclasses.replace(released.model, draws=draws).loss()
 
     @jax.jit
     @jax.vmap

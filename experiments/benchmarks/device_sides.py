@@ -128,7 +128,7 @@ def _step(
     plan = planning.privacy_plan(config, config.data.num_examples, model)
     mesh = devices.data_mesh()
     secrets = fixed_secrets(SEED)
-    loss = model.trained_loss(config.diffusion)
+    loss = model.trained_loss()
     training = build_training(config, plan, loss, secrets.noise_key, mesh)
     params, fixed = model.split(model.init(jax.random.key(SEED)))
     holder = [

@@ -25,7 +25,7 @@ def build(network: str, noise_multiplicity: int) -> tuple[Model, ExampleLoss]:
     """The model and the loss of one example."""
     config = problem.load_config(network, noise_multiplicity)
     model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
-    return model, model.loss(config.diffusion)
+    return model, model.loss()
 
 
 def private(loss: ExampleLoss, **options: Any) -> Gradient:

@@ -127,7 +127,7 @@ def build(network: str, noise_multiplicity: int) -> tuple[Network, ExampleLoss]:
     model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     denoise = make_denoiser(make_apply(config.network.ncsnpp), model.parameterization)
     ported = dataclasses.replace(model, denoise=denoise)
-    return model.network, ported.loss(config.diffusion)
+    return model.network, ported.loss()
 
 
 def main() -> None:

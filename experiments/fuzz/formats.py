@@ -208,7 +208,7 @@ def _training():
     problem = planning.public_problem(config)
     model = build_model(config, problem.image_shape, problem.condition)
     plan = planning.privacy_plan(config, problem.num_examples, model)
-    key, loss = fixed_secrets(0).noise_key, model.trained_loss(config.diffusion)
+    key, loss = fixed_secrets(0).noise_key, model.trained_loss()
     training = build_training(config, plan, loss, key, devices.data_mesh())
     params, fixed = model.split(model.init(jax.random.key(0)))
     return model, create_state(params, training.optimizer, training.noise), fixed

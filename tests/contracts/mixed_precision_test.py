@@ -42,7 +42,7 @@ def loss_and_params(name: str, dtype: str = "bfloat16"):
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(0)
     awake = [p + 0.1 * rng.normal(size=p.shape).astype(np.float32) for p in leaves]
-    return model.loss(config.diffusion), structure.unflatten(awake)
+    return model.loss(), structure.unflatten(awake)
 
 
 def examples(n: int):

@@ -483,4 +483,4 @@ def test_heun_may_churn_without_upper_end():
 def test_bad_views_are_refused(fields, message):
     config = diffusion(noise_multiplicity=4, views=fields)
     with pytest.raises(InputError, match=message):
-        from_config.views(config, (8, 9, 1))
+        from_config.objective(config, (8, 9, 1))

@@ -11,7 +11,7 @@ from experiments.benchmarks import plain_port, problem
 def test_losses_agree():
     config = problem.load_config("tiny", noise_multiplicity=2)
     model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
-    ours = model.loss(config.diffusion)
+    ours = model.loss()
     network, ported = plain_port.build("tiny", noise_multiplicity=2)
     rng = np.random.default_rng(0)
     # Weights of visible size in every layer, unlike initial ones.

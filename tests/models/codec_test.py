@@ -69,7 +69,7 @@ def test_loss_and_samples_go_through_the_codec(model, config):
     example = jax.tree.map(lambda x: x[0], blank_examples(model.example, 1))
     encoded = model.encoded(params, example, jax.random.key(1))
     np.testing.assert_array_equal(encoded["image"], np.full(LATENT, -0.5))
-    loss = model.loss(config.diffusion)
+    loss = model.loss()
     assert np.isfinite(loss(params, example, jax.random.key(1)))
 
     generate = make_generator(

@@ -288,7 +288,7 @@ def test_the_learning_rate_stays_where_the_schedule_ended(spent):
     training = build_training(
         config,
         longer,
-        build_model(config, (8, 8, 1), of_classes(10)).trained_loss(config.diffusion),
+        build_model(config, (8, 8, 1), of_classes(10)).trained_loss(),
         new_noise_key(),
         devices.data_mesh(),
     )

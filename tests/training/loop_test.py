@@ -148,7 +148,7 @@ def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
 
     source = data.load_source(config.data, "train")
     model = build_model(config, shape_of(source), source.condition)
-    loss = model.loss(config.diffusion)
+    loss = model.loss()
     batch = data.load_batch(source, np.arange(len(source)))
     key = fixed_secrets(7).loss_key(0)
 
