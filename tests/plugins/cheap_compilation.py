@@ -7,12 +7,14 @@ way of making kernels takes half of the time of the newer one, where jaxlib has 
 import functools
 from typing import Any
 
+import jaxlib.version
+
 from dpdm_jax import xla_flags
 
-_FLAGS = {
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
+_FLAGS: dict[str, bool | int] = {"xla_cpu_parallel_codegen_split_count": 1}
+# Later versions have one way alone, and still mention the flag.
+if jaxlib.version.__version_info__ < (0, 11):
+    _FLAGS["xla_cpu_use_fusion_emitters"] = False
 
 
 def xla_flags_of_children() -> str:
