@@ -1,9 +1,11 @@
 """Public stage of mnist_finetune: characters of fonts, for two CPU cores.
 
 60,000 digits in print, rendered with distortions from the fonts that come with
-matplotlib. Model, and how it is trained, are this project's.
+matplotlib, or from more: those of a folder. Model, and how it is trained, are this
+project's.
 
-    python -m dpdm_jax.main --mode=train --config=configs/glyphs_public.py
+    python -m dpdm_jax.main --mode=train --config=configs/glyphs_public.py \
+        --config.data.path=FONTS --config.data.public="characters of Debian's fonts"
 """
 
 import ml_collections
@@ -27,11 +29,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # Ordinary training: many steps, another image for every draw of noise.
     config.diffusion.noise_multiplicity = 1
     config.diffusion.stratified = False
-    config.train.batch_size = 512
-    config.train.num_steps = 20_000
-    config.train.microbatch_size = 128
-    # Sixteen noisy images at once: what they need stays in a core's cache.
-    config.train.engine_microbatch_size = 16
+    config.train.batch_size = 256
+    config.train.num_steps = 10_000
+    config.train.microbatch_size = 64
+    # So many noisy images at once: what they need stays in a core's cache.
+    config.train.engine_microbatch_size = 32
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 200
     config.train.ema_decay = 0.999

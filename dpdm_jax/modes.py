@@ -11,7 +11,7 @@ from dpdm_jax.audit import run as audit_run
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import run as evaluation_run
 from dpdm_jax.evaluation.description import describe
-from dpdm_jax.initial import read_initial
+from dpdm_jax.initial import parent_of, read_initial
 from dpdm_jax.privacy import LedgerRecord, format_epsilon, read_ledger, statement_of
 from dpdm_jax.release import build
 from dpdm_jax.release.bundle import PRIVACY_TEXT
@@ -133,7 +133,10 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains (or goes on, or finds it done), samples, evaluates and reports."""
+    """Trains (or goes on, or finds it done), samples, evaluates and reports.
+
+    Before that, it trains what the config begins with.
+    """
     _refuse_release(config, "run")
     _refuse_extension(config, "run")
     if _is_trained(workdir):
@@ -141,6 +144,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     else:
         # Before hours of training: what is missing for the last stage.
         processes.from_first(lambda: evaluation_run.check(config, workdir))
+        _train_parent(config, workdir)
         _say(f"Training in {workdir}.")
         _train(config, workdir)
         if not _is_trained(workdir):
@@ -150,6 +154,20 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     evaluate(config, workdir)
     report(config, workdir)
     _print_statement(workdir)
+
+
+def _train_parent(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains the stage before, unless that is done, and begins with its weights."""
+    with processes.together():
+        found = parent_of(config, workdir)
+    if found is None:
+        return
+    parent, folder = found
+    if not _is_trained(folder):
+        _train_parent(parent, folder)
+        _say(f"Training {config.initial.parent} in {folder}, to begin with.")
+        _train(parent, folder)
+    config.initial.weights = str(folder)
 
 
 def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

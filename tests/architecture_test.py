@@ -90,6 +90,7 @@ ALLOWED = {
         "training",
     },
     "initial": {
+        "command_line",
         "interop",
         "models",
         "networks",

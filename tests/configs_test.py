@@ -70,7 +70,7 @@ PARENTS = [
     ("imagenet_32_public", 81_150_723, "cifar10_finetune"),
     ("imagenet_32_public", 81_150_723, "camelyon17_finetune"),
     ("glyphs_public", 236_368, "mnist_finetune"),
-    ("digits_public", 53_184, "digits_finetune"),
+    ("digits_public", 93_888, "digits_finetune"),
 ]
 
 

@@ -1,5 +1,6 @@
 """Weights that a run begins with, in place of random ones, and their lineage."""
 
+from dpdm_jax.initial.parent import parent_of
 from dpdm_jax.initial.weights import read_initial
 
-__all__ = ["read_initial"]
+__all__ = ["parent_of", "read_initial"]

@@ -176,8 +176,8 @@ def _check_parent(settings: ml_collections.ConfigDict) -> None:
     if settings.parent and not settings.weights:
         raise InputError(
             f"initial.weights is '' and the config fine-tunes; allowed: the run "
-            f"directory, or a release, of {settings.parent}, or initial.parent='' for "
-            "random weights."
+            f"directory, or a release, of {settings.parent}, --mode=run, which trains "
+            "that first, or initial.parent='' for random weights."
         )
 
 

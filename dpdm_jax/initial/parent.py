@@ -1,0 +1,31 @@
+"""The stage before a run, in whose weights the run begins."""
+
+import pathlib
+
+import ml_collections
+
+from dpdm_jax import command_line
+
+
+def parent_of(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> tuple[ml_collections.ConfigDict, pathlib.Path] | None:
+    """Finds the run that a config's weights come from, unless it names the weights.
+
+    Args:
+        config: the whole config; reads ``initial``.
+        workdir: the config's run directory.
+
+    Returns:
+        The parent's config, as its file has it, and its run directory: beside the
+        child's, so that several children share it. None if there is no parent, or if
+        ``initial.weights`` says where it is.
+
+    Raises:
+        InputError: ``initial.parent`` names no config.
+    """
+    settings = config.initial
+    if not settings.parent or settings.weights:
+        return None
+    parent = command_line.load_config(settings.parent)
+    return parent, workdir.parent / parent.name
