@@ -10,6 +10,7 @@ such as ``network.mlp``, and explained by the class beside the kind's code
 registries list the kinds with their classes:
 
     data.source                   dpdm_jax/data/registry.py
+    codec.name                    dpdm_jax/networks/codecs/registry.py
     network.name                  dpdm_jax/networks/registry.py
     diffusion.parameterization    dpdm_jax/diffusion/from_config.py
     diffusion.noise_levels        likewise
@@ -44,6 +45,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Names public data, such as "ImageNet 32x32", for ordinary training: no noise, no
     # clipping, no guarantee, and a statement that says so. "" for data to be protected.
     data.public = ""
+
+    # What network and diffusion see of an image: pixels, or an autoencoder's latents.
+    config.codec = codec = ml_collections.ConfigDict()
+    codec.name = "pixels"
 
     config.network = network = ml_collections.ConfigDict()
     network.name = "ncsnpp"  # which is DDPM++

@@ -8,8 +8,15 @@ from dpdm_jax import settings
 from dpdm_jax.data import registry as sources
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.networks import registry as networks
+from dpdm_jax.networks.codecs import registry as codecs
 
-ROOMS = (sources.ROOM, networks.ROOM, networks.BESIDE, *from_config.ROOMS)
+ROOMS = (
+    sources.ROOM,
+    codecs.ROOM,
+    networks.ROOM,
+    networks.BESIDE,
+    *from_config.ROOMS,
+)
 
 
 def add_fields(config: ml_collections.ConfigDict) -> None:
@@ -26,16 +33,20 @@ def check(config: ml_collections.ConfigDict) -> None:
 
     Raises:
         InputError: there is such a setting, a kind is unknown, or the sampler does not
-            fit the network.
+            fit the network or the codec.
     """
     read = settings.names_read(ROOMS, config)
-    if config.sampler.preset:
+    sampler = config.sampler
+    if sampler.preset:
+        sampler = from_config.with_preset(config)
         with_preset = config.copy_and_resolve_references()
-        with_preset.sampler = from_config.with_preset(config)
+        with_preset.sampler = sampler
         read |= settings.names_read(ROOMS, with_preset)
     else:
-        from_config.check_variance(config.sampler, config.diffusion)
+        from_config.check_variance(sampler, config.diffusion)
     settings.refuse_foreign(ROOMS, config, read)
+    if config.codec.name != "pixels":
+        from_config.check_latents(sampler, config.diffusion)
 
 
 def forget_foreign(

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from flax import nnx
 from float_sums import clipped_grad
 
-from dpdm_jax.conditions import of_classes
+from dpdm_jax.conditions import Condition, of_classes
 from dpdm_jax.configs import base
 from dpdm_jax.diffusion import (
     discretizations,
@@ -36,15 +37,31 @@ from dpdm_jax.diffusion import (
 )
 from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
 from dpdm_jax.diffusion.samplers.base import denoise_at
-from dpdm_jax.interop import name_maps, torch_checkpoints
-from dpdm_jax.interop.convert import convert
-from dpdm_jax.networks import Network, Params, build_network, embeddings, ncsnpp
+from dpdm_jax.interop import autoencoder_names, name_maps, torch_checkpoints
+from dpdm_jax.interop.convert import convert, placed
+from dpdm_jax.models import partition
+from dpdm_jax.models.identity import named_leaves
+from dpdm_jax.networks import (
+    Network,
+    Params,
+    build_network,
+    embeddings,
+    latent_unet,
+    ncsnpp,
+    text_transformer,
+)
+from dpdm_jax.networks.codecs import KEPT, build_codec, kl, vq
+from dpdm_jax.networks.network import from_module, functional
+from dpdm_jax.settings import Group
 
 OUTPUT_TOLERANCE = 2e-5
 # U-Nets whose blocks scale, shift and resample are worse conditioned.
 RESAMPLING_TOLERANCE = 1e-4
 TABLE_TOLERANCE = 1e-10
 FLOAT32_TABLE_TOLERANCE = 1e-6
+# Of autoencoders.
+LATENT_TOLERANCE = 3e-5
+DECODED_TOLERANCE = 1e-4
 # Noised images, means and log variances of reverse steps; clean images on the way.
 NOISED_IMAGE_TOLERANCE = 1e-5
 CLEAN_IMAGE_TOLERANCE = 1e-4
@@ -79,26 +96,22 @@ FIXED_ARGUMENTS = {
     "nonlinearity": "swish",
 }
 
-# The same of guided-diffusion's U-Net, and of the one of latent diffusion.
-FIXED_ADM_ARGUMENTS = {
+# The same of guided-diffusion's U-Net, of the one of latent diffusion, and of its
+# autoencoders.
+FIXED_UNET_ARGUMENTS = {
     "conv_resample": True,
     "dims": 2,
     "use_fp16": False,
     "num_heads_upsample": -1,
-    "use_spatial_transformer": False,
-    "transformer_depth": 1,
-    "context_dim": None,
     "n_embed": None,
     "legacy": True,
 }
-
-# Formats that the project does not read yet, by a name that only they have.
-UNREAD = {
-    "context": "a U-Net with cross-attention",
-    "moments": "a KL autoencoder",
-    "prequant": "a VQ autoencoder",
-    "tokens": "a text transformer",
-    "z_scaled": "fine-tuning of latent diffusion",
+FIXED_AUTOENCODER_ARGUMENTS = {
+    "resamp_with_conv": True,
+    "use_linear_attn": False,
+    "attn_type": "vanilla",
+    "give_pre_end": False,
+    "tanh_out": False,
 }
 # In a file of schedules: what begins several parts, and what belongs to no part.
 SCHEDULE = r"(adm_linear|adm_cosine|ldm_[\d.]+_[\d.]+)"
@@ -139,7 +152,6 @@ def cases_of_file(path: Path) -> list[Case]:
         return [Case(check_checkpoint, path)]
     with np.load(path) as arrays:
         names = set(arrays.files)
-        config = json.loads(arrays["config"].item()) if "config" in names else {}
     if "denoised_ema" in names:
         checkpoint = checkpoint_of(path)
         if checkpoint.is_file():
@@ -151,13 +163,16 @@ def cases_of_file(path: Path) -> list[Case]:
         return cases_of_schedules(path, names)
     if "views" in names:
         return [Case(check_views, path)]
-    for name, what in UNREAD.items():
+    for name, check in (
+        ("z_scaled", check_latent_fine_tuning),
+        ("moments", check_kl_autoencoder),
+        ("prequant", check_vq_autoencoder),
+        ("tokens", check_text_transformer),
+    ):
         if name in names:
-            return [Case(not_read(what), path)]
-    if config.get("use_spatial_transformer"):
-        return [Case(not_read("a U-Net with transformers"), path)]
+            return [Case(check, path)]
     if {"timesteps", "out"} <= names:
-        return [Case(check_adm_network, path)]
+        return [Case(check_unet, path)]
     for pattern, check in (
         (r"out_(\w+)", check_denoiser),
         (r"(\w+):loss_per_example", check_losses_and_gradients),
@@ -181,7 +196,7 @@ def cases_of_schedules(path: Path, names: set[str]) -> list[Case]:
         r"(adm_fixed\w+):.*": check_fixed_variance,
         r"(adm_learned_range):.*": check_learned_range,
         r"(adm_sample:\w+:\w+):.*": check_step_sampler,
-        r"(ldm_sample):.*": not_read("a U-Net with cross-attention"),
+        r"(ldm_sample:\w+):.*": check_latent_sampler,
     }
     cases = {}
     for name in sorted(names):
@@ -205,13 +220,6 @@ def check_fails(path: Path, reason: str) -> None:
     pytest.fail(f"{path}: {reason}")
 
 
-def not_read(what: str) -> Callable[[Path, str], None]:
-    def skip(path: Path, part: str) -> None:
-        pytest.skip(f"{path.name} {part}: the project does not read {what} yet")
-
-    return skip
-
-
 def check_network(path: Path, _: str) -> None:
     golden = Golden(path)
     actual = golden.apply(
@@ -220,24 +228,23 @@ def check_network(path: Path, _: str) -> None:
     assert_images_match(actual, golden.images("out"), OUTPUT_TOLERANCE)
 
 
-def check_adm_network(path: Path, _: str) -> None:
-    with np.load(path) as file:
-        arrays = dict(file)
-    arguments = json.loads(arrays["config"].item())
-    network = build_adm(dict(arguments))
+def check_unet(path: Path, _: str) -> None:
+    golden = LatentGolden(path)
+    arguments = json.loads(golden["config"].item())
+    network = build_unet(arguments, golden.condition)
     with jax.default_matmul_precision("highest"):
         actual = jax.jit(network.apply)(
-            convert(tensors_of(arrays, "param:"), network),
-            np.moveaxis(arrays["x"], 1, -1),
-            arrays["timesteps"].astype(np.float32),
-            arrays.get("y", np.zeros(len(arrays["x"]))).astype(np.int32),
+            golden.unet_params(network),
+            golden.images("x"),
+            golden["timesteps"].astype(np.float32),
+            golden.values(len(golden["x"])),
         )
     resamples = arguments.get("use_scale_shift_norm") or arguments.get(
         "resblock_updown"
     )
     np.testing.assert_allclose(
         actual,
-        np.moveaxis(arrays["out"], 1, -1),
+        golden.images("out"),
         rtol=0,
         atol=RESAMPLING_TOLERANCE if resamples else OUTPUT_TOLERANCE,
     )
@@ -252,19 +259,39 @@ def tensors_of(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.nd
     }
 
 
-def build_adm(arguments: dict[str, Any]) -> Network:
+@dataclasses.dataclass(frozen=True)
+class GivenContext:
+    """A condition whose values are a network's context as it is."""
+
+    spec: jax.ShapeDtypeStruct
+    num_classes = None
+
+
+class AsGiven(nnx.Module):
+    """The embedding of such a condition."""
+
+    def __call__(self, context: jax.Array) -> jax.Array:
+        return context
+
+
+def build_unet(
+    arguments: Mapping[str, Any], condition: Condition | GivenContext
+) -> Network:
     """The network of the official constructor's arguments, by a config."""
+    arguments = dict(arguments)
     size = arguments.pop("image_size")
     in_channels = arguments.pop("in_channels")
     out_channels = arguments.pop("out_channels")
-    num_classes = arguments.pop("num_classes", None) or 0
+    arguments.pop("num_classes", None)  # the condition's
     arguments.pop("dropout", None)  # none in figures
     multipliers = tuple(arguments.pop("channel_mult", (1, 2, 4, 8)))
     # A factor that no level has is nothing to the official constructor.
     factors = set(arguments.pop("attention_resolutions"))
+    has_transformers = arguments.pop("use_spatial_transformer", False)
     config = base.get_config().network
-    config.name = "adm"
-    config.adm.update(
+    config.name = "latent_unet" if has_transformers else "adm"
+    group = config[config.name]
+    group.update(
         base_channels=arguments.pop("model_channels"),
         channel_multipliers=multipliers,
         num_res_blocks=arguments.pop("num_res_blocks"),
@@ -273,19 +300,40 @@ def build_adm(arguments: dict[str, Any]) -> Network:
         ),
         head_channels=max(arguments.pop("num_head_channels", -1), 0),
         num_heads=max(arguments.pop("num_heads", 1), 1),  # -1 with num_head_channels
-        new_attention_order=arguments.pop("use_new_attention_order", False),
         scale_shift=arguments.pop("use_scale_shift_norm", False),
         resample_in_blocks=arguments.pop("resblock_updown", False),
         remat=arguments.pop("use_checkpoint", False),
     )
+    depth = arguments.pop("transformer_depth", 1)
+    context_width = arguments.pop("context_dim", None)
+    if has_transformers:
+        group.depth = depth
+        group.context_width = context_width or group.context_width
+        assert (context_width is None) == (condition == of_classes(0))
+    else:
+        assert (depth, context_width) == (1, None)
+        group.new_attention_order = arguments.pop("use_new_attention_order", False)
     for name, value in arguments.items():
-        assert FIXED_ADM_ARGUMENTS[name] == value, (
+        assert FIXED_UNET_ARGUMENTS[name] == value, (
             f"the port does not have {name}={value}"
         )
     outputs, rest = divmod(out_channels, in_channels)
     assert rest == 0, f"the port does not have {out_channels} output channels"
     shape = (size, size, in_channels)
-    return build_network(config, shape, of_classes(num_classes), outputs=outputs)
+    if not isinstance(condition, GivenContext):
+        return build_network(config, shape, condition, outputs=outputs)
+    settings = Group("network.latent_unet", latent_unet.Settings).read(config)
+    return from_module(
+        lambda rngs: latent_unet.LatentUNet(
+            settings,
+            in_channels,
+            out_channels,
+            AsGiven(),
+            dtype=jnp.float32,
+            rngs=rngs,
+        ),
+        shape,
+    )
 
 
 def schedule_of(name: str) -> schedules.Schedule:
@@ -394,11 +442,15 @@ class StepGolden:
     def images(self, name: str) -> np.ndarray:
         return np.moveaxis(self[name], -3, -1)
 
+    def tensors(self, prefix: str) -> dict[str, np.ndarray]:
+        return tensors_of(self._arrays, prefix)
+
     def labels(self, num: int) -> np.ndarray:
         return self._arrays.get("y", np.zeros(num)).astype(np.int32)
 
     def denoiser(self, schedule: str) -> tuple[Denoiser, Params]:
-        network = build_adm(json.loads(self["adm_config"].item()))
+        arguments = json.loads(self["adm_config"].item())
+        network = build_unet(arguments, of_classes(arguments.get("num_classes") or 0))
         params = convert(tensors_of(self._arrays, "adm_param:"), network)
         return make_denoiser(network.apply, ddpm(schedule)), params
 
@@ -560,8 +612,10 @@ def learned_range_config(schedule: str) -> ml_collections.ConfigDict:
     return config
 
 
-def assert_close(actual: jax.Array, expected: np.ndarray, tolerance: float) -> None:
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
+def assert_close(
+    actual: jax.Array, expected: np.ndarray, tolerance: float, name: str = ""
+) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance, err_msg=name)
 
 
 def check_step_sampler(path: Path, part: str) -> None:
@@ -602,7 +656,8 @@ def check_views(path: Path, _: str) -> None:
     """Views of an example are averaged, then clipped together."""
     golden = StepGolden(path)
     config = json.loads(golden["config"].item())
-    network = build_adm(config["network"])
+    arguments = config["network"]
+    network = build_unet(arguments, of_classes(arguments.get("num_classes") or 0))
     denoise = make_denoiser(network.apply, ddpm("linear"))
     weight = ddpm("linear").loss_weight
     with np.load(path) as arrays:
@@ -662,6 +717,299 @@ def check_views(path: Path, _: str) -> None:
             atol=RELATIVE_TOLERANCE * np.abs(leaf).max() + 1e-6,
             err_msg=jax.tree_util.keystr(where),
         )
+
+
+class LatentGolden(StepGolden):
+    """A file of one of latent diffusion's networks; its arrays by official names."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return json.loads(self["config"].item())
+
+    @property
+    def table(self) -> np.ndarray | None:
+        """Of classes, one token each."""
+        return self._arrays.get("param_cond:embedding.weight")
+
+    @property
+    def condition(self) -> Condition | GivenContext:
+        if self.table is not None:
+            return of_classes(len(self.table))
+        if "context" in self._arrays:
+            return GivenContext(jax.ShapeDtypeStruct(self["context"].shape[1:], float))
+        return of_classes(self.config.get("num_classes") or 0)
+
+    def values(self, num: int) -> np.ndarray:
+        """What the network takes as the condition."""
+        if isinstance(self.condition, GivenContext):
+            return self["context"]
+        return self.labels(num)
+
+    def unet_params(self, network: Network) -> Params:
+        """Parameters of a U-Net and of what embeds its condition."""
+        condition = {
+            f"{name_maps.CONDITION}.{name}": array
+            for name, array in self.tensors("param_cond:").items()
+        }
+        return convert(
+            self.tensors("param:") | self.tensors("param_unet:") | condition, network
+        )
+
+
+def build_autoencoder(
+    config: Mapping[str, Any], name: str, scale_factor: float = 1.0
+) -> kl.KLCodec | vq.VQCodec:
+    """The codec of the official constructor's arguments, by a config."""
+    arguments = dict(config["ddconfig"])
+    size = arguments.pop("resolution")
+    channels = arguments.pop("in_channels")
+    multipliers = tuple(arguments.pop("ch_mult", (1, 2, 4, 8)))
+    sizes = arguments.pop("attn_resolutions")
+    arguments.pop("dropout", None)  # none in figures
+    assert arguments.pop("double_z", True) == (name == "kl")
+    codec = base.get_config().codec
+    codec.name = name
+    codec[name].update(
+        base_channels=arguments.pop("ch"),
+        channel_multipliers=multipliers,
+        num_res_blocks=arguments.pop("num_res_blocks"),
+        attention_factors=tuple(
+            2**i for i in range(len(multipliers)) if size // 2**i in sizes
+        ),
+        inner_channels=arguments.pop("z_channels"),
+        latent_channels=config["embed_dim"],
+        scale_factor=scale_factor,
+    )
+    if name == "vq":
+        codec.vq.num_codes = config["n_embed"]
+    assert arguments.pop("out_ch", channels) == channels
+    for argument, value in arguments.items():
+        assert FIXED_AUTOENCODER_ARGUMENTS[argument] == value, (
+            f"the port does not have {argument}={value}"
+        )
+    return build_codec(codec, (size, size, channels))
+
+
+def autoencoder_params(
+    codec: kl.KLCodec | vq.VQCodec, tensors: Mapping[str, np.ndarray]
+) -> Params:
+    shapes = jax.eval_shape(codec.init, jax.random.key(0))
+    names = autoencoder_names.compvis_names(shapes[KEPT])
+    return {KEPT: placed(tensors, names, "the autoencoder")}
+
+
+def check_kl_autoencoder(path: Path, _: str) -> None:
+    golden = LatentGolden(path)
+    codec = build_autoencoder(golden.config, "kl")
+    params = autoencoder_params(codec, golden.tensors("param:"))
+
+    def encode(params: Params, x: jax.Array, noise: jax.Array) -> dict[str, jax.Array]:
+        law = codec.posterior(params, x)
+        return {
+            "moments": codec.bind(params).encode(x),
+            "posterior_mean": law.mean,
+            "posterior_logvar": law.log_variance,
+            "posterior_std": law.std,
+            "z_sample": law.sample(noise),
+        } | {"kl_per_example": law.divergence()}
+
+    with jax.default_matmul_precision("highest"):
+        noise = golden.images("noise")
+        encoded = jax.jit(encode)(params, golden.images("x"), noise)
+        decode = jax.jit(codec.decode)
+        decoded = {
+            name: decode(params, golden.images(latents))
+            for name, latents in (
+                ("dec_mean", "posterior_mean"),
+                ("dec_sample", "z_sample"),
+            )
+        }
+    divergence = encoded.pop("kl_per_example")
+    np.testing.assert_allclose(
+        divergence, golden["kl_per_example"], rtol=RELATIVE_TOLERANCE
+    )
+    for name, actual in encoded.items():
+        assert_close(actual, golden.images(name), LATENT_TOLERANCE, name)
+    for name, actual in decoded.items():
+        assert_close(actual, golden.images(name), DECODED_TOLERANCE, name)
+
+    clamped = kl.posterior(golden.images("clamp_moments"))
+    for name, actual in (
+        ("clamp_logvar", clamped.log_variance),
+        ("clamp_std", clamped.std),
+    ):
+        np.testing.assert_allclose(
+            actual, golden.images(name), rtol=RELATIVE_TOLERANCE, err_msg=name
+        )
+    np.testing.assert_allclose(
+        clamped.divergence(), golden["clamp_kl"], rtol=RELATIVE_TOLERANCE
+    )
+
+
+def check_vq_autoencoder(path: Path, _: str) -> None:
+    golden = LatentGolden(path)
+    codec = build_autoencoder(golden.config, "vq")
+    params = autoencoder_params(codec, golden.tensors("param:"))
+
+    @jax.jit
+    def run(params: Params, x: jax.Array, latents: jax.Array) -> dict[str, jax.Array]:
+        module = codec.bind(params)
+        quantized = module.quantized(latents)
+        return {
+            "indices": module.indices(latents),
+            "prequant": module.encode(x),
+            "quantized": quantized,
+            "codebook_loss": vq.codebook_loss(latents, quantized),
+            "dec": codec.decode(params, latents),
+            "dec_unquantized": module.decode(latents),
+        }
+
+    with jax.default_matmul_precision("highest"):
+        found = run(params, golden.images("x"), golden.images("prequant"))
+    np.testing.assert_array_equal(found["indices"], golden["indices"])
+    np.testing.assert_allclose(
+        found["codebook_loss"], golden["codebook_loss"], rtol=RELATIVE_TOLERANCE
+    )
+    for name, tolerance in (
+        ("prequant", LATENT_TOLERANCE),
+        ("quantized", LATENT_TOLERANCE),
+        ("dec", DECODED_TOLERANCE),
+        ("dec_unquantized", DECODED_TOLERANCE),
+    ):
+        assert_close(found[name], golden.images(name), tolerance, name)
+
+
+def check_text_transformer(path: Path, _: str) -> None:
+    golden = LatentGolden(path)
+    arguments = golden.config
+    settings = text_transformer.Settings(
+        depth=arguments.pop("n_layer"),
+        num_heads=arguments.pop("heads", 8),
+        head_channels=arguments.pop("dim_head", 64),
+        positions=arguments.pop("max_seq_len", 77),
+    )
+    width, vocabulary = arguments.pop("n_embed"), arguments.pop("vocab_size", 30522)
+    assert not arguments, f"the port does not have {arguments}"
+    transformer = functional(
+        lambda rngs: text_transformer.TextTransformer(
+            settings, vocabulary, width, dtype=jnp.float32, rngs=rngs
+        )
+    )
+    shapes = jax.eval_shape(transformer.init, jax.random.key(0))
+    params = placed(
+        golden.tensors("param:"), name_maps.condition_names(shapes), "the transformer"
+    )
+    with jax.default_matmul_precision("highest"):
+        actual = jax.jit(lambda p, tokens: transformer.bind(p)(tokens))(
+            params, golden["tokens"].astype(np.int32)
+        )
+    assert_close(actual, golden["out"], OUTPUT_TOLERANCE)
+
+
+def latent_ddpm(first: float, last: float) -> parameterizations.DDPM:
+    return parameterizations.DDPM(schedules.Settings("ldm", 1000, first, last))
+
+
+def check_latent_sampler(path: Path, part: str) -> None:
+    golden = StepGolden(path)
+    kwargs = json.loads(golden[f"{part}:kwargs"].item())
+    ends = kwargs.pop("linear_start"), kwargs.pop("linear_end")
+    schedule = schedules.sqrt_linear(1000, *ends)
+    grid = discretizations.ldm_grid(schedule, kwargs.pop("S"))
+    sampler = samplers.DDIMEta(grid, kwargs.pop("eta"), end=float(schedule.sigmas[0]))
+    scale = kwargs.pop("unconditional_guidance_scale", 1.0)
+    assert not kwargs, f"the port does not have {kwargs}"
+    context = golden["context"]
+    condition = GivenContext(jax.ShapeDtypeStruct(context.shape[1:], float))
+    network = build_unet(json.loads(golden["ldm_config"].item()), condition)
+    params = convert(golden.tensors("ldm_param:"), network)
+    denoise = guidance.guide(
+        make_denoiser(network.apply, latent_ddpm(*ends)),
+        scale - 1.0,
+        golden["uncond_context"],
+    )
+    start = golden.images("z_T")
+    noise = np.zeros((len(grid), *start.shape), np.float32)
+    if sampler.noisy_steps():
+        noise = golden.images(f"{part}:noise")
+        assert len(noise) == len(grid)
+    generate = generator(sampler, denoise, context)
+    with jax.default_matmul_precision("highest"):
+        actual = generate(params, start, noise)
+    assert_close(
+        actual, golden.images(f"{part}:out"), STEPWISE_SAMPLE_TOLERANCE["linear"]
+    )
+
+
+def check_latent_fine_tuning(path: Path, _: str) -> None:
+    """Losses of latents, and clipped gradients of the part that is trained."""
+    golden = LatentGolden(path)
+    config = golden.config
+    codec = build_autoencoder(config, "kl", config["scale_factor"])
+    of_codec = autoencoder_params(codec, golden.tensors("param_ae:"))
+    network = build_unet(config["unet"], golden.condition)
+    params = golden.unet_params(network)
+    parameterization = latent_ddpm(config["linear_start"], config["linear_end"])
+    denoise = make_denoiser(network.apply, parameterization)
+    names = {
+        re.sub("^unet:", "", re.sub("^cond:", f"{name_maps.CONDITION}.", name)): name
+        for name in json.loads(golden["trainable"].item())
+    }
+    targets = name_maps.official_names(params)
+    paths = {"/".join(targets[name].path) for name in names}
+    trained, fixed = partition.split(params, paths.__contains__)
+
+    images, noise = golden.images("x"), golden.images("posterior_noise")
+    with jax.default_matmul_precision("highest"):
+        law = jax.jit(codec.posterior)(of_codec, images)
+        latents = config["scale_factor"] * law.sample(noise)
+    assert_close(latents, golden.images("z_scaled"), LATENT_TOLERANCE)
+    steps = golden["t"]
+    sigma = parameterization.settings.tables.sigmas[steps].astype(np.float32)
+
+    def loss(
+        trained: Params,
+        latent: jax.Array,
+        label: jax.Array,
+        sigma: jax.Array,
+        noise: jax.Array,
+    ) -> jax.Array:
+        draws = losses.Draws(jnp.asarray(False), sigma[None], noise[None])
+        weight = parameterization.loss_weight
+        everything = partition.join(trained, fixed)
+        return losses.denoising_loss(
+            denoise, weight, everything, latent, label, draws, None
+        )
+
+    grad_fn = jax.jit(
+        clipped_grad(
+            loss,
+            l2_clip_norm=config["clip"],
+            batch_argnums=(1, 2, 3, 4),
+            return_values=True,
+            return_grad_norms=True,
+        )
+    )
+    with jax.default_matmul_precision("highest"):
+        total, aux = grad_fn(
+            trained, latents, golden.values(len(steps)), sigma, golden.images("noise")
+        )
+    for actual, name in (
+        (aux.values, "loss_per_example"),
+        (aux.grad_norms, "grad_norm_per_example"),
+    ):
+        np.testing.assert_allclose(
+            actual, golden[name], rtol=RELATIVE_TOLERANCE, err_msg=name
+        )
+    found = named_leaves(total)
+    assert found.keys() == paths
+    for official, name in names.items():
+        target = targets[official]
+        expected = np.transpose(golden[f"clipped_mean_grad:{name}"], target.axes)
+        expected = expected.reshape(target.shape)
+        actual = found["/".join(target.path)] / len(steps)
+        tolerance = RELATIVE_TOLERANCE * np.abs(expected).max() + 1e-6
+        assert_close(actual, expected, tolerance, name)
 
 
 def check_denoiser(path: Path, name: str) -> None:

@@ -278,6 +278,38 @@ def check_variance(
         )
 
 
+def check_latents(
+    sampler: ml_collections.ConfigDict, diffusion: ml_collections.ConfigDict
+) -> None:
+    """Refuses what makes sense of pixels alone, where a codec makes latents of them.
+
+    Args:
+        sampler: ``config.sampler``.
+        diffusion: ``config.diffusion``.
+
+    Raises:
+        InputError: latents are clipped to the range of pixels, seen in other views as
+            if they were images, or to be of a prior that is measured on images.
+    """
+    views = _VIEWS.read(diffusion)
+    refused: list[tuple[str, object, object]] = [
+        ("diffusion.views.crop", views.crop, 0),
+        ("diffusion.views.flip", views.flip, False),
+    ]
+    if _CLIPPING in SAMPLERS.kind(sampler).groups:
+        refused.append(("sampler.clip_denoised", sampler.clip_denoised, False))
+    for name, value, allowed in refused:
+        if value != allowed:
+            raise InputError(
+                f"{name} is {value!r}; allowed for latents of a codec: {allowed!r}."
+            )
+    if MOMENTS in PARAMETERIZATIONS.kind(diffusion).groups:
+        raise InputError(
+            f"diffusion.parameterization is {diffusion.parameterization!r}, whose "
+            "moments are those of images; allowed for latents of a codec: another one."
+        )
+
+
 def sampler(config: ml_collections.ConfigDict) -> Sampler:
     """Builds what ``config.sampler``, as ``with_preset`` gives it, names."""
     SAMPLERS.kind(config)  # its name before the grid's settings

@@ -8,7 +8,7 @@ import ml_collections
 from dpdm_jax import json_values, processes, run_dir, stored_config, validate
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.initial import fitting
-from dpdm_jax.interop import torch_checkpoints
+from dpdm_jax.interop import latent_diffusion, torch_checkpoints
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import Model, build_model
@@ -19,7 +19,7 @@ from dpdm_jax.release import bundle, privacy_files
 from dpdm_jax.release.model import load_release
 from dpdm_jax.training.checkpoints import FOLDER, Checkpoints
 
-_FILES = (".pt", ".pth")
+_FILES = (".pt", ".pth", ".ckpt", ".safetensors")
 
 #: Reads the parameters of a network and where they come from.
 Reader = Callable[
@@ -75,7 +75,8 @@ def _reader(path: pathlib.Path, settings: ml_collections.ConfigDict) -> Reader:
         return _of_run
     raise InputError(
         f"initial.weights is {settings.weights!r}; allowed: a run directory, a "
-        "release, or a file .pt or .pth of guided-diffusion's."
+        f"release, or a file {', '.join(_FILES)} of guided-diffusion or latent "
+        "diffusion."
     )
 
 
@@ -140,7 +141,7 @@ def _of_file(
             f"initial.weights is {settings.weights!r} and initial.public is empty; "
             "allowed: the name of the public data that the file was trained on."
         )
-    tensors = torch_checkpoints.read_state_dict(path)
+    tensors = latent_diffusion.network_tensors(torch_checkpoints.read_state_dict(path))
     network = convert(tensors, model.network, any_label_table=True)
     return network, Origin("file", path.name, digest(network), settings.public)
 

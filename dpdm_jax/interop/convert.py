@@ -9,6 +9,7 @@ import numpy as np
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop import name_maps
+from dpdm_jax.interop.official_layers import Target
 from dpdm_jax.networks import Network, Params
 
 # The module of a label table, in the path of its parameter.
@@ -24,10 +25,9 @@ def convert(
     """Converts the official network's tensors.
 
     Args:
-        state_dict: tensors in PyTorch layout by official name: DPDM's
-            ``all_modules.0.weight`` and so on, or guided-diffusion's
-            ``time_embed.0.weight`` and so on.
-        network: the network they are for, of name ncsnpp or adm.
+        state_dict: tensors in PyTorch layout by official name, see
+            ``name_maps.official_names``.
+        network: the network they are for, of a name that is known there.
         any_label_table: whether tables of labels may have other numbers of rows.
 
     Returns:
@@ -38,9 +38,37 @@ def convert(
             counts them and lists the first few.
     """
     shapes = jax.eval_shape(network.init, jax.random.key(0))
-    targets = name_maps.official_names(shapes)
+    return placed(
+        state_dict,
+        name_maps.official_names(shapes),
+        "the configured network",
+        any_label_table=any_label_table,
+    )
 
-    def fits(name: str, target: name_maps.Target) -> bool:
+
+def placed(
+    state_dict: Mapping[str, np.ndarray],
+    targets: Mapping[str, Target],
+    what: str,
+    *,
+    any_label_table: bool = False,
+) -> Params:
+    """Puts official tensors into their places in our parameters.
+
+    Args:
+        state_dict: tensors in PyTorch layout by official name.
+        targets: their places.
+        what: the tensors should be of, for messages.
+        any_label_table: see ``convert``.
+
+    Returns:
+        Our parameters, float32.
+
+    Raises:
+        InputError: see ``convert``.
+    """
+
+    def fits(name: str, target: Target) -> bool:
         found, wanted = np.shape(state_dict[name]), target.official_shape
         if any_label_table and _LABEL in target.path:
             found, wanted = found[1:], wanted[1:]
@@ -64,9 +92,7 @@ def convert(
     ]
     if problems:
         raise InputError(
-            "The tensors are not those of the configured network; "
-            + "; ".join(problems)
-            + "."
+            f"The tensors are not those of {what}; " + "; ".join(problems) + "."
         )
     params: dict[str, Any] = {}
     for name, target in targets.items():

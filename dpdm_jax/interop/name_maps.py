@@ -1,141 +1,195 @@
-"""Where each tensor of an official checkpoint lies in our parameters.
+"""Official names of networks' tensors and their places in our parameters.
 
 The official DPDM network (ours of name ncsnpp) numbers its modules ``all_modules.0, 1,
 ...`` in the order in which it constructs them; guided-diffusion's U-Net (ours of name
-adm) numbers groups of them, ``input_blocks.0, 1, ...``. Walking our tree in that order
-gives the numbers for any shape.
+adm) numbers groups of them, ``input_blocks.0, 1, ...``, and so does latent diffusion's
+(ours of name latent_unet). Walking our tree in that order gives the numbers for any
+shape.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-
 from dpdm_jax.errors import InputError
+from dpdm_jax.interop.official_layers import (
+    AFFINE,
+    ALONG_ONE_AXIS,
+    CONVOLUTION,
+    LINEAR,
+    NETWORK_IN_NETWORK,
+    TABLE,
+    Block,
+    Module,
+    Target,
+    alone,
+    at,
+    num_blocks,
+    targets,
+)
 
-_AFFINE = {"scale": "weight", "bias": "bias"}
-_LINEAR = {"kernel": "weight", "bias": "bias"}
-_NETWORK_IN_NETWORK = {"kernel": "W", "bias": "b"}
+#: What the names of latent diffusion's condition begin with, beside its U-Net's.
+CONDITION = "cond_stage_model"
 
-# Of a residual and of an attention block: our layer -> (official layer, its tensors).
-_BLOCK_LAYERS = {
-    "norm_a": ("GroupNorm_0", _AFFINE),
-    "conv_a": ("Conv_0", _LINEAR),
-    "embedding": ("Dense_0", _LINEAR),
-    "norm_b": ("GroupNorm_1", _AFFINE),
-    "conv_b": ("Conv_1", _LINEAR),
-    "shortcut": ("Conv_2", _LINEAR),
+_NCSNPP_BLOCK: Block = {
+    "norm_a": ("GroupNorm_0", AFFINE),
+    "conv_a": ("Conv_0", CONVOLUTION),
+    "embedding": ("Dense_0", LINEAR),
+    "norm_b": ("GroupNorm_1", AFFINE),
+    "conv_b": ("Conv_1", CONVOLUTION),
+    "shortcut": ("Conv_2", CONVOLUTION),
 }
-_ATTENTION_LAYERS = {
-    "norm": ("GroupNorm_0", _AFFINE),
-    "query": ("NIN_0", _NETWORK_IN_NETWORK),
-    "key": ("NIN_1", _NETWORK_IN_NETWORK),
-    "value": ("NIN_2", _NETWORK_IN_NETWORK),
-    "output": ("NIN_3", _NETWORK_IN_NETWORK),
+_NCSNPP_ATTENTION: Block = {
+    "norm": ("GroupNorm_0", AFFINE),
+    "query": ("NIN_0", NETWORK_IN_NETWORK),
+    "key": ("NIN_1", NETWORK_IN_NETWORK),
+    "value": ("NIN_2", NETWORK_IN_NETWORK),
+    "output": ("NIN_3", NETWORK_IN_NETWORK),
 }
-
 
 # The same of guided-diffusion.
-_ADM_BLOCK_LAYERS = {
-    "norm_a": ("in_layers.0", _AFFINE),
-    "conv_a": ("in_layers.2", _LINEAR),
-    "embedding": ("emb_layers.1", _LINEAR),
-    "norm_b": ("out_layers.0", _AFFINE),
-    "conv_b": ("out_layers.3", _LINEAR),
-    "shortcut": ("skip_connection", _LINEAR),
+_ADM_BLOCK: Block = {
+    "norm_a": ("in_layers.0", AFFINE),
+    "conv_a": ("in_layers.2", CONVOLUTION),
+    "embedding": ("emb_layers.1", LINEAR),
+    "norm_b": ("out_layers.0", AFFINE),
+    "conv_b": ("out_layers.3", CONVOLUTION),
+    "shortcut": ("skip_connection", CONVOLUTION),
 }
-_ADM_ATTENTION_LAYERS = {
-    "norm": ("norm", _AFFINE),
-    "query_key_value": ("qkv", _LINEAR),
-    "output": ("proj_out", _LINEAR),
+_ADM_ATTENTION: Block = {
+    "norm": ("norm", AFFINE),
+    "query_key_value": ("qkv", ALONG_ONE_AXIS),
+    "output": ("proj_out", ALONG_ONE_AXIS),
 }
-# Our layers of attention that are convolutions along one axis there.
-_ADM_ALONG_ONE_AXIS = ("query_key_value", "output")
 
 _PARTS = {"embedding", "stem", "down", "middle", "up", "head"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """Where one official tensor goes.
-
-    Attributes:
-        path: keys of our nested dictionary.
-        shape: of our parameter.
-        axes: how to transpose the official tensor; the result reshapes to ``shape``
-            (a 1x1 convolution is a matrix here).
-    """
-
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
-
-    @property
-    def official_shape(self) -> tuple[int, ...]:
-        """Shape of the official tensor."""
-        padded = (1,) * (len(self.axes) - len(self.shape)) + self.shape
-        shape = [0] * len(padded)
-        for size, axis in zip(padded, self.axes, strict=True):
-            shape[axis] = size
-        return tuple(shape)
+_ALLOWED = "a network of name ncsnpp, adm or latent_unet"
 
 
 def official_names(params: Mapping[str, Any]) -> dict[str, Target]:
     """Maps official names to our parameters, in the order of our layers.
 
     Args:
-        params: parameters of an ncsnpp or adm network, or their shapes
-            (``jax.eval_shape``).
+        params: parameters of a network of name ncsnpp, adm or latent_unet, or their
+            shapes (``jax.eval_shape``).
 
     Returns:
         ``{"all_modules.0.weight": Target(...), ...}``, or guided-diffusion's names,
-        ``{"time_embed.0.weight": Target(...), ...}``.
+        ``{"time_embed.0.weight": Target(...), ...}``; those of latent diffusion's
+        condition come last and begin with ``CONDITION``.
 
     Raises:
         InputError: the parameters are not those of such a network.
     """
     if _PARTS - params.keys():
         raise InputError(
-            f"The network has the parts {', '.join(params)}; allowed: a network of "
-            "name ncsnpp or adm, the only ones that official checkpoints hold."
+            f"The network has the parts {', '.join(params)}; allowed: {_ALLOWED}, the "
+            "only ones that official checkpoints hold."
         )
-    is_adm = "query_key_value" in params["middle"]["attention"]
-    targets = dict(_adm_targets(params) if is_adm else _ncsnpp_targets(params))
-    if len(targets) != len(jax.tree.leaves(params)):
-        raise InputError(
-            f"The network has {len(jax.tree.leaves(params))} tensors, of which "
-            f"{len(targets)} have an official name; allowed: a network of name ncsnpp "
-            "or adm."
-        )
-    return targets
+    attention = params["middle"]["attention"]
+    is_ncsnpp = "query" in attention
+    modules = _ncsnpp_modules(params) if is_ncsnpp else _unet_modules(params)
+    return targets(params, modules, _ALLOWED)
 
 
-def _ncsnpp_targets(params: Mapping[str, Any]) -> Iterator[tuple[str, Target]]:
+def condition_names(params: Mapping[str, Any]) -> dict[str, Target]:
+    """Maps the names of latent diffusion's condition to our parameters.
+
+    Args:
+        params: of a table of classes or of a text transformer, or their shapes.
+
+    Returns:
+        ``{"embedding.weight": Target(...)}``, or the names of the transformer,
+        ``{"transformer.token_emb.weight": Target(...), ...}``.
+
+    Raises:
+        InputError: the parameters are of something else.
+    """
+    modules = [("", (), _condition(params))]
+    return targets(params, modules, "a table of classes, or a text transformer")
+
+
+def _ncsnpp_modules(params: Mapping[str, Any]) -> Iterator[Module]:
     for number, path in enumerate(_modules_in_official_order(params)):
-        tensors = _tensors_of(_at(params, path), _BLOCK_LAYERS, _ATTENTION_LAYERS)
-        for inner_path, official in tensors:
-            shape = _at(params, (*path, *inner_path)).shape
-            axes = _axes(inner_path, official, shape)
-            target = Target((*path, *inner_path), shape, axes)
-            yield f"all_modules.{number}.{official}", target
+        module = at(params, path)
+        if "conv_a" in module:
+            yield f"all_modules.{number}", path, _NCSNPP_BLOCK
+        elif "norm" in module:
+            yield f"all_modules.{number}", path, _NCSNPP_ATTENTION
+        else:
+            yield f"all_modules.{number}", path, alone(module)
 
 
-def _adm_targets(params: Mapping[str, Any]) -> Iterator[tuple[str, Target]]:
-    for module_name, path in _adm_modules(params):
-        module = _at(params, path)
-        for inner_path, official in _tensors_of(
-            module, _ADM_BLOCK_LAYERS, _ADM_ATTENTION_LAYERS
-        ):
-            shape = _at(module, inner_path).shape
-            axes = _axes(inner_path, official, shape)
-            if inner_path[0] in _ADM_ALONG_ONE_AXIS and inner_path[-1] == "kernel":
-                axes = (2, 1, 0)  # [out, in, 1] -> [in, out]
-            target = Target((*path, *inner_path), shape, axes)
-            yield f"{module_name}.{official}", target
+def _unet_modules(params: Mapping[str, Any]) -> Iterator[Module]:
+    for name, path in _unet_names(params):
+        module = at(params, path)
+        if "conv_a" in module:
+            yield name, path, _ADM_BLOCK
+        elif "query_key_value" in module:
+            yield name, path, _ADM_ATTENTION
+        elif "blocks" in module:
+            yield name, path, _transformer(len(module["blocks"]))
+        else:
+            yield name, path, alone(module)
+    if "context" in params:
+        yield CONDITION, ("context",), _condition(params["context"])
 
 
-def _adm_modules(params: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _transformer(depth: int) -> Block:
+    """Latent diffusion's transformers on pixels."""
+    block = {
+        "norm": ("norm", AFFINE),
+        "input": ("proj_in", CONVOLUTION),
+        "output": ("proj_out", CONVOLUTION),
+    }
+    for i in range(depth):
+        theirs, ours = f"transformer_blocks.{i}", f"blocks/block_{i}"
+        for name, attention in (("attn1", "self"), ("attn2", "cross")):
+            block |= _attention(
+                f"{ours}/{attention}_attention", f"{theirs}.{name}", "to_out.0"
+            )
+        block |= {
+            f"{ours}/norm_a": (f"{theirs}.norm1", AFFINE),
+            f"{ours}/norm_b": (f"{theirs}.norm2", AFFINE),
+            f"{ours}/norm_c": (f"{theirs}.norm3", AFFINE),
+            f"{ours}/feed_forward/hidden": (f"{theirs}.ff.net.0.proj", LINEAR),
+            f"{ours}/feed_forward/output": (f"{theirs}.ff.net.2", LINEAR),
+        }
+    return block
+
+
+def _condition(params: Mapping[str, Any]) -> Block:
+    if "label" in params:
+        return {"label": ("embedding", TABLE)}
+    block = {
+        "token": ("transformer.token_emb", TABLE),
+        "position": ("transformer.pos_emb.emb", TABLE),
+        "norm": ("transformer.norm", AFFINE),
+    }
+    for i in range(len(params.get("blocks", ()))):
+        ours = f"blocks/block_{i}"
+        attention, hidden = (
+            f"transformer.attn_layers.layers.{number}" for number in (2 * i, 2 * i + 1)
+        )
+        block |= _attention(f"{ours}/attention", f"{attention}.1", "to_out")
+        block |= {
+            f"{ours}/norm_a": (f"{attention}.0", AFFINE),
+            f"{ours}/norm_b": (f"{hidden}.0", AFFINE),
+            f"{ours}/feed_forward/hidden": (f"{hidden}.1.net.0.0", LINEAR),
+            f"{ours}/feed_forward/output": (f"{hidden}.1.net.2", LINEAR),
+        }
+    return block
+
+
+def _attention(ours: str, theirs: str, output: str) -> Block:
+    return {
+        f"{ours}/query": (f"{theirs}.to_q", LINEAR),
+        f"{ours}/key": (f"{theirs}.to_k", LINEAR),
+        f"{ours}/value": (f"{theirs}.to_v", LINEAR),
+        f"{ours}/output": (f"{theirs}.{output}", LINEAR),
+    }
+
+
+def _unet_names(params: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Guided-diffusion's names of modules, and their paths in our parameters."""
     yield "time_embed.0", ("embedding", "hidden")
     yield "time_embed.2", ("embedding", "output")
@@ -147,7 +201,7 @@ def _adm_modules(params: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ..
     for i in range(num_levels):
         name = f"level_{i}"
         level = params["down"][name]
-        for j in range(_num_blocks(level)):
+        for j in range(num_blocks(level)):
             yield f"input_blocks.{group}.0", ("down", name, f"block_{j}")
             if f"attention_{j}" in level:
                 yield f"input_blocks.{group}.1", ("down", name, f"attention_{j}")
@@ -162,14 +216,14 @@ def _adm_modules(params: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ..
     for i in reversed(range(num_levels)):
         name = f"level_{i}"
         level = params["up"][name]
-        num_blocks = _num_blocks(level)
-        for j in range(num_blocks):
+        count = num_blocks(level)
+        for j in range(count):
             yield f"output_blocks.{group}.0", ("up", name, f"block_{j}")
             position = 1
             if f"attention_{j}" in level:
                 yield f"output_blocks.{group}.1", ("up", name, f"attention_{j}")
                 position = 2
-            if "upsample" in level and j == num_blocks - 1:
+            if "upsample" in level and j == count - 1:
                 inner = "" if "conv_a" in level["upsample"] else ".conv"
                 path = ("up", name, "upsample")
                 yield f"output_blocks.{group}.{position}{inner}", path
@@ -187,7 +241,7 @@ def _modules_in_official_order(params: Mapping[str, Any]) -> Iterator[tuple[str,
     num_levels = len(params["down"])
     for i in range(num_levels):
         level = f"level_{i}"
-        for j in range(_num_blocks(params["down"][level])):
+        for j in range(num_blocks(params["down"][level])):
             yield ("down", level, f"block_{j}")
             if f"attention_{j}" in params["down"][level]:
                 yield ("down", level, f"attention_{j}")
@@ -197,57 +251,10 @@ def _modules_in_official_order(params: Mapping[str, Any]) -> Iterator[tuple[str,
         yield ("middle", name)
     for i in reversed(range(num_levels)):
         level = f"level_{i}"
-        for j in range(_num_blocks(params["up"][level])):
+        for j in range(num_blocks(params["up"][level])):
             yield ("up", level, f"block_{j}")
         for name in ("attention", "upsample"):
             if name in params["up"][level]:
                 yield ("up", level, name)
     yield ("head", "norm")
     yield ("head", "conv")
-
-
-def _num_blocks(level: Mapping[str, Any]) -> int:
-    return sum(name.startswith("block_") for name in level)
-
-
-def _at(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    for name in path:
-        tree = tree[name]
-    return tree
-
-
-def _tensors_of(
-    module: Mapping[str, Any],
-    block_layers: Mapping[str, tuple[str, Mapping[str, str]]],
-    attention_layers: Mapping[str, tuple[str, Mapping[str, str]]],
-) -> list[tuple[tuple[str, ...], str]]:
-    """Paths inside a module, and the official names of the tensors there."""
-    if "conv_a" in module:
-        return _tensors_of_layers(module, block_layers)
-    if "norm" in module:
-        return _tensors_of_layers(module, attention_layers)
-    if "embedding" in module:
-        return [(("embedding",), "weight")]
-    names = _AFFINE if "scale" in module else _LINEAR
-    return [((ours,), official) for ours, official in names.items()]
-
-
-def _tensors_of_layers(
-    module: Mapping[str, Any], layers: Mapping[str, tuple[str, Mapping[str, str]]]
-) -> list[tuple[tuple[str, ...], str]]:
-    return [
-        ((layer, ours), f"{official_layer}.{official}")
-        for layer, (official_layer, names) in layers.items()
-        if layer in module
-        for ours, official in names.items()
-    ]
-
-
-def _axes(
-    path: tuple[str, ...], official: str, shape: tuple[int, ...]
-) -> tuple[int, ...]:
-    if path[-1] != "kernel" or official.endswith(".W"):
-        return tuple(range(len(shape)))  # vectors, tables and [in, out] matrices
-    if len(shape) == 4 or path[0] == "shortcut":
-        return (2, 3, 1, 0)  # OIHW -> HWIO
-    return (1, 0)  # [out, in] -> [in, out]

@@ -3,12 +3,15 @@
 import dataclasses
 import os
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
+from dpdm_jax.interop import inert_pickle
 
 # The official code saves the network inside a denoiser inside a parallel wrapper.
 _PREFIX = "module.model."
@@ -76,16 +79,18 @@ def read_official_checkpoint(path: str | os.PathLike[str]) -> OfficialCheckpoint
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads a file of named tensors, as guided-diffusion publishes its weights.
+    """Reads a file of named tensors, as public code publishes its weights.
 
     Args:
-        path: the file; no code in it is run.
+        path: a file .safetensors; or one of PyTorch's, of whose ``state_dict`` entry
+            the tensors are if it has one. Of a file .ckpt, which training frameworks
+            write, other objects are passed over; no code in a file is run.
 
     Returns:
         Float32 arrays by name.
 
     Raises:
-        InputError: PyTorch is not installed, or it is no such file.
+        InputError: PyTorch is needed and not installed, or it is no such file.
     """
 
     def foreign(why: str) -> InputError:
@@ -94,7 +99,16 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             "torch.save writes a model's state_dict."
         )
 
-    content = load(path, foreign)
+    if os.fspath(path).endswith(".safetensors"):
+        try:
+            arrays = safetensors.numpy.load_file(path)
+        except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+            raise foreign(f"safetensors can't read it ({reason(error)})") from error
+        return {name: array.astype(np.float32) for name, array in arrays.items()}
+    is_of_framework = os.fspath(path).endswith(".ckpt")
+    content = load(path, foreign, passing_over_objects=is_of_framework)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
     torch = import_torch()
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor)
@@ -123,12 +137,18 @@ def import_torch() -> Any:
     return torch
 
 
-def load(path: str | os.PathLike[str], foreign: Callable[[str], InputError]) -> Any:
+def load(
+    path: str | os.PathLike[str],
+    foreign: Callable[[str], InputError],
+    *,
+    passing_over_objects: bool = False,
+) -> Any:
     """Reads the tensors and plain values of a file, on the CPU; no code in it is run.
 
     Args:
-        path: the ``.pth`` file.
+        path: the file.
         foreign: makes the error of a file that is no such thing, from the reason.
+        passing_over_objects: whether other objects are passed over, and not refused.
 
     Returns:
         What was saved.
@@ -139,12 +159,25 @@ def load(path: str | os.PathLike[str], foreign: Callable[[str], InputError]) -> 
     torch = import_torch()
     if not os.path.isfile(path):
         raise InputError(f"The checkpoint is {path}; allowed: an existing file.")
+    if passing_over_objects and _is_program(path):
+        raise foreign("it holds a program")
+    options: dict[str, Any] = {"weights_only": True}
+    if passing_over_objects:
+        options = {"weights_only": False, "pickle_module": inert_pickle}
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", **options)
     except (OSError, EOFError, ValueError, RuntimeError, KeyError) as error:
         raise foreign("PyTorch can't read it") from error
     except pickle.UnpicklingError as error:
         raise foreign("it holds more than tensors and plain values") from error
+
+
+def _is_program(path: str | os.PathLike[str]) -> bool:
+    """Whether PyTorch would take a file for TorchScript, and load that."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def _foreign(path: Any, reason: str) -> InputError:

@@ -9,6 +9,7 @@ import numpy as np
 
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
+from dpdm_jax.networks.codecs import Codec
 
 # How checkpoints and releases have always called EDM with another prior: by the kind of
 # the prior, and whether it has components.
@@ -54,3 +55,8 @@ def of_denoiser(parameterization: Parameterization, prior: Prior) -> str:
     name = _NAMES.get((kind, "components" in settings), f"{parameterization!r} {kind}")
     listed = ", ".join(f"{field}={value!r}" for field, value in settings.items())
     return f"{name}({listed})"
+
+
+def of_codec(codec: Codec) -> dict[str, str]:
+    """Returns {"codec": ...}, or {} of pixels, which models of before had alone."""
+    return {"codec": codec.identity} if codec.identity else {}

@@ -16,13 +16,13 @@ from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
 from dpdm_jax.diffusion.views import Views
 from dpdm_jax.models import partition
-from dpdm_jax.models.identity import named_leaves, of_denoiser
+from dpdm_jax.models.identity import named_leaves, of_codec, of_denoiser
 from dpdm_jax.networks import Network, Params, build_network
-from dpdm_jax.networks.codecs import Codec, PixelCodec
+from dpdm_jax.networks.codecs import Codec, build_codec
 
 # The network's part of the parameters, where there are others.
 _NETWORK = "network"
-# Of an example's key; ``diffusion.losses`` has the others.
+# Of an example's key, of which ``diffusion.losses`` has the others, and of the model's.
 _CODEC_STREAM = 4
 
 #: ``loss(trained, fixed, example, key) -> scalar``, of an example of ``Model.example``
@@ -79,7 +79,7 @@ class Model:
     def init(self, key: jax.Array) -> Params:
         """Returns the parameters before the first step, determined by the key."""
         params = self.network.init(key)
-        kept = _kept(self.prior, self.codec, self.condition)
+        kept = _kept(self.prior, self.codec, self.condition, key)
         return {_NETWORK: params, **kept} if kept else params
 
     def network_of(self, params: Params) -> Params:
@@ -172,14 +172,14 @@ def build_model(
     """Builds the model that a config describes.
 
     Args:
-        config: the whole config; reads ``network`` and ``diffusion``.
+        config: the whole config; reads ``codec``, ``network`` and ``diffusion``.
         sample_shape: (h, w, c) of the images.
         condition: of the examples.
 
     Raises:
         InputError: a field is out of range.
     """
-    codec = PixelCodec(sample_shape)
+    codec = build_codec(config.codec, sample_shape)
     bound = from_config.bound(config.diffusion)
     network = build_network(
         config.network,
@@ -218,13 +218,16 @@ def build_model(
     )
 
 
-def _kept(prior: Prior, codec: Codec, condition: Condition) -> Params:
+def _kept(prior: Prior, codec: Codec, condition: Condition, key: jax.Array) -> Params:
     """What is among a model's parameters besides its network's."""
-    return prior.init(codec.latent_shape, condition) | codec.init()
+    # Another key than the network's, whose draws these would repeat.
+    of_codec = codec.init(jax.random.fold_in(key, _CODEC_STREAM))
+    return prior.init(codec.latent_shape, condition) | of_codec
 
 
 def _kept_names(prior: Prior, codec: Codec, condition: Condition) -> Set[str]:
-    return jax.eval_shape(lambda: _kept(prior, codec, condition)).keys()
+    key = jax.random.key(0)
+    return jax.eval_shape(lambda: _kept(prior, codec, condition, key)).keys()
 
 
 def num_scalars(shapes: Any) -> int:
@@ -238,6 +241,7 @@ def signature(model: Model) -> dict[str, Any]:
         "image_shape": list(model.sample_shape),
         **conditions.to_dict(model.condition),
         "parameterization": of_denoiser(model.parameterization, model.prior),
+        **of_codec(model.codec),
         "parameters": {
             name: list(leaf.shape) for name, leaf in named_leaves(model.shapes).items()
         },

@@ -10,42 +10,34 @@ from jaxtyping import Array, Float, Int, Key
 
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import embeddings, layers
-
-_NUM_GROUPS = 32
-_EPSILON = 1e-5
+from dpdm_jax.networks.torch_layers import conv3x3, dense, group_norm
 
 
-def group_norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> layers.GroupNorm:
-    """``layers.group_norm`` of 32 groups."""
-    return layers.group_norm(
-        channels, num_groups=_NUM_GROUPS, epsilon=_EPSILON, dtype=dtype, rngs=rngs
-    )
+class StepEmbedding(nnx.Module):
+    """Embeds the number of a step.
+
+    Args:
+        base_channels: channels of the sines and cosines.
+        dtype: of the computation; sines and cosines are taken in float32.
+        rngs: see ``layers.dense``.
+    """
+
+    def __init__(self, base_channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.base_channels = base_channels
+        self.channels = 4 * base_channels
+        make: layers.Make = {"dtype": dtype, "rngs": rngs}
+        self.hidden = dense(base_channels, self.channels, **make)
+        self.output = dense(self.channels, self.channels, **make)
+
+    def of_steps(
+        self, steps: Float[Array, " n"]
+    ) -> Float[Array, "n 4*{self.base_channels}"]:
+        """Embeds steps by their numbers, from 0."""
+        embedding = embeddings.timestep(steps, self.base_channels)
+        return self.output(nnx.silu(self.hidden(embedding)))
 
 
-def conv3x3(
-    in_channels: int,
-    out_channels: int,
-    *,
-    stride: int = 1,
-    dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    """``layers.conv3x3`` that starts as PyTorch's."""
-    laws = layers.fan_in_uniform(9 * in_channels)
-    return layers.conv3x3(
-        in_channels, out_channels, laws=laws, stride=stride, dtype=dtype, rngs=rngs
-    )
-
-
-def dense(
-    in_channels: int, out_channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.Linear:
-    """``layers.dense`` that starts as PyTorch's."""
-    laws = layers.fan_in_uniform(in_channels)
-    return layers.dense(in_channels, out_channels, laws=laws, dtype=dtype, rngs=rngs)
-
-
-class StepAndLabelEmbedding(nnx.Module):
+class StepAndLabelEmbedding(StepEmbedding):
     """Embeds the step's number and adds the label's row.
 
     The null label has no row and adds nothing: the last layer's bias is its row.
@@ -60,14 +52,12 @@ class StepAndLabelEmbedding(nnx.Module):
     def __init__(
         self, base_channels: int, num_classes: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ):
-        self.base_channels = base_channels
+        super().__init__(base_channels, dtype=dtype, rngs=rngs)
         self.num_classes = num_classes
-        self.channels = 4 * base_channels
-        make: layers.Make = {"dtype": dtype, "rngs": rngs}
-        self.hidden = dense(base_channels, self.channels, **make)
-        self.output = dense(self.channels, self.channels, **make)
         if num_classes > 0:
-            self.label = layers.embed(num_classes, self.channels, **make)
+            self.label = layers.embed(
+                num_classes, self.channels, dtype=dtype, rngs=rngs
+            )
 
     def __call__(
         self, steps: Float[Array, " n"], label: Int[Array, " n"]
@@ -82,8 +72,7 @@ class StepAndLabelEmbedding(nnx.Module):
         Returns:
             [n, 4 * base_channels].
         """
-        embedding = embeddings.timestep(steps, self.base_channels)
-        embedding = self.output(nnx.silu(self.hidden(embedding)))
+        embedding = self.of_steps(steps)
         if self.num_classes == 0:
             return embedding
         is_null = label == self.num_classes

@@ -16,29 +16,34 @@ def conv3x3(
     x: Float[Array, "n h w i"],
     kernel: Float[Array, "3 3 i o"],
     stride: int = 1,
+    padding: tuple[int, int] = (1, 1),
 ) -> Float[Array, "n h2 w2 o"]:
-    """Convolution with one row or column of zeros around the image.
+    """Convolution with rows and columns of zeros around the image.
 
     Args:
         x: images.
         kernel: of their dtype.
-        stride: of the windows; above 1 it is ``lax.conv`` on CPU, too.
+        stride: of the windows.
+        padding: rows, and columns, of zeros in front of the image and behind it. Where
+            this or the stride is not the default it is ``lax.conv`` on CPU, too.
 
     Returns:
-        Images of ceil(h / stride) by ceil(w / stride).
+        Images of ceil(h / stride) by ceil(w / stride), by default.
     """
-    if stride > 1:
-        return _plain(x, kernel, stride)
+    if stride > 1 or padding != (1, 1):
+        return _plain(x, kernel, stride, padding)
     return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=_plain)
 
 
-def _plain(x: Array, kernel: Array, stride: int = 1) -> Array:
+def _plain(
+    x: Array, kernel: Array, stride: int = 1, padding: tuple[int, int] = (1, 1)
+) -> Array:
     # Not "SAME", which pads images of even sides at one end only if the stride is 2.
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        ((1, 1), (1, 1)),
+        (padding, padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 

@@ -151,6 +151,7 @@ class GroupNorm(nnx.GroupNorm):
 class _Conv(nnx.Conv):
     bias: nnx.Param[Array]
     strides: int
+    padding: tuple[tuple[int, int], tuple[int, int]]
 
     def __call__(
         self, inputs: Float[Array, "n h w i"], out_sharding: None = None
@@ -159,7 +160,7 @@ class _Conv(nnx.Conv):
         x, kernel, bias = self.promote_dtype(
             (inputs, self.kernel[...], self.bias[...]), dtype=self.dtype
         )
-        h = convolution.conv3x3(x, kernel, self.strides)
+        h = convolution.conv3x3(x, kernel, self.strides, self.padding[0])
         return (h + bias).astype(self.dtype)
 
 
@@ -177,6 +178,7 @@ def conv3x3(
     scale: float = 1.0,
     laws: Laws | None = None,
     stride: int = 1,
+    padding: tuple[int, int] = (1, 1),
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
@@ -188,6 +190,7 @@ def conv3x3(
         scale: factor of the kernel's initial variance.
         laws: of kernel and bias; None for Glorot's with ``scale``, and zero.
         stride: divides the output's height and width, see ``convolution.conv3x3``.
+        padding: likewise.
         dtype: of the computation; parameters are float32.
         rngs: asked for by Flax, not used.
 
@@ -200,7 +203,7 @@ def conv3x3(
         out_channels,
         kernel_size=(3, 3),
         strides=stride,
-        padding=1,
+        padding=(padding, padding),
         dtype=dtype,
         promote_dtype=_promote_all_but_bias,
         kernel_init=_placeholder,
@@ -217,6 +220,7 @@ def dense(
     *,
     scale: float = 1.0,
     laws: Laws | None = None,
+    bias: bool = True,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
@@ -227,6 +231,7 @@ def dense(
         out_channels: length of the output's last axis.
         scale: factor of the kernel's initial variance.
         laws: of kernel and bias; None for Glorot's with ``scale``, and zero.
+        bias: whether there is one.
         dtype: of the computation; parameters are float32.
         rngs: asked for by Flax, not used.
 
@@ -237,6 +242,7 @@ def dense(
     return _Linear(
         in_channels,
         out_channels,
+        use_bias=bias,
         dtype=dtype,
         promote_dtype=_promote_all_but_bias,
         kernel_init=_placeholder,
@@ -252,6 +258,7 @@ def embed(
     channels: int,
     *,
     std: float = 1.0,
+    law: Law | None = None,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Embed:
@@ -261,6 +268,7 @@ def embed(
         num_embeddings: rows of the table.
         channels: length of a row.
         std: initial standard deviation.
+        law: of the table, in place of that; None for normal vectors.
         dtype: of the result; the table is float32.
         rngs: asked for by Flax, not used.
 
@@ -272,7 +280,7 @@ def embed(
         channels,
         dtype=dtype,
         embedding_init=_placeholder,
-        embedding_metadata={LAW: lambda u: std * unit_normal(u)},
+        embedding_metadata={LAW: law or (lambda u: std * unit_normal(u))},
         rngs=rngs,
     )
 
@@ -320,6 +328,33 @@ def group_norm(
         epsilon=epsilon,
         dtype=dtype,
         use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits next to PyTorch's
+        scale_init=_placeholder,
+        bias_init=_placeholder,
+        scale_metadata={LAW: ones},
+        bias_metadata={LAW: zeros},
+        rngs=rngs,
+    )
+
+
+def layer_norm(
+    width: int, *, epsilon: float = 1e-5, dtype: DTypeLike, rngs: nnx.Rngs
+) -> nnx.LayerNorm:
+    """Normalisation of the last axis with a learned affine map (Ba et al. 2016).
+
+    Args:
+        width: length of the last axis.
+        epsilon: added to the variance, > 0; PyTorch's by default.
+        dtype: of the result; parameters and statistics are float32.
+        rngs: asked for by Flax, not used.
+
+    Returns:
+        The layer.
+    """
+    return nnx.LayerNorm(
+        width,
+        epsilon=epsilon,
+        dtype=dtype,
+        use_fast_variance=False,  # as in ``group_norm``
         scale_init=_placeholder,
         bias_init=_placeholder,
         scale_metadata={LAW: ones},

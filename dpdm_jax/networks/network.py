@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 #: Nested dictionary of float32 arrays with readable names.
 Params = dict[str, Any]
+
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 class Apply(Protocol):
@@ -73,22 +75,25 @@ class _NoKeys(nnx.Rngs):
         return None
 
 
-def from_module(
-    make_module: Callable[[nnx.Rngs], nnx.Module],
-    image_shape: tuple[int, int, int],
-    *,
-    drops: bool = False,
-) -> Network:
-    """Turns a Flax module made of ``layers`` into a ``Network``.
+@dataclasses.dataclass(frozen=True)
+class Functional(Generic[Module]):
+    """A Flax module made of ``layers``, as pure functions.
+
+    Attributes:
+        init: ``init(key) -> params``, determined by the key.
+        bind: ``bind(params) -> module``, the module with these parameters.
+    """
+
+    init: Callable[[PRNGKeyArray], Params]
+    bind: Callable[[Params], Module]
+
+
+def functional(make_module: Callable[[nnx.Rngs], Module]) -> Functional[Module]:
+    """Turns a Flax module made of ``layers`` into pure functions.
 
     Args:
-        make_module: builds the module, whose call is ``module(x, c_noise, condition)``
-            and whose parameters all carry an initialisation law (see ``layers``).
-        image_shape: (h, w, c).
-        drops: see ``Network``; the module's call then takes keys as well, or none.
-
-    Returns:
-        The network.
+        make_module: builds the module, whose parameters all carry an initialisation law
+            (see ``layers``).
     """
     graph, state = nnx.split(nnx.eval_shape(lambda: make_module(_NoKeys())))
     parameters = nnx.to_flat_state(state)
@@ -115,6 +120,31 @@ def from_module(
             node[name] = jnp.asarray(parameter.get_metadata(layers.LAW)(u))
         return params
 
+    def bind(params: Params) -> Module:
+        return nnx.merge(graph, params)
+
+    return Functional(init, bind)
+
+
+def from_module(
+    make_module: Callable[[nnx.Rngs], nnx.Module],
+    image_shape: tuple[int, int, int],
+    *,
+    drops: bool = False,
+) -> Network:
+    """Turns a Flax module made of ``layers`` into a ``Network``.
+
+    Args:
+        make_module: see ``functional``; the module's call is
+            ``module(x, c_noise, condition)``.
+        image_shape: (h, w, c).
+        drops: see ``Network``; the module's call then takes keys as well, or none.
+
+    Returns:
+        The network.
+    """
+    module = functional(make_module)
+
     def apply(
         params: Params,
         x: Float[Array, "n h w c"],
@@ -122,6 +152,6 @@ def from_module(
         condition: Any,
         *keys: Key[Array, " n"],
     ) -> Float32[Array, "n h w out"]:
-        return nnx.merge(graph, params)(x, c_noise, condition, *keys)
+        return module.bind(params)(x, c_noise, condition, *keys)
 
-    return Network(init, apply, image_shape, drops)
+    return Network(module.init, apply, image_shape, drops)

@@ -11,11 +11,13 @@ from dpdm_jax import validate
 from dpdm_jax.conditions import Condition, num_classes_for
 from dpdm_jax.networks import (
     adm,
+    latent_unet,
     low_frequencies,
     mixer,
     mlp,
     ncsnpp,
     patches,
+    text_transformer,
     transformer,
 )
 from dpdm_jax.networks.network import DTYPES, Network
@@ -81,6 +83,13 @@ ROOM = Room(
     "network.name",
     {
         "adm": _of_classes("adm", adm.build, adm.Settings),
+        "latent_unet": Kind(
+            latent_unet.build,
+            (
+                Group("network.latent_unet", latent_unet.Settings),
+                Group("network.text_transformer", text_transformer.Settings),
+            ),
+        ),
         "mixer": _of_classes("mixer", mixer.build, mixer.Settings),
         "mlp": _of_classes("mlp", mlp.build, mlp.Settings),
         "ncsnpp": _of_classes("ncsnpp", ncsnpp.build, ncsnpp.Settings),

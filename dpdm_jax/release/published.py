@@ -15,6 +15,14 @@ import ml_collections
 
 from dpdm_jax import json_values
 
+_AUTOENCODER = (
+    "base_channels channel_multipliers num_res_blocks attention_factors inner_channels "
+    "latent_channels scale_factor"
+)
+_UNET = (
+    "base_channels channel_multipliers num_res_blocks attention_factors head_channels "
+    "num_heads scale_shift resample_in_blocks dropout remat"
+)
 _CONDITIONED = "base_width hidden_width num_blocks condition_gain"
 #: The fields of the config that are published, by group; "" has those of no group.
 FIELDS = {
@@ -27,6 +35,9 @@ FIELDS = {
         "data.glyphs": "characters images_per_character seed frame rotation shear "
         "scale stroke elastic_amplitude elastic_smoothness",
         "data.camelyon17": "center",
+        "codec": "name",
+        "codec.kl": _AUTOENCODER,
+        "codec.vq": f"{_AUTOENCODER} num_codes",
         "network": "name patch_size dtype",
         "network.ncsnpp": "base_width channel_multipliers num_res_blocks "
         "attention_resolutions",
@@ -34,9 +45,9 @@ FIELDS = {
         "network.mixer": _CONDITIONED,
         "network.transformer": f"{_CONDITIONED} num_heads",
         "network.low_frequencies": "count base_width hidden_width condition_gain",
-        "network.adm": "base_channels channel_multipliers num_res_blocks "
-        "attention_factors head_channels num_heads new_attention_order scale_shift "
-        "resample_in_blocks dropout remat",
+        "network.adm": f"{_UNET} new_attention_order",
+        "network.latent_unet": f"{_UNET} depth context_width null_row",
+        "network.text_transformer": "depth num_heads head_channels positions",
         "diffusion": "parameterization noise_levels sigma_data noise_multiplicity "
         "stratified label_dropout draws_at_once",
         "diffusion.edm_dct": "mean_data corner",

@@ -2,10 +2,11 @@ import jax
 import numpy as np
 import pytest
 
+from dpdm_jax.conditions import Labels, Tokens, Unconditional
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop import name_maps
 from dpdm_jax.interop.convert import convert
-from dpdm_jax.networks import Network, adm, ncsnpp
+from dpdm_jax.networks import Network, adm, latent_unet, ncsnpp, text_transformer
 
 
 def make_network(num_classes=3, **changes):
@@ -23,6 +24,17 @@ def make_adm(num_classes=3, image_shape=(8, 8, 1), **changes):
     fields = {"base_channels": 32, "channel_multipliers": (1, 2), "head_channels": 32}
     fields |= {"num_res_blocks": 1, "attention_factors": (2,)}
     return adm.build(adm.Settings(**fields | changes), image_shape, num_classes)
+
+
+def make_latent_unet(condition=None, **changes):
+    fields = {"base_channels": 32, "channel_multipliers": (1, 2), "num_res_blocks": 1}
+    fields |= {"attention_factors": (2,), "num_heads": 4, "context_width": 6}
+    settings = latent_unet.Settings(**fields | changes)
+    text = text_transformer.Settings(depth=2, num_heads=3, head_channels=4, positions=5)
+    return latent_unet.build(settings, text, (4, 4, 3), condition or Labels(3))
+
+
+CAPTIONS = Tokens(length=5, vocabulary=7)
 
 
 def targets_of(network):
@@ -47,6 +59,9 @@ def random_state_dict(network):
         make_adm(),
         make_adm(num_classes=0, resample_in_blocks=True, attention_factors=(1,)),
         make_adm(num_res_blocks=2, channel_multipliers=(1,), attention_factors=()),
+        make_latent_unet(depth=2),
+        make_latent_unet(CAPTIONS, resample_in_blocks=True),
+        make_latent_unet(Unconditional()),
     ],
 )
 def test_every_parameter_has_exactly_one_official_tensor(network):
@@ -107,6 +122,72 @@ def test_modules_of_guided_diffusion_have_its_names():
     ):
         assert name in targets_of(make_adm(**changes))
         assert name not in paths
+
+
+def test_modules_of_latent_diffusion_have_its_names():
+    of_classes, of_captions = (
+        {n: "/".join(t.path) for n, t in targets_of(network).items()}
+        for network in (make_latent_unet(depth=2), make_latent_unet(CAPTIONS))
+    )
+    attention, block = "down/level_1/attention_0", "down/level_1/attention_0/blocks"
+    theirs = "input_blocks.3.1"
+    expected = {
+        f"{theirs}.norm.weight": f"{attention}/norm/scale",
+        f"{theirs}.proj_in.weight": f"{attention}/input/kernel",
+        f"{theirs}.proj_out.bias": f"{attention}/output/bias",
+    }
+    theirs = f"{theirs}.transformer_blocks.1"
+    block = f"{block}/block_1"
+    expected |= {
+        f"{theirs}.norm1.weight": f"{block}/norm_a/scale",
+        f"{theirs}.attn1.to_q.weight": f"{block}/self_attention/query/kernel",
+        f"{theirs}.attn2.to_k.weight": f"{block}/cross_attention/key/kernel",
+        f"{theirs}.attn2.to_out.0.bias": f"{block}/cross_attention/output/bias",
+        f"{theirs}.ff.net.0.proj.weight": f"{block}/feed_forward/hidden/kernel",
+        f"{theirs}.ff.net.2.bias": f"{block}/feed_forward/output/bias",
+        f"{theirs}.norm3.bias": f"{block}/norm_c/bias",
+        "cond_stage_model.embedding.weight": "context/label/embedding",
+    }
+    assert {name: of_classes.get(name) for name in expected} == expected
+    theirs, block = "cond_stage_model.transformer", "context/blocks/block_1"
+    layer = f"{theirs}.attn_layers.layers"
+    expected = {
+        f"{theirs}.token_emb.weight": "context/token/embedding",
+        f"{theirs}.pos_emb.emb.weight": "context/position/embedding",
+        f"{layer}.2.0.weight": f"{block}/norm_a/scale",
+        f"{layer}.2.1.to_v.weight": f"{block}/attention/value/kernel",
+        f"{layer}.2.1.to_out.bias": f"{block}/attention/output/bias",
+        f"{layer}.3.0.bias": f"{block}/norm_b/bias",
+        f"{layer}.3.1.net.0.0.bias": (f"{block}/feed_forward/hidden/bias"),
+        f"{layer}.3.1.net.2.weight": (f"{block}/feed_forward/output/kernel"),
+        f"{theirs}.norm.bias": "context/norm/bias",
+    }
+    assert {name: of_captions.get(name) for name in expected} == expected
+
+
+def test_tensors_of_latent_diffusion_are_transposed_by_their_kind():
+    network = make_latent_unet(CAPTIONS)
+    state = random_state_dict(network)
+    params = convert(state, network)
+    attention = params["middle"]["attention"]
+    block = attention["blocks"]["block_0"]
+    theirs = "middle_block.1.transformer_blocks.0"
+    assert state["middle_block.1.proj_in.weight"].shape == (64, 64, 1, 1)
+    for ours, expected in (
+        (
+            attention["input"]["kernel"][3, 50],
+            state["middle_block.1.proj_in.weight"][50, 3, 0, 0],
+        ),
+        (
+            block["cross_attention"]["value"]["kernel"][5, 9],
+            state[f"{theirs}.attn2.to_v.weight"][9, 5],
+        ),
+        (
+            params["context"]["token"]["embedding"][6, 2],
+            state["cond_stage_model.transformer.token_emb.weight"][6, 2],
+        ),
+    ):
+        assert ours == expected
 
 
 def test_tensors_of_guided_diffusion_are_transposed_by_their_kind():

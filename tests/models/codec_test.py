@@ -26,12 +26,13 @@ class Folding:
 
     sample_shape: tuple[int, int, int]
     latent_shape = LATENT
+    identity = "folding"
 
     @property
     def spec(self):
         return PixelCodec(self.sample_shape).spec
 
-    def init(self):
+    def init(self, key):
         return {"codec": {"scale": jnp.float32(0.5)}}
 
     def encode(self, params, image, key):
@@ -53,7 +54,7 @@ def config():
 
 @pytest.fixture
 def model(config, monkeypatch):
-    monkeypatch.setattr(model_lib, "PixelCodec", Folding)
+    monkeypatch.setattr(model_lib, "build_codec", lambda _, shape: Folding(shape))
     return build_model(config, SAMPLE, of_classes(10))
 
 
@@ -61,6 +62,7 @@ def test_network_and_sample_have_shapes_of_their_own(model):
     assert model.network.image_shape == model.latent_shape == LATENT
     assert model.sample_shape == SAMPLE
     assert signature(model)["image_shape"] == [*SAMPLE]
+    assert signature(model)["codec"] == "folding"
     assert model.example["image"] == jax.ShapeDtypeStruct(SAMPLE, np.uint8)
 
 
@@ -97,3 +99,4 @@ def test_pixels_keep_nothing(config):
     model = build_model(config, SAMPLE, of_classes(10))
     assert model.latent_shape == model.sample_shape == SAMPLE
     assert not model.split(model.shapes)[1]
+    assert "codec" not in signature(model)

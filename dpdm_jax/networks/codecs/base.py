@@ -3,8 +3,12 @@
 from typing import Protocol
 
 import jax
+from jaxtyping import PRNGKeyArray
 
 from dpdm_jax.networks.network import Params
+
+#: Under which codecs keep what they do among a model's parameters.
+KEPT = "codec"
 
 
 class Codec(Protocol):
@@ -13,6 +17,8 @@ class Codec(Protocol):
     Attributes:
         latent_shape: (h, w, c) of what network and diffusion see.
         sample_shape: (h, w, c) of the images that are published.
+        identity: what weights must agree in besides names and shapes, as a text; "" of
+            pixels.
     """
 
     @property
@@ -22,14 +28,24 @@ class Codec(Protocol):
     def sample_shape(self) -> tuple[int, int, int]: ...
 
     @property
+    def identity(self) -> str: ...
+
+    @property
     def spec(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of one image as the source gives it."""
         ...
 
-    def init(self) -> Params:
+    def init(self, key: PRNGKeyArray) -> Params:
         """Returns what the codec keeps among a model's parameters, by name.
 
-        No step trains it: it was given, or trained on public data.
+        No step trains it. What is random here stands in for weights that were trained
+        on public data.
+
+        Args:
+            key: determines what is random.
+
+        Returns:
+            Under ``KEPT``; {} of a codec without parameters.
         """
         ...
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from dpdm_jax.images import pixels
 from dpdm_jax.networks.network import Params
@@ -19,6 +20,8 @@ class PixelCodec:
 
     sample_shape: tuple[int, int, int]
 
+    identity = ""
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         return self.sample_shape
@@ -27,7 +30,8 @@ class PixelCodec:
     def spec(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.sample_shape, np.uint8)
 
-    def init(self) -> Params:
+    def init(self, key: PRNGKeyArray) -> Params:
+        del key
         return {}
 
     def encode(self, params: Params, image: jax.Array, key: jax.Array) -> jax.Array:
