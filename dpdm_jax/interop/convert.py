@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,7 +36,7 @@ def convert(
         InputError: names are missing or unexpected, or shapes differ; the message
             counts them and lists the first few.
     """
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    shapes = network.shapes
     targets = name_maps.official_names(shapes)
 
     def fits(name: str, target: name_maps.Target) -> bool:

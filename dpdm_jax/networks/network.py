@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Key, PRNGKeyArray
 
-from dpdm_jax.networks import layers
+from dpdm_jax.networks import adapters, layers
+from dpdm_jax.networks.parts import Parts, of_module
 
 #: Computation dtypes by their name in a config; parameters are always float32.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -46,18 +47,24 @@ class Network:
             a network that drops.
         image_shape: (h, w, c).
         drops: whether it drops some features in training.
+        parts: what its modules say of their parameters.
     """
 
     init: Callable[[PRNGKeyArray], Params]
     apply: Apply
     image_shape: tuple[int, int, int]
     drops: bool = False
+    parts: Parts = dataclasses.field(default_factory=Parts)
+
+    @property
+    def shapes(self) -> Params:
+        """Shapes and dtypes of the parameters; allocates none, and uses no device."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
     @property
     def num_parameters(self) -> int:
         """Number of scalars, measured ones among them; allocates none."""
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.shapes))
 
 
 class _NoKeys(nnx.Rngs):
@@ -78,6 +85,7 @@ def from_module(
     image_shape: tuple[int, int, int],
     *,
     drops: bool = False,
+    tokens: int | None = None,
 ) -> Network:
     """Turns a Flax module made of ``layers`` into a ``Network``.
 
@@ -86,11 +94,20 @@ def from_module(
             and whose parameters all carry an initialisation law (see ``layers``).
         image_shape: (h, w, c).
         drops: see ``Network``; the module's call then takes keys as well, or none.
+        tokens: that the condition is attended to as; None where none is.
 
     Returns:
-        The network.
+        The network; its parameters may have adapters (see ``adapters``).
     """
-    graph, state = nnx.split(nnx.eval_shape(lambda: make_module(_NoKeys())))
+    known = Parts()
+
+    def make() -> nnx.Module:
+        nonlocal known
+        module = make_module(_NoKeys())
+        known = of_module(module, tokens)
+        return module
+
+    graph, state = nnx.split(nnx.eval_shape(make))
     parameters = nnx.to_flat_state(state)
 
     def init(key: PRNGKeyArray) -> Params:
@@ -122,6 +139,9 @@ def from_module(
         condition: Any,
         *keys: Key[Array, " n"],
     ) -> Float32[Array, "n h w out"]:
-        return nnx.merge(graph, params)(x, c_noise, condition, *keys)
+        params, found = adapters.taken_apart(params)
+        module = nnx.merge(graph, params)
+        adapters.attach(module, found)
+        return module(x, c_noise, condition, *keys)
 
-    return Network(init, apply, image_shape, drops)
+    return Network(init, apply, image_shape, drops, known)
