@@ -93,6 +93,11 @@ def get_config() -> ml_collections.ConfigDict:
     extend.noise_multiplier = config_dict.placeholder(float)
 
     config.train = train = ml_collections.ConfigDict()
+    # What of the network is trained: all; attention, cross_attention, resblocks or
+    # condition (what embeds it); a range of these, as attention:9-16, counted from 1;
+    # lora:RANK (adapters on the matrices of attention, merged into what is released,
+    # and condition in full); a pattern of its parameters' paths; several with commas.
+    train.trainable = "all"
     train.batch_size = 4096  # nominal B; examples are sampled at rate 1 / ceil(N / B)
     train.exact_batch_size = False  # sampled at rate B / N in place of that
     train.epochs = 300  # steps are epochs * ceil(N / B)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
@@ -54,7 +55,7 @@ def plan(
         for name, value in report.items():
             if "epsilon" in name:
                 value = format_epsilon(float(value))
-            for each in map(_in_words, value) if name == "phases" else [value]:
+            for each in _lines(name, value):
                 _say(f"{name:<{width}}  {each}")
     if target is not None:
         compiled = processes.from_first(
@@ -194,6 +195,17 @@ def _refuse_extension(config: ml_collections.ConfigDict, mode: str) -> None:
             f"config.extend is set with --mode={mode}; allowed: --mode=extend first, "
             f"then --mode={mode} without it."
         )
+
+
+def _lines(name: str, value: Any) -> Iterable[Any]:
+    """What a plan's field is printed as, a line each."""
+    if name == "phases":
+        return map(_in_words, value)
+    if name == "trained":
+        return [_in_words(value)]
+    if name == "trained_modules":
+        return [f"{module}: {count}" for module, count in value.items()]
+    return [value]
 
 
 def _in_words(fields: dict[str, Any]) -> str:

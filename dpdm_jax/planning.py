@@ -11,12 +11,14 @@ import ml_collections
 from dpdm_jax import conditions, data, queries, rooms, validate
 from dpdm_jax.conditions import Condition
 from dpdm_jax.errors import InputError
-from dpdm_jax.models.model import Model, build_model
+from dpdm_jax.models import trainable
+from dpdm_jax.models.model import Model, build_model, num_scalars
 from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import (
     LedgerRecord,
     PrivacyConfig,
     PrivacyPlan,
+    TrainedPart,
     extend_plan,
     make_plan,
     phase_fields,
@@ -101,7 +103,19 @@ def privacy_plan(
             coordinates=max(
                 [model.num_trained, *(query.num_coordinates for query in asked)]
             ),
+            trained=_trained_part(model),
         )
+    )
+
+
+def _trained_part(model: Model) -> TrainedPart | None:
+    if not model.trainable.frozen:
+        return None
+    return TrainedPart(
+        selector=model.trainable.selector,
+        parameters=model.num_trained,
+        adapters=model.num_adapters,
+        of=model.network.num_parameters,
     )
 
 
@@ -199,11 +213,17 @@ def plan_report(
             "epsilon_pld": plan.epsilon_spent(plan.total_steps, "pld"),
             "num_parameters": model.num_parameters,
             "num_trained": model.num_trained,
+            "trained_modules": _trained_modules(model),
             "image_shape": list(problem.image_shape),
         }
         | conditions.to_dict(problem.condition)
         | (_cost(config, model, plan) if estimate_cost else {})
     )
+
+
+def _trained_modules(model: Model) -> dict[str, int]:
+    """Numbers of trained parameters, by the modules that they are in."""
+    return trainable.groups(model.trained_network(model.shapes), model.network.parts)
 
 
 def _phases(plan: PrivacyPlan) -> dict[str, Any]:
@@ -224,13 +244,22 @@ def forward_cost(
         config = config.copy_and_resolve_references()
         config.network.dtype = "float32"
         model = build_model(config, model.sample_shape, model.condition)
-    params = jax.eval_shape(model.network.init, jax.random.key(0))
+    params = model.network.shapes
     x = jax.ShapeDtypeStruct((1, *model.latent_shape), jnp.float32)
     sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
     condition = blank_examples(model.condition.spec, 1)
     lowered = jax.jit(model.network.apply).lower(params, x, sigma, condition)
     cost = lowered.cost_analysis() or {}
     return cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
+
+
+def gradient_passes(model: Model) -> float:
+    """Work of a gradient, in forward passes of the network.
+
+    One is forward, one back to what is trained, and one for the gradients by weights:
+    of those that are trained, whose share of the work is about that of the weights.
+    """
+    return 2.0 + min(1.0, model.num_trained / model.network.num_parameters)
 
 
 def _cost(
@@ -245,15 +274,15 @@ def _cost(
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, forward_bytes = forward_cost(config, model)
     at_once = config.diffusion.draws_at_once or multiplicity
-    # A backward pass costs two forward passes, and draws in parts one more.
-    passes = 3.0 if at_once == multiplicity else 4.0
+    passes = gradient_passes(model) + (at_once != multiplicity)  # one more, in parts
     flops = passes * forward_flops * multiplicity * plan.expected_batch_size
     size = 4 * model.num_trained
-    # Weights, average, two Adam moments, sum, noise; then what a micro-batch holds:
-    # its gradients, and the activations that the backward pass reads, which the bytes
-    # that a forward pass moves bound from above.
+    fixed = 4 * num_scalars(model.split(model.shapes)[1])
+    # What is fixed; weights, average, two Adam moments, sum, noise; then what a
+    # micro-batch holds: its gradients, and the activations that the backward pass
+    # reads, which the bytes that a forward pass moves bound from above.
     activations = forward_bytes * at_once
-    memory = 6 * size + held * (size + activations)
+    memory = fixed + 6 * size + held * (size + activations)
     rate = _matrix_product_rate()
     return {
         "microbatches_per_step": num_microbatches(

@@ -128,6 +128,7 @@ PLANS = rows_of(
             "train.num_steps=-1": "num_steps is -1",
             "train.epochs=0": "epochs is 0",
             "train.microbatch_size=0": "microbatch_size is 0",
+            "train.trainable=lora:4": "of which 'lora:4' selects nothing; allowed with",
             "diffusion.noise_multiplicity=0": "noise_multiplicity is 0",
             "diffusion.label_dropout=2": "label_dropout is 2.0",
             "diffusion.parameterization=eps": "allowed: edm, v, ve, vp",

@@ -70,12 +70,12 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
         _log.info("  took %.0f s", programs[name]["compile_seconds"])
 
     # The work that the method asks of a call of accumulate, on one device: a forward
-    # and a backward pass of K noisy copies of each example. A backward pass costs two
-    # forward passes.
+    # and a backward pass of K noisy copies of each example.
     examples = config.train.microbatch_size // num_devices
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, _ = planning.forward_cost(config, model)
-    expected_flops = 3 * forward_flops * multiplicity * examples
+    passes = planning.gradient_passes(model)
+    expected_flops = passes * forward_flops * multiplicity * examples
     report = {
         "target": target.name,
         "devices": num_devices,
@@ -145,7 +145,7 @@ def describe(report: dict[str, Any]) -> str:
     )
     if "compiled_over_expected_flops" in report:
         lines.append(
-            "accumulate's flop over three forward passes' of the network: "
+            "accumulate's flop over those of a gradient by the network's passes: "
             f"{report['compiled_over_expected_flops']:.2f}"
         )
     if report["training_bytes"] is not None:
@@ -219,8 +219,8 @@ def _programs(
         guidance_scale=sampler_config.guidance,
     )
 
-    params = _placed(model.shapes, everywhere)
-    trained, fixed = model.split(params)
+    trained, fixed = model.split(_placed(model.shapes, everywhere))
+    released = _placed(model.ordinary.shapes, everywhere)
     state = _placed(
         jax.eval_shape(
             lambda params: create_state(params, training.optimizer, training.noise),
@@ -244,7 +244,7 @@ def _programs(
     asked = _placed(blank_examples(model.condition.spec, count), per_device)
     return {
         "finish": lambda: step.finish.lower(state, partial),
-        "sample": lambda: sample.lower(params, numbers, asked),
+        "sample": lambda: sample.lower(released, numbers, asked),
         "accumulate": lambda: step.accumulate.lower(
             partial, state.params, fixed, *batch, key
         ),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # a type checker does not follow __path__
     from configs import cifar10 as cifar10
     from configs import cifar10_finetune as cifar10_finetune
     from configs import digits as digits
+    from configs import digits_public as digits_public
+    from configs import glyphs_public as glyphs_public
     from configs import imagenet_32 as imagenet_32
     from configs import imagenet_32_public as imagenet_32_public
     from configs import mnist as mnist

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,10 +36,9 @@ def convert(
         InputError: names are missing or unexpected, or shapes differ; the message
             counts them and lists the first few.
     """
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
     return placed(
         state_dict,
-        name_maps.official_names(shapes),
+        name_maps.official_names(network.shapes),
         "the configured network",
         any_label_table=any_label_table,
     )

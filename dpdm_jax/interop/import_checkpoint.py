@@ -10,10 +10,11 @@ from typing import TypeVar
 import ml_collections
 from absl import flags
 
-from dpdm_jax import command_line, files, planning, run_dir, stored_config
+from dpdm_jax import command_line, files, planning, run_dir, stored_config, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.interop.torch_checkpoints import read_official_checkpoint
+from dpdm_jax.models import trainable
 from dpdm_jax.models.model import build_model
 from dpdm_jax.training.checkpoints import Checkpoints
 
@@ -44,6 +45,7 @@ def import_checkpoint(
     """
     official = read_official_checkpoint(checkpoint)
     problem = planning.public_problem(config)
+    validate.one_of(trainable.FIELD, config.train.trainable, (trainable.ALL,))
     model = build_model(config, problem.image_shape, problem.condition)
     if model.num_trained < model.num_parameters:
         raise InputError(

@@ -17,7 +17,8 @@ from dpdm_jax.diffusion.priors import Prior
 from dpdm_jax.diffusion.views import Views
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import named_leaves, of_codec, of_denoiser
-from dpdm_jax.networks import Network, Params, build_network
+from dpdm_jax.models.trainable import ALL, Trainable, select
+from dpdm_jax.networks import Network, Params, adapters, build_network
 from dpdm_jax.networks.codecs import Codec, build_codec
 
 # The network's part of the parameters, where there are others.
@@ -33,7 +34,8 @@ TrainedLoss = Callable[[Any, Any, dict[str, Any], jax.Array], jax.Array]
 class Model:
     """A network, the way it denoises and the noise levels it is trained at.
 
-    Its parameters are the network's own; where prior or codec keep some, too, they are
+    Its parameters are the network's own, with the low-rank adapters that are trained;
+    where prior or codec keep some, too, they are
     {"network": ..., **those of the prior, **those of the codec}.
 
     Attributes:
@@ -48,6 +50,7 @@ class Model:
             denoise; else None.
         condition: of the examples.
         codec: what network and diffusion see of an image.
+        trainable: which of the network's parameters are trained.
     """
 
     network: Network
@@ -60,6 +63,12 @@ class Model:
     bound: losses.Bound | None
     condition: Condition
     codec: Codec
+    trainable: Trainable
+
+    @property
+    def ordinary(self) -> "Model":
+        """The same without adapters, as samples and releases are of."""
+        return dataclasses.replace(self, trainable=Trainable())
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -78,16 +87,29 @@ class Model:
 
     def init(self, key: jax.Array) -> Params:
         """Returns the parameters before the first step, determined by the key."""
-        params = self.network.init(key)
+        params = self.trainable.with_adapters(self.network.init(key), key)
         kept = _kept(self.prior, self.codec, self.condition, key)
         return {_NETWORK: params, **kept} if kept else params
 
     def network_of(self, params: Params) -> Params:
-        """Returns the network's own part of the parameters."""
-        return params if self._is_alone else params[_NETWORK]
+        """Returns the network's own part of the parameters, without adapters."""
+        return adapters.taken_apart(self._of_network(params))[0]
 
     def with_network(self, params: Params, network: Params) -> Params:
-        """Returns the parameters with another network's part."""
+        """Returns the parameters with another network's part, and their adapters."""
+        _, found = adapters.taken_apart(self._of_network(params))
+        return self._with(params, adapters.put_in(network, found))
+
+    def merged(self, params: Params) -> Params:
+        """Returns parameters of the ``ordinary`` model for the same function."""
+        if not self.trainable.adapted:
+            return params
+        return self._with(params, adapters.merged(self._of_network(params)))
+
+    def _of_network(self, params: Params) -> Params:
+        return params if self._is_alone else params[_NETWORK]
+
+    def _with(self, params: Params, network: Params) -> Params:
         return network if self._is_alone else {**params, _NETWORK: network}
 
     @property
@@ -106,16 +128,33 @@ class Model:
     def split(self, params: Params) -> tuple[Params, Params]:
         """Takes parameters apart into the trained and the fixed, see ``partition``."""
         kept = self._kept_names
-        return partition.split(params, lambda path: path.split("/")[0] not in kept)
+
+        def is_trained(path: str) -> bool:
+            if kept:
+                first, _, path = path.partition("/")
+                if first in kept:
+                    return False
+            return path not in self.trainable.frozen
+
+        return partition.split(params, is_trained)
+
+    def trained_network(self, params: Params) -> Params:
+        """Returns the trained ones of the network's parameters, and its adapters."""
+        return self._of_network(self.split(params)[0])
 
     @property
     def num_parameters(self) -> int:
-        """Number of scalars, trained or fixed."""
-        return num_scalars(self.shapes)
+        """Number of scalars, trained or fixed; those of adapters are not counted."""
+        return num_scalars(self.ordinary.shapes)
+
+    @property
+    def num_adapters(self) -> int:
+        """Number of scalars of low-rank adapters."""
+        return num_scalars(self.shapes) - self.num_parameters
 
     @property
     def num_trained(self) -> int:
-        """Number of scalars that steps change."""
+        """Number of scalars that steps change, those of adapters among them."""
         return num_scalars(self.split(self.shapes)[0])
 
     def loss(self) -> losses.ExampleLoss:
@@ -172,7 +211,8 @@ def build_model(
     """Builds the model that a config describes.
 
     Args:
-        config: the whole config; reads ``codec``, ``network`` and ``diffusion``.
+        config: the whole config; reads ``codec``, ``network``, ``diffusion`` and
+            ``train.trainable``.
         sample_shape: (h, w, c) of the images.
         condition: of the examples.
 
@@ -215,6 +255,7 @@ def build_model(
         bound=bound,
         condition=condition,
         codec=codec,
+        trainable=select(config.train.trainable, network),
     )
 
 
@@ -236,8 +277,12 @@ def num_scalars(shapes: Any) -> int:
 
 
 def signature(model: Model) -> dict[str, Any]:
-    """What must agree for weights to fit a model, as JSON values."""
-    return {
+    """What must agree for weights to fit a model, as JSON values.
+
+    What is trained is there where that is not all.
+    """
+    selector = model.trainable.selector
+    return ({} if selector == ALL else {"trainable": selector}) | {
         "image_shape": list(model.sample_shape),
         **conditions.to_dict(model.condition),
         "parameterization": of_denoiser(model.parameterization, model.prior),

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from dpdm_jax.fusion import materialize
-from dpdm_jax.networks import embeddings, layers
+from dpdm_jax.networks import embeddings, layers, parts
 from dpdm_jax.networks.torch_layers import conv3x3, dense, group_norm
 
 
@@ -99,6 +99,8 @@ class ResidualBlock(nnx.Module):
         rngs: see ``layers.dense``.
     """
 
+    role = parts.RESBLOCKS
+
     def __init__(
         self,
         in_channels: int,
@@ -178,6 +180,9 @@ class AttentionBlock(nnx.Module):
         dtype: of the computation; the softmax is in float32.
         rngs: see ``layers.dense``.
     """
+
+    role = parts.ATTENTION
+    adapted = ("query_key_value", "output")
 
     def __init__(
         self,

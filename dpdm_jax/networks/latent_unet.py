@@ -16,7 +16,14 @@ from jaxtyping import Array, Float, Float32, Int, Key, PyTree
 from dpdm_jax import validate
 from dpdm_jax.conditions import Condition, Labels, Tokens, Unconditional
 from dpdm_jax.errors import InputError
-from dpdm_jax.networks import adm_blocks, layers, network, text_transformer, unet
+from dpdm_jax.networks import (
+    adm_blocks,
+    layers,
+    network,
+    parts,
+    text_transformer,
+    unet,
+)
 from dpdm_jax.networks.spatial_transformer import SpatialTransformer
 
 
@@ -59,6 +66,8 @@ class LabelContext(nnx.Module):
         dtype: of the tokens; the table is float32.
         rngs: see ``layers.dense``.
     """
+
+    role = parts.CONDITION
 
     def __init__(
         self,
@@ -203,7 +212,19 @@ def build(
             rngs=rngs,
         )
 
-    return network.from_module(make, image_shape, drops=settings.dropout > 0)
+    return network.from_module(
+        make, image_shape, drops=settings.dropout > 0, tokens=_tokens(condition)
+    )
+
+
+def _tokens(condition: Condition) -> int | None:
+    """How many tokens a context of a condition has."""
+    match condition:
+        case Labels():
+            return 1
+        case Tokens():
+            return condition.length
+    return None
 
 
 def _context(

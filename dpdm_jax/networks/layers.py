@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Float32, Key, PRNGKeyArray
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.fusion import materialize
-from dpdm_jax.networks import convolution, normalization
+from dpdm_jax.networks import convolution, normalization, parts
 
 #: Uniform numbers, drawn on the host or traced.
 Uniform = Float[Array | np.ndarray, "*shape"]
@@ -165,10 +165,20 @@ class _Conv(nnx.Conv):
 
 
 class _Linear(nnx.Linear):
+    #: See ``adapters.attach``.
+    adapter: Callable[[Array], Array] | None = None
+
     def __call__(
         self, inputs: Float[Array, "*n i"], out_sharding: None = None
     ) -> Float[Array, "*n o"]:
-        return super().__call__(inputs, out_sharding).astype(self.dtype)
+        h = super().__call__(inputs, out_sharding)
+        if self.adapter is not None:
+            h = h + self.adapter(inputs.astype(self.dtype))
+        return h.astype(self.dtype)
+
+
+class _Embed(nnx.Embed):
+    role = parts.CONDITION
 
 
 def conv3x3(
@@ -275,7 +285,7 @@ def embed(
     Returns:
         The layer, int32 [n] -> [n, channels].
     """
-    return nnx.Embed(
+    return _Embed(
         num_embeddings,
         channels,
         dtype=dtype,
@@ -411,6 +421,8 @@ class ResidualBlock(nnx.Module):
         rngs: see ``dense``.
     """
 
+    role = parts.RESBLOCKS
+
     def __init__(
         self,
         in_channels: int,
@@ -487,6 +499,9 @@ class AttentionBlock(nnx.Module):
         dtype: of the computation; the softmax is in float32.
         rngs: see ``dense``.
     """
+
+    role = parts.ATTENTION
+    adapted = ("query", "key", "value", "output")
 
     def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         make: Make = {"dtype": dtype, "rngs": rngs}

@@ -125,4 +125,5 @@ def with_perceptron(network: Network, perceptron: Network) -> Network:
         low = jnp.einsum("ui,nuvc,vj->nijc", rows, low, columns)
         return network.apply(params["network"], x, c_noise, condition, *keys) + low
 
-    return dataclasses.replace(network, init=init, apply=apply)
+    known = network.parts.below("network") + perceptron.parts.below("low_frequencies")
+    return dataclasses.replace(network, init=init, apply=apply, parts=known)

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Key, PRNGKeyArray
 
-from dpdm_jax.networks import layers
+from dpdm_jax.networks import adapters, layers
+from dpdm_jax.networks.parts import Parts, of_module
 
 #: Computation dtypes by their name in a config; parameters are always float32.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -48,18 +49,24 @@ class Network:
             a network that drops.
         image_shape: (h, w, c).
         drops: whether it drops some features in training.
+        parts: what its modules say of their parameters.
     """
 
     init: Callable[[PRNGKeyArray], Params]
     apply: Apply
     image_shape: tuple[int, int, int]
     drops: bool = False
+    parts: Parts = dataclasses.field(default_factory=Parts)
+
+    @property
+    def shapes(self) -> Params:
+        """Shapes and dtypes of the parameters; allocates none, and uses no device."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
     @property
     def num_parameters(self) -> int:
         """Number of scalars, measured ones among them; allocates none."""
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.shapes))
 
 
 class _NoKeys(nnx.Rngs):
@@ -81,21 +88,35 @@ class Functional(Generic[Module]):
 
     Attributes:
         init: ``init(key) -> params``, determined by the key.
-        bind: ``bind(params) -> module``, the module with these parameters.
+        bind: ``bind(params) -> module``, the module with these parameters, which may
+            have adapters (see ``adapters``).
+        parts: what its modules say of their parameters.
     """
 
     init: Callable[[PRNGKeyArray], Params]
     bind: Callable[[Params], Module]
+    parts: Parts
 
 
-def functional(make_module: Callable[[nnx.Rngs], Module]) -> Functional[Module]:
+def functional(
+    make_module: Callable[[nnx.Rngs], Module], *, tokens: int | None = None
+) -> Functional[Module]:
     """Turns a Flax module made of ``layers`` into pure functions.
 
     Args:
         make_module: builds the module, whose parameters all carry an initialisation law
             (see ``layers``).
+        tokens: that the condition is attended to as; None where none is.
     """
-    graph, state = nnx.split(nnx.eval_shape(lambda: make_module(_NoKeys())))
+    known = Parts()
+
+    def make() -> Module:
+        nonlocal known
+        module = make_module(_NoKeys())
+        known = of_module(module, tokens)
+        return module
+
+    graph, state = nnx.split(nnx.eval_shape(make))
     parameters = nnx.to_flat_state(state)
 
     def init(key: PRNGKeyArray) -> Params:
@@ -121,9 +142,12 @@ def functional(make_module: Callable[[nnx.Rngs], Module]) -> Functional[Module]:
         return params
 
     def bind(params: Params) -> Module:
-        return nnx.merge(graph, params)
+        params, found = adapters.taken_apart(params)
+        module = nnx.merge(graph, params)
+        adapters.attach(module, found)
+        return module
 
-    return Functional(init, bind)
+    return Functional(init, bind, known)
 
 
 def from_module(
@@ -131,6 +155,7 @@ def from_module(
     image_shape: tuple[int, int, int],
     *,
     drops: bool = False,
+    tokens: int | None = None,
 ) -> Network:
     """Turns a Flax module made of ``layers`` into a ``Network``.
 
@@ -139,11 +164,12 @@ def from_module(
             ``module(x, c_noise, condition)``.
         image_shape: (h, w, c).
         drops: see ``Network``; the module's call then takes keys as well, or none.
+        tokens: see ``functional``.
 
     Returns:
-        The network.
+        The network; its parameters may have adapters.
     """
-    module = functional(make_module)
+    module = functional(make_module, tokens=tokens)
 
     def apply(
         params: Params,
@@ -154,4 +180,4 @@ def from_module(
     ) -> Float32[Array, "n h w out"]:
         return module.bind(params)(x, c_noise, condition, *keys)
 
-    return Network(module.init, apply, image_shape, drops)
+    return Network(module.init, apply, image_shape, drops, module.parts)

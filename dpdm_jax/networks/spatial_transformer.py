@@ -5,11 +5,17 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dpdm_jax.fusion import materialize
-from dpdm_jax.networks import layers, torch_layers
+from dpdm_jax.networks import layers, parts, torch_layers
 from dpdm_jax.networks.transformer_blocks import Attention, FeedForward
 
 # Of the group normalisation; that of U-Nets around it is another.
 _EPSILON = 1e-6
+
+
+class CrossAttention(Attention):
+    """Attention of tokens to those of a context."""
+
+    role = parts.CROSS_ATTENTION
 
 
 class TransformerBlock(nnx.Module):
@@ -17,7 +23,8 @@ class TransformerBlock(nnx.Module):
 
     Args:
         width: features of a token.
-        context_width: features of a token of the context.
+        context_width: features of a token of the context; None without a context,
+            where tokens attend to each other again.
         num_heads: divides ``width``.
         dtype: of the computation.
         rngs: see ``layers.dense``.
@@ -26,7 +33,7 @@ class TransformerBlock(nnx.Module):
     def __init__(
         self,
         width: int,
-        context_width: int,
+        context_width: int | None,
         *,
         num_heads: int,
         dtype: DTypeLike,
@@ -34,8 +41,8 @@ class TransformerBlock(nnx.Module):
     ):
         make: layers.Make = {"dtype": dtype, "rngs": rngs}
 
-        def attention(to_width: int) -> Attention:
-            return Attention(
+        def attention(kind: type[Attention], to_width: int) -> Attention:
+            return kind(
                 width,
                 to_width,
                 num_heads=num_heads,
@@ -44,11 +51,20 @@ class TransformerBlock(nnx.Module):
             )
 
         self.norm_a = layers.layer_norm(width, **make)
-        self.self_attention = attention(width)
+        self.self_attention = attention(Attention, width)
         self.norm_b = layers.layer_norm(width, **make)
-        self.cross_attention = attention(context_width)
+        if context_width is None:
+            self.cross_attention = attention(Attention, width)
+        else:
+            self.cross_attention = attention(CrossAttention, context_width)
         self.norm_c = layers.layer_norm(width, **make)
         self.feed_forward = FeedForward(width, gated=True, **make)
+
+    def inert(self, tokens: int) -> tuple[str, ...]:
+        """Says what does nothing: to a single token all attend alike."""
+        if tokens > 1:
+            return ()
+        return ("norm_b", "cross_attention/query", "cross_attention/key")
 
     def __call__(
         self, x: Float[Array, "n t w"], context: Float[Array, "n c v"] | None
@@ -80,6 +96,8 @@ class SpatialTransformer(nnx.Module):
         rngs: see ``layers.dense``.
     """
 
+    role = parts.ATTENTION
+
     def __init__(
         self,
         channels: int,
@@ -96,7 +114,7 @@ class SpatialTransformer(nnx.Module):
         self.blocks = nnx.Dict(
             {
                 f"block_{i}": TransformerBlock(
-                    channels, context_width or channels, num_heads=num_heads, **make
+                    channels, context_width, num_heads=num_heads, **make
                 )
                 for i in range(depth)
             }

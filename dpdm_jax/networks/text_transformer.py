@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from dpdm_jax import validate
 from dpdm_jax.fusion import materialize
-from dpdm_jax.networks import layers
+from dpdm_jax.networks import layers, parts
 from dpdm_jax.networks.transformer_blocks import Attention, FeedForward
 
 # Initial standard deviation of the tables.
@@ -58,6 +58,8 @@ class TextTransformer(nnx.Module):
         dtype: of the computation.
         rngs: see ``layers.dense``.
     """
+
+    role = parts.CONDITION
 
     def __init__(
         self,

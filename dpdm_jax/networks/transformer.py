@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.fusion import materialize
-from dpdm_jax.networks import conditioned, layers, network, pixel_blocks
+from dpdm_jax.networks import conditioned, layers, network, parts, pixel_blocks
 from dpdm_jax.networks.conditioned import ConditionedMLP
 from dpdm_jax.networks.normalization import unit_variance
 
@@ -59,6 +59,9 @@ class TransformerBlock(nnx.Module):
         dtype: of the computation.
         rngs: see ``layers.dense``.
     """
+
+    role = parts.ATTENTION
+    adapted = ("query_key_value", "attended")
 
     def __init__(
         self,

@@ -22,6 +22,8 @@ class Attention(nnx.Module):
         rngs: see ``layers.dense``.
     """
 
+    adapted = ("query", "key", "value", "output")
+
     def __init__(
         self,
         width: int,

@@ -45,6 +45,7 @@ from dpdm_jax.privacy.statements import (
     statement_of,
 )
 from dpdm_jax.privacy.threefry import secret_key
+from dpdm_jax.privacy.trained import TrainedPart
 from dpdm_jax.privacy.tuning import NO_TUNING, Selection, Tuning
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "Query",
     "Selection",
     "Statement",
+    "TrainedPart",
     "Tuning",
     "accounting",
     "clipped_grad",

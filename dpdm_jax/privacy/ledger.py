@@ -584,8 +584,9 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
 
 def _upgraded_plan(plan: dict[str, Any]) -> dict[str, Any]:
     """Names the only queries that there were: two of moments, or as many as it says."""
-    if "queries" in plan:
-        raise InputError("the privacy plan has queries, which its format has not.")
+    for name in ("queries", "trained"):
+        if name in plan:
+            raise InputError(f"the privacy plan has {name}, which its format has not.")
     plan = dict(plan)
     if "extends" in plan:
         plan["extends"] = _upgraded_plan(plan["extends"])

@@ -12,12 +12,13 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting, lineage
 from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_size
 from dpdm_jax.privacy.queries import Query
+from dpdm_jax.privacy.trained import TrainedPart
 
 # In what an extension may differ from the plan before it.
 _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 # Of a plan as JSON: not there in those that have nothing of the kind.
-_OPTIONAL = frozenset({"extends", "queries", "coordinates", "public_data"})
+_OPTIONAL = frozenset({"extends", "queries", "coordinates", "public_data", "trained"})
 
 # Noised sums become float32; what that does not hold would be no noise, or no number.
 _LEAST_STDDEV = float(np.finfo(np.float32).tiny)
@@ -52,6 +53,8 @@ class PrivacyConfig:
             ``clipped_grad`` and ``gaussian_noise`` adds; None leaves the arithmetic
             out of the guarantee.
         exact_batch_size: sampling at B / N, and B as the divisor.
+        trained: what part of a network is trained; None for all of it, or where that is
+            not stated.
     """
 
     num_examples: int
@@ -68,6 +71,7 @@ class PrivacyConfig:
     public_data: str = ""
     coordinates: int | None = None
     exact_batch_size: bool = False
+    trained: TrainedPart | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +101,7 @@ class PrivacyPlan:
         coordinates: numbers in each noised sum, at most, where sums and noise are exact
             integers; None for floating-point arithmetic, as older plans have it, or
             where the arithmetic is left out of the guarantee.
+        trained: see ``PrivacyConfig``.
         extends: the plan of the steps that come first, each of which counts as taken;
             None for a plan that is no extension. See ``extend_plan``.
     """
@@ -115,6 +120,7 @@ class PrivacyPlan:
     queries: tuple[Query, ...] = ()
     public_data: str = ""
     coordinates: int | None = None
+    trained: TrainedPart | None = None
     extends: "PrivacyPlan | None" = None
 
     def __post_init__(self) -> None:
@@ -328,6 +334,7 @@ class PrivacyPlan:
             "queries": ", ".join(map(str, self.queries)) or "none",
             "public_data": self.public_data,
             "coordinates": self.coordinates,
+            "trained": str(self.trained or "all"),
         }
 
     def differences(self, other: "PrivacyPlan") -> list[tuple[str, Any, Any]]:
@@ -366,18 +373,20 @@ class PrivacyPlan:
 
         Infinity, which JSON lacks, is the string "inf". The dict is flat but for
         "extends" of an extension, the dict of the plan before, and "queries", a list of
-        dicts. A plan without queries has none of the latter, and one without exact
-        arithmetic no "coordinates".
+        dicts. A plan without queries has none of the latter, one without exact
+        arithmetic no "coordinates", and one that trains all no "trained".
         """
         fields: dict[str, Any] = self._terms() | {
             "epsilon": self.epsilon,
             "noise_multiplicity": self.noise_multiplicity,
         }
-        del fields["queries"]
+        del fields["queries"], fields["trained"]
         if not self.public_data:
             del fields["public_data"]
         if self.queries:
             fields["queries"] = [query.to_dict() for query in self.queries]
+        if self.trained is not None:
+            fields["trained"] = self.trained.to_dict()
         present = {name: v for name, v in fields.items() if v is not None}
         fields = json_values.encode(present)
         if self.extends is not None:
@@ -410,6 +419,8 @@ class PrivacyPlan:
             if not isinstance(fields["queries"], list):
                 raise InputError("the queries of the privacy plan are no list.")
             values["queries"] = tuple(map(Query.from_dict, fields["queries"]))
+        if "trained" in fields:
+            values["trained"] = TrainedPart.from_dict(fields["trained"])
         if "extends" in fields:
             values["extends"] = cls.from_dict(fields["extends"])
         sampling = PoissonSampling(
@@ -496,6 +507,7 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         queries=tuple(config.queries),
         public_data=config.public_data,
         coordinates=config.coordinates,
+        trained=config.trained,
     )
     for caution in plan.cautions():
         warnings.warn(caution, stacklevel=2)

@@ -324,6 +324,7 @@ def statement_fields(
         }
         | _queries(plan)
         | _arithmetic(plan)
+        | _where_there_is(trained=plan.trained and plan.trained.to_dict())
         | (_noise(plan) if plan.extends is None else {"phases": phase_fields(plan)}),
         "queries": [
             {"run_id": run.run_id} | event.to_dict() | {"sampling": "poisson"}
@@ -489,6 +490,7 @@ def _mechanism(
         f"probability q = {plan.sampling.sampling_probability!r}. No truncation: no "
         "sampled image is dropped.",
         f"Steps: T = {steps} taken, {plan.total_steps} planned.",
+        *([] if plan.trained is None else [plan.trained.in_words()]),
         clipping,
         *noise,
         *_arithmetic_in_words(plan),

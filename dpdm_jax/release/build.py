@@ -86,7 +86,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 "weights": "ema",
                 "dtype": settings.dtype,
                 "num_parameters": model.num_parameters,
-                "model": signature(model),
+                "model": signature(model.ordinary),
                 "samples": None,
                 "emptied_in_config": emptied,
             }

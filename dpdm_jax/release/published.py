@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from dpdm_jax import json_values
+from dpdm_jax.models.trainable import ALL, FIELD
 
 _AUTOENCODER = (
     "base_channels channel_multipliers num_res_blocks attention_factors inner_channels "
@@ -62,9 +63,9 @@ FIELDS = {
         "initial": "weights parent public label_table other_data",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",
-        "train": "batch_size exact_batch_size epochs num_steps microbatch_size engine "
-        "engine_microbatch_size optimizer learning_rate schedule warmup_steps b1 b2 "
-        "adam_eps gradient_unit ema_decay stop_after_steps",
+        "train": "trainable batch_size exact_batch_size epochs num_steps "
+        "microbatch_size engine engine_microbatch_size optimizer learning_rate "
+        "schedule warmup_steps b1 b2 adam_eps gradient_unit ema_decay stop_after_steps",
         "sampler": "preset name num_steps grid sigma_min sigma_max clip_denoised "
         "guidance",
         "sampler.ddim": "stochastic",
@@ -113,10 +114,15 @@ def published_config(
         present: the config of the release: sampler, samples and evaluation.
 
     Returns:
-        JSON values, and the names of the fields that were emptied.
+        JSON values, and the names of the fields that are not as in training.
     """
     now = json_values.encode(present.to_dict())
     values, emptied = clean_config(trained | {name: now[name] for name in _AS_OF_NOW})
+    group, _, field = FIELD.partition(".")
+    if values.get(group, {}).get(field, ALL) != ALL:
+        # It is of an ordinary network; ledger and statement say what was trained.
+        values[group] = values[group] | {field: ALL}
+        emptied.append(FIELD)
     name = _NOT_IN_NAMES.sub("_", values.get("name", ""))[:100].strip()
     return values | {"name": name or "model"}, emptied
 

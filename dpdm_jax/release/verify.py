@@ -17,7 +17,7 @@ import ml_collections
 
 from dpdm_jax import planning
 from dpdm_jax.errors import InputError
-from dpdm_jax.models.model import Model
+from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import PrivacyPlan, accounting
 from dpdm_jax.release import bundle, privacy_files, published, signing
 
@@ -231,6 +231,9 @@ def _config_failures(
     config = bundle.read_config(folder)
     plan = record.plan.phases[0]  # extensions are in the ledger alone
     model = bundle.read_model(folder, config, manifest)
+    if plan.trained is not None:
+        config.train.trainable = plan.trained.selector
+        model = build_model(config, model.sample_shape, model.condition)
     differences = [
         (name, mine, theirs)
         for name, mine, theirs in _plan_of(config, plan, model).differences(plan)

@@ -31,6 +31,7 @@ from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import Model, signature
+from dpdm_jax.models.trainable import ALL
 from dpdm_jax.privacy.noise import GaussianNoiseState
 from dpdm_jax.training.mechanism_version import MECHANISM_VERSION
 from dpdm_jax.training.secrets import Secrets
@@ -44,6 +45,8 @@ FIXED = "fixed"
 _FORMAT = 3
 # 1 had no digests; 1 and 2 had what is fixed among the trained parameters.
 _FORMATS = (1, 2, 3)
+# Of a model that does not say what is trained.
+_EVERYTHING = {"trainable": ALL}
 _ARRAYS = ("params", "ema_params", "opt_state")
 # About what the texts, names and indices of a checkpoint take, in bytes.
 _TEXT_SIZE = 2**17
@@ -325,7 +328,7 @@ class Checkpoints:
     def restore_weights(
         self, model: Model, weights: str = "ema", step: int = -1
     ) -> tuple[Any, int]:
-        """Reads the weights of a checkpoint, trained or imported.
+        """Reads the weights of a checkpoint, trained or imported, to sample from.
 
         Args:
             model: what it must be a checkpoint of.
@@ -333,7 +336,8 @@ class Checkpoints:
             step: which checkpoint; -1 the newest.
 
         Returns:
-            The parameters, fixed ones among them, and the step they are of.
+            The parameters, fixed ones among them and adapters merged into them, and the
+            step they are of.
 
         Raises:
             InputError: there is no such checkpoint, or it is damaged or foreign.
@@ -351,7 +355,8 @@ class Checkpoints:
         if meta["format"] < 3:
             trained, fixed = template, {}
         params = self._read_arrays(step, {name: trained}, meta)[name]
-        return partition.join(params, self._read_fixed(step, fixed, meta)), step
+        params = partition.join(params, self._read_fixed(step, fixed, meta))
+        return model.merged(params), step
 
     def _save(
         self, step: int, arrays: dict[str, Any], fixed: Any, texts: dict[str, Any]
@@ -451,8 +456,8 @@ class Checkpoints:
                 f"{self._path(step)} is not a checkpoint of this software; allowed: "
                 f"checkpoints of format {' or '.join(map(str, _FORMATS))}."
             )
-        stored = meta["model"]
-        expected = {} if model is None else signature(model)
+        stored = _EVERYTHING | meta["model"]
+        expected = {} if model is None else _EVERYTHING | signature(model)
         for field, wanted in expected.items():
             if stored.get(field) != wanted:
                 was, now = _first_difference(stored.get(field), wanted)

@@ -23,7 +23,8 @@ from dpdm_jax.training.run import Run, save
 from dpdm_jax.training.state import TrainState
 from dpdm_jax.training.step import Diagnostics
 
-#: ``snapshot(model, ema_params, step)`` looks at a model in training.
+#: ``snapshot(model, params, step)`` looks at the averaged weights of a model in
+#: training, as of ``Model.merged``.
 Snapshot = Callable[[Model, Any, int], None]
 
 
@@ -63,9 +64,8 @@ def run_steps(
                 if done % every == 0 or done == stop:
                     save(run, state)
                 if snapshot is not None and _is_snapshot(config, done):
-                    snapshot(
-                        run.model, partition.join(state.ema_params, run.fixed), done
-                    )
+                    average = partition.join(state.ema_params, run.fixed)
+                    snapshot(run.model, run.model.merged(average), done)
     except Interrupted:
         save(run, state)  # as it was after the last whole step
         raise

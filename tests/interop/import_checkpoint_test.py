@@ -73,6 +73,14 @@ def test_another_network_is_refused_and_nothing_is_written(tmp_path, network, me
     assert not (tmp_path / "run").exists()
 
 
+def test_a_part_of_the_network_is_refused(tmp_path):
+    config = small_mnist()
+    config.train.trainable = "attention"
+    with pytest.raises(InputError, match="trainable is 'attention'; allowed: all"):
+        import_checkpoint(CHECKPOINT, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match="nothing"):
         import_checkpoint(tmp_path / "nothing.pth", small_mnist(), tmp_path / "run")

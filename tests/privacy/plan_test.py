@@ -234,6 +234,7 @@ def test_mechanism_has_every_field_that_touches_the_data():
         "relation",
         "queries",
         "public_data",
+        "trained",
         "coordinates",
     }
 
