@@ -3,10 +3,10 @@
 python -m experiments.finetune.check --data=FOLDER --release=mnist_eps10
 python -m experiments.finetune.check --data=FOLDER --fonts=FONTS
 
-FOLDER holds MNIST's IDX files. Prints one JSON line: accuracy on MNIST's real test images,
-and ``fid_lenet`` of samples. The release ``glyphs`` is the public model alone. With
-``--fonts`` the CNN sees no samples, but the rendered glyphs that this model was trained on:
-FONTS is a folder of font files, "" for matplotlib's.
+FOLDER holds MNIST's IDX files. Prints one JSON line: accuracy on MNIST's real test
+images, and ``fid_lenet`` of samples. The release ``glyphs`` is the public model alone.
+With ``--fonts`` the CNN sees no samples, but the rendered glyphs that this model was
+trained on: FONTS is a folder of font files, "" for matplotlib's.
 """
 
 import argparse
