@@ -13,6 +13,7 @@ from dpdm_jax.evaluation.dp_sgd import DPSGD
 from dpdm_jax.evaluation.image_sets import ImageSet
 from dpdm_jax.evaluation.settings import Settings
 from dpdm_jax.privacy import read_ledger
+from dpdm_jax.sampling import maker
 from dpdm_jax.sampling import run as sampling_run
 
 
@@ -122,7 +123,7 @@ def _evaluate(
         settings=_settings(config, workdir),
         pictures=workdir / run_dir.EVALUATION / name,
     )
-    made = json_values.loads((folder / sampling_run.SETTINGS).read_text())
+    made = json_values.loads((folder / maker.SETTINGS).read_text())
     result |= {
         "samples": str(folder.relative_to(workdir)),
         "sampler": made.pop("sampler"),
