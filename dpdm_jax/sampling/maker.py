@@ -121,23 +121,23 @@ def read_asked(
 
 
 def open_maker(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, num_images: int
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, asked: Asked
 ) -> Maker:
     """Prepares to make the images that a config asks for.
 
     Args:
         config: the whole config; reads ``sample`` and ``sampler``.
         workdir: a run directory with a checkpoint.
-        num_images: how many, at most.
+        asked: what ``read_asked`` returned for them.
 
     Returns:
         What makes them.
 
     Raises:
-        InputError: a field is out of range, or there is no fitting checkpoint.
+        InputError: the checkpoint is of another model or damaged, or the sampler does
+            not fit it.
     """
     settings = config.sample
-    asked = read_asked(config, workdir, num_images)
     checkpoints = Checkpoints(workdir)
     try:
         with processes.together():

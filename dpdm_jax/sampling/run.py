@@ -12,7 +12,7 @@ import numpy as np
 
 from dpdm_jax import files, processes, run_dir
 from dpdm_jax.sampling import images, parts
-from dpdm_jax.sampling.maker import Asked, claim, open_maker
+from dpdm_jax.sampling.maker import Asked, claim, open_maker, read_asked
 
 _log = logging.getLogger(__name__)
 
@@ -42,14 +42,15 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     """
     settings = config.sample
     folder = workdir / run_dir.SAMPLES / settings.name
-    maker = open_maker(config, workdir, settings.num_images)
+    asked = read_asked(config, workdir, settings.num_images)
+    maker = open_maker(config, workdir, asked)
     processes.from_first(lambda: claim(folder, maker.described))
     if parts.is_there(folder / ARCHIVE, settings.num_images):
         _log.debug("%s already holds these images.", folder)
     else:
         made = parts.Parts(folder / _PARTS, maker)
         made.make(settings.num_images)
-        processes.from_first(lambda: _join_parts(folder, made, maker.asked))
+        processes.from_first(lambda: _join_parts(folder, made, asked))
     processes.from_first(lambda: shutil.rmtree(folder / _PARTS, ignore_errors=True))
     if settings.png:
         processes.from_first(lambda: _write_png_files(folder))
