@@ -8,6 +8,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from dpdm_jax import files
+from dpdm_jax.evaluation import checkpoint_images
 
 _SIZE = (5.5, 3.6)  # inches
 
@@ -50,6 +51,7 @@ def draw(path: pathlib.Path, points: Sequence[dict[str, Any]]) -> None:
             ylabel="accuracy on real test images, %",
         )
         axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.set_title(f"private: {checkpoint_images.PRIVATE}", fontsize=8)
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
         with files.replacing(path) as temporary:

@@ -1,5 +1,6 @@
 """Rankings of classifiers in words."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ def describe(ranked: dict[str, Any]) -> str:
             f"{ranked['num_train']} synthetic images, ranked by accuracy on "
             f"{ranked['num_held_out']} others:",
             *tables.lines(rows),
+            f"  {ranked['num_held_out']} images give the first accuracy a standard "
+            f"error of {tables.percent(_standard_error(ranked))}.",
             f"  {ranked['note']}.",
         ]
     )
@@ -38,8 +41,8 @@ def describe_real(compared: dict[str, Any]) -> str:
             "rank",
             *_heading(compared["varied"]),
             "accuracy",
-            "rank above",
-            "accuracy above",
+            "synthetic rank",
+            "synthetic accuracy",
         ],
         *(
             [
@@ -55,7 +58,7 @@ def describe_real(compared: dict[str, Any]) -> str:
     agreement = "  no rank correlation: all of one ranking are equal."
     if compared["spearman"] is not None:
         agreement = (
-            f"  rank correlation with the ranking above: Spearman "
+            "  rank correlation with synthetic images: Spearman "
             f"{compared['spearman']:.2f}, Kendall {compared['kendall']:.2f} (1 is the "
             "same order, 0 none)."
         )
@@ -75,6 +78,12 @@ def describe_real(compared: dict[str, Any]) -> str:
 def _trainings(ranked: dict[str, Any]) -> str:
     count = len(ranked["seeds"])
     return "each trained once" if count == 1 else f"each trained {count} times"
+
+
+def _standard_error(ranked: dict[str, Any]) -> float:
+    """Returns that of the first accuracy, as of independent images."""
+    accuracy = ranked["ranking"][0]["accuracy"]
+    return math.sqrt(accuracy * (1 - accuracy) / ranked["num_held_out"])
 
 
 def _heading(varied: Sequence[str]) -> list[str]:

@@ -95,10 +95,12 @@ def test_ranks_without_a_look_at_real_images(workdir, monkeypatch):
     folder = workdir / "selection" / "samples"
     assert json.loads((folder / run.RESULT).read_text()) == ranked
     assert {path.name for path in folder.iterdir()} == {run.RESULT, "trained"}
-    heading, columns, first, *_, note = describe(ranked).splitlines()
+    heading, columns, first, *_, error, note = describe(ranked).splitlines()
     assert heading.startswith("3 classifiers, each trained 2 times on ")
     assert columns.split() == ["rank", "classifier", "learning", "rate", "accuracy"]
     assert first.split()[:3] == ["1", "mlp", "0.003"]
+    expected = (best["accuracy"] * (1 - best["accuracy"]) / parts[2]) ** 0.5
+    assert error.endswith(f" a standard error of {100 * expected:.1f} %.")
     assert note == f"  {run.SYNTHETIC}."
 
 
