@@ -207,6 +207,33 @@ def get_config() -> ml_collections.ConfigDict:
     dp_sgd.learning_rate = 2e-3
     dp_sgd.l2_clip_norm = 1.0
 
+    # --mode=select: classifiers trained on some of the samples and ranked by their
+    # accuracy on others, each trained evaluate.seeds times.
+    config.select = select = ml_collections.ConfigDict()
+    # Every combination of these. All but the names are fields of the recipe
+    # (dpdm_jax/evaluation/recipes.py); () keeps to evaluate's, or the classifier's own.
+    select.grid = grid = ml_collections.ConfigDict()
+    grid.classifier = ("logreg", "mlp")
+    grid.learning_rate = (3e-4, 1e-3, 3e-3)
+    grid.epochs = ()
+    grid.batch_size = ()
+    grid.optimizer = ()
+    grid.schedule = ()
+    grid.weight_decay = ()
+    grid.label_smoothing = ()
+    grid.augmentation = ()
+    # Rank them by real test images, too: for the owner, outside the guarantee.
+    select.real_test = False
+
+    # --mode=learning_curve: accuracy on real test images of classifiers, trained as
+    # evaluate says on growing numbers of images: for the owner, outside the guarantee.
+    config.learning_curve = learning_curve = ml_collections.ConfigDict()
+    learning_curve.classifiers = ("mlp",)
+    learning_curve.num_images = (1000, 5000, 20_000)  # to train on
+    learning_curve.selection_images = 1000  # others, which select the epoch
+    # Of one training: more images get fewer epochs, but one; 0 for any number.
+    learning_curve.max_steps = 0
+
     # --mode=audit: attacks on a finished run, for its owner. Needs jax_privacy.
     config.audit = audit = ml_collections.ConfigDict()
     audit.confidence = 0.95  # that a claim which holds is not contradicted

@@ -1,4 +1,4 @@
-"""Command line: plan, train, extend, sample, evaluate, report, release, audit a model.
+"""Command line: plan, train, sample from, evaluate, use, release, audit a model.
 
 python -m dpdm_jax.main [--config=FILE.py:VARIANT] [--workdir=DIR] [--mode=MODE]
 
@@ -19,6 +19,8 @@ MODES = (
     "extend",
     "sample",
     "evaluate",
+    "select",
+    "learning_curve",
     "report",
     "release",
     "audit",
@@ -34,8 +36,9 @@ _MODE = flags.DEFINE_enum(
     MODES,
     "plan prints what a run will do; train, sample, evaluate and report are its "
     "stages; run is the four in turn; extend plans further steps within a new budget "
-    "(config.extend); release writes what of it may be published; audit attacks a "
-    "finished run, privately.",
+    "(config.extend); select ranks classifiers by its images; learning_curve tests "
+    "them on growing numbers of images, privately; release writes what of it may be "
+    "published; audit attacks a finished run, privately.",
 )
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",

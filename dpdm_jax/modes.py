@@ -12,6 +12,10 @@ from dpdm_jax.audit import run as audit_run
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import run as evaluation_run
 from dpdm_jax.evaluation.description import describe
+from dpdm_jax.evaluation.learning_curve import description as curve_words
+from dpdm_jax.evaluation.learning_curve import run as curve
+from dpdm_jax.evaluation.selection import description as selection_words
+from dpdm_jax.evaluation.selection import run as selection
 from dpdm_jax.initial import parent_of, read_initial
 from dpdm_jax.privacy import LedgerRecord, format_epsilon, read_ledger, statement_of
 from dpdm_jax.release import build
@@ -100,6 +104,27 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _say(f"Results: {workdir / run_dir.EVALUATION / config.sample.name}.json")
 
 
+def select(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Ranks classifiers by the images of a run, or of a release."""
+    _open_release(config, workdir)
+    found = selection.select(config, workdir)
+    folder = workdir / selection.FOLDER / config.sample.name
+    _say(selection_words.describe(found["synthetic"]))
+    _say(f"Results: {folder / selection.RESULT}")
+    if found["real"] is not None:
+        _say(f"\n{selection_words.describe_real(found['real'])}")
+        _say(f"Private: {folder / selection.PRIVATE_RESULT}")
+
+
+def learning_curve(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Tests classifiers on growing numbers of images of a run, or of a release."""
+    _open_release(config, workdir)
+    points = curve.learning_curve(config, workdir)
+    folder = workdir / curve.FOLDER / config.sample.name
+    _say(curve_words.describe(points))
+    _say(f"Private: {folder / curve.RESULT}, {folder / curve.PICTURE}")
+
+
 def report(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes one page about a run: for its owner, or one that may be published."""
     # Brings matplotlib, which no other mode needs.
@@ -185,7 +210,7 @@ def _refuse_release(config: ml_collections.ConfigDict, mode: str) -> None:
     if config.release.bundle:
         raise InputError(
             f"--mode is {mode} with a config of the release {config.release.bundle}; "
-            "allowed: --mode=sample or --mode=evaluate."
+            "allowed: --mode=sample, evaluate, select or learning_curve."
         )
 
 

@@ -25,6 +25,19 @@ def pad_indices(indices: np.ndarray, multiple: int) -> np.ndarray:
     return padded
 
 
+def batch_indices(order: np.ndarray, batch_size: int) -> np.ndarray:
+    """Cuts an order of examples into batches.
+
+    Args:
+        order: int [n], n >= 1.
+        batch_size: >= 1.
+
+    Returns:
+        int32 [ceil(n / batch_size), batch_size], the last row filled up with -1.
+    """
+    return pad_indices(order, batch_size).reshape(-1, batch_size).astype(np.int32)
+
+
 def fill_rows(room: Any, rows: Any, values: Any) -> None:
     """Writes a tree of arrays [n, ...] into some rows of another of its kind.
 

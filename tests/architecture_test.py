@@ -55,6 +55,7 @@ ALLOWED = {
         "command_line",
         "data",
         "interop",
+        "models",
         "privacy",
         "progress",
         "run_dir",

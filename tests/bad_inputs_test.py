@@ -233,7 +233,7 @@ TRAINING = rows_of(
         }
     )
     | {
-        "--config=configs/released.py:{run}/release": "allowed: --mode=sample or",
+        "--config=configs/released.py:{run}/release": "allowed: --mode=sample, eval",
         "--config=configs/digits_finetune.py": (
             "initial.weights is '' and the config fine-tunes; allowed: the run "
             "directory, or a release, of configs/digits_public.py"
@@ -293,6 +293,42 @@ EVALUATION = rows_of(
             "evaluate.dp_sgd.epochs=-1": "dp_sgd epochs is -1",
             "evaluate.dp_sgd.l2_clip_norm=0": "dp_sgd l2_clip_norm is 0.0",
             "data.num_classes=0": "no labels to train a classifier with",
+        }
+    ),
+    *TINY,
+    "--workdir={run}",
+)
+SELECTION = rows_of(
+    "select",
+    fields(
+        {
+            "select.grid.classifier=()": "select.grid.classifier is (); allowed: one",
+            "select.grid.classifier=svm": "'svm'; allowed: logreg, mlp, cnn, wrn",
+            "select.grid.classifier=cnn": "at least 18x18 pixels",
+            "select.grid.learning_rate=(1e-3,1e-3)": "allowed: different values",
+            "select.grid.learning_rate=fast": "learning_rate is 'fast'",
+            "select.grid.epochs=0": "epochs is 0",
+            "select.grid.augmentation=2": "augmentation is 2; allowed: True, False",
+            "select.real_test=perhaps": "perhaps",
+            "evaluate.seeds=0": "classifier_seeds is 0",
+            # Two of each class.
+            "sample.num_images=20": "which makes 2 of class 0; allowed: at least 10",
+        }
+    ),
+    *TINY,
+    "--workdir={run}",
+) + rows_of("select", {"--workdir={here}/run": "holds no checkpoint"})
+CURVES = rows_of(
+    "learning_curve",
+    fields(
+        {
+            "learning_curve.classifiers=()": "one or more of each",
+            "learning_curve.num_images=()": "one or more of each",
+            "learning_curve.num_images=many": "learning_curve.num_images is 'many'",
+            "learning_curve.num_images=5": "the training set has no image of class",
+            "learning_curve.selection_images=0": "selection_images is 0",
+            "learning_curve.max_steps=-1": "learning_curve.max_steps is -1",
+            "data.num_classes=0": "The real test images are",
         }
     ),
     *TINY,
@@ -738,6 +774,8 @@ TABLE = [
     *TRAINING,
     *SAMPLING,
     *EVALUATION,
+    *SELECTION,
+    *CURVES,
     *RELEASING,
     *REPORTS,
     *DATA,

@@ -127,6 +127,43 @@ def test_sample_mode(finished, dpdm):
         assert archive["labels"].tolist() == [3] * 5
 
 
+def test_select_mode(finished, dpdm):
+    workdir, _ = finished
+    done = dpdm(
+        f"--workdir={workdir}",
+        "--mode=select",
+        *_TINY,
+        "--config.select.grid.classifier=('logreg','mlp')",
+        "--config.select.grid.learning_rate=1e-3",
+        "--config.select.real_test=True",
+    )
+    assert done.returncode == 0, done.stderr
+    public, private = done.stdout.split("\n\n")
+    assert public.startswith("2 classifiers, each trained 2 times on ")
+    assert {line.split()[1] for line in public.splitlines()[2:4]} == {"logreg", "mlp"}
+    folder = workdir / "selection" / "samples"
+    assert public.endswith(f"Results: {folder / 'ranking.json'}")
+    assert private.startswith("PRIVATE, ")
+    assert private.endswith(f"Private: {folder / 'PRIVATE_real_test.json'}\n")
+
+
+def test_learning_curve_mode(finished, dpdm):
+    workdir, _ = finished
+    done = dpdm(
+        f"--workdir={workdir}",
+        "--mode=learning_curve",
+        *_TINY,
+        "--config.learning_curve.num_images=(20,60)",
+        "--config.learning_curve.selection_images=20",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("PRIVATE, ")
+    folder = workdir / "learning_curve" / "samples"
+    lines = (folder / "curve.jsonl").read_text().splitlines()
+    assert [json.loads(line)["num_images"] for line in lines] == [20, 60]
+    assert (folder / "curve.png").is_file()
+
+
 def test_release_mode_and_its_verification(finished, dpdm):
     workdir, _ = finished
     done = dpdm(

@@ -15,11 +15,13 @@ def describe(results: dict[str, Any]) -> str:
         line = f"  {name:<18} {_with_spread(results, name)}"
         if f"{name}_floor" in results:
             line += f" (real against real: {results[f'{name}_floor']:.6g})"
-        lines.append(line)
+        lines.append(line + _of_ensemble(results, name))
         for suffix, how in (("real", "as they are"), ("dp_sgd", "by DP-SGD")):
-            if f"{name}_{suffix}" in results:
+            beside = f"{name}_{suffix}"
+            if beside in results:
                 line = f"    trained on real images {how}: "
-                lines.append(line + _with_spread(results, f"{name}_{suffix}"))
+                line += _with_spread(results, beside)
+                lines.append(line + _of_ensemble(results, beside))
     lines += [f"  note: {caveat}." for caveat in results["caveats"]]
     lines.append(f"  {results['private']}.")
     return "\n".join(lines)
@@ -28,3 +30,8 @@ def describe(results: dict[str, Any]) -> str:
 def _with_spread(results: dict[str, Any], name: str) -> str:
     spread = results.get(f"{name}_std")
     return f"{results[name]:.6g}" + ("" if spread is None else f" +- {spread:.2g}")
+
+
+def _of_ensemble(results: dict[str, Any], name: str) -> str:
+    accuracy = results.get(f"{name}_ensemble")
+    return "" if accuracy is None else f" (as one ensemble: {accuracy:.6g})"

@@ -8,33 +8,25 @@ part of the result. Accuracies are fractions of 1.
 """
 
 import dataclasses
-import functools
-import math
 import statistics
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dpdm_jax import validate
 from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import classifiers, registry
+from dpdm_jax.evaluation import classifiers, fitting, predictions, registry
 from dpdm_jax.evaluation.recipes import Recipe
-from dpdm_jax.images import pixels
-from dpdm_jax.padding import PADDING, pad_indices
-from dpdm_jax.training import rngs
 
 #: ``(images uint8 [n, h, w, c], labels int [n])``
 LabelledImages = tuple[np.ndarray, np.ndarray]
+#: Trains a classifier; ``fitting.fit`` and what remembers what it returned.
+Fit = Callable[..., fitting.Fitted]
 
-_TEST_BATCH_SIZE = 500
 # One image in this many selects the epoch and is not trained on.
 _SELECTION = 5
-_SHIFT = 4  # pixels at most, each way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +55,14 @@ class DownstreamResult:
         runs: one result a seed.
         settings: the training's settings and the sizes of the three sets, as JSON has
             values.
+        ensemble: test accuracy of the mean of all seeds' probabilities; None for one
+            seed, or where there is no such thing.
     """
 
     classifier: str
     runs: tuple[SeedResult, ...]
     settings: dict[str, Any]
+    ensemble: float | None = None
 
     @property
     def accuracies(self) -> tuple[float, ...]:
@@ -91,22 +86,16 @@ class DownstreamResult:
             "accuracy": self.mean,
             "accuracy_std": self.std,
             "accuracies": list(self.accuracies),
+            "ensemble_accuracy": self.ensemble,
             "runs": [dataclasses.asdict(run) for run in self.runs],
             "settings": self.settings,
         }
 
 
-class FitState(NamedTuple):
-    """Parameters of a classifier and the optimizer's state."""
-
-    params: classifiers.Params
-    opt_state: optax.OptState
-
-
 def downstream_accuracy(
     classifier_name: str,
-    train: LabelledImages,
-    selection: LabelledImages,
+    train: fitting.TrainingSet,
+    selection: fitting.TrainingSet,
     test: LabelledImages,
     num_classes: int,
     *,
@@ -114,6 +103,7 @@ def downstream_accuracy(
     recipe: Recipe | None = None,
     shuffle: bool = False,
     on_epoch: Callable[[int, int, float], None] | None = None,
+    fit: Fit = fitting.fit,
 ) -> DownstreamResult:
     """Trains a classifier on one set, selects its epoch on another, tests on a third.
 
@@ -126,7 +116,8 @@ def downstream_accuracy(
 
     Args:
         classifier_name: "logreg", "mlp", "cnn" (at least 18x18 pixels) or "wrn".
-        train: the (synthetic) images and labels to train on; every class occurs.
+        train: the (synthetic) images and labels to train on, in memory or in files;
+            every class occurs.
         selection: other (synthetic) ones, to select the epoch: the first that has the
             highest accuracy on them.
         test: the (real) ones whose accuracy at that epoch is reported.
@@ -136,6 +127,7 @@ def downstream_accuracy(
         shuffle: whether every epoch has its own random order.
         on_epoch: called after every epoch with the seed, the epoch (from 1) and its
             accuracy on the selection set.
+        fit: trains, with the arguments of ``fitting.fit``.
 
     Returns:
         The accuracies and settings.
@@ -149,20 +141,25 @@ def downstream_accuracy(
     image_shape = check_sets(sets, num_classes)
     classifier = registry.build_classifier(classifier_name, image_shape, num_classes)
 
-    on_device = [
-        (jnp.asarray(x), jnp.asarray(y, jnp.int32)) for x, y in (train, selection, test)
-    ]
-    runs = [
-        _train_and_test(
+    # Once for all seeds.
+    sources = fitting.kept_on_device(train), fitting.on_device(selection)
+    tested = fitting.on_device(test)
+    runs, members = [], []
+    for seed in seeds:
+        fitted = fit(
             classifier,
-            *on_device,
+            *sources,
             seed=seed,
             recipe=recipe,
             shuffle=shuffle,
             on_epoch=on_epoch,
         )
-        for seed in seeds
-    ]
+        accuracy = predictions.accuracy(classifier, fitted.params, *tested)
+        runs.append(SeedResult(seed, fitted.epoch, fitted.selection_accuracy, accuracy))
+        if len(seeds) > 1:
+            members.append(
+                predictions.probabilities(classifier, fitted.params, tested[0])
+            )
     settings = dataclasses.asdict(recipe) | {
         "shuffle": shuffle,
         "seeds": list(seeds),
@@ -173,7 +170,8 @@ def downstream_accuracy(
         "num_classes": num_classes,
         "num_parameters": classifiers.num_parameters(classifier),
     }
-    return DownstreamResult(classifier_name, tuple(runs), settings)
+    ensemble = predictions.ensemble_accuracy(members, test[1]) if members else None
+    return DownstreamResult(classifier_name, tuple(runs), settings, ensemble)
 
 
 def set_apart(labelled: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
@@ -193,177 +191,11 @@ def set_apart(labelled: LabelledImages) -> tuple[LabelledImages, LabelledImages]
     return (images[~chosen], labels[~chosen]), (images[chosen], labels[chosen])
 
 
-def batch_indices(order: np.ndarray, batch_size: int) -> np.ndarray:
-    """Cuts an order of examples into batches.
-
-    Args:
-        order: int [n], n >= 1.
-        batch_size: >= 1.
-
-    Returns:
-        int32 [ceil(n / batch_size), batch_size], the last row filled up with -1.
-    """
-    return pad_indices(order, batch_size).reshape(-1, batch_size).astype(np.int32)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def init_state(
-    classifier: classifiers.Classifier, recipe: Recipe, num_steps: int, key: jax.Array
-) -> FitState:
-    """Draws parameters and makes the optimizer's state.
-
-    Args:
-        classifier: the classifier.
-        recipe: how it is trained.
-        num_steps: of the whole training.
-        key: typed key.
-    """
-    params = classifier.init(key)
-    return FitState(params, recipe.transform(num_steps).init(params))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def train_epoch(
-    classifier: classifiers.Classifier,
-    recipe: Recipe,
-    num_steps: int,
-    state: FitState,
-    images: jax.Array,
-    labels: jax.Array,
-    batches: jax.Array,
-    key: jax.Array,
-) -> FitState:
-    """Takes one step on the mean cross entropy per batch, in one compiled call.
-
-    Args:
-        classifier: the classifier.
-        recipe: how it is trained.
-        num_steps: of the whole training.
-        state: its state, whose buffers are used up.
-        images: uint8 [n, h, w, c].
-        labels: int32 [n].
-        batches: int32 [steps, batch size] of ``batch_indices``.
-        key: typed key of this epoch's dropout and augmentation.
-
-    Returns:
-        The next state.
-    """
-    optimizer = recipe.transform(num_steps)
-
-    def step(state: FitState, inputs: Any) -> tuple[FitState, None]:
-        batch, number = inputs
-        step_key = jax.random.fold_in(key, number)
-        x = pixels.to_float(images[batch])
-        if recipe.augmentation:
-            x = augmented(jax.random.fold_in(step_key, 0), x)
-        targets = optax.smooth_labels(
-            jax.nn.one_hot(labels[batch], classifier.num_classes),
-            recipe.label_smoothing,
-        )
-        real = batch != PADDING
-
-        def loss(params: classifiers.Params) -> jax.Array:
-            logits = classifier.apply(params, x, step_key)
-            losses = optax.softmax_cross_entropy(logits, targets)
-            return jnp.sum(losses, where=real) / jnp.sum(real)
-
-        grads = jax.grad(loss)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return FitState(optax.apply_updates(state.params, updates), opt_state), None
-
-    return jax.lax.scan(step, state, (batches, jnp.arange(len(batches))))[0]
-
-
-def augmented(key: jax.Array, x: jax.Array) -> jax.Array:
-    """Mirrors images at random and shifts them by up to 4 pixels.
-
-    Args:
-        key: typed key.
-        x: float [n, h, w, c]; what is shifted in is mirrored at the border.
-
-    Returns:
-        float [n, h, w, c].
-    """
-    mirrored_key, shift_key = jax.random.split(key)
-    mirrored = jax.random.bernoulli(mirrored_key, shape=(len(x), 1, 1, 1))
-    x = jnp.where(mirrored, x[:, :, ::-1], x)
-    around = ((_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0))
-    starts = jax.random.randint(shift_key, (len(x), 2), 0, 2 * _SHIFT + 1)
-
-    def shift(image: jax.Array, start: jax.Array) -> jax.Array:
-        padded = jnp.pad(image, around, mode="reflect")
-        return jax.lax.dynamic_slice(padded, (*start, 0), image.shape)
-
-    return jax.vmap(shift)(x, starts)
-
-
-def accuracy(
-    classifier: classifiers.Classifier,
-    params: classifiers.Params,
-    images: jax.Array,
-    labels: jax.Array | np.ndarray,
-) -> float:
-    """Returns the fraction of uint8 images [n, h, w, c] that get their label [n]."""
-    size = len(images)
-    batches = batch_indices(np.arange(size), min(_TEST_BATCH_SIZE, size))
-    return int(_count_correct(classifier, params, images, labels, batches)) / size
-
-
-@functools.partial(jax.jit, static_argnames="classifier")
-def _count_correct(
-    classifier: classifiers.Classifier,
-    params: classifiers.Params,
-    images: jax.Array,
-    labels: jax.Array,
-    batches: jax.Array,
-) -> jax.Array:
-    def count(total: jax.Array, batch: jax.Array) -> tuple[jax.Array, None]:
-        logits = classifier.apply(params, pixels.to_float(images[batch]))
-        correct = jnp.argmax(logits, axis=-1) == labels[batch]
-        return total + jnp.sum(correct & (batch != PADDING)), None
-
-    return jax.lax.scan(count, jnp.int32(0), batches)[0]
-
-
-def _train_and_test(
-    classifier: classifiers.Classifier,
-    train: tuple[jax.Array, jax.Array],
-    selection: tuple[jax.Array, jax.Array],
-    test: tuple[jax.Array, jax.Array],
-    *,
-    seed: int,
-    recipe: Recipe,
-    shuffle: bool,
-    on_epoch: Callable[[int, int, float], None] | None,
-) -> SeedResult:
-    order = np.arange(len(train[0]))
-    batch_size = min(recipe.batch_size, len(order))
-    num_steps = recipe.epochs * -(-len(order) // batch_size)
-    state = init_state(
-        classifier, recipe, num_steps, rngs.stream(seed, "classifier_init")
-    )
-    highest = -math.inf
-    best = SeedResult(seed, 0, highest, math.nan)
-    for epoch in range(1, recipe.epochs + 1):
-        if shuffle:
-            order = np.random.default_rng((seed, epoch)).permutation(len(train[0]))
-        state = train_epoch(
-            classifier,
-            recipe,
-            num_steps,
-            state,
-            *train,
-            batch_indices(order, batch_size),
-            rngs.stream(seed, "classifier_dropout", epoch),
-        )
-        selection_accuracy = accuracy(classifier, state.params, *selection)
-        if selection_accuracy > highest:
-            highest = selection_accuracy
-            test_accuracy = accuracy(classifier, state.params, *test)
-            best = SeedResult(seed, epoch, selection_accuracy, test_accuracy)
-        if on_epoch is not None:
-            on_epoch(seed, epoch, selection_accuracy)
-    return best
+def shuffled(labelled: LabelledImages, seed: int) -> LabelledImages:
+    """Puts images in one random order: files often come sorted by class."""
+    images, labels = labelled
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return images[order], labels[order]
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -377,7 +209,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
 
 
 def check_sets(
-    sets: dict[str, LabelledImages], num_classes: int
+    sets: Mapping[str, fitting.TrainingSet], num_classes: int
 ) -> tuple[int, int, int]:
     """Checks labelled images.
 
@@ -393,22 +225,22 @@ def check_sets(
     """
     validate.integer("num_classes", num_classes, minimum=2)
     train = next(iter(sets.values()))
-    image_shape = np.shape(train[0])[1:]
+    image_shape = train[0].shape[1:]
     for name, labelled in sets.items():
         _check(name, labelled, image_shape, num_classes)
-    _check_every_class(train[1], num_classes)
-    return image_shape
+    check_every_class(train[1], num_classes)
+    height, width, channels = image_shape
+    return height, width, channels
 
 
 def _check(
     name: str,
-    labelled: LabelledImages,
+    labelled: fitting.TrainingSet,
     image_shape: tuple[int, ...],
     num_classes: int,
 ) -> None:
     images, labels = labelled
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+    if images.dtype != np.uint8 or len(images.shape) != 4 or 0 in images.shape:
         raise InputError(
             f"the images of the {name} set are {images.dtype} of shape {images.shape}; "
             "allowed: uint8 of shape (number, height, width, channels), not empty."
@@ -438,7 +270,8 @@ def _check(
         )
 
 
-def _check_every_class(labels: np.ndarray, num_classes: int) -> None:
+def check_every_class(labels: np.ndarray, num_classes: int) -> None:
+    """Raises InputError unless each class is among the labels to train on."""
     missing = np.setdiff1d(np.arange(num_classes), labels)
     if missing.size:
         classes = ", ".join(str(c) for c in missing)

@@ -15,13 +15,13 @@ import numpy as np
 import optax
 
 from dpdm_jax import privacy, validate
-from dpdm_jax.evaluation import classifiers, downstream, registry
+from dpdm_jax.evaluation import classifiers, downstream, predictions, registry
 from dpdm_jax.evaluation.downstream import (
     DownstreamResult,
-    FitState,
     LabelledImages,
     SeedResult,
 )
+from dpdm_jax.evaluation.fitting import FitState
 from dpdm_jax.images import pixels
 from dpdm_jax.padding import PADDING, pad_indices
 from dpdm_jax.training import rngs
@@ -119,7 +119,7 @@ def dp_sgd_accuracy(
             seed=seed,
             on_epoch=on_epoch,
         )
-        accuracy = downstream.accuracy(classifier, params, *on_device[1])
+        accuracy = predictions.accuracy(classifier, params, *on_device[1])
         runs.append(SeedResult(seed, settings.epochs, None, accuracy))
     described = dataclasses.asdict(settings) | {
         "batch_size": plan.expected_batch_size,

@@ -14,9 +14,10 @@ import numpy as np
 from dpdm_jax import progress
 from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import cache, classifiers, downstream, features
+from dpdm_jax.evaluation import cache, classifiers, features, fitting, predictions
 from dpdm_jax.evaluation.recipes import Recipe
 from dpdm_jax.images import pixels
+from dpdm_jax.padding import batch_indices
 from dpdm_jax.training import rngs
 
 NUM_STEPS = 1000
@@ -137,7 +138,7 @@ def train(
             layer, part = name.split(".")
             params.setdefault(layer, {})[part] = array
     scored = slice(_MAX_SCORED)
-    settings["accuracy"] = downstream.accuracy(
+    settings["accuracy"] = predictions.accuracy(
         classifier, params, jax.numpy.asarray(small[scored]), labels[scored]
     )
     return LenetFeatures(classifier, params, settings)
@@ -189,11 +190,11 @@ def _train(
 ) -> classifiers.Params:
     recipe = Recipe(epochs=1, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE)
     key = rngs.stream(seed, "lenet_init")
-    state = downstream.init_state(classifier, recipe, num_steps, key)
+    state = fitting.init_state(classifier, recipe, num_steps, key)
     rng = np.random.default_rng(seed)
     passes = -(-num_steps * BATCH_SIZE // len(images))
     order = np.concatenate([rng.permutation(len(images)) for _ in range(passes)])
-    batches = downstream.batch_indices(order[: num_steps * BATCH_SIZE], BATCH_SIZE)
+    batches = batch_indices(order[: num_steps * BATCH_SIZE], BATCH_SIZE)
     x, y = jax.numpy.asarray(images), jax.numpy.asarray(labels, np.int32)
     # Several calls, so that there is progress to show.
     chunk = -(-num_steps // _CHUNKS)
@@ -201,7 +202,7 @@ def _train(
         for start in range(0, num_steps, chunk):
             part = batches[start : start + chunk]
             key = rngs.stream(seed, "lenet_dropout", start)
-            state = downstream.train_epoch(
+            state = fitting.train_epoch(
                 classifier, recipe, num_steps, state, x, y, part, key
             )
             jax.block_until_ready(state)

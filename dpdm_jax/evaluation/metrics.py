@@ -76,6 +76,8 @@ def measure(
         - NAME_real for classifiers: the same classifier trained on ``real``, if there
           is ``real_test``; NAME_dp_sgd: trained on it by DP-SGD, if ``settings`` say
           so. Both with _std.
+        - NAME_ensemble and NAME_real_ensemble for classifiers, if there are several
+          seeds: accuracy of the mean of their probabilities.
         - counts, image_shape, settings, caveats, details, private.
 
     Raises:

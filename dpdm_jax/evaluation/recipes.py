@@ -40,6 +40,7 @@ class Recipe:
         validate.one_of("schedule", self.schedule, ("constant", "cosine"))
         validate.real("weight_decay", self.weight_decay, minimum=0)
         validate.real("label_smoothing", self.label_smoothing, minimum=0, below=1)
+        validate.one_of("augmentation", self.augmentation, (True, False))
 
     def transform(self, num_steps: int) -> optax.GradientTransformation:
         """Returns the optimizer.

@@ -13,6 +13,7 @@ from dpdm_jax.evaluation.dp_sgd import DPSGD
 from dpdm_jax.evaluation.image_sets import ImageSet
 from dpdm_jax.evaluation.settings import Settings
 from dpdm_jax.privacy import read_ledger
+from dpdm_jax.sampling import maker
 from dpdm_jax.sampling import run as sampling_run
 
 
@@ -57,7 +58,7 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     chosen = config.evaluate.metrics
     metrics.check_names(chosen)
-    settings = _settings(config, workdir)
+    settings = settings_of(config, workdir)
     settings.check()
     if set(chosen) & set(registry.FEATURE_METRICS):
         settings.load_inception()
@@ -74,7 +75,23 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         registry.build_classifier(name, test.spec["image"].shape, num_classes)
 
 
-def _settings(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Settings:
+def provenance(workdir: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
+    """Says where images lie and how they were made, for results about them.
+
+    Args:
+        workdir: the run directory.
+        folder: of the images, in it.
+    """
+    made = json_values.loads((folder / maker.SETTINGS).read_text())
+    return {
+        "samples": str(folder.relative_to(workdir)),
+        "sampler": made.pop("sampler"),
+        "sample": made,
+    }
+
+
+def settings_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Settings:
+    """Returns what ``config.evaluate`` says of a run's evaluation."""
     chosen = config.evaluate
     return Settings(
         inception_weights=chosen.inception_weights or None,
@@ -119,14 +136,10 @@ def _evaluate(
         train,
         ImageSet("samples", images, labels, train.num_classes),
         real("test"),
-        settings=_settings(config, workdir),
+        settings=settings_of(config, workdir),
         pictures=workdir / run_dir.EVALUATION / name,
     )
-    made = json_values.loads((folder / sampling_run.SETTINGS).read_text())
-    result |= {
-        "samples": str(folder.relative_to(workdir)),
-        "sampler": made.pop("sampler"),
-        "sample": made,
+    result |= provenance(workdir, folder) | {
         "train_split": config.data.train_split,
         "test_split": config.data.test_split,
     }

@@ -53,6 +53,11 @@ class Settings:
         for name in registry.CLASSIFIERS:
             self.recipe(name)
 
+    @property
+    def seeds(self) -> range:
+        """Of each classifier's trainings."""
+        return range(self.seed, self.seed + self.classifier_seeds)
+
     def recipe(self, classifier_name: str) -> Recipe:
         """Returns how a classifier is trained; InputError if a number is wrong."""
         return registry.recipe(

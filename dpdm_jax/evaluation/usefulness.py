@@ -6,13 +6,11 @@ they are or by DP-SGD.
 
 from collections.abc import Collection
 
-import numpy as np
-
 from dpdm_jax import progress
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import downstream, image_sets, registry
 from dpdm_jax.evaluation.dp_sgd import dp_sgd_accuracy
-from dpdm_jax.evaluation.image_sets import ImageSet, Sets
+from dpdm_jax.evaluation.image_sets import Sets
 from dpdm_jax.evaluation.measured import Measured, merged
 from dpdm_jax.evaluation.settings import Settings
 
@@ -68,7 +66,7 @@ def _measure(name: str, sets: Sets, settings: Settings) -> Measured:
             "been trained on, and there is no real_test to compare with training on "
             "real images",
         )
-    seeds = range(settings.seed, settings.seed + settings.classifier_seeds)
+    seeds = settings.seeds
     private, recipe = settings.dp_sgd, settings.recipe(name)
     epochs = len(trained_on) * recipe.epochs
     epochs += private.epochs if private is not None else 0
@@ -76,7 +74,9 @@ def _measure(name: str, sets: Sets, settings: Settings) -> Measured:
     results = {}
     with progress.progress_bar(name, len(seeds) * epochs) as bar:
         for ending, labelled in trained_on.items():
-            train, selection = downstream.set_apart(_shuffled(labelled, settings))
+            train, selection = downstream.set_apart(
+                downstream.shuffled(labelled.labelled(), settings.seed)
+            )
             results[ending] = downstream.downstream_accuracy(
                 name,
                 train,
@@ -100,15 +100,11 @@ def _measure(name: str, sets: Sets, settings: Settings) -> Measured:
     numbers: dict[str, float | None] = {}
     for ending, result in results.items():
         numbers |= {ending: result.mean, f"{ending}_std": result.std}
+        # Not of DP-SGD: several private classifiers would spend several budgets.
+        if result.ensemble is not None:
+            numbers[f"{ending}_ensemble"] = result.ensemble
     return Measured(
         {name: numbers},
         details={name + ending: result.to_dict() for ending, result in results.items()},
         caveats=caveats,
     )
-
-
-def _shuffled(labelled: ImageSet, settings: Settings) -> downstream.LabelledImages:
-    """Puts images in one random order: files often come sorted by class."""
-    order = np.random.default_rng(settings.seed).permutation(len(labelled))
-    images, labels = labelled.labelled()
-    return images[order], labels[order]

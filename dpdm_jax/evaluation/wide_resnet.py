@@ -4,7 +4,8 @@ Zagoruyko and Komodakis, 2016 (arXiv 1605.07146), with group normalisation and
 standardised kernels in place of batch normalisation, as De et al., 2022 (arXiv
 2204.13650), whose authors use it for synthetic images in arXiv 2302.13861, write it.
 Without batch statistics an image's gradient is its own, so that the network can also be
-trained by DP-SGD.
+trained by DP-SGD. Initial weights are ours, and so is the border of convolutions with a
+stride, the same on both sides.
 """
 
 import math

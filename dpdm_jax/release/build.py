@@ -26,7 +26,7 @@ from dpdm_jax.models.model import build_model, signature
 from dpdm_jax.privacy import LedgerRecord, Selection, Tuning, read_ledger
 from dpdm_jax.release import bundle, privacy_files, published, signing
 from dpdm_jax.release.verify import verify
-from dpdm_jax.sampling import images
+from dpdm_jax.sampling import images, maker
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.resume import check_is_of_run
@@ -188,7 +188,7 @@ def _write_samples(
     """Copies images and labels, if they were made with the released weights."""
     source = workdir / run_dir.SAMPLES / name
     try:
-        settings = json_values.loads((source / sampling_run.SETTINGS).read_text())
+        settings = json_values.loads((source / maker.SETTINGS).read_text())
         with np.load(source / sampling_run.ARCHIVE, allow_pickle=False) as archive:
             made, labels = archive["images"], archive.get("labels")
         from_file = published.is_file(settings["labels"])

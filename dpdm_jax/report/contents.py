@@ -14,8 +14,8 @@ import numpy as np
 from dpdm_jax import run_dir
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import LedgerRecord, read_ledger
+from dpdm_jax.sampling import maker, snapshot
 from dpdm_jax.sampling import run as sampling_run
-from dpdm_jax.sampling import snapshot
 from dpdm_jax.training import metrics as training_metrics
 
 # More classes, or images of one, than a person can look at help nobody.
@@ -150,7 +150,7 @@ def _read_sample_set(
 ) -> SampleSet:
     described = SampleSet(
         folder.name,
-        _read_object(workdir, folder / sampling_run.SETTINGS, problems) or {},
+        _read_object(workdir, folder / maker.SETTINGS, problems) or {},
     )
     path = folder / sampling_run.ARCHIVE
     if not path.exists():

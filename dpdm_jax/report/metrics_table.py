@@ -10,7 +10,9 @@ from dpdm_jax.report.explanations import EXPLANATIONS, Explanation
 # What may stand beside a metric's number, under its name and a suffix.
 _COMPARED = {
     "_floor": "floor, real against real",
+    "_ensemble": "the trainings as one ensemble",
     "_real": "trained on real images",
+    "_real_ensemble": "these as one ensemble",
     "_dp_sgd": "trained on real images by DP-SGD at the same epsilon",
 }
 

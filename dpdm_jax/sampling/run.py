@@ -6,32 +6,19 @@ With several processes each makes its share of every batch, and process 0 writes
 import logging
 import pathlib
 import shutil
-from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import files, json_values, processes, rooms, run_dir, validate
-from dpdm_jax.diffusion import from_config
-from dpdm_jax.errors import InputError
-from dpdm_jax.images import pixels
-from dpdm_jax.models.identity import digest
-from dpdm_jax.models.model import build_model
-from dpdm_jax.progress import progress_bar
-from dpdm_jax.sampling import images
-from dpdm_jax.sampling.generate import Generate, make_generator
-from dpdm_jax.training import rngs
-from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax import files, processes, run_dir
+from dpdm_jax.sampling import images, parts
+from dpdm_jax.sampling.maker import Asked, claim, open_maker, read_asked
 
 _log = logging.getLogger(__name__)
 
 ARCHIVE = "samples.npz"
 GRID = "grid.png"
-SETTINGS = "settings.json"
 _PARTS = "parts"
-# Images in one part file: what an interruption can cost.
-_PART_SIZE = 1000
 _GRID_PER_CLASS = 10
 
 
@@ -55,160 +42,28 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     """
     settings = config.sample
     folder = workdir / run_dir.SAMPLES / settings.name
-    with processes.together():
-        rooms.check(config)
-        _check(settings)
-    checkpoints = Checkpoints(workdir)
-    try:
-        with processes.together():  # what Orbax reads, all read alike
-            model = build_model(config, *checkpoints.stored_problem(settings.step))
-            params, step = checkpoints.restore_weights(
-                model, settings.weights, settings.step
-            )
-    finally:
-        checkpoints.close()
-    with processes.together():
-        asked = model.condition.choose(
-            settings.labels, settings.num_images, settings.seed
-        )
-        sampler_config = from_config.with_preset(config)
-        generate = make_generator(
-            model,
-            from_config.sampler(sampler_config),
-            rngs.stream(settings.seed, "sample"),
-            guidance_scale=sampler_config.guidance,
-            batch_size=settings.batch_size,
-        )
-    described = {
-        "step": step,
-        "weights": settings.weights,
-        "weights_sha256": digest(params),
-        "sampler": sampler_config.to_dict(),
-        "labels": settings.labels,
-        "labels_sha256": digest(asked) if settings.labels[-4:] == ".npy" else "",
-        "seed": settings.seed,
-        "rounding": settings.rounding,
-    }
-
-    processes.from_first(lambda: _claim(folder, described))
-    if _is_there(folder / ARCHIVE, settings.num_images):
+    asked = read_asked(config, workdir, settings.num_images)
+    maker = open_maker(config, workdir, asked)
+    processes.from_first(lambda: claim(folder, maker.described))
+    if parts.is_there(folder / ARCHIVE, settings.num_images):
         _log.debug("%s already holds these images.", folder)
     else:
-        paths = _make_parts(folder, generate, params, asked, settings)
-        num_classes = model.condition.num_classes or 0
-        processes.from_first(lambda: _join_parts(folder, paths, asked, num_classes))
+        made = parts.Parts(folder / _PARTS, maker)
+        made.make(settings.num_images)
+        processes.from_first(lambda: _join_parts(folder, made, asked))
     processes.from_first(lambda: shutil.rmtree(folder / _PARTS, ignore_errors=True))
     if settings.png:
         processes.from_first(lambda: _write_png_files(folder))
     return folder
 
 
-def _check(settings: ml_collections.ConfigDict) -> None:
-    validate.integer("sample.num_images", settings.num_images, minimum=1)
-    validate.integer("sample.batch_size", settings.batch_size, minimum=1)
-    validate.one_of("sample.weights", settings.weights, ("ema", "raw"))
-    validate.one_of("sample.rounding", settings.rounding, pixels.ROUNDINGS)
-    validate.integer("sample.step", settings.step, minimum=-1)
-    validate.seed("sample.seed", settings.seed)
-    name = settings.name
-    if not name or pathlib.PurePath(name).name != name or name == "..":
-        raise InputError(
-            f"sample.name is {settings.name!r}; allowed: the name of one folder."
-        )
-
-
-def _claim(folder: pathlib.Path, settings: dict[str, Any]) -> None:
-    """Writes the settings of the images, or checks that those there are the same."""
-    settings = json_values.encode(settings)
-    path = folder / SETTINGS
-    if path.exists():
-        try:
-            stored = json_values.loads(path.read_text())
-            changed = [k for k in settings if stored.get(k) != settings[k]]
-        except (ValueError, AttributeError):
-            raise InputError(
-                f"{path} is damaged; allowed: another sample.name, or removing "
-                f"{folder}."
-            ) from None
-        if changed:
-            raise InputError(
-                f"{folder} holds images of other settings ({', '.join(changed)}); "
-                "allowed: the same settings, another sample.name, or removing it."
-            )
-    else:
-        files.write_json(path, settings)
-
-
-def _make_parts(
-    folder: pathlib.Path,
-    generate: Generate,
-    params: Any,
-    asked: Any,
-    settings: ml_collections.ConfigDict,
-) -> list[pathlib.Path]:
-    """Makes the images in parts that survive an interruption; returns their files."""
-    paths = []
-    total = settings.num_images
-    with progress_bar("sampling", total, shown=processes.is_first()) as progress:
-        for start in range(0, total, _PART_SIZE):
-            indices = np.arange(start, min(start + _PART_SIZE, total))
-            path = folder / _PARTS / f"{indices[0]:07d}_{indices[-1]:07d}.npz"
-            paths.append(path)
-            if _is_there(path, len(indices)):
-                progress.update(len(indices))
-                continue
-            batches = []
-            for at in range(0, len(indices), settings.batch_size):
-                chosen = indices[at : at + settings.batch_size]
-                wanted = jax.tree.map(lambda x, chosen=chosen: x[chosen], asked)
-                batches.append(
-                    images.to_uint8(generate(params, chosen, wanted), settings.rounding)
-                )
-                progress.update(len(chosen))
-            _write_part(path, np.concatenate(batches))
-    return paths
-
-
-def _is_there(path: pathlib.Path, count: int) -> bool:
-    return processes.from_first(lambda: _read_images(path, count) is not None)
-
-
-def _write_part(path: pathlib.Path, made: np.ndarray) -> None:
-    def write() -> None:
-        files.make_folder(path.parent)
-        images.write_npz(path, made, None)
-
-    processes.from_first(write)
-
-
-def _join_parts(
-    folder: pathlib.Path,
-    paths: list[pathlib.Path],
-    asked: Any,
-    num_classes: int,
-) -> None:
-    parts = []
-    for path in paths:
-        with np.load(path) as archive:
-            parts.append(archive["images"])
-    made = np.concatenate(parts)
-    labels = asked if num_classes else None
-    images.write_png(folder / GRID, _picture(made, labels, num_classes))
+def _join_parts(folder: pathlib.Path, made: parts.Parts, asked: Asked) -> None:
+    joined = made.read(np.arange(asked.num_images))
+    num_classes = asked.condition.num_classes or 0
+    labels = asked.values if num_classes else None
+    images.write_png(folder / GRID, _picture(joined, labels, num_classes))
     # Last: once it is there, nothing is made again.
-    images.write_npz(folder / ARCHIVE, made, labels)
-
-
-def _read_images(path: pathlib.Path, count: int) -> np.ndarray | None:
-    """Reads images that an earlier call made; None if there are not just as many."""
-    try:
-        with np.load(path) as archive:
-            found = archive["images"]
-    except FileNotFoundError:
-        return None
-    except Exception as e:  # a damaged zip raises many kinds
-        _log.warning("%s cannot be read (%s) and is made anew.", path, e)
-        return None
-    return found if len(found) == count else None
+    images.write_npz(folder / ARCHIVE, joined, labels)
 
 
 def _picture(

@@ -13,6 +13,7 @@ import ml_collections
 
 from dpdm_jax import command_line, settings, xla_flags
 from dpdm_jax.release.build import release
+from dpdm_jax.sampling import parts
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training import loop, prepare
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -83,7 +84,7 @@ def work(
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     prepare.fresh_secrets = lambda: secrets_of(seed, attempt)
-    sampling_run._PART_SIZE = _IMAGES_IN_A_PART
+    parts.PART_SIZE = _IMAGES_IN_A_PART
     changes = _Changes(workdir, kill_at)
     sys.addaudithook(changes)
     config = make_config()

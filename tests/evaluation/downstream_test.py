@@ -1,13 +1,12 @@
 import json
 
-import jax
 import numpy as np
 import pytest
 from reading import images_and_labels
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import downstream, recipes, registry
+from dpdm_jax.evaluation import downstream, fitting, registry
 
 pytestmark = pytest.mark.optimized  # trains long enough to gain by it
 
@@ -124,182 +123,6 @@ def test_seeds_differ_and_repeat(digits):
     assert len(set(map(tuple, curves.values()))) == 3
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_order_of_training(digits, monkeypatch, shuffle):
-    orders = []
-    train_epoch = downstream.train_epoch
-
-    def record(*args):
-        batches = args[-2]
-        orders.append(batches[batches >= 0])
-        return train_epoch(*args)
-
-    monkeypatch.setattr(downstream, "train_epoch", record)
-    _accuracy("logreg", *digits, seeds=(0, 1), epochs=2, shuffle=shuffle)
-    in_order = np.arange(1237)
-    assert len(orders) == 4
-    for i, order in enumerate(orders):
-        np.testing.assert_array_equal(np.sort(order), in_order)
-        assert np.array_equal(order, in_order) != shuffle
-        for other in orders[:i]:
-            assert np.array_equal(order, other) != shuffle
-
-
-@pytest.mark.parametrize(("size", "batch_size"), [(300, 128), (256, 128), (20, 128)])
-def test_batches_hold_every_example_once(size, batch_size):
-    order = np.random.default_rng(0).permutation(size)
-    batches = downstream.batch_indices(order, batch_size)
-    assert batches.shape == (-(-size // batch_size), batch_size)
-    np.testing.assert_array_equal(batches.ravel()[:size], order)
-    assert (batches.ravel()[size:] == -1).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["logreg", "mlp"])
-def test_epoch_equals_pytorch(digits, name):
-    torch = pytest.importorskip("torch")
-    images, labels = (a[:300] for a in digits[0])
-    classifier = registry.build_classifier(name, (8, 8, 1), 10)
-    state = downstream.init_state(classifier, recipes.DPDM, 3, jax.random.key(0))
-
-    layers = []
-    for layer in state.params.values():
-        linear = torch.nn.Linear(*layer["kernel"].shape)
-        linear.weight.data = torch.tensor(np.asarray(layer["kernel"]).T.copy())
-        linear.bias.data = torch.tensor(np.asarray(layer["bias"]))
-        layers += [linear, torch.nn.ReLU()]
-    network = torch.nn.Sequential(torch.nn.Flatten(), *layers[:-1])
-    adam = torch.optim.Adam(network.parameters(), lr=3e-4)
-    x = torch.tensor(images / np.float32(255) * 2 - 1)
-    y = torch.tensor(labels).long()
-    # The last batch has 44 images.
-    for start in (0, 128, 256):
-        part = slice(start, start + 128)
-        adam.zero_grad()
-        torch.nn.functional.cross_entropy(network(x[part]), y[part]).backward()
-        adam.step()
-
-    state = downstream.train_epoch(
-        classifier,
-        recipes.DPDM,
-        3,
-        state,
-        images,
-        labels,
-        downstream.batch_indices(np.arange(300), 128),
-        jax.random.key(1),
-    )
-    for layer, linear in zip(state.params.values(), layers[::2], strict=True):
-        # A step of Adam moves a parameter by up to 3e-4.
-        kernel, bias = linear.weight.detach().numpy().T, linear.bias.detach().numpy()
-        np.testing.assert_allclose(layer["kernel"], kernel, atol=2e-6)
-        np.testing.assert_allclose(layer["bias"], bias, atol=2e-6)
-
-
-def test_padding_has_no_influence(digits):
-    # Whatever image stands where the padding index points to, the last.
-    images, labels = (a[:50] for a in digits[0])
-    classifier = registry.build_classifier("mlp", (8, 8, 1), 10)
-    batches = downstream.batch_indices(np.arange(49), 20)
-
-    def train(last):
-        other = np.concatenate([images[:49], np.full_like(images[:1], last)])
-        state = downstream.init_state(classifier, recipes.DPDM, 3, jax.random.key(0))
-        return downstream.train_epoch(
-            classifier,
-            recipes.DPDM,
-            3,
-            state,
-            other,
-            labels,
-            batches,
-            jax.random.key(1),
-        )
-
-    jax.tree.map(np.testing.assert_array_equal, train(0), train(255))
-
-
-@pytest.mark.slow
-def test_augmentation_mirrors_and_shifts():
-    images = np.random.default_rng(0).uniform(-1, 1, (400, 12, 10, 3))
-    images = images.astype(np.float32)
-    changed = np.asarray(downstream.augmented(jax.random.key(0), images))
-    around = ((0, 0), (4, 4), (4, 4), (0, 0))
-    found = {}
-    for mirrored in (False, True):
-        padded = np.pad(images[:, :, ::-1] if mirrored else images, around, "reflect")
-        for i in range(9):
-            for j in range(9):
-                window = padded[:, i : i + 12, j : j + 10]
-                equal = (window == changed).all(axis=(1, 2, 3))
-                found[mirrored, i, j] = np.flatnonzero(equal)
-    # Every image is one of the 162 views of itself, and all parts of a view occur.
-    assert sorted(np.concatenate(list(found.values()))) == list(range(400))
-    count = sum(len(found[True, i, j]) for i in range(9) for j in range(9))
-    assert abs(count - 200) < 5 * 10
-    for axis in (1, 2):
-        assert {view[axis] for view, of in found.items() if len(of)} == set(range(9))
-
-
-@pytest.mark.slow
-def test_sgd_recipe_equals_pytorch():
-    # Momentum, decay, smoothing and schedule, on a quadratic's worth of data.
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (40, 4, 4, 1)).astype(np.uint8)
-    labels = np.arange(40) % 10
-    recipe = recipes.Recipe(
-        epochs=2,
-        batch_size=10,
-        learning_rate=0.1,
-        optimizer="sgd",
-        schedule="cosine",
-        weight_decay=5e-3,
-        label_smoothing=0.1,
-    )
-    classifier = registry.build_classifier("logreg", (4, 4, 1), 10)
-    state = downstream.init_state(classifier, recipe, 8, jax.random.key(0))
-    linear = torch.nn.Linear(16, 10)
-    linear.weight.data = torch.tensor(np.asarray(state.params["linear"]["kernel"]).T)
-    linear.bias.data = torch.tensor(np.asarray(state.params["linear"]["bias"]))
-    sgd = torch.optim.SGD(
-        linear.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-3
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 8)
-    x = torch.tensor(images.reshape(40, 16) / np.float32(127.5) - 1)
-    for step in range(8):
-        part = slice(step % 4 * 10, step % 4 * 10 + 10)
-        sgd.zero_grad()
-        torch.nn.functional.cross_entropy(
-            linear(x[part]), torch.tensor(labels[part]), label_smoothing=0.1
-        ).backward()
-        sgd.step()
-        schedule.step()
-    batches = downstream.batch_indices(np.arange(40), 10)
-    for epoch in range(2):
-        key = jax.random.key(epoch)
-        state = downstream.train_epoch(
-            classifier, recipe, 8, state, images, labels, batches, key
-        )
-    expected = linear.weight.detach().numpy().T
-    np.testing.assert_allclose(state.params["linear"]["kernel"], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("size", [1, 499, 500, 501])
-def test_accuracy_counts_every_image(digits, size):
-    images = digits[0][0][:size]
-    classifier = registry.build_classifier("logreg", (8, 8, 1), 10)
-    params = jax.jit(classifier.init)(jax.random.key(0))
-    x = images.astype(np.float32) / 127.5 - 1
-    # The last image, which padding points to, counts as correct.
-    correct = np.random.default_rng(0).random(size) < 0.7
-    correct[-1] = True
-    found = np.argmax(classifier.apply(params, x), axis=1)
-    labels = np.where(correct, found, (found + 1) % 10)
-    expected = np.count_nonzero(correct) / size
-    assert downstream.accuracy(classifier, params, images, labels) == expected
-
-
 def test_result_as_json(digits):
     result = _accuracy("logreg", *digits, seeds=(3, 5), epochs=2, batch_size=64)
     stored = json.loads(json.dumps(result.to_dict()))
@@ -326,6 +149,25 @@ def test_result_as_json(digits):
         "num_classes": 10,
         "num_parameters": 650,
     }
+
+
+def test_an_ensemble_of_the_seeds(digits):
+    result = _accuracy("mlp", *digits, seeds=(0, 1, 2), epochs=2, learning_rate=3e-3)
+    # It is no mean of theirs, and no worse than the worst of them.
+    assert result.ensemble != result.mean
+    assert result.ensemble >= min(result.accuracies)
+    assert result.to_dict()["ensemble_accuracy"] == result.ensemble
+    # One network three times is as good as once.
+    alone = _accuracy("mlp", *digits, seeds=(1,), epochs=2, learning_rate=3e-3)
+    assert alone.ensemble is None
+
+    def again(*args, seed, **settings):
+        return fitting.fit(*args, seed=1, **settings)
+
+    thrice = _accuracy(
+        "mlp", *digits, seeds=(0, 1, 2), epochs=2, learning_rate=3e-3, fit=again
+    )
+    assert {thrice.ensemble, *thrice.accuracies} == {alone.mean}
 
 
 def test_one_seed_has_no_spread():

@@ -53,13 +53,13 @@ def test_a_step_is_the_clipped_sum_with_noise_over_the_expected_size(
     monkeypatch.setattr(privacy, "gaussian_noise", recorded_noise)
     monkeypatch.setattr(privacy.PoissonSampling, "batches", recorded_batches)
     final = []
-    measure = dp_sgd.downstream.accuracy
+    measure = dp_sgd.predictions.accuracy
 
     def recorded_accuracy(classifier, params, *test):
         final.append(params)
         return measure(classifier, params, *test)
 
-    monkeypatch.setattr(dp_sgd.downstream, "accuracy", recorded_accuracy)
+    monkeypatch.setattr(dp_sgd.predictions, "accuracy", recorded_accuracy)
     settings = dp_sgd.DPSGD(5.0, 1e-4, epochs=1, learning_rate=0.5, l2_clip_norm=0.7)
     result = accuracy(digits, settings, seeds=(3,))
     assert made == [0.7 * result.settings["noise_multiplier"]]

@@ -122,10 +122,15 @@ def test_distance_grows_with_noise(quick, real_data):
 def test_classifiers(quick, sets):
     names = ["logreg", "mlp"]
     result = metrics.measure(names, sets.real, sets.other, sets.test, settings=quick)
+    words = describe(result)
     for name in names:
         assert result[name] > 0.7
         assert result[f"{name}_real"] > 0.7
         assert result[f"{name}_std"] >= 0
+        for which in (name, f"{name}_real"):
+            ensemble = result[f"{which}_ensemble"]
+            assert ensemble == result["details"][which]["ensemble_accuracy"] > 0.7
+        assert f"(as one ensemble: {result[f'{name}_ensemble']:.6g})" in words
         details = result["details"][name]
         assert details["accuracy"] == result[name]
         assert details["settings"]["seeds"] == [0, 1]
@@ -143,6 +148,7 @@ def test_classifiers_by_dp_sgd(quick, sets):
     )
     assert 0.5 < result["logreg_dp_sgd"] < result["logreg_real"]
     assert result["logreg_dp_sgd_std"] >= 0
+    assert "logreg_dp_sgd_ensemble" not in result
     assert "real images by DP-SGD: 0." in describe(result)
     with pytest.raises(InputError, match="dp_sgd is asked for without real_test"):
         metrics.measure(["logreg"], sets.real, sets.other, settings=settings)
@@ -156,6 +162,10 @@ def test_classifiers_of_sorted_images_without_a_test_set(quick, sets):
     result = metrics.measure(["logreg"], sets.real, by_class, settings=quick)
     assert result["logreg"] > 0.7
     assert "logreg_real" not in result
+    alone = dataclasses.replace(quick, classifier_seeds=1, epochs=1)
+    single = metrics.measure(["logreg"], sets.real, by_class, settings=alone)
+    assert "logreg_ensemble" not in single
+    assert "ensemble" not in describe(single)
     assert "tested on real" in result["caveats"][0]
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import downstream, recipes
+from dpdm_jax.evaluation import classifiers, fitting, predictions, recipes, registry
 from dpdm_jax.evaluation.wide_resnet import WideResNet
+from dpdm_jax.padding import batch_indices
 
 
 @pytest.mark.parametrize(("depth", "size"), [(10, 9), (16, 8)])
@@ -57,6 +58,29 @@ def test_equals_pytorch(depth, size):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_wrn_40_4_is_that_of_the_papers_authors():
+    """Counted layer by layer: 8.9 million, as of the usual one with batch norm."""
+
+    def convolution(size, channels, outputs):
+        return size**2 * channels * outputs + 2 * outputs  # with gain and bias
+
+    def norm(channels):
+        return 2 * channels
+
+    count, channels = convolution(3, 3, 16), 16
+    for width in (64, 128, 256):
+        # The skip path of a stage's first block has a normalisation of its own.
+        count += norm(channels) + convolution(1, channels, width)
+        count += norm(channels) + convolution(3, channels, width)
+        # The second of the first block, and two of each of five more.
+        count += 11 * (norm(width) + convolution(3, width, width))
+        channels = width
+    count += norm(256) + 256 * 10 + 10
+    network = registry.build_classifier("wrn", (32, 32, 3), 10)
+    assert network == WideResNet((32, 32, 3), 10, depth=40, width=4)
+    assert classifiers.num_parameters(network) == count == 8_961_306
+
+
 def test_an_image_changes_no_other_logits():
     network = WideResNet((8, 8, 1), 3, depth=10, width=1)
     params = jax.jit(network.init)(jax.random.key(0))
@@ -78,15 +102,15 @@ def test_learns_colours_by_its_recipe():
     images = images.astype(np.uint8)
     network = WideResNet((8, 8, 3), 3, depth=10, width=1)
     recipe = recipes.WIDE_RESNET
-    state = downstream.init_state(network, recipe, 12, jax.random.key(0))
-    batches = downstream.batch_indices(np.arange(128), 32)
+    state = fitting.init_state(network, recipe, 12, jax.random.key(0))
+    batches = batch_indices(np.arange(128), 32)
     for epoch in range(3):
         key = jax.random.key(epoch)
-        state = downstream.train_epoch(
+        state = fitting.train_epoch(
             network, recipe, 12, state, images, labels, batches, key
         )
     rest = jnp.asarray(images[128:]), jnp.asarray(labels[128:])
-    assert downstream.accuracy(network, state.params, *rest) > 0.9
+    assert predictions.accuracy(network, state.params, *rest) > 0.9
 
 
 def test_refuses_a_depth():

@@ -15,6 +15,7 @@ import safetensors.numpy
 from dpdm_jax import files, run_dir
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
+from dpdm_jax.models.identity import digest
 from dpdm_jax.privacy import Ledger, LedgerRecord, format_epsilon, read_ledger
 from dpdm_jax.privacy import ledger as ledger_lib
 from dpdm_jax.release import build, bundle
@@ -76,7 +77,7 @@ def test_weights_are_the_average(released, trained):
     settings = read(trained / "samples" / "samples", "settings.json")
     # In the order of the parameters' names, in which samples' checksum has them.
     ordered = [arrays[name] for name in sorted(arrays)]
-    assert sampling_run.digest(ordered) == settings["weights_sha256"]
+    assert digest(ordered) == settings["weights_sha256"]
 
 
 def test_every_fact_is_stated(released, trained):

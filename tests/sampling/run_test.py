@@ -13,7 +13,7 @@ from dpdm_jax import command_line
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
-from dpdm_jax.sampling import run
+from dpdm_jax.sampling import maker, parts, run
 from dpdm_jax.training.checkpoints import Checkpoints
 
 
@@ -83,14 +83,14 @@ def test_files_that_an_interruption_left_out_are_made(workdir, monkeypatch):
     folder = run.sample(config_of(), workdir)
     for name in (run.GRID, run.ARCHIVE):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
-    assert {p.name for p in folder.iterdir()} == {run.GRID, run.ARCHIVE, run.SETTINGS}
+    assert {p.name for p in folder.iterdir()} == {run.GRID, run.ARCHIVE, maker.SETTINGS}
 
 
 @pytest.mark.slow
 def test_resumed_sampling_gives_the_same_images(workdir, monkeypatch):
-    monkeypatch.setattr(run, "_PART_SIZE", 10)
+    monkeypatch.setattr(parts, "PART_SIZE", 10)
     whole, _ = read(run.sample(config_of(name="whole"), workdir))
-    make = run.make_generator
+    make = maker.make_generator
     calls = []
 
     def failing_generator(*args, **kwargs):
@@ -104,12 +104,11 @@ def test_resumed_sampling_gives_the_same_images(workdir, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(run, "make_generator", failing_generator)
+    monkeypatch.setattr(maker, "make_generator", failing_generator)
     with pytest.raises(KeyboardInterrupt):
         run.sample(config_of(name="cut"), workdir)
-    parts = list((workdir / "samples" / "cut" / "parts").glob("*.npz"))
-    assert len(parts) == 1
-    parts[0].write_bytes(b"damaged")  # and a damaged part is made anew
+    (made,) = (workdir / "samples" / "cut" / "parts").glob("*.npz")
+    made.write_bytes(b"damaged")  # and a damaged part is made anew
     resumed, _ = read(run.sample(config_of(name="cut"), workdir))
     np.testing.assert_array_equal(resumed, whole)
 

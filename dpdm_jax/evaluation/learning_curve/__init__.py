@@ -1,0 +1,1 @@
+"""Accuracy against the number of synthetic images that a classifier is trained on."""

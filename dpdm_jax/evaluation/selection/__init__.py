@@ -1,0 +1,1 @@
+"""Choosing a classifier by synthetic images alone."""

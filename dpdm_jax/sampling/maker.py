@@ -1,0 +1,220 @@
+"""The images that a config asks of a run's checkpoint, made by their indices."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from dpdm_jax import files, json_values, processes, rooms, validate
+from dpdm_jax.conditions import Condition
+from dpdm_jax.diffusion import from_config
+from dpdm_jax.errors import InputError
+from dpdm_jax.images import pixels
+from dpdm_jax.models.identity import digest
+from dpdm_jax.models.model import build_model
+from dpdm_jax.sampling import images
+from dpdm_jax.sampling.generate import Generate, make_generator
+from dpdm_jax.training import rngs
+from dpdm_jax.training.checkpoints import Checkpoints
+
+#: In a folder of images, what they were made with.
+SETTINGS = "settings.json"
+
+
+class Asked(NamedTuple):
+    """Images that a config asks for.
+
+    Attributes:
+        image_shape: (h, w, c).
+        condition: what images are asked for by.
+        values: of all images, [n, ...].
+    """
+
+    image_shape: tuple[int, int, int]
+    condition: Condition
+    values: Any
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return len(jax.tree.leaves(self.values)[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """What makes images; see ``open_maker``.
+
+    Attributes:
+        asked: the images.
+        described: all that they depend on, as JSON has values.
+        generate: makes images of given indices.
+        params: for ``generate``.
+        batch_size: images at once.
+        rounding: to uint8.
+    """
+
+    asked: Asked
+    described: dict[str, Any]
+    generate: Generate
+    params: Any
+    batch_size: int
+    rounding: str
+
+    def make(
+        self, indices: np.ndarray, on_batch: Callable[[int], object]
+    ) -> np.ndarray:
+        """Makes images; several processes call it together.
+
+        Args:
+            indices: int [n], n >= 1, below the number of images asked for. An image
+                depends on its own alone.
+            on_batch: called with the number of images of each batch that is made.
+
+        Returns:
+            uint8 [n, h, w, c].
+
+        Raises:
+            InputError: a pixel is not finite.
+        """
+        batches = []
+        for at in range(0, len(indices), self.batch_size):
+            chosen = indices[at : at + self.batch_size]
+            wanted = jax.tree.map(lambda x, chosen=chosen: x[chosen], self.asked.values)
+            made = self.generate(self.params, chosen, wanted)
+            batches.append(images.to_uint8(made, self.rounding))
+            on_batch(len(chosen))
+        return np.concatenate(batches)
+
+
+def read_asked(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, num_images: int
+) -> Asked:
+    """Says which images a config asks for, without making any.
+
+    Args:
+        config: the whole config; reads ``sample`` and ``sampler``.
+        workdir: a run directory with a checkpoint.
+        num_images: how many.
+
+    Returns:
+        The images. Those of fewer are a prefix of those of more.
+
+    Raises:
+        InputError: a field is out of range, or there is no such checkpoint.
+    """
+    settings = config.sample
+    with processes.together():
+        rooms.check(config)
+        _check(settings)
+    checkpoints = Checkpoints(workdir)
+    try:
+        with processes.together():  # what Orbax reads, all read alike
+            image_shape, condition = checkpoints.stored_problem(settings.step)
+            values = condition.choose(settings.labels, num_images, settings.seed)
+    finally:
+        checkpoints.close()
+    return Asked(image_shape, condition, values)
+
+
+def open_maker(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, asked: Asked
+) -> Maker:
+    """Prepares to make the images that a config asks for.
+
+    Args:
+        config: the whole config; reads ``sample`` and ``sampler``.
+        workdir: a run directory with a checkpoint.
+        asked: what ``read_asked`` returned for them.
+
+    Returns:
+        What makes them.
+
+    Raises:
+        InputError: the checkpoint is of another model or damaged, or the sampler does
+            not fit it.
+    """
+    settings = config.sample
+    checkpoints = Checkpoints(workdir)
+    try:
+        with processes.together():
+            model = build_model(config, asked.image_shape, asked.condition)
+            params, step = checkpoints.restore_weights(
+                model, settings.weights, settings.step
+            )
+    finally:
+        checkpoints.close()
+    with processes.together():
+        sampler_config = from_config.with_preset(config)
+        generate = make_generator(
+            model,
+            from_config.sampler(sampler_config),
+            rngs.stream(settings.seed, "sample"),
+            guidance_scale=sampler_config.guidance,
+            batch_size=settings.batch_size,
+        )
+    described = {
+        "step": step,
+        "weights": settings.weights,
+        "weights_sha256": digest(params),
+        "sampler": sampler_config.to_dict(),
+        "labels": settings.labels,
+        "labels_sha256": (
+            digest(asked.values) if settings.labels[-4:] == ".npy" else ""
+        ),
+        "seed": settings.seed,
+        "rounding": settings.rounding,
+    }
+    return Maker(
+        asked,
+        json_values.encode(described),
+        generate,
+        params,
+        settings.batch_size,
+        settings.rounding,
+    )
+
+
+def claim(folder: pathlib.Path, described: dict[str, Any]) -> None:
+    """Writes the settings of images, or checks that those there are the same.
+
+    Args:
+        folder: of the images; it is made.
+        described: see ``Maker``.
+
+    Raises:
+        InputError: the folder holds images of other settings.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        files.write_json(path, described)
+        return
+    try:
+        stored = json_values.loads(path.read_text())
+        changed = [k for k in described if stored.get(k) != described[k]]
+    except (ValueError, AttributeError):
+        raise InputError(
+            f"{path} is damaged; allowed: another sample.name, or removing {folder}."
+        ) from None
+    if changed:
+        raise InputError(
+            f"{folder} holds images of other settings ({', '.join(changed)}); "
+            "allowed: the same settings, another sample.name, or removing it."
+        )
+
+
+def _check(settings: ml_collections.ConfigDict) -> None:
+    validate.integer("sample.num_images", settings.num_images, minimum=1)
+    validate.integer("sample.batch_size", settings.batch_size, minimum=1)
+    validate.one_of("sample.weights", settings.weights, ("ema", "raw"))
+    validate.one_of("sample.rounding", settings.rounding, pixels.ROUNDINGS)
+    validate.integer("sample.step", settings.step, minimum=-1)
+    validate.seed("sample.seed", settings.seed)
+    name = settings.name
+    if not name or pathlib.PurePath(name).name != name or name == "..":
+        raise InputError(
+            f"sample.name is {settings.name!r}; allowed: the name of one folder."
+        )
