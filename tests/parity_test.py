@@ -1,8 +1,7 @@
 """The project against figures of the official PyTorch code: tests/golden/README.md.
 
 ``--golden-dir=DIR`` takes any folder of files in those formats. A file's format is told
-by what it holds, so that names, widths, shapes and seeds are free. Files and parts of
-files that the project does not read yet are skipped with a word on what is missing.
+by what it holds, so that names, widths, shapes and seeds are free.
 """
 
 import dataclasses

@@ -107,6 +107,35 @@ def test_a_sampler_that_does_not_fit_the_network_is_refused():
     rooms.check(config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"sampler.name": "ddim_eta"},
+            "sampler.clip_denoised is True; allowed for latents of a codec: False",
+        ),
+        ({"diffusion.views.crop": 1}, "views.crop is 1; allowed for latents .*: 0"),
+        ({"diffusion.views.flip": True}, "views.flip is True; .* latents .*: False"),
+        (
+            {"diffusion.parameterization": "edm_moments"},
+            "parameterization is 'edm_moments', whose moments are those of images",
+        ),
+    ],
+)
+def test_what_makes_sense_of_pixels_alone_is_refused_for_latents(changes, message):
+    config = base.get_config()
+    for name, value in changes.items():
+        settings.assign(config, name, value)
+    rooms.check(config)
+    config.codec.name = "kl"
+    with pytest.raises(InputError, match=message):
+        rooms.check(config)
+    if "sampler.name" in changes:
+        # The preset's sampler takes its place.
+        config.sampler.preset = "ddim"
+        rooms.check(config)
+
+
 BY_NAME = [room for room in rooms.ROOMS if not isinstance(room, settings.Switch)]
 
 

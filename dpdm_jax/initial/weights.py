@@ -2,12 +2,13 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import ml_collections
 
 from dpdm_jax import json_values, processes, run_dir, stored_config, validate
 from dpdm_jax.errors import InputError, reason
-from dpdm_jax.initial import fitting
+from dpdm_jax.initial import codec_weights, fitting
 from dpdm_jax.interop import latent_diffusion, torch_checkpoints
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.models.identity import digest
@@ -17,35 +18,63 @@ from dpdm_jax.privacy import LedgerRecord, read_ledger
 from dpdm_jax.privacy.lineage import Origin
 from dpdm_jax.release import bundle, privacy_files
 from dpdm_jax.release.model import load_release
+from dpdm_jax.training.beginning import Beginning
 from dpdm_jax.training.checkpoints import FOLDER, Checkpoints
 
 _FILES = (".pt", ".pth", ".ckpt", ".safetensors")
 
+
+class Found(NamedTuple):
+    """Weights to begin with.
+
+    Attributes:
+        network: parameters of a network.
+        origin: where they come from.
+        codec: that the network was trained with; None where that is not there.
+    """
+
+    network: Params
+    origin: Origin
+    codec: codec_weights.Given | None = None
+
+
 #: Reads the parameters of a network and where they come from.
 Reader = Callable[
-    [pathlib.Path, ml_collections.ConfigDict, Model, Checkpoints | None],
-    tuple[Params, Origin],
+    [pathlib.Path, ml_collections.ConfigDict, Model, Checkpoints | None], Found
 ]
 
 
 def read_initial(
     config: ml_collections.ConfigDict, model: Model, random: Params
-) -> tuple[Params, Origin] | None:
-    """Reads the weights that ``config.initial`` names.
+) -> Beginning:
+    """Reads the weights that ``config.initial`` and ``config.codec`` name.
 
     Args:
-        config: the whole config; reads ``initial``.
+        config: the whole config; reads ``initial`` and ``codec``.
         model: what begins with them.
-        random: its network's random parameters, for the parts that are not taken.
+        random: its random parameters, for the parts that are not taken.
 
     Returns:
-        The network's parameters and where they come from; None if the config names
-        none.
+        The parameters and where they come from.
 
     Raises:
         InputError: there are no such weights, they do not fit, or what they were
             trained on is not stated.
     """
+    found = _read_network(config, model, random)
+    given = None if found is None else found.codec
+    with processes.together():
+        params, of_codec = codec_weights.read_codec(config, model, random, given)
+    if found is None:
+        return Beginning(params, None, of_codec)
+    params = model.with_network(params, found.network)
+    return Beginning(params, found.origin, of_codec)
+
+
+def _read_network(
+    config: ml_collections.ConfigDict, model: Model, random: Params
+) -> Found | None:
+    """Reads a network's weights; None if the config names none."""
     settings = config.initial
     if not settings.weights:
         return None
@@ -57,13 +86,14 @@ def read_initial(
     checkpoints = Checkpoints(path) if read is _of_run else None
     try:
         with processes.together():
-            found, origin = read(path, settings, model, checkpoints)
-            _check_protected(origin, settings)
-            network = fitting.fit(found, random, settings.label_table)
+            found = read(path, settings, model, checkpoints)
+            _check_protected(found.origin, settings)
+            wanted = model.network_of(random)
+            network = fitting.fit(found.network, wanted, settings.label_table)
     finally:
         if checkpoints is not None:
             checkpoints.close()
-    return network, origin
+    return found._replace(network=network)
 
 
 def _reader(path: pathlib.Path, settings: ml_collections.ConfigDict) -> Reader:
@@ -94,7 +124,7 @@ def _of_run(
     settings: ml_collections.ConfigDict,
     model: Model,
     checkpoints: Checkpoints | None,
-) -> tuple[Params, Origin]:
+) -> Found:
     assert checkpoints is not None  # ``read_initial`` opens a run's
     try:
         values = json_values.loads((path / run_dir.CONFIG).read_bytes())
@@ -114,8 +144,7 @@ def _of_run(
             "the file that they came from."
         )
     record = read_ledger(path / run_dir.LEDGER)
-    network = parent.network_of(params)
-    return network, _origin("run", config.name, network, record)
+    return _found("run", config.name, parent, params, record)
 
 
 def _of_release(
@@ -123,11 +152,11 @@ def _of_release(
     settings: ml_collections.ConfigDict,
     model: Model,
     checkpoints: Checkpoints | None,
-) -> tuple[Params, Origin]:
+) -> Found:
     released = load_release(path)
     record, _ = privacy_files.read_accounted(released.privacy)
-    network = released.model.network_of(released.params)
-    return network, _origin("release", released.manifest["name"], network, record)
+    name = released.manifest["name"]
+    return _found("release", name, released.model, released.params, record)
 
 
 def _of_file(
@@ -135,7 +164,7 @@ def _of_file(
     settings: ml_collections.ConfigDict,
     model: Model,
     checkpoints: Checkpoints | None,
-) -> tuple[Params, Origin]:
+) -> Found:
     if not settings.public:
         raise InputError(
             f"initial.weights is {settings.weights!r} and initial.public is empty; "
@@ -143,7 +172,17 @@ def _of_file(
         )
     tensors = latent_diffusion.network_tensors(torch_checkpoints.read_state_dict(path))
     network = convert(tensors, model.network, any_label_table=True)
-    return network, Origin("file", path.name, digest(network), settings.public)
+    origin = Origin("file", path.name, digest(network), settings.public)
+    return Found(network, origin)
+
+
+def _found(
+    kind: str, name: str, parent: Model, params: Params, record: LedgerRecord
+) -> Found:
+    """Takes the network out of another model, and its codec."""
+    network = parent.network_of(params)
+    given = codec_weights.Given(parent.codec.identity, params, record.codec)
+    return Found(network, _origin(kind, name, network, record), given)
 
 
 def _origin(kind: str, name: str, network: Params, record: LedgerRecord) -> Origin:

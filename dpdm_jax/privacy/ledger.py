@@ -39,6 +39,8 @@ _FIELDS = {
     "software",
     "checksum",
 }
+# Where the weights that a run begins with are not random.
+_LINEAGE = frozenset({"origin", "codec"})
 _EVENT_FIELDS = {
     "name",
     "sampling_probability",
@@ -144,6 +146,7 @@ class LedgerRecord:
         fixed_keys: whether noise or batches ever came from a fixed, known key.
         software: names and versions of what computed the figures.
         origin: whose weights the run began with; None for random ones.
+        codec: whose weights the codec has; None of a codec without any.
     """
 
     run_id: str
@@ -152,6 +155,7 @@ class LedgerRecord:
     fixed_keys: bool
     software: dict[str, str]
     origin: Origin | None = None
+    codec: Origin | None = None
 
     @property
     def phases(self) -> tuple[LedgerEvent, ...]:
@@ -204,7 +208,7 @@ class LedgerRecord:
             return False
         if plans[begun - 1].differences(earlier.plan):
             return False
-        if self.origin != earlier.origin:
+        if (self.origin, self.codec) != (earlier.origin, earlier.codec):
             return False
         return self.fixed_keys >= earlier.fixed_keys and all(
             dataclasses.replace(now, authorized_steps=0)
@@ -233,7 +237,8 @@ class LedgerRecord:
         return fields | {"checksum": _checksum(fields)}
 
     def _content(self) -> dict[str, Any]:
-        lineage = {} if self.origin is None else {"origin": self.origin.to_dict()}
+        origins = {"origin": self.origin, "codec": self.codec}
+        lineage = {name: o.to_dict() for name, o in origins.items() if o is not None}
         return lineage | {
             "format": _FORMAT,
             "run_id": self.run_id,
@@ -251,7 +256,7 @@ class LedgerRecord:
         Raises:
             InputError: if anything is missing, out of range or inconsistent.
         """
-        if not isinstance(fields, dict) or set(fields) - {"origin"} != _FIELDS:
+        if not isinstance(fields, dict) or set(fields) - _LINEAGE != _FIELDS:
             raise InputError(f"the fields are not {', '.join(sorted(_FIELDS))}.")
         if fields["format"] not in _FORMATS:
             raise InputError(
@@ -269,6 +274,7 @@ class LedgerRecord:
                 fixed_keys=fields["fixed_keys"],
                 software=fields["software"],
                 origin=_origin(fields),
+                codec=_codec(fields),
             )
         except (AttributeError, KeyError, RecursionError, TypeError) as e:
             raise InputError(f"the contents are malformed ({e!r}).") from None
@@ -345,6 +351,7 @@ class Ledger:
         *,
         fixed_keys: bool = False,
         origin: Origin | None = None,
+        codec: Origin | None = None,
     ) -> "Ledger":
         """Writes the ledger of a new run, with no step authorised yet.
 
@@ -353,6 +360,7 @@ class Ledger:
             plan: the plan of the run.
             fixed_keys: whether noise or batches come from a fixed key; NOT PRIVATE.
             origin: whose weights the run begins with; None for random ones.
+            codec: whose weights the codec has; None of a codec without any.
 
         Raises:
             InputError: if the file exists or cannot be written.
@@ -386,6 +394,7 @@ class Ledger:
             fixed_keys=fixed_keys,
             software=_software(),
             origin=origin,
+            codec=codec,
         )
         _write(path, record)
         return cls(path, record)
@@ -561,6 +570,15 @@ def _origin(fields: dict[str, Any]) -> Origin | None:
     return origin
 
 
+def _codec(fields: dict[str, Any]) -> Origin | None:
+    if "codec" not in fields:
+        return None
+    origin = Origin.from_dict(fields["codec"])
+    if origin.ledger is not None:
+        raise InputError("the codec was not trained on public data.")
+    return origin
+
+
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """Returns what a ledger of an older format says in the words of the last.
 
@@ -569,8 +587,8 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """
     if content["format"] == _FORMAT:
         return content
-    if "origin" in content:
-        raise InputError("the contents have an origin, which their format has not.")
+    for name in _LINEAGE & content.keys():
+        raise InputError(f"the contents have the {name}, which their format has not.")
     plan = content["plan"]
     kind = 0 if "extends" not in plan else 1
     if "moments_noise_multiplier" in plan:

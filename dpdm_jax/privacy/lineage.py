@@ -13,16 +13,16 @@ NAME = (
     re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:;'()_/&+-]{0,99}"),
     "up to 100 letters, digits, blanks and . , : ; ' ( ) _ / & + -",
 )
-_KINDS = ("run", "release", "file")
+_KINDS = ("run", "release", "file", "folder")
 _FIELDS = {"kind", "name", "sha256", "public_data", "ledger"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The model whose weights a run began with.
+    """The model whose weights a run, or its codec, began with.
 
     Attributes:
-        kind: "run" (a checkpoint), "release" or "file".
+        kind: "run" (a checkpoint), "release", "file" or "folder".
         name: what it is called.
         sha256: of the weights that were taken, 64 hexadecimal digits.
         public_data: what public data it was trained on; "" if that was private data of

@@ -120,6 +120,7 @@ def make_statement(
     tuning: Tuning = NO_TUNING,
     computed_with: str | None = None,
     origin: Origin | None = None,
+    codec: Origin | None = None,
 ) -> Statement:
     """Returns the privacy statement of a run after ``steps`` steps.
 
@@ -134,6 +135,7 @@ def make_statement(
         computed_with: the library behind ``spent`` and its version; None for the one
             that is installed.
         origin: whose weights the run began with; None for random ones.
+        codec: whose weights the codec has; None of a codec without any.
 
     Raises:
         InputError: if ``steps`` is out of range.
@@ -185,6 +187,7 @@ def make_statement(
         paragraphs=tuple(paragraphs),
         mechanism=tuple(
             ([] if origin is None else [_lineage(origin)])
+            + ([] if codec is None else [_codec_in_words(codec)])
             + _mechanism(
                 plan,
                 steps,
@@ -262,6 +265,7 @@ def make_statement_of(
         tuning=tuning,
         computed_with=computed_with,
         origin=record.origin,
+        codec=record.codec,
     )
 
 
@@ -340,6 +344,7 @@ def statement_fields(
     } | _where_there_is(
         public_data=plan.public_data,
         lineage=record.origin and _origin_fields(record.origin),
+        codec=record.codec and _origin_fields(record.codec),
     )
 
 
@@ -373,6 +378,15 @@ def _lineage(origin: Origin) -> str:
         f"part of this one: epsilon = {fields['epsilon']}, delta = "
         f"{fields['delta']!r} ({fields['accountant'].upper()}). It is stated that no "
         "one is in both data sets."
+    )
+
+
+def _codec_in_words(origin: Origin) -> str:
+    return (
+        "Images: the model sees and makes them by way of an autoencoder, that of the "
+        f"{origin.kind} {origin.name} (SHA-256 {origin.sha256}), which was trained on "
+        f"public data: {origin.public_data}. None of that is protected, and no step "
+        "changes it."
     )
 
 

@@ -59,7 +59,8 @@ _MANIFEST_FIELDS = {
     "emptied_in_config",
 }
 _MODEL_FIELDS = {"image_shape", "num_classes", "parameterization", "parameters"}
-_OPTIONAL = frozenset({"condition"})  # of models whose condition is no class
+# Of models whose condition is no class, and of those of latents.
+_OPTIONAL = frozenset({"condition", "codec"})
 _SAMPLES_FIELDS = {
     "num_images",
     "labels",
@@ -260,8 +261,8 @@ def read_model(
             f"{folder} does not describe a model of this version of dpdm_jax "
             f"({reason(e)}); allowed: an undamaged release."
         ) from None
-    for field in built:
-        if built[field] != stated.get(field):
+    for field in {**built, **stated}:
+        if built.get(field) != stated.get(field):
             raise InputError(
                 f"{folder / MANIFEST} states another {field} than {CONFIG} gives; "
                 "allowed: files of one release."

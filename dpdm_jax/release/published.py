@@ -36,7 +36,7 @@ FIELDS = {
         "data.glyphs": "characters images_per_character seed frame rotation shear "
         "scale stroke elastic_amplitude elastic_smoothness",
         "data.camelyon17": "center",
-        "codec": "name",
+        "codec": "name weights public",
         "codec.kl": _AUTOENCODER,
         "codec.vq": f"{_AUTOENCODER} num_codes",
         "network": "name patch_size dtype",
@@ -88,6 +88,7 @@ _AS_OF_NOW = ("sampler", _PRESETS, "sample", "evaluate")
 #: Fields that name a place on this machine, or a secret, and what they become.
 EMPTIED = {
     "data.path": "",
+    "codec.weights": "",
     "initial.weights": "",
     "evaluate.inception_weights": "",
     "privacy.fixed_keys_seed": None,

@@ -14,7 +14,8 @@ import ml_collections
 from dpdm_jax import processes
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import format_epsilon
-from dpdm_jax.training.prepare import ReadInitial, prepare
+from dpdm_jax.training.beginning import ReadInitial
+from dpdm_jax.training.prepare import prepare
 from dpdm_jax.training.run import Run
 from dpdm_jax.training.state import TrainState
 from dpdm_jax.training.steps import Snapshot, run_steps

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,10 +21,10 @@ from dpdm_jax import (
     validate,
 )
 from dpdm_jax.errors import InputError
-from dpdm_jax.models.model import Model, build_model
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import Ledger, PrivacyPlan
-from dpdm_jax.privacy.lineage import Origin
 from dpdm_jax.training import rngs
+from dpdm_jax.training.beginning import Beginning, ReadInitial
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.resume import restore
@@ -33,12 +32,6 @@ from dpdm_jax.training.run import Run, save
 from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
 from dpdm_jax.training.shared_ledger import SharedLedger
 from dpdm_jax.training.state import TrainState, create_state
-
-#: Reads the parameters of a network that a new run begins with, given a config, the
-#: model and its network's random parameters; None for those.
-ReadInitial = Callable[
-    [ml_collections.ConfigDict, Model, Any], tuple[Any, Origin] | None
-]
 
 
 def prepare(
@@ -92,9 +85,10 @@ def prepare(
         )
 
     random = processes.same_arrays(model.init(rngs.stream(config.seed, "init")))
-    params, origin = random, None
+    begun_with = Beginning(random)
     if read_initial is not None and is_new:
-        params, origin = _initial(config, model, random, read_initial)
+        found = read_initial(config, model, random)
+        begun_with = found._replace(params=processes.same_arrays(found.params))
 
     ledger_path = workdir / run_dir.LEDGER
     begun = processes.from_first(lambda: _claim(workdir, resources))
@@ -106,7 +100,7 @@ def prepare(
     checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
     resources.callback(checkpoints.close)
 
-    params, fixed = model.split(params)
+    params, fixed = model.split(begun_with.params)
     everywhere = devices.replicated(mesh)
     state, fixed = devices.place(
         (create_state(params, training.optimizer, training.noise), fixed), everywhere
@@ -124,19 +118,28 @@ def prepare(
                 "steps but no checkpoint is left to go on from; allowed: a new run "
                 "directory, whose budget adds to this one's."
             )
-    elif ledger is not None and ledger.record.origin != origin:
-        with processes.together():
-            raise InputError(
-                f"The run in {workdir} was begun with the weights "
-                f"{ledger.record.origin or 'random'}, not {origin or 'random ones'}; "
-                "allowed: the same, or a new run directory."
-            )
+    elif ledger is not None:
+        for was, now in (
+            (ledger.record.origin, begun_with.origin),
+            (ledger.record.codec, begun_with.codec),
+        ):
+            if was != now:
+                with processes.together():
+                    raise InputError(
+                        f"The run in {workdir} was begun with the weights "
+                        f"{was or 'random'}, not {now or 'random ones'}; allowed: the "
+                        "same, or a new run directory."
+                    )
     state, fixed = devices.place((state, fixed), everywhere)
 
     if ledger is None:
         ledger = SharedLedger(
             lambda: Ledger.create(
-                ledger_path, plan, fixed_keys=seed is not None, origin=origin
+                ledger_path,
+                plan,
+                fixed_keys=seed is not None,
+                origin=begun_with.origin,
+                codec=begun_with.codec,
             )
         )
     run = Run(
@@ -179,20 +182,6 @@ def _check_parent(settings: ml_collections.ConfigDict) -> None:
             f"directory, or a release, of {settings.parent}, --mode=run, which trains "
             "that first, or initial.parent='' for random weights."
         )
-
-
-def _initial(
-    config: ml_collections.ConfigDict,
-    model: Model,
-    random: Any,
-    read_initial: ReadInitial,
-) -> tuple[Any, Origin | None]:
-    """Returns the parameters that a run begins with, and where they come from."""
-    found = read_initial(config, model, model.network_of(random))
-    if found is None:
-        return random, None
-    network, origin = found
-    return processes.same_arrays(model.with_network(random, network)), origin
 
 
 def _fixed_by_queries(run: Run) -> Any:

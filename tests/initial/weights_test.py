@@ -241,7 +241,8 @@ def test_a_file_of_guided_diffusion(tiny_config, tmp_path):
     with pytest.raises(InputError, match=r"label.* have shape .*label_table .random"):
         read_initial(config_of(), model, random)
     config = config_of(initial__label_table="zero")
-    network, origin = read_initial(config, model, random)
+    network, origin, codec = read_initial(config, model, random)
+    assert codec is None
     taken = named_leaves(network)
     for name, target in targets.items():
         found = np.asarray(taken["/".join(target.path)])

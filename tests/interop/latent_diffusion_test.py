@@ -7,6 +7,8 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
+from official_files import DIFFUSERS, diffusers, officially, write_diffusers
 from random_params import random_like
 
 from dpdm_jax.conditions import Labels, Tokens
@@ -21,8 +23,6 @@ from dpdm_jax.interop.convert import convert
 from dpdm_jax.networks import latent_unet, text_transformer
 from dpdm_jax.networks.codecs import KEPT, kl, vq
 
-safetensors_numpy = pytest.importorskip("safetensors.numpy")
-
 SHAPE = (8, 8, 3)
 FIELDS = {
     "base_channels": 32,
@@ -36,39 +36,14 @@ FIELDS = {
 KL = kl.KLCodec(kl.Settings(**FIELDS), SHAPE)
 VQ = vq.VQCodec(vq.Settings(**FIELDS, num_codes=6), SHAPE)
 TEXT = text_transformer.Settings(depth=1, num_heads=2, head_channels=4, positions=3)
-DIFFUSERS = {
-    "_class_name": "AutoencoderKL",
-    "act_fn": "silu",
-    "norm_num_groups": 32,
-    "scaling_factor": 0.25,
-}
 
 
 def params_of(codec):
     return random_like(jax.eval_shape(codec.init, jax.random.key(0)))
 
 
-def officially(params, names):
-    """Our parameters as official tensors; undoes the conversion."""
-
-    def tensor(target):
-        value = params
-        for name in target.path:
-            value = value[name]
-        shape = [target.official_shape[axis] for axis in target.axes]
-        return np.ascontiguousarray(
-            np.transpose(np.reshape(value, shape), np.argsort(target.axes))
-        )
-
-    return {name: tensor(target) for name, target in names.items()}
-
-
 def compvis(params):
     return officially(params[KEPT], autoencoder_names.compvis_names(params[KEPT]))
-
-
-def diffusers(params):
-    return officially(params[KEPT], autoencoder_names.diffusers_names(params[KEPT]))
 
 
 def write_torch(path, tensors, **beside):
@@ -78,12 +53,7 @@ def write_torch(path, tensors, **beside):
 
 
 def folder_of(tmp_path, tensors, **changes):
-    folder = tmp_path / "vae"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(DIFFUSERS | changes))
-    name = "diffusion_pytorch_model.safetensors"
-    safetensors_numpy.save_file(tensors, folder / name)
-    return folder
+    return write_diffusers(tmp_path / "vae", tensors, 0.25, **changes)
 
 
 def assert_equal(actual, expected):
@@ -204,7 +174,9 @@ def test_a_folder_without_what_is_needed_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(InputError, match="has _class_name None; allowed: 'Autoenc"):
         latent_diffusion.read_autoencoder(tmp_path, KL)
-    (tmp_path / "config.json").write_text(json.dumps(DIFFUSERS))
+    (tmp_path / "config.json").write_text(
+        json.dumps(DIFFUSERS | {"scaling_factor": 0.25})
+    )
     with pytest.raises(InputError, match="has no weights; allowed: a folder with diff"):
         latent_diffusion.read_autoencoder(tmp_path, KL)
 
@@ -215,7 +187,7 @@ def test_misfits_are_listed_in_one_sentence(tmp_path):
     tensors["encoder.conv_in.weight"] = np.zeros((32, 1, 3, 3), np.float32)
     tensors["quantize.embedding.weight"] = np.zeros((6, 4), np.float32)
     path = tmp_path / "model.safetensors"
-    safetensors_numpy.save_file(tensors, path)
+    safetensors.numpy.save_file(tensors, path)
     with pytest.raises(InputError) as error:
         latent_diffusion.read_autoencoder(path, KL)
     assert str(error.value) == (
@@ -227,7 +199,7 @@ def test_misfits_are_listed_in_one_sentence(tmp_path):
 
 def test_another_scale_in_a_checkpoint_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
-    safetensors_numpy.save_file({"scale_factor": np.array(0.5, np.float32)}, path)
+    safetensors.numpy.save_file({"scale_factor": np.array(0.5, np.float32)}, path)
     with pytest.raises(InputError, match=r"scale_factor 0\.5; allowed with codec\.kl"):
         latent_diffusion.read_autoencoder(path, KL)
 

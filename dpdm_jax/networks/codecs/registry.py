@@ -1,5 +1,8 @@
 """Codecs by name."""
 
+import dataclasses
+from collections.abc import Callable
+
 import ml_collections
 
 from dpdm_jax.networks.codecs import kl, vq
@@ -7,13 +10,39 @@ from dpdm_jax.networks.codecs.base import Codec
 from dpdm_jax.networks.codecs.pixels import PixelCodec
 from dpdm_jax.settings import Group, Kind, Room
 
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What ``config.codec`` has for codecs with parameters.
+
+    Attributes:
+        weights: to begin with: a checkpoint of latent diffusion's authors, or the
+            folder of diffusers' AutoencoderKL; "" for those that come with the network
+            of ``initial.weights``.
+        public: names the public data that they were trained on.
+    """
+
+    weights: str = ""
+    public: str = ""
+
+
+_WEIGHTS = Group("codec", Weights)
+
+
+def _autoencoder(make: Callable[..., Codec], settings: Group) -> Kind:
+    # Whose weights they are is for those who begin a run.
+    return Kind(
+        lambda settings, weights, shape: make(settings, shape), (settings, _WEIGHTS)
+    )
+
+
 #: A builder takes the settings and (h, w, c) of the images.
 ROOM = Room(
     "codec.name",
     {
         "pixels": Kind(PixelCodec),
-        "kl": Kind(kl.KLCodec, (Group("codec.kl", kl.Settings),)),
-        "vq": Kind(vq.VQCodec, (Group("codec.vq", vq.Settings),)),
+        "kl": _autoencoder(kl.KLCodec, Group("codec.kl", kl.Settings)),
+        "vq": _autoencoder(vq.VQCodec, Group("codec.vq", vq.Settings)),
     },
 )
 

@@ -1,0 +1,172 @@
+"""Runs on the latents of an autoencoder, from its file to a release."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from official_files import diffusers, write_diffusers
+from random_params import random_like
+
+import dpdm_jax
+from dpdm_jax.errors import InputError
+from dpdm_jax.initial import read_initial
+from dpdm_jax.models.identity import digest
+from dpdm_jax.models.model import build_model
+from dpdm_jax.networks.codecs import KEPT, build_codec
+from dpdm_jax.privacy import read_ledger
+from dpdm_jax.release.build import release
+from dpdm_jax.release.verify import verify
+from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.loop import train
+
+SHAPE, LATENT = (8, 8, 1), (4, 4, 2)
+PUBLIC, ELSEWHERE = "street signs", "glyphs of fonts"
+
+
+@pytest.fixture(scope="module")
+def latent_config(tiny_config):
+    """Makes a config of a perceptron on 4x4 latents."""
+
+    def make(**overrides):
+        latents = {
+            "codec__name": "kl",
+            "codec__public": PUBLIC,
+            "codec__kl__base_channels": 32,
+            "codec__kl__num_res_blocks": 1,
+            "codec__kl__attention_factors": (),
+            "codec__kl__latent_channels": 2,
+            "codec__kl__scale_factor": 0.5,
+            "diffusion__parameterization": "edm",
+            "train__num_steps": 2,
+        }
+        return tiny_config(**latents | overrides)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def weights(latent_config):
+    codec = build_codec(latent_config().codec, SHAPE)
+    return random_like(jax.eval_shape(codec.init, jax.random.key(0)), 0.1)
+
+
+@pytest.fixture(scope="module")
+def folder(weights, tmp_path_factory):
+    """What diffusers would have saved. Read-only."""
+    folder = tmp_path_factory.mktemp("public") / "signs-vae"
+    return write_diffusers(folder, diffusers(weights), 0.5)
+
+
+@pytest.fixture(scope="module")
+def public_run(latent_config, folder, tmp_path_factory):
+    """A run on public data. Read-only."""
+    workdir = tmp_path_factory.mktemp("public") / "run"
+    config = latent_config(codec__weights=str(folder), data__public=ELSEWHERE)
+    train(config, workdir, read_initial=read_initial)
+    return workdir
+
+
+def restored(workdir, config, step=-1):
+    checkpoints = Checkpoints(workdir)
+    try:
+        model = build_model(config, *checkpoints.stored_problem())
+        return model, checkpoints.restore_weights(model, "ema", step)[0]
+    finally:
+        checkpoints.close()
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_no_step_changes_the_weights_and_the_ledger_names_them(
+    public_run, latent_config, folder, weights
+):
+    model, params = restored(public_run, latent_config())
+    assert model.latent_shape == LATENT
+    assert_equal(params[KEPT], weights[KEPT])
+    first = restored(public_run, latent_config(), 0)[1]
+    assert digest(first["network"]) != digest(params["network"])
+    codec = read_ledger(public_run / "privacy.json").codec
+    assert (codec.kind, codec.name) == ("folder", "signs-vae")
+    assert (codec.public_data, codec.sha256) == (PUBLIC, digest(weights))
+
+
+@pytest.mark.slow
+def test_a_run_and_its_release_have_the_codec_of_their_parent(
+    public_run, latent_config, weights, tmp_path
+):
+    workdir = tmp_path / "child"
+    config = latent_config(initial__weights=str(public_run), codec__public="")
+    train(config, workdir, read_initial=read_initial)
+    first = restored(workdir, config, 0)[1]
+    assert_equal(first, restored(public_run, config)[1])
+    record = read_ledger(workdir / "privacy.json")
+    assert record.codec == read_ledger(public_run / "privacy.json").codec
+    assert record.origin.public_data == ELSEWHERE
+
+    published = release(config, workdir)
+    assert verify(published).failures == ()
+    text = " ".join((published / "PRIVACY.md").read_text().split())
+    assert "by way of an autoencoder, that of the folder signs-vae (SHA-256" in text
+    assert f"which was trained on public data: {PUBLIC}. None of that is" in text
+    released = dpdm_jax.load_release(published)
+    assert_equal(released.params[KEPT], weights[KEPT])
+    images, labels = released.sample(3, labels="balanced")
+    assert images.shape == (3, *SHAPE)
+    assert images.dtype == np.uint8
+    assert labels.tolist() == [0, 1, 2]
+    # A codec that is left out, or another, is not that of the ledger.
+    fields = json.loads((published / "PRIVACY.json").read_text())
+    for forged in ({}, {"codec": fields["codec"] | {"public_data": "others"}}):
+        edited = {k: v for k, v in fields.items() if k != "codec"} | forged
+        (published / "PRIVACY.json").write_text(json.dumps(edited))
+        assert any("codec" in each for each in verify(published).failures)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({}, "codec.weights is '' and codec.name is 'kl'; allowed: a checkpoint of"),
+        (
+            {"codec__weights": "{folder}", "codec__public": ""},
+            "signs-vae' and codec.public is empty; allowed: the name of the public",
+        ),
+        (
+            {"codec__weights": "{folder}", "codec__kl__scale_factor": 0.25},
+            r"scaling_factor 0\.5; allowed with codec\.kl\.scale_factor=0\.25: the sa",
+        ),
+        (
+            {"codec__weights": "{folder}", "codec__kl__num_res_blocks": 2},
+            r"not those of the configured codec; \d+ missing: encoder",
+        ),
+        ({"codec__weights": "nowhere.ckpt"}, r"is nowhere\.ckpt; allowed: an existing"),
+        (
+            {"initial__weights": "{run}", "codec__weights": "{folder}"},
+            "brings the codec that its network was trained with; allowed: ''",
+        ),
+        (
+            {"initial__weights": "{run}", "codec__kl__scale_factor": 0.25},
+            r"was trained with the codec kl, scale_factor=0\.5; allowed: the same",
+        ),
+        (
+            {"initial__weights": "{run}", "codec__kl__base_channels": 64},
+            r"the initial weights .* have shape .*; allowed: ",
+        ),
+    ],
+)
+def test_weights_that_are_not_there_or_do_not_fit(
+    latent_config, folder, public_run, overrides, message
+):
+    places = {"folder": folder, "run": public_run}
+    overrides = {
+        name: value.format(**places) if isinstance(value, str) else value
+        for name, value in overrides.items()
+    }
+    config = latent_config(**overrides)
+    model = build_model(
+        config, SHAPE, restored(public_run, latent_config())[0].condition
+    )
+    with pytest.raises(InputError, match=message):
+        read_initial(config, model, model.init(jax.random.key(0)))
