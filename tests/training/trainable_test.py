@@ -317,6 +317,7 @@ def adm_config(selector):
         num_res_blocks=1,
         attention_factors=(),
         head_channels=16,
+        remat=True,
     )
     config.diffusion.noise_multiplicity = 2
     config.train.trainable = selector
