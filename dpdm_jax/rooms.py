@@ -9,7 +9,13 @@ from dpdm_jax.data import registry as sources
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.networks import registry as networks
 
-ROOMS = (sources.ROOM, networks.ROOM, networks.BESIDE, *from_config.ROOMS)
+ROOMS = (
+    sources.ROOM,
+    sources.CONDITIONS,
+    networks.ROOM,
+    networks.BESIDE,
+    *from_config.ROOMS,
+)
 
 
 def add_fields(config: ml_collections.ConfigDict) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dpdm_jax.evaluation import metrics
+from dpdm_jax.evaluation import alignment, metrics
 
 
 def describe(results: dict[str, Any]) -> str:
@@ -15,6 +15,9 @@ def describe(results: dict[str, Any]) -> str:
         line = f"  {name:<18} {_with_spread(results, name)}"
         if f"{name}_floor" in results:
             line += f" (real against real: {results[f'{name}_floor']:.6g})"
+        if f"{name}{alignment.REAL_TEST}" in results:
+            shown = _with_spread(results, f"{name}{alignment.REAL_TEST}")
+            line += f" (real test images: {shown})"
         lines.append(line)
         for suffix, how in (("real", "as they are"), ("dp_sgd", "by DP-SGD")):
             if f"{name}_{suffix}" in results:

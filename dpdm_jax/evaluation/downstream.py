@@ -304,25 +304,31 @@ def accuracy(
     labels: jax.Array | np.ndarray,
 ) -> float:
     """Returns the fraction of uint8 images [n, h, w, c] that get their label [n]."""
+    found = predictions(classifier, params, images)
+    return float(np.mean(found == np.asarray(labels)))
+
+
+def predictions(
+    classifier: classifiers.Classifier, params: classifiers.Params, images: jax.Array
+) -> np.ndarray:
+    """Returns the labels int32 [n] that uint8 images [n, h, w, c] get."""
     size = len(images)
     batches = batch_indices(np.arange(size), min(_TEST_BATCH_SIZE, size))
-    return int(_count_correct(classifier, params, images, labels, batches)) / size
+    return np.asarray(_predict(classifier, params, images, batches)).reshape(-1)[:size]
 
 
 @functools.partial(jax.jit, static_argnames="classifier")
-def _count_correct(
+def _predict(
     classifier: classifiers.Classifier,
     params: classifiers.Params,
     images: jax.Array,
-    labels: jax.Array,
     batches: jax.Array,
 ) -> jax.Array:
-    def count(total: jax.Array, batch: jax.Array) -> tuple[jax.Array, None]:
+    def predict(batch: jax.Array) -> jax.Array:
         logits = classifier.apply(params, pixels.to_float(images[batch]))
-        correct = jnp.argmax(logits, axis=-1) == labels[batch]
-        return total + jnp.sum(correct & (batch != PADDING)), None
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
-    return jax.lax.scan(count, jnp.int32(0), batches)[0]
+    return jax.lax.map(predict, batches)
 
 
 def _train_and_test(
@@ -336,6 +342,50 @@ def _train_and_test(
     shuffle: bool,
     on_epoch: Callable[[int, int, float], None] | None,
 ) -> SeedResult:
+    results = []
+
+    def on_better(params: classifiers.Params, epoch: int, selected: float) -> None:
+        found = accuracy(classifier, params, *test)
+        results.append(SeedResult(seed, epoch, selected, found))
+
+    fit(
+        classifier,
+        train,
+        selection,
+        seed=seed,
+        recipe=recipe,
+        shuffle=shuffle,
+        on_better=on_better,
+        on_epoch=on_epoch,
+    )
+    return results[-1]
+
+
+def fit(
+    classifier: classifiers.Classifier,
+    train: tuple[jax.Array, jax.Array],
+    selection: tuple[jax.Array, jax.Array],
+    *,
+    seed: int,
+    recipe: Recipe,
+    shuffle: bool,
+    on_better: Callable[[classifiers.Params, int, float], None],
+    on_epoch: Callable[[int, int, float], None] | None = None,
+) -> None:
+    """Trains a classifier once, and shows it at the epoch that is selected.
+
+    Args:
+        classifier: the classifier.
+        train: images uint8 [n, h, w, c] and labels int32 [n].
+        selection: others, which select the epoch.
+        seed: see ``SeedResult``.
+        recipe: how it is trained.
+        shuffle: see ``downstream_accuracy``.
+        on_better: called whenever the accuracy on the selection set is the highest so
+            far, with the parameters, the epoch (from 1) and that accuracy. The last
+            call is of the selected epoch. The next epoch uses up the parameters.
+        on_epoch: see ``downstream_accuracy``.
+    """
     order = np.arange(len(train[0]))
     batch_size = min(recipe.batch_size, len(order))
     num_steps = recipe.epochs * -(-len(order) // batch_size)
@@ -343,7 +393,6 @@ def _train_and_test(
         classifier, recipe, num_steps, rngs.stream(seed, "classifier_init")
     )
     highest = -math.inf
-    best = SeedResult(seed, 0, highest, math.nan)
     for epoch in range(1, recipe.epochs + 1):
         if shuffle:
             order = np.random.default_rng((seed, epoch)).permutation(len(train[0]))
@@ -356,14 +405,12 @@ def _train_and_test(
             batch_indices(order, batch_size),
             rngs.stream(seed, "classifier_dropout", epoch),
         )
-        selection_accuracy = accuracy(classifier, state.params, *selection)
-        if selection_accuracy > highest:
-            highest = selection_accuracy
-            test_accuracy = accuracy(classifier, state.params, *test)
-            best = SeedResult(seed, epoch, selection_accuracy, test_accuracy)
+        selected = accuracy(classifier, state.params, *selection)
+        if selected > highest:
+            highest = selected
+            on_better(state.params, epoch, selected)
         if on_epoch is not None:
-            on_epoch(seed, epoch, selection_accuracy)
-    return best
+            on_epoch(seed, epoch, selected)
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

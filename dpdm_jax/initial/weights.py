@@ -106,6 +106,7 @@ def _of_run(
             "directory as training writes it."
         ) from None
     parent = build_model(config, *checkpoints.stored_problem())
+    fitting.check_tokens(parent.condition, model.condition)
     params, _ = checkpoints.restore_weights(parent)
     if checkpoints.description()["kind"] != "training":
         raise InputError(
@@ -124,6 +125,7 @@ def _of_release(
     checkpoints: Checkpoints | None,
 ) -> tuple[Params, Origin]:
     released = load_release(path)
+    fitting.check_tokens(released.model.condition, model.condition)
     record, _ = privacy_files.read_accounted(released.privacy)
     network = released.model.network_of(released.params)
     return network, _origin("release", released.manifest["name"], network, record)

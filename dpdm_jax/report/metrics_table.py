@@ -12,6 +12,7 @@ _COMPARED = {
     "_floor": "floor, real against real",
     "_real": "trained on real images",
     "_dp_sgd": "trained on real images by DP-SGD at the same epsilon",
+    "_real_test": "of real test images",
 }
 
 

@@ -5,21 +5,23 @@ With several processes each makes its share of every batch, and process 0 writes
 
 import logging
 import pathlib
+import re
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 
 from dpdm_jax import files, json_values, processes, rooms, run_dir, validate
+from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model
 from dpdm_jax.progress import progress_bar
-from dpdm_jax.sampling import images
+from dpdm_jax.sampling import images, prompts
 from dpdm_jax.sampling.generate import Generate, make_generator
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -38,9 +40,10 @@ _GRID_PER_CLASS = 10
 def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     """Makes images from a checkpoint.
 
-    Writes ``samples.npz`` (images uint8 [n, h, w, c], labels int32 [n]), ``grid.png``
-    and, if asked, a PNG file an image, in <workdir>/samples/<sample.name>/. Called
-    again after an interruption it goes on; with more images it adds to them.
+    Writes ``samples.npz`` (images uint8 [n, h, w, c], labels int32 [n] or, of a model
+    that reads text, prompts, strings [n]), ``grid.png`` and, if asked, a PNG file an
+    image, in <workdir>/samples/<sample.name>/. Called again after an interruption it
+    goes on; with more images it adds to them.
 
     Args:
         config: the whole config; reads ``sample`` and ``sampler``.
@@ -68,9 +71,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     finally:
         checkpoints.close()
     with processes.together():
-        asked = model.condition.choose(
-            settings.labels, settings.num_images, settings.seed
-        )
+        asked, shown = _asked(config, model.condition)
         sampler_config = from_config.with_preset(config)
         generate = make_generator(
             model,
@@ -86,6 +87,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
         "sampler": sampler_config.to_dict(),
         "labels": settings.labels,
         "labels_sha256": digest(asked) if settings.labels[-4:] == ".npy" else "",
+        "prompts": shown.prompts,
         "seed": settings.seed,
         "rounding": settings.rounding,
     }
@@ -95,12 +97,53 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
         _log.debug("%s already holds these images.", folder)
     else:
         paths = _make_parts(folder, generate, params, asked, settings)
-        num_classes = model.condition.num_classes or 0
-        processes.from_first(lambda: _join_parts(folder, paths, asked, num_classes))
+        processes.from_first(lambda: _join_parts(folder, paths, shown))
     processes.from_first(lambda: shutil.rmtree(folder / _PARTS, ignore_errors=True))
     if settings.png:
         processes.from_first(lambda: _write_png_files(folder))
     return folder
+
+
+class _Shown(NamedTuple):
+    """What was asked for, as people see it.
+
+    Attributes:
+        rows: int32 [n], the row of each image in a picture: its class, or the number of
+            its prompt; None for images that have neither.
+        num_rows: how many there are.
+        prompts: the prompts, if rows are of such; else None.
+    """
+
+    rows: np.ndarray | None
+    num_rows: int
+    prompts: tuple[str, ...] | None = None
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of each image; None if rows are no classes."""
+        return self.rows if self.prompts is None else None
+
+    @property
+    def texts(self) -> np.ndarray | None:
+        """The prompt of each image; None if rows are no prompts."""
+        if self.prompts is None or self.rows is None:
+            return None
+        return np.array(self.prompts)[self.rows]
+
+
+def _asked(
+    config: ml_collections.ConfigDict, condition: Condition
+) -> tuple[Any, _Shown]:
+    """Returns the conditions that images are asked for by."""
+    settings = config.sample
+    count = settings.num_images
+    found = prompts.of_model(config, condition)
+    if found is not None:
+        rows = found.of_images(count)
+        return found.tokens[rows], _Shown(rows, len(found.texts), found.texts)
+    asked = condition.choose(settings.labels, count, settings.seed)
+    num_classes = condition.num_classes or 0
+    return asked, _Shown(asked if num_classes else None, num_classes)
 
 
 def _check(settings: ml_collections.ConfigDict) -> None:
@@ -184,18 +227,16 @@ def _write_part(path: pathlib.Path, made: np.ndarray) -> None:
 def _join_parts(
     folder: pathlib.Path,
     paths: list[pathlib.Path],
-    asked: Any,
-    num_classes: int,
+    shown: _Shown,
 ) -> None:
     parts = []
     for path in paths:
         with np.load(path) as archive:
             parts.append(archive["images"])
     made = np.concatenate(parts)
-    labels = asked if num_classes else None
-    images.write_png(folder / GRID, _picture(made, labels, num_classes))
+    images.write_png(folder / GRID, _picture(made, shown))
     # Last: once it is there, nothing is made again.
-    images.write_npz(folder / ARCHIVE, made, labels)
+    images.write_npz(folder / ARCHIVE, made, shown.labels, shown.texts)
 
 
 def _read_images(path: pathlib.Path, count: int) -> np.ndarray | None:
@@ -211,24 +252,32 @@ def _read_images(path: pathlib.Path, count: int) -> np.ndarray | None:
     return found if len(found) == count else None
 
 
-def _picture(
-    made: np.ndarray, labels: np.ndarray | None, num_classes: int
-) -> np.ndarray:
-    if labels is None:
+def _picture(made: np.ndarray, shown: _Shown) -> np.ndarray:
+    if shown.rows is None:
         return images.grid(made[: _GRID_PER_CLASS**2])
     # More rows than a person can look at help nobody.
-    rows = min(num_classes, 2 * _GRID_PER_CLASS)
-    return images.class_grid(made, labels, rows, _GRID_PER_CLASS)
+    rows = min(shown.num_rows, 2 * _GRID_PER_CLASS)
+    return images.class_grid(made, shown.rows, rows, _GRID_PER_CLASS)
 
 
 def _write_png_files(folder: pathlib.Path) -> None:
-    """Writes png/<class>/<index>.png, or png/<index>.png without labels."""
+    """Writes png/<class or prompt>/<index>.png, or png/<index>.png without either."""
     with np.load(folder / ARCHIVE) as archive:
         made = archive["images"]
-        labels = archive.get("labels")
+        labels, texts = archive.get("labels"), archive.get("prompts")
+    names = None if labels is None else [str(label) for label in labels]
+    if texts is not None:
+        # In order of the prompts, which may have signs that no file system takes.
+        number = {text: i for i, text in enumerate(dict.fromkeys(texts.tolist()))}
+        names = [f"{number[t]:04d}_{_plain(t)}" for t in texts.tolist()]
     for index, image in enumerate(made):
         target = folder / "png"
-        if labels is not None:
-            target = target / str(labels[index])
+        if names is not None:
+            target = target / names[index]
         files.make_folder(target)
         images.write_png(target / f"{index:07d}.png", image)
+
+
+def _plain(text: str) -> str:
+    """Returns what of a text a folder may be called."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", text)[:60].strip("_")
