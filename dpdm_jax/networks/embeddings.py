@@ -83,11 +83,11 @@ def pixel_positions(
     return np.concatenate([by_row, by_column], axis=1).astype(np.float32)
 
 
-def ngrams(tokens: Int[Array, "n length"]) -> Float32[Array, "n {_BUCKETS}"]:
+def ngrams(tokens: Int[Array, "n length"]) -> Float32[Array, "n features"]:
     """Which sequences of 1 to 3 tokens a text has, by feature hashing.
 
-    Each adds 1 or -1 to one of 512 features, both as its hash says, so that texts with
-    no sequence in common are nearly orthogonal (Weinberger et al. 2009, arXiv
+    Each is 1 or -1 in one of 512 features, both as its hash says, so that texts with no
+    sequence in common are nearly orthogonal (Weinberger et al. 2009, arXiv
     0902.2206; sequences of bytes as parts of words: Bojanowski et al. 2017, arXiv
     1607.04606).
 
@@ -108,6 +108,8 @@ def ngrams(tokens: Int[Array, "n length"]) -> Float32[Array, "n {_BUCKETS}"]:
         is_there = is_there[:, : length - n] & (last != 0)
         sign = jnp.where(hashed >> 31 == 0, 1.0, -1.0)
         found = found.at[rows, hashed % _BUCKETS].add(jnp.where(is_there, sign, 0.0))
+    # How often a sequence occurs says little: blanks and vowels would be most of it.
+    found = jnp.clip(found, -1, 1)
     return found / jnp.sqrt(jnp.maximum(jnp.sum(found**2, -1, keepdims=True), 1))
 
 
