@@ -9,7 +9,7 @@ such as ``network.mlp``, and explained by the class beside the kind's code
 (``mlp.Settings``); where no chosen kind reads it, it must keep its defaults. The
 registries list the kinds with their classes:
 
-    data.source                   dpdm_jax/data/registry.py
+    data.source, data.condition   dpdm_jax/data/registry.py
     codec.name                    dpdm_jax/networks/codecs/registry.py
     network.name                  dpdm_jax/networks/registry.py
     diffusion.parameterization    dpdm_jax/diffusion/from_config.py
@@ -45,6 +45,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Names public data, such as "ImageNet 32x32", for ordinary training: no noise, no
     # clipping, no guarantee, and a statement that says so. "" for data to be protected.
     data.public = ""
+    # What examples say of themselves: labels (data.num_classes), or captions, made
+    # tokens as data.captions says. Captions are as private as their images.
+    data.condition = "labels"
 
     # What network and diffusion see of an image: pixels, or an autoencoder's latents.
     config.codec = codec = ml_collections.ConfigDict()
@@ -156,6 +159,10 @@ def get_config() -> ml_collections.ConfigDict:
     # uniform (random classes), balanced (0, 1, 2, ... in turn), one class as "3", or
     # the labels of a .npy file, one per image.
     sample.labels = "uniform"
+    # Of a model that reads captions: prompts, one a line, for the images in turn; in
+    # a text file, or as they are. Private captions are not protected as prompts.
+    sample.prompts = ""
+    sample.prompt = ""
     sample.weights = "ema"  # ema | raw
     sample.step = -1  # which checkpoint; -1 the newest
     sample.rounding = "truncate"  # to uint8: truncate (as the papers) | nearest
@@ -188,11 +195,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluate = evaluate = ml_collections.ConfigDict()
     # fid, kid, precision, recall, density, coverage on Inception's features, whose
     # weights are downloaded once; the same with _lenet on a small network trained on
-    # the spot; logreg, mlp, cnn, wrn: accuracy of classifiers; memorisation.
+    # the spot; logreg, mlp, cnn, wrn: accuracy of classifiers; memorisation; alignment:
+    # do images show the class that they were asked for by?
     evaluate.metrics = ("fid_lenet", "mlp")
     evaluate.inception_weights = ""  # pytorch-fid's file, in place of the download
     evaluate.lenet_steps = 1000  # training steps of that small network
     evaluate.neighbour_images = 10_000  # of each set, for all but fid and classifiers
+    # The class of each prompt, in order; () for the label that the training data has
+    # beside the same caption.
+    evaluate.prompt_classes = ()
     evaluate.seeds = 3  # trainings of each classifier, each way
     # 0 keeps to the classifier's own recipe: DPDM's protocol for all but wrn.
     evaluate.epochs = 0

@@ -50,15 +50,19 @@ def public_problem(config: ml_collections.ConfigDict) -> Problem:
         InputError: the config leaves them open and the data can't be read.
     """
     fields = config.data
+    tokenizer = data.tokenizer(fields)
     stated = fields.num_examples and fields.image_size and fields.channels
-    if stated and fields.num_classes >= 0:
+    if stated and (tokenizer is not None or fields.num_classes >= 0):
         validate.integer("data.num_examples", fields.num_examples, minimum=1)
         validate.integer("data.image_size", fields.image_size, minimum=1)
         validate.one_of("data.channels", fields.channels, (1, 3))
         shape = (fields.image_size, fields.image_size, fields.channels)
-        return Problem(
-            fields.num_examples, shape, conditions.of_classes(fields.num_classes)
-        )
+        condition: Condition
+        if tokenizer is None:
+            condition = conditions.of_classes(fields.num_classes)
+        else:
+            condition = tokenizer.condition
+        return Problem(fields.num_examples, shape, condition)
     return problem_of(data.load_source(fields, "train"))
 
 

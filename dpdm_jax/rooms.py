@@ -12,6 +12,7 @@ from dpdm_jax.networks.codecs import registry as codecs
 
 ROOMS = (
     sources.ROOM,
+    sources.CONDITIONS,
     codecs.ROOM,
     networks.ROOM,
     networks.BESIDE,

@@ -200,8 +200,10 @@ OF_EXTRAS = {
     "clu": "tensorboard",
     "cryptography": "sign",
     "jax-privacy": "audit",
+    "pyarrow": "parquet",
     "tensorflow-cpu": "tfds",
     "tensorflow-datasets": "tfds",
+    "tokenizers": "text",
     "torch": "torch",
 }
 

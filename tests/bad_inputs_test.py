@@ -201,6 +201,19 @@ PLANS = rows_of(
             "data.num_classes=-2 --config.data.num_examples=0": "num_classes",
             "data.source=zip --config.data.num_examples=0": "data.source",
             "data.crop=middle --config.data.num_examples=0": "data.crop is 'middle'",
+            "data.condition=sound": "data.condition is 'sound'; allowed: labels, capt",
+            "data.captions.length=9": "or data.condition='captions'",
+            "data.condition=captions --config.data.captions.length=0": (
+                "data.captions.length is 0; allowed: an integer >= 1"
+            ),
+            "data.condition=captions --config.data.captions.vocabulary=no.txt": (
+                "data.captions.vocabulary is 'no.txt', which cannot be read"
+            ),
+            "data.condition=captions --config.network.name=ncsnpp": (
+                "network 'ncsnpp' reads class labels and the condition of the data is "
+                "captions of 64 tokens"
+            ),
+            "data.parquet.image=x": "or data.source='parquet'",
         }
     ),
 )
@@ -258,6 +271,8 @@ SAMPLING = rows_of(
             "sample.name=../x": "sample.name is '../x'",
             "sample.name=..": "sample.name is '..'",
             "sample.seed=-1": "sample.seed is -1",
+            "sample.prompt=three": "was trained on 10 classes; allowed: none, and",
+            "sample.prompts=no.txt": "sample.prompts is 'no.txt', which cannot be read",
             "sampler.name=euler": "allowed: ddim, heun",
             "sampler.preset=best": "sampler.preset is 'best'",
             "sampler.grid=even": "sampler.grid is 'even'",
@@ -293,6 +308,10 @@ EVALUATION = rows_of(
             "evaluate.dp_sgd.epochs=-1": "dp_sgd epochs is -1",
             "evaluate.dp_sgd.l2_clip_norm=0": "dp_sgd l2_clip_norm is 0.0",
             "data.num_classes=0": "no labels to train a classifier with",
+            "evaluate.metrics=('alignment',) --config.data.num_classes=0": (
+                "evaluate.metrics has alignment, and the data has no labels"
+            ),
+            "evaluate.prompt_classes=(1,)": "data.condition is 'labels'; allowed: ()",
         }
     ),
     *TINY,
@@ -439,6 +458,7 @@ def data_row(source, path, says, prepare=None, *more):
 
 
 _NPZ, _PNG = ("npz", "{here}/data.npz"), ("image_folder", "{here}/data")
+_CAPTIONS = ("--config.data.condition=captions",)
 _GREY = _IMAGES[..., 0]
 DATA = [
     data_row(*_NPZ, "which is missing; allowed: an .npz file"),
@@ -490,6 +510,16 @@ DATA = [
         "BadZipFile: File is not a zip file",
         lambda here, run: (here / "data.npz").write_text("no"),
     ),
+    data_row(
+        *_NPZ,
+        "1 of 6 images have no caption in",
+        archive(images=_IMAGES, captions=np.array(["a", "b", "", "d", "e", "f"])),
+        *_CAPTIONS,
+    ),
+    data_row(*_NPZ, "holds no captions", archive(images=_IMAGES), *_CAPTIONS),
+    data_row(*_PNG, "has no metadata.csv", pictures((4, 4, 3)), *_CAPTIONS),
+    data_row("parquet", "{here}", "has no file train.parquet or train-*.parquet"),
+    data_row("idx", "{here}", "which has none; allowed: digits", None, *_CAPTIONS),
     data_row("idx", "{here}", "has no file train-images-idx3-ubyte"),
     data_row(
         "idx",
@@ -718,6 +748,11 @@ EVALUATION_COMMAND = [
     judged("4x3x3 and those of", synthetic={"images": _IMAGES[:, :, :3]}),
     judged("go up to 1 and the others", synthetic={"images": _IMAGES // 255}),
     judged("needs labels and", "--metrics=mlp", synthetic={"images": _IMAGES}),
+    judged(
+        "alignment needs labels",
+        "--metrics=alignment",
+        synthetic={"images": _IMAGES},
+    ),
     judged(
         "has no image of class 2",
         "--metrics=mlp",

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line, modes, planning
+from dpdm_jax import command_line, data, modes, planning
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import build_model
@@ -228,6 +228,15 @@ def test_the_embedded_default_plans():
     assert report["epsilon"] <= 10
     assert report["delta"] == 1e-4 < 1 / report["num_examples"]
     assert report["num_examples"] == 1437
+
+
+def test_the_prompts_of_digits_text_are_no_captions():
+    config = command_line.load_config("configs/digits_text.py")
+    prompts = config.sample.prompt.splitlines()
+    assert len(prompts) == len(config.evaluate.prompt_classes) == 30
+    captions = data.load_captions(config.data, "train")
+    assert not {*prompts} & {*captions}
+    assert max(map(len, (*prompts, *captions))) <= config.data.captions.length
 
 
 def test_non_private_plan():

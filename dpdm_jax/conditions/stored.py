@@ -3,6 +3,7 @@
 Class labels are a number of classes, as they were when there was nothing else.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,14 +21,21 @@ def to_dict(condition: Condition) -> dict[str, Any]:
     if condition.num_classes is not None:
         return {"num_classes": condition.num_classes}
     (kind,) = (name for name, made in KINDS.items() if type(condition) is made)
-    return {"num_classes": 0, "condition": {"kind": kind, **vars(condition)}}
+    fields: Any = condition  # a dataclass, as all of ``KINDS`` are
+    stated = {
+        field.name: list(value) if isinstance(value, tuple) else value
+        for field in dataclasses.fields(fields)
+        # What is as by default was no field once.
+        if (value := getattr(condition, field.name)) != field.default
+    }
+    return {"num_classes": 0, "condition": {"kind": kind, **stated}}
 
 
 def from_dict(stored: Mapping[str, Any]) -> Condition:
     """Undoes ``to_dict``; other entries are passed over.
 
     Raises:
-        InputError: the kind is unknown.
+        InputError: the kind is unknown, or a value is out of range.
         KeyError, TypeError, ValueError: the values are not such.
     """
     if "condition" not in stored:

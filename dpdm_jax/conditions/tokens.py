@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dpdm_jax import validate
 from dpdm_jax.conditions.base import given_integers
 from dpdm_jax.errors import InputError
 
@@ -14,18 +15,36 @@ from dpdm_jax.errors import InputError
 class Tokens:
     """A caption of an example, int32 [length]; see ``Condition``.
 
-    Token 0 stands for none: it fills up short captions, and is all of the null.
+    Token 0 stands for none: it fills up short captions. The null is the empty caption.
 
     Attributes:
         length: tokens of a caption, >= 1.
         vocabulary: tokens lie in [0, vocabulary), vocabulary >= 2.
+        tokenizer: which one made them, see ``tokenizers``; "" if that is not known.
+        empty: the tokens of the empty caption, before it is filled up.
+
+    Raises:
+        InputError: length or vocabulary is out of range.
     """
 
     length: int
     vocabulary: int
+    tokenizer: str = ""
+    empty: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "empty", tuple(self.empty))  # JSON has lists
+        validate.integer("length of captions", self.length, minimum=1)
+        validate.integer("size of the vocabulary", self.vocabulary, minimum=2)
+        if len(self.empty) > self.length:
+            raise InputError(
+                f"length of captions is {self.length}; allowed: at least "
+                f"{len(self.empty)}, which the empty caption has."
+            )
 
     def __str__(self) -> str:
-        return f"captions of {self.length} tokens 0 to {self.vocabulary - 1}"
+        made = f" made by the tokenizer {self.tokenizer}" if self.tokenizer else ""
+        return f"captions of {self.length} tokens 0 to {self.vocabulary - 1}{made}"
 
     @property
     def spec(self) -> jax.ShapeDtypeStruct:
@@ -33,7 +52,9 @@ class Tokens:
 
     @property
     def null(self) -> np.ndarray:
-        return np.zeros(self.length, np.int32)
+        null = np.zeros(self.length, np.int32)
+        null[: len(self.empty)] = self.empty
+        return null
 
     @property
     def num_classes(self) -> None:

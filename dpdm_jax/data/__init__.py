@@ -6,7 +6,12 @@ is imported when that source is loaded.
 
 from dpdm_jax.data.binding import bind
 from dpdm_jax.data.loading import Batch, load_batch
-from dpdm_jax.data.registry import load_source
+from dpdm_jax.data.registry import (
+    labelled,
+    load_captions,
+    load_source,
+    tokenizer,
+)
 from dpdm_jax.data.sources import (
     ArraySource,
     Example,
@@ -37,8 +42,11 @@ __all__ = [
     "center_crop_celeba",
     "center_crop_square",
     "image_spec",
+    "labelled",
     "load_batch",
+    "load_captions",
     "load_source",
     "resize",
     "set_channels",
+    "tokenizer",
 ]

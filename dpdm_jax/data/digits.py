@@ -2,7 +2,10 @@
 
 Test set of the UCI "Optical Recognition of Handwritten Digits" data (Alpaydin and
 Kaynak, 1998), shipped with scikit-learn, so that it needs neither network nor path.
+Captions are this module's own.
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +13,7 @@ from dpdm_jax import validate
 from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
-    Source,
+    MemorySource,
     resolve_num_classes,
     split_name,
 )
@@ -22,8 +25,33 @@ SPLIT_SEED = 1797
 _NUM_CLASSES = 10
 _MAX_INK = 16
 
+#: The classes in words.
+WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+)
+#: How captions speak of a digit, by its word or its figure.
+WORDINGS = (
+    "a handwritten {word}",
+    "a handwritten {figure}",
+    "the digit {word}",
+    "the digit {figure}",
+    "the number {word}",
+    "a scan of the number {figure}",
+    "{word}, written by hand",
+    "a small picture of the digit {word}",
+)
 
-def load(config: DataSettings, split: str) -> Source:
+
+def load(config: DataSettings, split: str) -> MemorySource:
     """Loads the digits as uint8 [N, 8, 8, 1] with labels 0 to 9.
 
     A stored value v in 0..16 becomes floor((255 v + 8) / 16), which is 255 v / 16
@@ -42,21 +70,54 @@ def load(config: DataSettings, split: str) -> Source:
     Raises:
         InputError: fewer than 10 classes are asked for, or another split.
     """
-    name = split_name(config, split)
-    validate.one_of(f"data.{split}_split", name, ("train", "test"))
+    chosen = _chosen(config, split)
     num_classes = resolve_num_classes(
         config.num_classes, _NUM_CLASSES, "scikit-learn's digits"
     )
-    # scikit-learn takes a second to import.
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    data = _load_digits()
     ink = data.images.astype(np.int32)
     images = ((255 * ink + _MAX_INK // 2) // _MAX_INK).astype(np.uint8)[..., None]
-    # RandomState is frozen by NumPy, unlike Generator: the split outlives versions.
-    order = np.random.RandomState(SPLIT_SEED).permutation(NUM_TRAIN + NUM_TEST)
-    chosen = order[:NUM_TRAIN] if name == "train" else order[NUM_TRAIN:]
     source = ArraySource(
         images[chosen], data.target[chosen], num_classes, name="scikit-learn's digits"
     )
     return source.prepared(Preparation.from_config(config))
+
+
+def captions(config: DataSettings, column: str, split: str) -> list[str]:
+    """Returns a caption for each of ``load``'s images, such as "the digit three".
+
+    Each is one of ``WORDINGS``, drawn at random once and for all.
+
+    Args:
+        config: see ``load``.
+        column: of a table, which there is none of.
+        split: "train" or "test".
+
+    Raises:
+        InputError: another split is asked for.
+    """
+    del column
+    chosen = _chosen(config, split)
+    # Of the classes, the draw knows nothing.
+    draws = np.random.RandomState(SPLIT_SEED + 1)
+    wordings = draws.randint(len(WORDINGS), size=NUM_TRAIN + NUM_TEST)[chosen]
+    return [
+        WORDINGS[wording].format(word=WORDS[label], figure=label)
+        for wording, label in zip(wordings, _load_digits().target[chosen], strict=True)
+    ]
+
+
+def _chosen(config: DataSettings, split: str) -> np.ndarray:
+    """Returns the images of a split, in order, by their number in scikit-learn."""
+    name = split_name(config, split)
+    validate.one_of(f"data.{split}_split", name, ("train", "test"))
+    # RandomState is frozen by NumPy, unlike Generator: the split outlives versions.
+    order = np.random.RandomState(SPLIT_SEED).permutation(NUM_TRAIN + NUM_TEST)
+    return order[:NUM_TRAIN] if name == "train" else order[NUM_TRAIN:]
+
+
+def _load_digits() -> Any:
+    # scikit-learn takes a second to import.
+    from sklearn.datasets import load_digits
+
+    return load_digits()

@@ -5,14 +5,16 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tqdm
 from PIL import Image, ImageOps
 
-from dpdm_jax.data import paths
+from dpdm_jax.data import metadata, paths
+from dpdm_jax.data.captions import complete
 from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
@@ -21,6 +23,8 @@ from dpdm_jax.data.sources import (
 )
 from dpdm_jax.data.transforms import Preparation, format_shape
 from dpdm_jax.errors import InputError, reason
+
+Stored = TypeVar("Stored")
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _FORMATS = ("PNG", "JPEG")
@@ -63,6 +67,44 @@ def load(config: DataSettings, split: str) -> ArraySource:
         InputError: the folder is missing, empty, or mixed, or an image is damaged or
             does not fit; the message names the file.
     """
+    listing, folder = _find(config, split)
+    found = None if listing.classes is None else len(listing.classes)
+    num_classes = resolve_num_classes(config.num_classes, found, str(folder))
+    decode = functools.partial(decode_prepared, prepare=Preparation.from_config(config))
+    images = decode_all(decode, listing.files, listing.files)
+    labels = np.array(listing.labels) if num_classes else None
+    return ArraySource(images, labels, num_classes, name=str(folder))
+
+
+def captions(config: DataSettings, column: str, split: str) -> list[str]:
+    """Reads the captions of ``load``'s images from the table in the split's folder.
+
+    The layout of Hugging Face's image folders: ``metadata.csv``, or ``metadata.jsonl``
+    with one JSON object a line, has a row for each image. Its ``file_name`` is
+    the image's path below the split's folder.
+
+    Args:
+        config: see ``load``.
+        column: which has the captions.
+        split: "train" or "test".
+
+    Raises:
+        InputError: see ``load``; or the table is missing, damaged, or lacks an image;
+            the message names it.
+    """
+    listing, folder = _find(config, split)
+    table, rows = metadata.read(folder, column)
+    names = [file.relative_to(folder).as_posix() for file in listing.files]
+    for name in rows.keys() - set(names):
+        raise InputError(
+            f"{table} lists {name!r}, which is no image in {folder}; allowed: the "
+            "paths of its images, relative to it."
+        )
+    return complete([rows.get(name) for name in names], names, str(table))
+
+
+def _find(config: DataSettings, split: str) -> tuple[_Listing, Path]:
+    """Lists the images of a split; returns its folder, too."""
     root = paths.existing_folder(config.path, _WANTED)
     train_folder = root / split_name(config, "train")
     test_folder = root / split_name(config, "test")
@@ -87,11 +129,7 @@ def load(config: DataSettings, split: str) -> ArraySource:
                 f"of {train_folder} and {test_folder} one has class folders and the "
                 "other has not; allowed: both, or neither."
             )
-    found = None if listing.classes is None else len(listing.classes)
-    num_classes = resolve_num_classes(config.num_classes, found, str(folder))
-    images = _decode_all(listing.files, Preparation.from_config(config))
-    labels = np.array(listing.labels) if num_classes else None
-    return ArraySource(images, labels, num_classes, name=str(folder))
+    return listing, folder
 
 
 def class_names(folder: Path) -> list[str] | None:
@@ -117,6 +155,25 @@ def decode_image(path: Path) -> np.ndarray:
     """
     try:
         content = path.read_bytes()
+    except OSError as error:
+        raise _undecodable(path, error) from error
+    return decode(content, path)
+
+
+def decode(content: bytes, name: object) -> np.ndarray:
+    """Decodes the content of a PNG or JPEG file.
+
+    Args:
+        content: of the file.
+        name: what messages call it.
+
+    Returns:
+        As ``decode_image``.
+
+    Raises:
+        InputError: likewise.
+    """
+    try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as stored:
             # Decoding alone does not look at a PNG file's checksums; JPEG has none.
             stored.verify()
@@ -130,12 +187,16 @@ def decode_image(path: Path) -> np.ndarray:
     # Pillow's decoders raise many kinds of error on damaged files, SyntaxError among
     # them; whichever it is, the user needs the name of the file.
     except Exception as error:
-        raise InputError(
-            f"{path} cannot be decoded ({reason(error)}); allowed: an undamaged PNG or "
-            "JPEG file."
-        ) from error
+        raise _undecodable(name, error) from error
     raise InputError(
-        f"{path} has pixels of Pillow's mode {mode!r}; allowed: 8 bits per channel."
+        f"{name} has pixels of Pillow's mode {mode!r}; allowed: 8 bits per channel."
+    )
+
+
+def _undecodable(name: object, error: Exception) -> InputError:
+    return InputError(
+        f"{name} cannot be decoded ({reason(error)}); allowed: an undamaged PNG or "
+        "JPEG file."
     )
 
 
@@ -155,11 +216,57 @@ def decode_prepared(
         InputError: see ``decode_image``; or the image does not fit, which names the
             file.
     """
-    image = decode_image(path)
+    return prepared(decode_image(path), prepare, path)
+
+
+def prepared(
+    image: np.ndarray, prepare: Callable[[np.ndarray], np.ndarray], name: object
+) -> np.ndarray:
+    """Prepares an image, and names it should it not fit."""
     try:
         return prepare(image)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
+
+
+def decode_all(
+    decode: Callable[[Stored], np.ndarray],
+    stored: Sequence[Stored],
+    names: Sequence[object],
+) -> np.ndarray:
+    """Decodes images into one array.
+
+    Args:
+        decode: gives uint8 [H, W, C] of a stored image.
+        stored: N >= 1 images.
+        names: what messages call them.
+
+    Returns:
+        uint8 [N, H, W, C].
+
+    Raises:
+        InputError: see ``decode``; or an image is of another shape than the first.
+    """
+    first = decode(stored[0])
+    images = np.empty((len(stored), *first.shape), np.uint8)
+    # Pillow decodes and resizes outside the interpreter's lock; map keeps the order.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = tqdm.tqdm(
+            pool.map(decode, stored),
+            desc="reading images",
+            total=len(stored),
+            leave=False,
+            disable=None,
+        )
+        for i, image in enumerate(decoded):
+            if image.shape != first.shape:
+                raise InputError(
+                    f"{names[i]} is {format_shape(image.shape)} but {names[0]} is "
+                    f"{format_shape(first.shape)}; allowed: one shape, which "
+                    "data.crop, data.image_size and data.channels can give."
+                )
+            images[i] = image
+    return images
 
 
 def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
@@ -203,27 +310,3 @@ def _image_files(folder: Path) -> Iterator[Path]:
         for path in _visible(folder)
         if path.suffix.lower() in _SUFFIXES and path.is_file()
     )
-
-
-def _decode_all(files: list[Path], prepare: Preparation) -> np.ndarray:
-    decode = functools.partial(decode_prepared, prepare=prepare)
-    first = decode(files[0])
-    images = np.empty((len(files), *first.shape), np.uint8)
-    # Pillow decodes and resizes outside the interpreter's lock; map keeps the order.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = tqdm.tqdm(
-            pool.map(decode, files),
-            desc="reading images",
-            total=len(files),
-            leave=False,
-            disable=None,
-        )
-        for i, image in enumerate(decoded):
-            if image.shape != first.shape:
-                raise InputError(
-                    f"{files[i]} is {format_shape(image.shape)} but {files[0]} is "
-                    f"{format_shape(first.shape)}; allowed: one shape, which "
-                    "data.crop, data.image_size and data.channels can give."
-                )
-            images[i] = image
-    return images

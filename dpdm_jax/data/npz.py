@@ -1,4 +1,4 @@
-"""NumPy archives with an array ``images`` and, if labelled, an array ``labels``."""
+"""NumPy archives with arrays ``images`` and, if there are such, labels and captions."""
 
 import os
 import zipfile
@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from dpdm_jax.data import paths
-from dpdm_jax.data.sources import ArraySource, DataSettings, Source, split_name
+from dpdm_jax.data.captions import complete
+from dpdm_jax.data.sources import (
+    ArraySource,
+    DataSettings,
+    MemorySource,
+    split_name,
+)
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
@@ -17,7 +23,7 @@ _END_SIZE = 22 + 2**16
 _WANTED = "an .npz file, or a folder with train.npz and test.npz"
 
 
-def load(config: DataSettings, split: str) -> Source:
+def load(config: DataSettings, split: str) -> MemorySource:
     """Loads ``images`` uint8 [N, H, W] or [N, H, W, C] and ``labels`` int [N].
 
     Args:
@@ -32,16 +38,7 @@ def load(config: DataSettings, split: str) -> Source:
     Raises:
         InputError: the file is missing, damaged, or holds other arrays.
     """
-    path = paths.existing(config.path, _WANTED)
-    if path.is_dir():
-        path = path / f"{split_name(config, split)}.npz"
-        if not path.is_file():
-            raise InputError(f"{path} is missing; data.path allows: {_WANTED}.")
-    elif split == "test":
-        raise InputError(
-            f"data.path is {config.path!r}, one file of training images without a "
-            "test split; allowed: a folder with train.npz and test.npz."
-        )
+    path = _find(config, split)
     labelled = config.num_classes != 0
     arrays = read_arrays(path, ("images", "labels") if labelled else ("images",))
     images = arrays["images"]
@@ -52,8 +49,49 @@ def load(config: DataSettings, split: str) -> Source:
     return source.prepared(Preparation.from_config(config))
 
 
+def captions(config: DataSettings, column: str, split: str) -> list[str]:
+    """Reads ``captions`` [N], strings of NumPy's.
+
+    Args:
+        config: see ``load``.
+        column: of a table, which an archive has not.
+        split: "train" or "test".
+
+    Raises:
+        InputError: see ``load``; or the array is missing or lacks captions.
+    """
+    del column
+    path = _find(config, split)
+    found = read_arrays(path, ("captions",)).get("captions")
+    if found is None or found.dtype.kind != "U" or found.ndim != 1:
+        holds = "no captions"
+        if found is not None:
+            holds = f"captions that are {found.dtype} of shape {found.shape}"
+        raise InputError(
+            f"{path} holds {holds}; allowed: an array of strings called captions, one "
+            "per image, as np.array(list) makes it."
+        )
+    names = [f"image {i}" for i in range(len(found))]
+    return complete(found.tolist(), names, str(path))
+
+
+def _find(config: DataSettings, split: str) -> Path:
+    """Returns the archive of a split."""
+    path = paths.existing(config.path, _WANTED)
+    if path.is_dir():
+        path = path / f"{split_name(config, split)}.npz"
+        if not path.is_file():
+            raise InputError(f"{path} is missing; data.path allows: {_WANTED}.")
+    elif split == "test":
+        raise InputError(
+            f"data.path is {config.path!r}, one file of training images without a "
+            "test split; allowed: a folder with train.npz and test.npz."
+        )
+    return path
+
+
 def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Reads those of the named arrays that an archive holds, images at least.
+    """Reads those of the named arrays that an archive of images holds.
 
     Args:
         path: the file.

@@ -4,10 +4,25 @@ The modules are imported here, the libraries that they read with where they are 
 source pays for another one's.
 """
 
+import dataclasses
+from collections.abc import Mapping
+
 import ml_collections
 
 from dpdm_jax import validate
-from dpdm_jax.data import camelyon17, digits, glyphs, idx, image_folder, npz, tfds
+from dpdm_jax.conditions.tokenizers import Tokenizer
+from dpdm_jax.data import (
+    camelyon17,
+    captions,
+    digits,
+    glyphs,
+    idx,
+    image_folder,
+    npz,
+    parquet,
+    tfds,
+)
+from dpdm_jax.data.captions import Captions
 from dpdm_jax.data.sources import SPLITS, DataSettings, Source
 from dpdm_jax.errors import InputError
 from dpdm_jax.settings import Group, Kind, Room
@@ -27,9 +42,28 @@ ROOM = Room(
         "camelyon17": Kind(
             camelyon17.load, (Group("data.camelyon17", camelyon17.Settings),)
         ),
+        "parquet": Kind(parquet.load, (Group("data.parquet", parquet.Settings),)),
     },
     shared=(_EVERY,),
 )
+
+#: Of an example, what it is asked for by. A builder takes its own settings, and returns
+#: what reads captions; None leaves the labels that a source has.
+CONDITIONS = Room(
+    "data.condition",
+    {
+        "labels": Kind(lambda: None),
+        "captions": Kind(captions.build, (Group("data.captions", captions.Settings),)),
+    },
+)
+
+#: The sources that have captions, all of which keep their examples in memory.
+CAPTIONED: Mapping[str, captions.Read] = {
+    "digits": digits.captions,
+    "image_folder": image_folder.captions,
+    "npz": npz.captions,
+    "parquet": parquet.captions,
+}
 
 
 def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
@@ -48,10 +82,15 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
         InputError: a field has a value that is not allowed, or the data is missing,
             damaged, or not what the config says.
     """
-    validate.one_of("split", split, SPLITS)
-    ROOM.kind(config)  # its name before the other settings
-    settings = _EVERY.read(config)
-    source = ROOM.build(config, settings, split)
+    settings = _settings(config, split)
+    made: Captions | None = CONDITIONS.build(config)
+    if made is None:
+        source = ROOM.build(config, settings, split)
+    else:
+        # First, for images take longer.
+        texts = _texts(config, settings, split, made)
+        unlabelled = dataclasses.replace(settings, num_classes=0)
+        source = made.of(ROOM.build(config, unlabelled, split), texts)
     # The accountant trusts this number, so it must be that of the data.
     if split == "train" and settings.num_examples not in (0, len(source)):
         raise InputError(
@@ -59,3 +98,63 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
             f"{len(source)} images; allowed: that number, or 0 to take it."
         )
     return source
+
+
+def load_captions(config: ml_collections.ConfigDict, split: str) -> list[str]:
+    """Reads the captions of ``load_source``'s examples, in their order.
+
+    Args:
+        config: ``config.data``, of captions.
+        split: "train" or "test".
+
+    Raises:
+        InputError: as ``load_source``.
+    """
+    settings = _settings(config, split)
+    return _texts(config, settings, split, CONDITIONS.build(config))
+
+
+def labelled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the config of the same data whose examples have their labels.
+
+    Args:
+        config: ``config.data``.
+    """
+    config = config.copy_and_resolve_references()
+    config.condition = "labels"
+    return config
+
+
+def tokenizer(config: ml_collections.ConfigDict) -> Tokenizer | None:
+    """Returns what makes tokens of captions; None where there are none.
+
+    Args:
+        config: ``config.data``.
+
+    Raises:
+        InputError: see ``tokenizers.build``.
+    """
+    made: Captions | None = CONDITIONS.build(config)
+    return None if made is None else made.tokenizer
+
+
+def _settings(config: ml_collections.ConfigDict, split: str) -> DataSettings:
+    validate.one_of("split", split, SPLITS)
+    ROOM.kind(config)  # its name before the other settings
+    settings: DataSettings = _EVERY.read(config)
+    return settings
+
+
+def _texts(
+    config: ml_collections.ConfigDict,
+    settings: DataSettings,
+    split: str,
+    made: Captions,
+) -> list[str]:
+    read = CAPTIONED.get(config.source)
+    if read is None:
+        raise InputError(
+            f"data.condition is 'captions' and data.source is {config.source!r}, which "
+            f"has none; allowed: {', '.join(CAPTIONED)}."
+        )
+    return read(settings, made.settings.column, split)

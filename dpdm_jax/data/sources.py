@@ -31,7 +31,8 @@ class DataSettings:
         num_examples: size of the training split, public; 0 takes it from the data.
         image_size: side in pixels; 0 as stored.
         channels: 1 or 3; 0 as stored.
-        num_classes: -1 from the data, 0 unlabelled.
+        num_classes: -1 from the data, 0 unlabelled. Where the condition is captions,
+            evaluation alone reads labels.
         crop: see ``transforms``: "none", "center_square" or "celeba".
         resize: likewise: "lanczos", "bicubic", "bilinear" or "box".
 
@@ -116,6 +117,15 @@ class MemorySource:
     def examples(self, indices: np.ndarray) -> Example:
         """Reads examples; see ``Source.examples``."""
         return jax.tree.map(lambda x: x[indices], self._examples)
+
+    def with_condition(self, values: Any, condition: Condition) -> "MemorySource":
+        """Returns the same images with another condition.
+
+        Args:
+            values: of the examples, arrays [N, ...].
+            condition: which allows them.
+        """
+        return MemorySource(self._examples | {"condition": values}, condition)
 
 
 class ArraySource(MemorySource):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dpdm_jax.evaluation import metrics
+from dpdm_jax.evaluation import alignment, metrics
 
 
 def describe(results: dict[str, Any]) -> str:
@@ -15,7 +15,14 @@ def describe(results: dict[str, Any]) -> str:
         line = f"  {name:<18} {_with_spread(results, name)}"
         if f"{name}_floor" in results:
             line += f" (real against real: {results[f'{name}_floor']:.6g})"
+        if f"{name}{alignment.REAL_TEST}" in results:
+            shown = _with_spread(results, f"{name}{alignment.REAL_TEST}")
+            line += f" (real test images: {shown})"
         lines.append(line + _of_ensemble(results, name))
+        if name == alignment.NAME:
+            of_each = results["details"][name]["of_each_class"].items()
+            shares = ", ".join(f"{label}: {share:.3g}" for label, share in of_each)
+            lines.append(f"    by class: {shares}")
         for suffix, how in (("real", "as they are"), ("dp_sgd", "by DP-SGD")):
             beside = f"{name}_{suffix}"
             if beside in results:

@@ -139,13 +139,16 @@ def check_comparable(reference: ImageSet, other: ImageSet) -> None:
             )
 
 
-def check_labels(reference: ImageSet, other: ImageSet, needed_by: str) -> None:
+def check_labels(
+    reference: ImageSet, other: ImageSet, needed_by: str, *, every_class: bool = True
+) -> None:
     """Refuses sets that no classifier can be trained on and tested with.
 
     Args:
         reference: the real images.
-        other: those to train on; every class must occur.
+        other: those to train on, or to judge.
         needed_by: the metric, for messages.
+        every_class: whether each class must occur in the other.
 
     Raises:
         InputError: labels are missing or mean different things.
@@ -175,7 +178,7 @@ def check_labels(reference: ImageSet, other: ImageSet, needed_by: str) -> None:
         )
     _, labels = other.labelled()
     missing = np.setdiff1d(np.arange(reference.num_classes), labels)
-    if missing.size:
+    if every_class and missing.size:
         raise InputError(
             f"{other.name} has no image of class {', '.join(map(str, missing))}; "
             f"allowed: at least one of each of the {reference.num_classes} classes of "

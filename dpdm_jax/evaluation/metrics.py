@@ -11,6 +11,7 @@ from typing import Any
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import (
+    alignment,
     image_sets,
     memorisation,
     on_features,
@@ -26,7 +27,17 @@ PRIVATE = "measured on the real images, outside any privacy budget"
 
 def names() -> tuple[str, ...]:
     """Returns the names of all metrics."""
-    return (*on_features.names(), *registry.CLASSIFIERS, memorisation.NAME)
+    return (
+        *on_features.names(),
+        *registry.CLASSIFIERS,
+        alignment.NAME,
+        memorisation.NAME,
+    )
+
+
+def reading_labels() -> tuple[str, ...]:
+    """Returns the names of the metrics that read the classes of all images."""
+    return (*registry.CLASSIFIERS, alignment.NAME)
 
 
 def check_names(metrics: Collection[str]) -> None:
@@ -57,6 +68,8 @@ def measure(
               images; never comparable with the former, or between data sets.
             - logreg, mlp, cnn, wrn: accuracy on ``real_test`` of a classifier trained
               on the synthetic images, mean over seeds.
+            - alignment: whether the synthetic images show their labels to a classifier
+              trained on ``real``, mean over seeds.
             - memorisation: how probably a synthetic image is nearer to its nearest
               image in ``real`` than a fresh one of ``real_test`` is; 0.5 is ideal.
         real: real images, those that the generator was trained on.
@@ -72,7 +85,9 @@ def measure(
         - NAME_floor for fid and fid_lenet: the distance between two disjoint random
           parts of the real images, halves, or the one part as large as the synthetic
           set if that is smaller: what perfect images could score.
-        - NAME_std for kid (over subsets) and classifiers (over seeds; null for one).
+        - NAME_std for kid (over subsets), classifiers and alignment (over seeds; null
+          for one).
+        - alignment_real_test: the same of ``real_test``, if there is such.
         - NAME_real for classifiers: the same classifier trained on ``real``, if there
           is ``real_test``; NAME_dp_sgd: trained on it by DP-SGD, if ``settings`` say
           so. Both with _std.
@@ -92,6 +107,7 @@ def measure(
             Measured(settings={"seed": settings.seed}),
             on_features.measure(metrics, sets, settings, pictures),
             usefulness.measure(metrics, sets, settings),
+            *([alignment.measure(sets, settings)] if alignment.NAME in metrics else []),
         ]
     )
     numbers = {
@@ -126,5 +142,7 @@ def _check(metrics: Collection[str], sets: Sets, settings: Settings) -> None:
             image_sets.check_comparable(sets.real, other)
     on_features.check(metrics, sets)
     usefulness.check(metrics, sets, settings)
+    if alignment.NAME in metrics:
+        alignment.check(sets)
     if memorisation.NAME in metrics:
         memorisation.check(sets)

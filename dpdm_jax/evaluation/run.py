@@ -8,12 +8,12 @@ import numpy as np
 
 from dpdm_jax import data, files, json_values, processes, run_dir
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import image_sets, metrics, registry
+from dpdm_jax.evaluation import image_sets, metrics, prompt_classes, registry
 from dpdm_jax.evaluation.dp_sgd import DPSGD
 from dpdm_jax.evaluation.image_sets import ImageSet
 from dpdm_jax.evaluation.settings import Settings
 from dpdm_jax.privacy import read_ledger
-from dpdm_jax.sampling import maker
+from dpdm_jax.sampling import maker, prompts
 from dpdm_jax.sampling import run as sampling_run
 
 
@@ -62,16 +62,17 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     settings.check()
     if set(chosen) & set(registry.FEATURE_METRICS):
         settings.load_inception()
-    needing = [name for name in chosen if name in registry.CLASSIFIERS]
-    test = data.load_source(config.data, "test")
+    needing = [name for name in chosen if name in metrics.reading_labels()]
+    test = data.load_source(data.labelled(config.data), "test")
     num_classes = test.condition.num_classes or 0
     if needing and num_classes == 0:
         raise InputError(
             f"evaluate.metrics has {needing[0]}, and the data has no labels to train a "
             "classifier with; allowed: data with labels, or metrics without "
-            f"{', '.join(registry.CLASSIFIERS)}."
+            f"{', '.join(metrics.reading_labels())}."
         )
-    for name in needing:
+    _prompt_classes(config, num_classes)
+    for name in (name for name in needing if name in registry.CLASSIFIERS):
         registry.build_classifier(name, test.spec["image"].shape, num_classes)
 
 
@@ -119,18 +120,40 @@ def _dp_sgd(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> DPSGD |
     return DPSGD(plan.epsilon, plan.delta, **chosen.to_dict())
 
 
+def _prompt_classes(
+    config: ml_collections.ConfigDict, num_classes: int
+) -> tuple[int, ...] | None:
+    """Returns the class of each prompt; None without prompts, or where none is read."""
+    if data.tokenizer(config.data) is None:
+        if config.evaluate.prompt_classes:
+            raise InputError(
+                f"evaluate.prompt_classes is {config.evaluate.prompt_classes} and "
+                "data.condition is 'labels'; allowed: (), for images asked for by "
+                "labels."
+            )
+        return None
+    texts = prompts.required(config.sample)
+    if texts is None or set(config.evaluate.metrics).isdisjoint(
+        metrics.reading_labels()
+    ):
+        return None
+    return prompt_classes.classes_of(config, texts, num_classes)
+
+
 def _evaluate(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, folder: pathlib.Path
 ) -> dict[str, Any]:
     def real(split: str) -> ImageSet:
-        return image_sets.from_source(
-            data.load_source(config.data, split), f"real {split}ing images"
-        )
+        source = data.load_source(data.labelled(config.data), split)
+        return image_sets.from_source(source, f"real {split}ing images")
 
     name = config.sample.name
     train = real("train")
     with np.load(folder / sampling_run.ARCHIVE) as archive:
         images, labels = archive["images"], archive.get("labels")
+    classes = _prompt_classes(config, train.num_classes)
+    if classes is not None:
+        labels = prompt_classes.of_images(classes, len(images))
     result = metrics.measure(
         config.evaluate.metrics,
         train,
@@ -143,5 +166,7 @@ def _evaluate(
         "train_split": config.data.train_split,
         "test_split": config.data.test_split,
     }
+    if classes is not None:
+        result["prompt_classes"] = list(classes)
     files.write_json(workdir / run_dir.EVALUATION / f"{name}.json", result)
     return result

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from dpdm_jax.conditions import Condition, Tokens
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.networks import Params
@@ -40,6 +41,23 @@ def fit(found: Params, wanted: Params, label_table: str) -> Params:
         for name, own in want.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
+
+
+def check_tokens(found: Condition, wanted: Condition) -> None:
+    """Refuses weights that read text in other tokens than a network's.
+
+    Args:
+        found: what the weights were trained on.
+        wanted: what the network reads.
+
+    Raises:
+        InputError: both read text, in other tokens.
+    """
+    if isinstance(found, Tokens) and isinstance(wanted, Tokens) and found != wanted:
+        raise InputError(
+            f"the initial weights read {found} and the config's data has {wanted}; "
+            "allowed: the same length and vocabulary."
+        )
 
 
 def _taken(

@@ -137,6 +137,7 @@ def _of_run(
             "directory as training writes it."
         ) from None
     parent = build_model(config, *checkpoints.stored_problem())
+    fitting.check_tokens(parent.condition, model.condition)
     params, _ = checkpoints.restore_weights(parent)
     if checkpoints.description()["kind"] != "training":
         raise InputError(
@@ -154,6 +155,7 @@ def _of_release(
     checkpoints: Checkpoints | None,
 ) -> Found:
     released = load_release(path)
+    fitting.check_tokens(released.model.condition, model.condition)
     record, _ = privacy_files.read_accounted(released.privacy)
     name = released.manifest["name"]
     return _found("release", name, released.model, released.params, record)

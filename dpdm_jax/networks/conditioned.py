@@ -1,4 +1,4 @@
-"""The layer by which noise level and label enter networks of matrix products."""
+"""The layer by which noise level and condition enter networks of matrix products."""
 
 import dataclasses
 from typing import ClassVar
@@ -9,8 +9,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import Condition
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import layers
+from dpdm_jax.networks.embeddings import BagOfTokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Settings:
         hidden_width: features that pass from block to block, >= 1: of the image, or of
             each pixel.
         num_blocks: residual blocks, >= 0.
-        condition_gain: factor of the embeddings of noise level and label, > 0. All
+        condition_gain: factor of the embeddings of noise level and condition, > 0. All
             weights get the same noise; above 1 these, of small gradients, gain against
             it.
 
@@ -49,16 +51,16 @@ class Settings:
 
 
 class ConditionedMLP(nnx.Module):
-    """Hidden layer shifted by noise level and label, SiLU, and back.
+    """Hidden layer shifted by noise level and condition, SiLU, and back.
 
-    Noise level and label act on the hidden layer directly: under the noise of private
-    training a deeper embedding learns too slowly to tell the classes apart.
+    Both act on the hidden layer directly: under the noise of private training a deeper
+    embedding learns too slowly to tell the classes apart.
 
     Args:
         width: features of the input and of the output.
         hidden_width: features of the hidden layer.
         base_width: channels of the positional embedding of the noise level.
-        num_classes: 0 for a network without labels.
+        condition: of the examples: class labels, tokens, or none.
         condition_gain: factor of the shift, whose weights start so much smaller.
             Private training adds the same noise to every weight: above 1 these, whose
             gradients are small, gain against it.
@@ -73,7 +75,7 @@ class ConditionedMLP(nnx.Module):
         width: int,
         hidden_width: int,
         base_width: int,
-        num_classes: int,
+        condition: Condition,
         *,
         condition_gain: float,
         scale: float,
@@ -85,33 +87,38 @@ class ConditionedMLP(nnx.Module):
         self.noise = layers.dense(
             base_width, hidden_width, scale=condition_gain**-2, **make
         )
-        if num_classes > 0:
+        std = 1 / condition_gain
+        self.num_classes = condition.num_classes
+        if self.num_classes is None:
+            self.text = BagOfTokens(hidden_width, std=std, **make)
+        elif self.num_classes > 0:
             self.label = layers.embed(
-                num_classes + 1, hidden_width, std=1 / condition_gain, **make
+                self.num_classes + 1, hidden_width, std=std, **make
             )
         self.output = layers.dense(hidden_width, width, scale=scale, **make)
-        self.num_classes = num_classes
         self.condition_gain = condition_gain
 
     def __call__(
         self,
         x: Float[Array, "n *rows width"],
         noise: Float[Array, "n b"],
-        label: Int[Array, " n"],
+        condition: Int[Array, " n *tokens"],
     ) -> Float[Array, "n *rows width"]:
         """Applies the layer.
 
         Args:
             x: features; all rows are shifted alike, of which there is one axis or none.
             noise: positional embedding of the noise level.
-            label: in 0..num_classes.
+            condition: labels in 0..num_classes, or tokens.
 
         Returns:
             As x.
         """
         shift = self.noise(noise)
-        if self.num_classes > 0:
-            shift = shift + self.label(label)
+        if self.num_classes is None:
+            shift = shift + self.text(condition)
+        elif self.num_classes > 0:
+            shift = shift + self.label(condition)
         # Wide, since the shift's gradient is a sum over rows.
         shift = self.condition_gain * shift.astype(jnp.float32)
         if x.ndim == 3:

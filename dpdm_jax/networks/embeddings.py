@@ -1,4 +1,4 @@
-"""How a network is told the noise level and the label."""
+"""How a network is told the noise level, and a label or a caption."""
 
 import math
 
@@ -6,9 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, Int, Real
+from jaxtyping import Array, Float, Float32, Int, Real, UInt32
 
 from dpdm_jax.networks import layers
+
+# Of ``ngrams``: its features, and tokens of the longest sequences.
+_BUCKETS = 512
+_LONGEST = 3
 
 
 def positional(
@@ -77,6 +81,65 @@ def pixel_positions(
     by_row = np.repeat(embed(rows), columns, axis=0)
     by_column = np.tile(embed(columns), (rows, 1))
     return np.concatenate([by_row, by_column], axis=1).astype(np.float32)
+
+
+def ngrams(tokens: Int[Array, "n length"]) -> Float32[Array, "n features"]:
+    """Which sequences of 1 to 3 tokens a text has, by feature hashing.
+
+    Each is 1 or -1 in one of 512 features, both as its hash says, so that texts with no
+    sequence in common are nearly orthogonal (Weinberger et al. 2009, arXiv
+    0902.2206; sequences of bytes as parts of words: Bojanowski et al. 2017, arXiv
+    1607.04606).
+
+    Args:
+        tokens: of texts. 0 is none, and in no sequence.
+
+    Returns:
+        The features, of norm 1; 0 for texts of nothing.
+    """
+    count, length = tokens.shape
+    rows = jnp.arange(count)[:, None]
+    found = jnp.zeros((count, _BUCKETS))
+    hashed = jnp.zeros((count, length), jnp.uint32)
+    is_there = jnp.ones((count, length), bool)
+    for n in range(min(_LONGEST, length)):
+        last = tokens[:, n:]  # of the sequences that begin at each place
+        hashed = _mixed(hashed[:, : length - n] ^ last.astype(jnp.uint32))
+        is_there = is_there[:, : length - n] & (last != 0)
+        sign = jnp.where(hashed >> 31 == 0, 1.0, -1.0)
+        found = found.at[rows, hashed % _BUCKETS].add(jnp.where(is_there, sign, 0.0))
+    # How often a sequence occurs says little: blanks and vowels would be most of it.
+    found = jnp.clip(found, -1, 1)
+    return found / jnp.sqrt(jnp.maximum(jnp.sum(found**2, -1, keepdims=True), 1))
+
+
+def _mixed(x: UInt32[Array, "n length"]) -> UInt32[Array, "n length"]:
+    """Spreads what differs over all bits: a round of a hash by multiplication."""
+    x = (x + np.uint32(0x9E3779B9)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 15)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+class BagOfTokens(nnx.Module):
+    """Embeds a caption by the sequences of tokens that it has; nothing is the zero.
+
+    What is learnt is one matrix: which sequences there are is no parameter, so that
+    words which were seldom or never seen gather no noise of their own.
+
+    Args:
+        channels: of the embedding.
+        std: initial standard deviation of a caption's embedding.
+        dtype: of the computation.
+        rngs: see ``layers.dense``.
+    """
+
+    def __init__(self, channels: int, *, std: float, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.rows = layers.embed(_BUCKETS, channels, std=std, dtype=dtype, rngs=rngs)
+
+    def __call__(self, tokens: Int[Array, "n length"]) -> Float[Array, "n c"]:
+        """Embeds captions, see ``ngrams``."""
+        table = jnp.asarray(self.rows.embedding[...], self.rows.dtype)
+        return ngrams(tokens).astype(table.dtype) @ table
 
 
 class NoiseAndLabelEmbedding(nnx.Module):

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Key, PRNGKeyArray
 
 from dpdm_jax import validate
-from dpdm_jax.conditions import Condition, num_classes_for
+from dpdm_jax.conditions import Condition
 from dpdm_jax.errors import InputError
 from dpdm_jax.images.frequencies import dct_matrix
 from dpdm_jax.networks import mlp
@@ -29,7 +29,7 @@ class Settings:
             perceptron sees; 0 for no perceptron.
         base_width: channels of the positional embedding of the noise level, >= 4.
         hidden_width: features of the perceptron's one block, >= 1.
-        condition_gain: factor of the embeddings of noise level and label, > 0; see
+        condition_gain: factor of the embeddings of noise level and condition, > 0; see
             ``conditioned.Settings``.
 
     Raises:
@@ -67,8 +67,7 @@ def beside(
         dtype: of the perceptron's computation.
 
     Raises:
-        InputError: images do not have so many frequencies a side, or the perceptron
-            cannot read the condition.
+        InputError: images do not have so many frequencies a side.
     """
     count = settings.count
     height, width, channels = network.image_shape
@@ -84,9 +83,8 @@ def beside(
         condition_gain=settings.condition_gain,
     )
     seen = (count, count, channels)
-    num_classes = num_classes_for(condition, "network.low_frequencies")
     perceptron = mlp.build(
-        one_block, seen, num_classes, out_channels=outputs * channels, dtype=dtype
+        one_block, seen, condition, out_channels=outputs * channels, dtype=dtype
     )
     return with_perceptron(network, perceptron)
 

@@ -1,8 +1,8 @@
 """A diffusion MLP-mixer: matrix products between pixels and within each, in turn.
 
-After Tolstikhin et al., 2021 (arXiv 2105.01601), with noise level and label added to
-the hidden layers. Every weight acts on all pixels or on all features: few weights,
-which gather little noise, and gradients that agree between examples.
+After Tolstikhin et al., 2021 (arXiv 2105.01601), with noise level and condition
+added to the hidden layers. Every weight acts on all pixels or on all features: few
+weights, which gather little noise, and gradients that agree between examples.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from dpdm_jax.conditions import Condition
 from dpdm_jax.errors import InputError
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import conditioned, network, pixel_blocks
@@ -45,7 +46,7 @@ class MixerBlock(nnx.Module):
         pixels: how many.
         width: features of a pixel.
         base_width: channels of the positional embedding of the noise level.
-        num_classes: 0 for a network without labels.
+        condition: of the examples: class labels, tokens, or none.
         condition_gain: see ``ConditionedMLP``.
         dtype: of the computation.
         rngs: see ``layers.dense``.
@@ -56,7 +57,7 @@ class MixerBlock(nnx.Module):
         pixels: int,
         width: int,
         base_width: int,
-        num_classes: int,
+        condition: Condition,
         *,
         condition_gain: float,
         dtype: DTypeLike,
@@ -67,7 +68,7 @@ class MixerBlock(nnx.Module):
                 size,
                 2 * size,
                 base_width,
-                num_classes,
+                condition,
                 condition_gain=condition_gain,
                 scale=_BRANCH_SCALE,
                 dtype=dtype,
@@ -81,28 +82,28 @@ class MixerBlock(nnx.Module):
         self,
         x: Float[Array, "n pixels width"],
         noise: Float[Array, "n b"],
-        label: Int[Array, " n"],
+        condition: Int[Array, " n *tokens"],
     ) -> Float[Array, "n pixels width"]:
         """Applies the block.
 
         Args:
             x: features of pixels.
             noise: positional embedding of the noise level.
-            label: in 0..num_classes.
+            condition: labels in 0..num_classes, or tokens.
 
         Returns:
             Features of pixels.
         """
         by_feature = materialize(unit_variance(x).swapaxes(1, 2))
-        mixed = self.across_pixels(by_feature, noise, label)
+        mixed = self.across_pixels(by_feature, noise, condition)
         x = materialize(x + mixed.swapaxes(1, 2))
-        return x + self.across_features(materialize(unit_variance(x)), noise, label)
+        return x + self.across_features(materialize(unit_variance(x)), noise, condition)
 
 
 def build(
     settings: Settings,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    condition: Condition,
     *,
     out_channels: int | None = None,
     dtype: DTypeLike = jnp.float32,
@@ -111,5 +112,5 @@ def build(
     height, width, _ = image_shape
     make_block = functools.partial(MixerBlock, height * width)
     return pixel_blocks.build(
-        make_block, settings, image_shape, num_classes, out_channels, dtype
+        make_block, settings, image_shape, condition, out_channels, dtype
     )

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
+from dpdm_jax.conditions import Condition
 from dpdm_jax.networks import conditioned, layers, network
 from dpdm_jax.networks.conditioned import ConditionedMLP
 from dpdm_jax.networks.embeddings import positional
@@ -33,7 +34,7 @@ class MLP(nnx.Module):
     Args:
         image_shape: (h, w, c).
         out_channels: channels of the output.
-        num_classes: 0 for a network without labels.
+        condition: of the examples: class labels, tokens, or none.
         settings: its shape.
         dtype: of the computation; parameters are float32.
         rngs: see ``layers.dense``.
@@ -43,7 +44,7 @@ class MLP(nnx.Module):
         self,
         image_shape: tuple[int, int, int],
         out_channels: int,
-        num_classes: int,
+        condition: Condition,
         settings: Settings,
         *,
         dtype: DTypeLike,
@@ -60,7 +61,7 @@ class MLP(nnx.Module):
                     hidden_width,
                     hidden_width,
                     settings.base_width,
-                    num_classes,
+                    condition,
                     condition_gain=settings.condition_gain,
                     scale=_BRANCH_SCALE,
                     **make,
@@ -77,13 +78,13 @@ class MLP(nnx.Module):
         self,
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
-        label: Int[Array, " n"],
+        condition: Int[Array, " n *tokens"],
     ) -> Float32[Array, "n h w out"]:
         """Applies the network to scaled noisy images."""
         noise = positional(c_noise, self.base_width)
         h = self.input(x.reshape(x.shape[0], -1))
         for block in self.blocks.values():
-            h = h + block(unit_variance(h), noise, label)
+            h = h + block(unit_variance(h), noise, condition)
         h = self.output(unit_variance(h))
         return h.reshape(*x.shape[:-1], self.out_channels).astype(jnp.float32)
 
@@ -91,7 +92,7 @@ class MLP(nnx.Module):
 def build(
     settings: Settings,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    condition: Condition,
     *,
     out_channels: int | None = None,
     dtype: DTypeLike = jnp.float32,
@@ -101,7 +102,7 @@ def build(
     Args:
         settings: its shape.
         image_shape: (h, w, c).
-        num_classes: number of classes; 0 for a network without labels.
+        condition: of the examples: class labels, tokens, or none.
         out_channels: channels of the output; None for those of the image.
         dtype: of the computation; parameters and output are float32.
     """
@@ -109,7 +110,7 @@ def build(
         lambda rngs: MLP(
             image_shape,
             out_channels or image_shape[2],
-            num_classes,
+            condition,
             settings,
             dtype=dtype,
             rngs=rngs,

@@ -45,8 +45,8 @@ class Network:
         init: ``init(key) -> params``, determined by the key.
         apply: ``apply(params, x, c_noise, condition)``. The condition is a tree of
             arrays [n, ...]: of class labels int32 [n] in 0..num_classes, where
-            num_classes is the null label. Keys, one an image, are given in training to
-            a network that drops.
+            num_classes is the null label, or of tokens int32 [n, length]. Keys, one an
+            image, are given in training to a network that drops.
         image_shape: (h, w, c).
         drops: whether it drops some features in training.
         parts: what its modules say of their parameters.

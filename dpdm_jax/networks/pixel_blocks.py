@@ -7,14 +7,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
+from dpdm_jax.conditions import Condition
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import conditioned, layers, network
 from dpdm_jax.networks.embeddings import pixel_positions, positional
 from dpdm_jax.networks.normalization import unit_variance
 
-#: ``make_block(width, base_width, num_classes, condition_gain=, dtype=, rngs=)`` gives
-#: a module that maps x [n, pixels, width], noise [n, base_width] and label int32 [n] to
-#: [n, pixels, width].
+#: ``make_block(width, base_width, condition, condition_gain=, dtype=, rngs=)`` gives a
+#: module that maps x [n, pixels, width], noise [n, base_width] and the conditions of n
+#: examples to [n, pixels, width].
 MakeBlock = Callable[..., nnx.Module]
 
 
@@ -25,7 +26,7 @@ class PixelBlocks(nnx.Module):
         make_block: see ``MakeBlock``.
         channels: of a pixel.
         out_channels: of a pixel of the output.
-        num_classes: 0 for a network without labels.
+        condition: of the examples: class labels, tokens, or none.
         settings: its shape; ``hidden_width`` is a multiple of 4.
         dtype: of the computation; parameters are float32.
         rngs: see ``layers.dense``.
@@ -36,7 +37,7 @@ class PixelBlocks(nnx.Module):
         make_block: MakeBlock,
         channels: int,
         out_channels: int,
-        num_classes: int,
+        condition: Condition,
         settings: conditioned.Settings,
         *,
         dtype: DTypeLike,
@@ -52,7 +53,7 @@ class PixelBlocks(nnx.Module):
                 f"block_{i}": make_block(
                     hidden_width,
                     settings.base_width,
-                    num_classes,
+                    condition,
                     condition_gain=settings.condition_gain,
                     **make,
                 )
@@ -67,7 +68,7 @@ class PixelBlocks(nnx.Module):
         self,
         x: Float[Array, "n h w c"],
         c_noise: Float[Array, " n"],
-        label: Int[Array, " n"],
+        condition: Int[Array, " n *tokens"],
     ) -> Float32[Array, "n h w out"]:
         """Applies the network to scaled noisy images."""
         noise = positional(c_noise, self.base_width)
@@ -75,7 +76,7 @@ class PixelBlocks(nnx.Module):
         h = self.input(x.reshape(n, height * width, channels))
         h = h + pixel_positions(height, width, h.shape[-1]).astype(h.dtype)
         for block in self.blocks.values():
-            h = block(materialize(h), noise, label)
+            h = block(materialize(h), noise, condition)
         h = materialize(unit_variance(materialize(h)))
         h = self.output(h).reshape(n, height, width, self.out_channels)
         return h.astype(jnp.float32)
@@ -85,7 +86,7 @@ def build(
     make_block: MakeBlock,
     settings: conditioned.Settings,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    condition: Condition,
     out_channels: int | None,
     dtype: DTypeLike,
 ) -> network.Network:
@@ -95,7 +96,7 @@ def build(
         make_block: see ``MakeBlock``.
         settings: its shape.
         image_shape: (h, w, c).
-        num_classes: number of classes; 0 for a network without labels.
+        condition: of the examples: class labels, tokens, or none.
         out_channels: channels of the output; None for those of the image.
         dtype: of the computation.
     """
@@ -105,7 +106,7 @@ def build(
             make_block,
             channels,
             out_channels or channels,
-            num_classes,
+            condition,
             settings,
             dtype=dtype,
             rngs=rngs,

@@ -90,11 +90,11 @@ ROOM = Room(
                 Group("network.text_transformer", text_transformer.Settings),
             ),
         ),
-        "mixer": _of_classes("mixer", mixer.build, mixer.Settings),
-        "mlp": _of_classes("mlp", mlp.build, mlp.Settings),
+        "mixer": Kind(mixer.build, (Group("network.mixer", mixer.Settings),)),
+        "mlp": Kind(mlp.build, (Group("network.mlp", mlp.Settings),)),
         "ncsnpp": _of_classes("ncsnpp", ncsnpp.build, ncsnpp.Settings),
-        "transformer": _of_classes(
-            "transformer", transformer.build, transformer.Settings
+        "transformer": Kind(
+            transformer.build, (Group("network.transformer", transformer.Settings),)
         ),
     },
     shared=(_EVERY,),

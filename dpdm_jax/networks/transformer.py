@@ -1,7 +1,7 @@
 """A small diffusion transformer: nearly all matrix products, which suits every device.
 
-After Peebles and Xie, 2023 (arXiv 2212.09748), with noise level and label added to the
-hidden layers in place of adaptive normalisation.
+After Peebles and Xie, 2023 (arXiv 2212.09748), with noise level and condition added to
+the hidden layers in place of adaptive normalisation.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import Condition
 from dpdm_jax.errors import InputError
 from dpdm_jax.fusion import materialize
 from dpdm_jax.networks import conditioned, layers, network, parts, pixel_blocks
@@ -53,7 +54,7 @@ class TransformerBlock(nnx.Module):
     Args:
         width: features of a pixel.
         base_width: channels of the positional embedding of the noise level.
-        num_classes: 0 for a network without labels.
+        condition: of the examples: class labels, tokens, or none.
         num_heads: divides ``width``.
         condition_gain: see ``ConditionedMLP``.
         dtype: of the computation.
@@ -67,7 +68,7 @@ class TransformerBlock(nnx.Module):
         self,
         width: int,
         base_width: int,
-        num_classes: int,
+        condition: Condition,
         *,
         num_heads: int,
         condition_gain: float,
@@ -82,7 +83,7 @@ class TransformerBlock(nnx.Module):
             width,
             2 * width,
             base_width,
-            num_classes,
+            condition,
             condition_gain=condition_gain,
             scale=_BRANCH_SCALE,
             **make,
@@ -92,14 +93,14 @@ class TransformerBlock(nnx.Module):
         self,
         x: Float[Array, "n pixels width"],
         noise: Float[Array, "n b"],
-        label: Int[Array, " n"],
+        condition: Int[Array, " n *tokens"],
     ) -> Float[Array, "n pixels width"]:
         """Applies the block.
 
         Args:
             x: features of pixels.
             noise: positional embedding of the noise level.
-            label: in 0..num_classes.
+            condition: labels in 0..num_classes, or tokens.
 
         Returns:
             Features of pixels.
@@ -109,13 +110,13 @@ class TransformerBlock(nnx.Module):
         attended = layers.attend(*heads.transpose(2, 0, 3, 1, 4))
         attended = materialize(attended.swapaxes(1, 2).reshape(x.shape))
         x = materialize(x + self.attended(attended))
-        return x + self.mlp(materialize(unit_variance(x)), noise, label)
+        return x + self.mlp(materialize(unit_variance(x)), noise, condition)
 
 
 def build(
     settings: Settings,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    condition: Condition,
     *,
     out_channels: int | None = None,
     dtype: DTypeLike = jnp.float32,
@@ -123,5 +124,5 @@ def build(
     """Builds the network of given settings; arguments as in ``mlp.build``."""
     make_block = functools.partial(TransformerBlock, num_heads=settings.num_heads)
     return pixel_blocks.build(
-        make_block, settings, image_shape, num_classes, out_channels, dtype
+        make_block, settings, image_shape, condition, out_channels, dtype
     )

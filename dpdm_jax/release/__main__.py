@@ -12,6 +12,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from dpdm_jax import conditions
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.release import bundle, signing
 from dpdm_jax.release.verify import Verification, verify
@@ -112,7 +113,7 @@ def _show(folder: pathlib.Path) -> int:
         about = (
             f"{manifest['name']}: {manifest['num_parameters']} parameters stored as "
             f"{manifest['dtype']}, images of {height} x {width} x {channels}, "
-            f"{manifest['model']['num_classes']} classes. Not checked here: verify "
+            f"{conditions.from_dict(manifest['model'])}. Not checked here: verify "
             "does.\n"
         )
     except InputError:

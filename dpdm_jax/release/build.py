@@ -191,12 +191,15 @@ def _write_samples(
         settings = json_values.loads((source / maker.SETTINGS).read_text())
         with np.load(source / sampling_run.ARCHIVE, allow_pickle=False) as archive:
             made, labels = archive["images"], archive.get("labels")
+            texts = archive.get("prompts")
         from_file = published.is_file(settings["labels"])
         described = {
             "num_images": len(made),
             "labels": "" if from_file else settings["labels"],
             "labels_from_file": from_file,
         } | {name: settings[name] for name in ("sampler", "seed", "rounding")}
+        if texts is not None:
+            described["prompts"] = len(np.unique(texts))
         made_with = settings["weights_sha256"]
     except Exception as e:  # a damaged zip raises many kinds
         raise InputError(
@@ -209,7 +212,7 @@ def _write_samples(
             f"The samples in {source} were made with other weights than those to be "
             "released; allowed: samples of this checkpoint's average."
         )
-    images.write_npz(folder / bundle.SAMPLES, made, labels)
+    images.write_npz(folder / bundle.SAMPLES, made, labels, texts)
     return described
 
 

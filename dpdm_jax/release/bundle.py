@@ -61,6 +61,7 @@ _MANIFEST_FIELDS = {
 _MODEL_FIELDS = {"image_shape", "num_classes", "parameterization", "parameters"}
 # Of models whose condition is no class, and of those of latents.
 _OPTIONAL = frozenset({"condition", "codec"})
+_OF_SAMPLES = frozenset({"prompts"})  # of images asked for by texts
 _SAMPLES_FIELDS = {
     "num_images",
     "labels",
@@ -191,7 +192,8 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     _check_fields(path, "", manifest, _MANIFEST_FIELDS)
     _check_fields(path, "model.", manifest["model"], _MODEL_FIELDS, _OPTIONAL)
     if manifest["samples"] is not None:
-        _check_fields(path, "samples.", manifest["samples"], _SAMPLES_FIELDS)
+        fields = manifest["samples"]
+        _check_fields(path, "samples.", fields, _SAMPLES_FIELDS, _OF_SAMPLES)
     named = published.NAME if manifest["format"] == FORMAT else _OLD_NAME
     validate.text(f"{path}: name", manifest["name"], *named)
     validate.one_of(f"{path}: weights", manifest["weights"], ("ema",))
@@ -353,7 +355,8 @@ def sample_failures(
     except Exception as e:  # a damaged zip raises many kinds
         return [f"{SAMPLES} cannot be read ({type(e).__name__})."]
     wanted = (described["num_images"], *model.sample_shape)
-    if shape != wanted or dtype != np.uint8 or not {*names} <= {"images", "labels"}:
+    allowed = {"images", "labels", *_OF_SAMPLES.intersection(described)}
+    if shape != wanted or dtype != np.uint8 or not {*names} <= allowed:
         return [f"{SAMPLES} does not hold uint8 images of shape {wanted} alone."]
     return []
 

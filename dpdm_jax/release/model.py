@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -23,6 +24,7 @@ from dpdm_jax.models.model import Model, build_model, signature
 from dpdm_jax.release import bundle
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling.generate import Generate, make_generator
+from dpdm_jax.sampling.prompts import is_text, tokenized
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
 
@@ -60,6 +62,7 @@ class ReleasedModel:
         seed: int = 0,
         preset: str | None = None,
         batch_size: int | None = None,
+        prompts: str | Sequence[str] | None = None,
     ) -> tuple[
         UInt8[np.ndarray, " {num_images} h w c"],
         Int32[np.ndarray, " {num_images}"] | None,
@@ -80,6 +83,9 @@ class ReleasedModel:
                 default sampler.
             batch_size: images per compiled call, >= 1; None for the release's, or
                 ``num_images`` if that is less.
+            prompts: of a model that reads text, what to ask for: images take turns. The
+                file of its vocabulary, if it has one, is no part of the release: set
+                ``config.data.captions.vocabulary`` first.
 
         Returns:
             Images and their labels, or None for a model without classes.
@@ -94,13 +100,29 @@ class ReleasedModel:
             batch_size = min(num_images, settings.batch_size)
         validate.integer("batch_size", batch_size, minimum=1)
         condition = self.model.condition
-        chosen = condition.choose(
-            settings.labels if labels is None else labels, num_images, seed
-        )
+        if prompts is not None or (is_text(condition) and labels is None):
+            chosen = self._tokens(prompts, num_images)
+        else:
+            wanted = settings.labels if labels is None else labels
+            chosen = condition.choose(wanted, num_images, seed)
         generate = self._generator(seed, preset, batch_size)
         made = generate(self.params, np.arange(num_images), chosen)
         pixels = images.to_uint8(made, settings.rounding)
         return pixels, chosen if condition.num_classes else None
+
+    def _tokens(
+        self, prompts: str | Sequence[str] | None, num_images: int
+    ) -> Int32[np.ndarray, "n length"]:
+        """Returns the prompt of each image."""
+        condition = self.model.condition
+        texts = [prompts] if isinstance(prompts, str) else list(prompts or ())
+        if not texts or not is_text(condition):
+            raise InputError(
+                f"prompts is {prompts!r} and the model was trained on {condition}; "
+                "allowed: a text or several for captions, None for others."
+            )
+        asked = tokenized(self.config, texts, condition)
+        return asked.tokens[asked.of_images(num_images)]
 
     def _generator(self, seed: int, preset: str | None, batch_size: int) -> Generate:
         """Returns a compiled sampler, kept for the next call."""

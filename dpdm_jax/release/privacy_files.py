@@ -230,6 +230,14 @@ def _disclosures(
                 "private labels, no epsilon covers them.",
             }
         )
+    if samples is not None and "prompts" in samples:
+        found.append(
+            {
+                "file": bundle.SAMPLES,
+                "what": "it names the prompts that its images were asked for by; if "
+                "they are private captions, no epsilon covers them.",
+            }
+        )
     return found
 
 

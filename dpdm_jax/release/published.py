@@ -1,10 +1,10 @@
 """Which settings, metrics and samples of a run a release may show.
 
 A config names places on a machine, and perhaps people and projects by way of them; it
-may hold the seed of fixed keys; and the labels of samples may be read from a file that
-somebody counted off private data. So a field is published because it is listed here,
-and not because nobody thought of it. All that is listed is public by the privacy
-contract: sizes, classes and settings.
+may hold the seed of fixed keys; the labels of samples may be read from a file that
+somebody counted off private data, and prompts may be private captions. So a field is
+published because it is listed here, and not because nobody thought of it. All that is
+listed is public by the privacy contract: sizes, classes and settings.
 """
 
 import re
@@ -31,7 +31,9 @@ FIELDS = {
     for group, fields in {
         "": "format name seed",
         "data": "source path public train_split test_split num_examples "
-        "image_size channels num_classes crop resize",
+        "image_size channels num_classes crop resize condition",
+        "data.captions": "length vocabulary column",
+        "data.parquet": "image label",
         "data.tfds": "name",
         "data.glyphs": "characters images_per_character seed frame rotation shear "
         "scale stroke elastic_amplitude elastic_smoothness",
@@ -89,6 +91,7 @@ _AS_OF_NOW = ("sampler", _PRESETS, "sample", "evaluate")
 EMPTIED = {
     "data.path": "",
     "codec.weights": "",
+    "data.captions.vocabulary": "",
     "initial.weights": "",
     "evaluate.inception_weights": "",
     "privacy.fixed_keys_seed": None,

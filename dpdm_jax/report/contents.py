@@ -34,8 +34,10 @@ class SampleSet:
         settings: how the images were made; empty if that is not known.
         count: images in the archive; 0 if there is none.
         num_classes: classes that occur in the archive; 0 without labels.
-        rows: the first images of the first classes, uint8 [n, h, w, c] below their
-            class; of unlabelled images the first, below None.
+        num_prompts: likewise, of images that were asked for by prompts.
+        rows: the first images of the first classes, or prompts, uint8 [n, h, w, c]
+            below their class, or prompt; of images without either the first, below
+            None.
         picture: the grid as a PNG file, where there is that but no archive.
     """
 
@@ -43,7 +45,8 @@ class SampleSet:
     settings: dict[str, Any]
     count: int = 0
     num_classes: int = 0
-    rows: tuple[tuple[int | None, np.ndarray], ...] = ()
+    num_prompts: int = 0
+    rows: tuple[tuple[int | str | None, np.ndarray], ...] = ()
     picture: bytes | None = None
 
 
@@ -161,29 +164,36 @@ def _read_sample_set(
     try:
         with np.load(path) as archive:
             images, labels = archive["images"], archive.get("labels")
-        rows, num_classes = _rows(images, labels)
+            texts = archive.get("prompts")
+        rows, number = _rows(images, labels if texts is None else texts)
     except Exception:  # a damaged zip raises many kinds
         problems.append(f"{path.relative_to(workdir)} cannot be read as images.")
         return described
     return dataclasses.replace(
-        described, count=len(images), num_classes=num_classes, rows=rows
+        described,
+        count=len(images),
+        num_classes=number if texts is None else 0,
+        num_prompts=0 if texts is None else number,
+        rows=rows,
     )
 
 
 def _rows(
     images: np.ndarray, labels: np.ndarray | None
-) -> tuple[tuple[tuple[int | None, np.ndarray], ...], int]:
+) -> tuple[tuple[tuple[int | str | None, np.ndarray], ...], int]:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError("no images")
     if labels is None:
         shown = images[: IMAGES_IN_ROW * _UNLABELLED_ROWS]
         starts = range(0, len(shown), IMAGES_IN_ROW)
         return tuple((None, shown[i : i + IMAGES_IN_ROW]) for i in starts), 0
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iuU":
         raise ValueError("no labels")
-    classes = np.unique(labels)
+    classes = np.unique(labels).tolist()
+    if labels.dtype.kind == "U":
+        classes = list(dict.fromkeys(labels.tolist()))  # as they were asked for
     rows = [
-        (int(each), images[np.flatnonzero(labels == each)[:IMAGES_IN_ROW]])
+        (each, images[np.flatnonzero(labels == each)[:IMAGES_IN_ROW]])
         for each in classes[:MAX_CLASSES]
     ]
     return tuple(rows), len(classes)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dpdm_jax.evaluation import memorisation
+from dpdm_jax.evaluation import alignment, memorisation
 from dpdm_jax.evaluation.on_features import LENET_SUFFIX
 from dpdm_jax.evaluation.registry import CLASSIFIERS, FEATURE_METRICS
 from dpdm_jax.evaluation.words import HIGHER
@@ -30,6 +30,7 @@ class Explanation:
 _INCEPTION = "On Inception's features"
 _SMALL_NETWORK = "On a small network's features"
 _USEFULNESS = "Usefulness"
+_ALIGNMENT = "Alignment"
 _COPYING = "Copying"
 
 #: What to say of each group of metrics.
@@ -39,6 +40,8 @@ GROUPS = {
     "the real ones? No FID or KID, and comparable only with itself.",
     _USEFULNESS: "Accuracy on real test images of classifiers that were trained on the "
     "synthetic images alone; mean and standard deviation over the trainings.",
+    _ALIGNMENT: "Do the synthetic images show what they were asked for by, a class or "
+    "a caption?",
     _COPYING: "Are the synthetic images the training images?",
 }
 
@@ -67,6 +70,13 @@ EXPLANATIONS = {
         name: Explanation(_USEFULNESS, classifier.title, HIGHER, percent=True)
         for name, classifier in CLASSIFIERS.items()
     },
+    alignment.NAME: Explanation(
+        _ALIGNMENT,
+        alignment.WORDS.title,
+        alignment.WORDS.better,
+        alignment.WORDS.meaning,
+        percent=True,
+    ),
     memorisation.NAME: Explanation(
         _COPYING,
         memorisation.WORDS.title,

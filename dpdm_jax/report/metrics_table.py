@@ -14,6 +14,7 @@ _COMPARED = {
     "_real": "trained on real images",
     "_real_ensemble": "these as one ensemble",
     "_dp_sgd": "trained on real images by DP-SGD at the same epsilon",
+    "_real_test": "of real test images",
 }
 
 
@@ -108,6 +109,7 @@ def _cell(name: str, results: Mapping[str, Any]) -> Cell:
     measured = details.get(name)
     if isinstance(measured, Mapping):
         notes += _copies(measured)
+        notes += _of_each_class(measured)
         if isinstance(measured.get("accuracies"), list):
             count = len(measured["accuracies"])
             notes.append(f"{count} training{'s' * (count != 1)}")
@@ -142,6 +144,16 @@ def _copies(measured: Mapping[str, Any]) -> list[str]:
             f"({found.get('exact_copies_held_out')} among fresh images)"
         )
     return notes
+
+
+def _of_each_class(measured: Mapping[str, Any]) -> list[str]:
+    shares = measured.get("of_each_class")
+    if not isinstance(shares, Mapping) or not shares:
+        return []
+    listed = ", ".join(
+        f"{label}: {_format(share, percent=True)}" for label, share in shares.items()
+    )
+    return [f"by class, in percent: {listed}"]
 
 
 def _counts(results: Mapping[str, Any]) -> str:

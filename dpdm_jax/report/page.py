@@ -189,7 +189,11 @@ def _privacy_facts(record: LedgerRecord, statement: Statement) -> dict[str, Any]
 
 def _sample_facts(samples: SampleSet) -> dict[str, Any]:
     rows = [
-        {"label": label, "images": [_png(image) for image in images]}
+        {
+            "label": label if isinstance(label, int) else None,
+            "prompt": label if isinstance(label, str) else None,
+            "images": [_png(image) for image in images],
+        }
         for label, images in samples.rows
     ]
     small = any(max(images.shape[1:3]) <= _SMALL for _, images in samples.rows)
@@ -198,6 +202,7 @@ def _sample_facts(samples: SampleSet) -> dict[str, Any]:
         "name": samples.name,
         "count": samples.count,
         "num_classes": samples.num_classes,
+        "num_prompts": samples.num_prompts,
         "rows": rows,
         "small": small,
         "picture": samples.picture,

@@ -130,7 +130,10 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
 
 
 def write_npz(
-    path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray | None
+    path: str | os.PathLike[str],
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    prompts: np.ndarray | None = None,
 ) -> None:
     """Writes images in one step, as the data source ``npz`` reads them.
 
@@ -138,6 +141,7 @@ def write_npz(
         path: the file; its folder exists.
         images: uint8 [n, h, w, c], stored as ``images``.
         labels: int [n], stored as ``labels`` in int32; None for unlabelled images.
+        prompts: strings [n], stored as ``prompts``; None for images without such.
 
     Raises:
         InputError: the arrays are not as described.
@@ -151,6 +155,8 @@ def write_npz(
                 f"allowed: integers, one per image, ({len(images)},)."
             )
         arrays["labels"] = labels.astype(np.int32)
+    if prompts is not None:
+        arrays["prompts"] = prompts
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # not allow_pickle
 

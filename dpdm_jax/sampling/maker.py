@@ -16,8 +16,9 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model
-from dpdm_jax.sampling import images
+from dpdm_jax.sampling import images, prompts
 from dpdm_jax.sampling.generate import Generate, make_generator
+from dpdm_jax.sampling.prompts import Prompts
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
 
@@ -32,16 +33,47 @@ class Asked(NamedTuple):
         image_shape: (h, w, c).
         condition: what images are asked for by.
         values: of all images, [n, ...].
+        prompts: that images are asked for by in turn; None where they are not.
     """
 
     image_shape: tuple[int, int, int]
     condition: Condition
     values: Any
+    prompts: Prompts | None = None
 
     @property
     def num_images(self) -> int:
         """N."""
         return len(jax.tree.leaves(self.values)[0])
+
+    @property
+    def rows(self) -> np.ndarray | None:
+        """Each image's row in a picture, int [n]: its class, or its prompt's number.
+
+        None for images that have neither.
+        """
+        if self.prompts is not None:
+            return self.prompts.of_images(self.num_images)
+        return self.values if self.condition.num_classes else None
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        if self.prompts is not None:
+            return len(self.prompts.texts)
+        return self.condition.num_classes or 0
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of each image; None where they have none."""
+        return self.rows if self.prompts is None else None
+
+    @property
+    def texts(self) -> np.ndarray | None:
+        """The prompt of each image; None where they have none."""
+        if self.prompts is None:
+            return None
+        return np.array(self.prompts.texts)[self.prompts.of_images(self.num_images)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +128,8 @@ def read_asked(
     """Says which images a config asks for, without making any.
 
     Args:
-        config: the whole config; reads ``sample`` and ``sampler``.
+        config: the whole config; reads ``sample``, ``sampler`` and, for prompts,
+            ``data``.
         workdir: a run directory with a checkpoint.
         num_images: how many.
 
@@ -114,10 +147,15 @@ def read_asked(
     try:
         with processes.together():  # what Orbax reads, all read alike
             image_shape, condition = checkpoints.stored_problem(settings.step)
-            values = condition.choose(settings.labels, num_images, settings.seed)
     finally:
         checkpoints.close()
-    return Asked(image_shape, condition, values)
+    with processes.together():
+        found = prompts.of_model(config, condition)
+        if found is not None:
+            values = found.tokens[found.of_images(num_images)]
+        else:
+            values = condition.choose(settings.labels, num_images, settings.seed)
+    return Asked(image_shape, condition, values, found)
 
 
 def open_maker(
@@ -165,6 +203,7 @@ def open_maker(
         "labels_sha256": (
             digest(asked.values) if settings.labels[-4:] == ".npy" else ""
         ),
+        "prompts": None if asked.prompts is None else asked.prompts.texts,
         "seed": settings.seed,
         "rounding": settings.rounding,
     }

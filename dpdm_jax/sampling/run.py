@@ -59,21 +59,17 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
 
 def _join_parts(folder: pathlib.Path, made: parts.Parts, asked: Asked) -> None:
     joined = made.read(np.arange(asked.num_images))
-    num_classes = asked.condition.num_classes or 0
-    labels = asked.values if num_classes else None
-    images.write_png(folder / GRID, _picture(joined, labels, num_classes))
+    images.write_png(folder / GRID, _picture(joined, asked))
     # Last: once it is there, nothing is made again.
-    images.write_npz(folder / ARCHIVE, joined, labels)
+    images.write_npz(folder / ARCHIVE, joined, asked.labels, asked.texts)
 
 
-def _picture(
-    made: np.ndarray, labels: np.ndarray | None, num_classes: int
-) -> np.ndarray:
-    if labels is None:
+def _picture(made: np.ndarray, asked: Asked) -> np.ndarray:
+    if asked.rows is None:
         return images.grid(made[: _GRID_PER_CLASS**2])
     # More rows than a person can look at help nobody.
-    rows = min(num_classes, 2 * _GRID_PER_CLASS)
-    return images.class_grid(made, labels, rows, _GRID_PER_CLASS)
+    rows = min(asked.num_rows, 2 * _GRID_PER_CLASS)
+    return images.class_grid(made, asked.rows, rows, _GRID_PER_CLASS)
 
 
 def _write_png_files(folder: pathlib.Path) -> None:

@@ -1,17 +1,21 @@
 import pathlib
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 
 from dpdm_jax import files, processes, run_dir
+from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.models.model import Model
-from dpdm_jax.sampling import images
+from dpdm_jax.sampling import images, prompts
 from dpdm_jax.sampling.generate import Generate, make_generator
 from dpdm_jax.training import rngs
 
 FOLDER = "snapshots"
+# More rows than a person can look at help nobody.
+_MAX_PROMPTS = 20
 
 
 class SnapshotWriter:
@@ -27,10 +31,13 @@ class SnapshotWriter:
         self._config = config
         self._folder = workdir / run_dir.SAMPLES / FOLDER
         self._generate: Generate | None = None
+        # Before hours of training, should they be missing.
+        with processes.together():
+            self._prompts = prompts.read(config.sample)
 
     def __call__(self, model: Model, params: Any, step: int) -> None:
         """Writes the picture of one step."""
-        rows = model.condition.num_classes or 1
+        values, rows = self._asked_for(model.condition)
         count = rows * self._config.log.snapshot_per_class
         if count == 0:
             return
@@ -43,7 +50,7 @@ class SnapshotWriter:
                 guidance_scale=sampler.guidance,
                 batch_size=min(count, self._config.sample.batch_size),
             )
-        asked = model.condition.in_turn(count)
+        asked = jax.tree.map(lambda x: x[np.arange(count) % rows], values)
         made = images.to_uint8(self._generate(params, np.arange(count), asked))
         if not processes.is_first():
             return
@@ -51,3 +58,17 @@ class SnapshotWriter:
         per_class = self._config.log.snapshot_per_class
         picture = images.class_grid(made, np.arange(count) % rows, rows, per_class)
         images.write_png(self._folder / f"step_{step:07d}.png", picture)
+
+    def _asked_for(self, condition: Condition) -> tuple[Any, int]:
+        """Returns what each row of the picture is asked for by, and how many there are.
+
+        Captions are private: pictures are asked for by the prompts of the samples, or
+        by none.
+        """
+        if not prompts.is_text(condition):
+            rows = condition.num_classes or 1
+            return condition.in_turn(rows), rows
+        if not self._prompts:
+            return jax.tree.map(lambda x: x[None], condition.null), 1
+        shown = self._prompts[:_MAX_PROMPTS]
+        return prompts.tokenized(self._config, shown, condition).tokens, len(shown)

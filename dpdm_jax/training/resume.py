@@ -24,9 +24,11 @@ from dpdm_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
-# Fields that move the data, or the speed, but not the gradients.
+# Fields that move the data, or the speed, but not the gradients. What a vocabulary
+# makes of captions is digested with the data.
 _MAY_CHANGE = frozenset(
     {
+        "data.captions.vocabulary",
         "data.path",
         "train.engine",
         "train.engine_microbatch_size",

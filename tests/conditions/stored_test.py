@@ -25,6 +25,19 @@ from dpdm_jax.errors import InputError
                 "condition": {"kind": "tokens", "length": 3, "vocabulary": 4},
             },
         ),
+        (
+            Tokens(3, 4, "bytes", (2, 3)),
+            {
+                "num_classes": 0,
+                "condition": {
+                    "kind": "tokens",
+                    "length": 3,
+                    "vocabulary": 4,
+                    "tokenizer": "bytes",
+                    "empty": [2, 3],
+                },
+            },
+        ),
     ],
 )
 def test_stored_form(condition, stored):

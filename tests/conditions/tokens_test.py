@@ -21,6 +21,26 @@ def test_values_have_the_shape_that_is_stated():
     assert not TOKENS.null.any()
 
 
+def test_the_null_is_the_empty_caption():
+    tokens = Tokens(length=3, vocabulary=4, empty=[2, 3])
+    assert tokens.null.tolist() == [2, 3, 0]
+    assert tokens.empty == (2, 3)
+    tokens.check(np.stack([tokens.null]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"length": 0}, "length of captions is 0; allowed: an integer >= 1"),
+        ({"vocabulary": 1}, "vocabulary is 1; allowed: an integer >= 2"),
+        ({"empty": (2, 3, 3, 3)}, "length of captions is 3; allowed: at least 4"),
+    ],
+)
+def test_settings_out_of_range(fields, message):
+    with pytest.raises(InputError, match=message):
+        Tokens(**{"length": 3, "vocabulary": 4, **fields})
+
+
 def test_random_captions_grow_by_appending():
     many = TOKENS.choose("uniform", 300, 1)
     assert set(many.ravel()) == {0, 1, 2, 3}

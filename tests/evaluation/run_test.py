@@ -78,6 +78,56 @@ def test_real_images_as_samples_score_like_real_images(workdir):
     assert (workdir / "evaluation" / "other.json").is_file()
 
 
+def text_config(**fields):
+    config = command_line.load_config("configs/digits_text.py")
+    config.network.mlp.hidden_width = 8
+    config.sampler.num_steps = 3
+    config.sample.num_images = 60
+    config.evaluate.update({"seeds": 1, "epochs": 2, "metrics": ("alignment",)})
+    config.evaluate.update(fields)
+    return config
+
+
+@pytest.mark.slow
+def test_images_by_prompts_are_judged_by_the_class_of_each(tmp_path):
+    config = text_config()
+    model = build_model(config, (8, 8, 1), data.tokenizer(config.data).condition)
+    params = model.init(jax.random.key(0))
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save_imported(model, 1, params, params, config={}, origin={})
+    checkpoints.close()
+    run.check(config, tmp_path)
+    results = run.evaluate(config, tmp_path)
+    # An untrained model.
+    assert results["alignment"] < 0.5
+    assert results["prompt_classes"] == [i // 3 for i in range(30)]
+    assert results["sample"]["prompts"] == config.sample.prompt.splitlines()
+    of_each = results["details"]["alignment"]["of_each_class"]
+    assert list(of_each) == [str(i) for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sample", "message"),
+    [
+        ({}, {"prompt": ""}, "are empty and the model reads captions"),
+        ({"prompt_classes": (1,)}, {}, "has 1 classes for 30 prompts"),
+        ({"prompt_classes": ()}, {}, "30 of 30 prompts are no caption"),
+    ],
+)
+def test_prompts_without_classes_are_refused_before_training(
+    tmp_path, fields, sample, message
+):
+    config = text_config(**fields)
+    config.sample.update(sample)
+    with pytest.raises(InputError, match=message):
+        run.check(config, tmp_path)
+
+
+def test_classes_of_prompts_are_refused_where_there_are_labels(tmp_path):
+    with pytest.raises(InputError, match=r"prompt_classes is .* is 'labels'; allowed"):
+        run.check(config_of(prompt_classes=(1,)), tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [8.0, float("inf")])
 def test_dp_sgd_is_held_to_the_budget_of_the_run(workdir, epsilon):

@@ -5,6 +5,7 @@ import pytest
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.report import contents
+from dpdm_jax.sampling import images
 
 
 def read(writer, *, private=True):
@@ -55,6 +56,18 @@ def test_unlabelled_images(writer):
     assert [label for label, _ in samples.rows] == [None] * 3
     shown = np.concatenate([images for _, images in samples.rows])
     np.testing.assert_array_equal(shown, made)
+
+
+def test_rows_of_prompts(writer):
+    writer.config()
+    made = writer.samples(num_classes=0, count=23)
+    asked = np.array(["a dog", "a cat"])[np.arange(23) % 2]
+    path = writer.workdir / "samples" / "samples" / "samples.npz"
+    images.write_npz(path, made, None, asked)
+    (samples,) = read(writer).samples
+    assert (samples.num_classes, samples.num_prompts) == (0, 2)
+    assert [prompt for prompt, _ in samples.rows] == ["a dog", "a cat"]
+    np.testing.assert_array_equal(samples.rows[1][1], made[1::2][:10])
 
 
 def test_a_picture_stands_in_for_its_archive(writer):

@@ -63,6 +63,24 @@ def test_classifiers_stand_beside_their_baselines():
     )
 
 
+def test_alignment_stands_beside_real_images_and_by_class():
+    results = {
+        "alignment": 0.5,
+        "alignment_real_test": 0.97,
+        "details": {
+            "alignment": {"of_each_class": {"0": 0.9, "1": 0.1}, "accuracies": [0.5]}
+        },
+    }
+    assert cell(results, "alignment") == Cell(
+        "50.0 %",
+        (
+            "of real test images: 97.0 %",
+            "by class, in percent: 0: 90.0, 1: 10.0",
+            "1 training",
+        ),
+    )
+
+
 def test_a_column_a_sample_set():
     table = metrics_table(
         {
@@ -96,7 +114,7 @@ def test_all_that_an_evaluation_returns_is_shown(tmp_path):
         data.load_source(config, "test"), np.arange(100)
     )
     names = [name + on_features.LENET_SUFFIX for name in registry.FEATURE_METRICS]
-    names += ["logreg", "memorisation"]
+    names += ["logreg", "alignment", "memorisation"]
     results = metrics.measure(
         names,
         ImageSet("real", real[:200], labels[:200], 10),

@@ -6,6 +6,7 @@ import re
 import shutil
 import stat
 
+import numpy as np
 import pytest
 
 from dpdm_jax.errors import InputError
@@ -18,6 +19,7 @@ from dpdm_jax.privacy import (
     read_ledger,
 )
 from dpdm_jax.report import write_report
+from dpdm_jax.sampling import images
 
 _VOID = {"meta", "img", "br", "hr", "input", "link"}
 _LOADING = ("src", "href", "xlink:href", "srcset", "poster", "action", "background")
@@ -320,6 +322,20 @@ def test_labels_from_a_file_are_cautioned_against(writer, report):
     writer.ledger()
     writer.samples(labels="mine.npy")
     assert "Their classes were read from a file" in report(private=False).text
+
+
+def test_prompts_are_shown_and_cautioned_against(writer, report):
+    writer.config()
+    writer.ledger()
+    made = writer.samples(num_classes=0, count=4)
+    asked = np.array(["a <b>dog</b>", "a cat"])[np.arange(4) % 2]
+    path = writer.workdir / "samples" / "samples" / "samples.npz"
+    images.write_npz(path, made, None, asked)
+    for private in (True, False):
+        page = report(private=private)
+        assert "a row for each of 2 prompts" in page.text
+        assert "a <b>dog</b>" in page.text
+        assert "outside the guarantee: make sure that none is a caption" in page.text
 
 
 def test_results_of_another_kind_are_said(writer, report):

@@ -1,0 +1,122 @@
+"""Captions beside images: read by a source, and made tokens here for all of them.
+
+A caption belongs to its image: both are one private record.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from dpdm_jax.conditions import tokenizers
+from dpdm_jax.conditions.tokenizers import Tokenizer
+from dpdm_jax.data.sources import DataSettings, MemorySource
+from dpdm_jax.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+# Of those without a caption, so many are named.
+_NAMED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(tokenizers.Settings):
+    """``config.data.captions``.
+
+    Attributes:
+        column: of a table (metadata.csv, metadata.jsonl, Parquet) that has them.
+    """
+
+    column: str = "text"
+
+
+#: Reads the captions of a source's examples, in their order, by ``config.data``, the
+#: column of a table, and "train" or "test".
+Read = Callable[[DataSettings, str, str], list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions:
+    """What ``data.condition = "captions"`` makes of a source.
+
+    Attributes:
+        settings: of the captions.
+        tokenizer: as they say.
+    """
+
+    settings: Settings
+    tokenizer: Tokenizer
+
+    def of(self, source: MemorySource, texts: Sequence[str]) -> MemorySource:
+        """Returns a source whose examples have captions for their condition.
+
+        Args:
+            source: of the images.
+            texts: their captions.
+
+        Raises:
+            InputError: they are not as many.
+        """
+        if len(texts) != len(source):
+            raise InputError(
+                f"the data has {len(texts)} captions and {len(source)} images; "
+                "allowed: one for each."
+            )
+        tokens, is_cut = self.tokenizer(texts)
+        if is_cut.any():
+            _log.warning(
+                "Private: %d of %d captions are longer than data.captions.length = %d "
+                "tokens, and cut.",
+                is_cut.sum(),
+                len(texts),
+                self.settings.length,
+            )
+        return source.with_condition(tokens, self.tokenizer.condition)
+
+
+def build(settings: Settings) -> Captions:
+    """Builds what reads captions, see ``tokenizers.build``."""
+    return Captions(settings, tokenizers.build(settings))
+
+
+def complete(
+    texts: Sequence[str | None], names: Sequence[str], where: str
+) -> list[str]:
+    """Returns the captions, if every image has one.
+
+    Args:
+        texts: captions; None, or nothing but blanks, where there is none.
+        names: what messages call the images.
+        where: the captions are looked for, for messages.
+
+    Raises:
+        InputError: some are missing; says how many and names them.
+    """
+    found = [text for text in texts if text is not None and text.strip()]
+    if len(found) == len(texts):
+        return found
+    missing = [
+        name
+        for name, text in zip(names, texts, strict=True)
+        if text is None or not text.strip()
+    ]
+    more = len(missing) - _NAMED
+    listed = ", ".join(missing[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    raise InputError(
+        f"{len(missing)} of {len(texts)} images have no caption in {where} "
+        f"({listed}); allowed: a caption for each."
+    )
+
+
+def by_label(texts: Sequence[str], labels: np.ndarray) -> Mapping[str, int]:
+    """Returns the label that stands beside a caption, where it is always the same.
+
+    Args:
+        texts: captions of n images.
+        labels: int [n], of the same images.
+    """
+    found: dict[str, set[int]] = {}
+    for text, label in zip(texts, labels.tolist(), strict=True):
+        found.setdefault(text.strip(), set()).add(label)
+    return {text: min(all_) for text, all_ in found.items() if len(all_) == 1}
