@@ -5,6 +5,7 @@ With several processes each makes its share of every batch, and process 0 writes
 
 import logging
 import pathlib
+import re
 import shutil
 
 import ml_collections
@@ -73,13 +74,23 @@ def _picture(made: np.ndarray, asked: Asked) -> np.ndarray:
 
 
 def _write_png_files(folder: pathlib.Path) -> None:
-    """Writes png/<class>/<index>.png, or png/<index>.png without labels."""
+    """Writes png/<class or prompt>/<index>.png, or png/<index>.png without either."""
     with np.load(folder / ARCHIVE) as archive:
         made = archive["images"]
-        labels = archive.get("labels")
+        labels, texts = archive.get("labels"), archive.get("prompts")
+    names = None if labels is None else [str(label) for label in labels]
+    if texts is not None:
+        # In order of the prompts, which may have signs that no file system takes.
+        number = {text: i for i, text in enumerate(dict.fromkeys(texts.tolist()))}
+        names = [f"{number[t]:04d}_{_plain(t)}" for t in texts.tolist()]
     for index, image in enumerate(made):
         target = folder / "png"
-        if labels is not None:
-            target = target / str(labels[index])
+        if names is not None:
+            target = target / names[index]
         files.make_folder(target)
         images.write_png(target / f"{index:07d}.png", image)
+
+
+def _plain(text: str) -> str:
+    """Returns what of a text a folder may be called."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", text)[:60].strip("_")

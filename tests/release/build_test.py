@@ -222,7 +222,8 @@ def test_config_names_no_place(make_config, workdir):
     assert published["data"]["tfds"]["name"] == "imagenet_resized/32x32"
     assert published["sample"]["labels"] == "uniform"
     assert set(published) == {
-        *("format", "name", "seed", "data", "network", "diffusion", "privacy", "train"),
+        *("format", "name", "seed", "data", "codec", "network", "diffusion", "privacy"),
+        "train",
         *("initial", "sampler", "sampler_presets", "sample", "evaluate"),
     }
     assert read(folder, "MANIFEST.json")["emptied_in_config"] == [

@@ -251,7 +251,9 @@ def test_every_field_of_a_config_is_published_or_not_on_purpose(make_config):
     values = json_values.encode(make_config().to_dict())
     kept = {name.partition(".")[0] for name in published.FIELDS} - {""}
     groups = {n: v for n, v in values.items() if not isinstance(v, dict) or n in kept}
-    assert published.unknown_fields(groups) == []
+    # Prompts may be private captions.
+    on_purpose = ["evaluate.prompt_classes", "sample.prompt", "sample.prompts"]
+    assert sorted(published.unknown_fields(groups)) == on_purpose
     left_out = {"extend", "checkpoint", "log", "release", "audit", "report"}
     assert set(values) - set(groups) == left_out | {"sampler_presets"}
 

@@ -1,4 +1,4 @@
-from dpdm_jax.evaluation import metrics, on_features, registry
+from dpdm_jax.evaluation import alignment, metrics, on_features, registry
 from dpdm_jax.report.explanations import EXPLANATIONS, GROUPS
 
 
@@ -6,7 +6,8 @@ def test_every_metric_is_explained():
     assert set(EXPLANATIONS) == set(metrics.names())
     assert {explanation.group for explanation in EXPLANATIONS.values()} == set(GROUPS)
     for name, explanation in EXPLANATIONS.items():
-        assert explanation.percent == (name in registry.CLASSIFIERS)
+        is_share = name in registry.CLASSIFIERS or name == alignment.NAME
+        assert explanation.percent == is_share
         assert explanation.title != name
 
 
