@@ -220,6 +220,8 @@ def plan_report(
             "trained_modules": _trained_modules(model),
             "image_shape": list(problem.image_shape),
         }
+        | _beginning(config.initial)
+        | _views(model)
         | conditions.to_dict(problem.condition)
         | (_cost(config, model, plan) if estimate_cost else {})
     )
@@ -228,6 +230,19 @@ def plan_report(
 def _trained_modules(model: Model) -> dict[str, int]:
     """Numbers of trained parameters, by the modules that they are in."""
     return trainable.groups(model.trained_network(model.shapes), model.network.parts)
+
+
+def _beginning(settings: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What a run begins with, if not with random weights."""
+    begins_with = settings.weights or settings.parent
+    return {"begins_with": begins_with} if begins_with else {}
+
+
+def _views(model: Model) -> dict[str, Any]:
+    """How noise draws see an image, if not as it is."""
+    if model.views.are_the_image:
+        return {}
+    return {"views": dataclasses.asdict(model.views)}
 
 
 def _phases(plan: PrivacyPlan) -> dict[str, Any]:

@@ -31,6 +31,16 @@ def test_facts_come_from_the_data_where_the_config_is_silent():
 
 
 @pytest.mark.slow
+def test_a_plan_says_what_a_run_begins_with_and_how_images_are_seen():
+    config = command_line.load_config("configs/cifar10_finetune.py:eps=10")
+    report = planning.plan_report(config, estimate_cost=False)
+    assert report["begins_with"] == "configs/imagenet_32_public.py"
+    assert report["views"] == {"crop": 4, "flip": True, "count": 0}
+    config = command_line.load_config("configs/digits.py")
+    report = planning.plan_report(config, estimate_cost=False)
+    assert not {"begins_with", "views"} & report.keys()
+
+
 def test_cost_grows_with_the_work(monkeypatch):
     monkeypatch.setattr(planning, "_matrix_product_rate", lambda: 1e11)
     config = command_line.load_config("configs/digits.py")
