@@ -267,8 +267,11 @@ def _kept(prior: Prior, codec: Codec, condition: Condition, key: jax.Array) -> P
 
 
 def _kept_names(prior: Prior, codec: Codec, condition: Condition) -> Set[str]:
-    key = jax.random.key(0)
-    return jax.eval_shape(lambda: _kept(prior, codec, condition, key)).keys()
+    def kept() -> Params:
+        # The key is made here: outside it would start a device.
+        return _kept(prior, codec, condition, jax.random.key(0))
+
+    return jax.eval_shape(kept).keys()
 
 
 def num_scalars(shapes: Any) -> int:

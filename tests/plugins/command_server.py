@@ -14,6 +14,7 @@ import sys
 import traceback
 
 import cheap_compilation
+from jax._src import xla_bridge  # there is no public way to ask
 
 from dpdm_jax import command_line, evaluation, modes, planning, report, settings
 from dpdm_jax.conditions import of_classes
@@ -35,6 +36,10 @@ def plan(overrides: dict) -> None:
         settings.assign(config, name, value)
     model = build_model(config, _IMAGE_SHAPE, of_classes(_CLASSES))
     planning.privacy_plan(config, _IMAGES, model)
+    if xla_bridge.backends_are_initialized():
+        raise RuntimeError(
+            "Planning has started a device, whose threads no forked process would have."
+        )
 
 
 def how_it_ended(pid: int) -> dict:
