@@ -160,7 +160,7 @@ PLANS = rows_of(
                 "sampler.ancestral.variance is 'learned', and the network learns none; "
                 "allowed: fixed_large, fixed_small, or learned with"
             ),
-            "network.name=unet": "allowed: adm, mixer, mlp, ncsnpp",
+            "network.name=unet": "allowed: adm, latent_unet, mixer",
             "network.mlp.hidden_width=0": "network.mlp.hidden_width is 0",
             "network.mlp.num_blocks=-1": "network.mlp.num_blocks is -1",
             "network.dtype=float64": "network.dtype is 'float64'",
