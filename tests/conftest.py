@@ -35,6 +35,7 @@ _COSTLY = (
     "privacy/engines_test.py",
     "experiments/mnist_cpu_test.py",
     "privacy/clipping_test.py",
+    "training/trainable_test.py",
     "training/loop_test.py",
     "entry_points_test.py",
     "training/faults_test.py",
