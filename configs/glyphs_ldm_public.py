@@ -1,4 +1,4 @@
-"""Public stages of mnist_ldm_cpu: an autoencoder and a latent diffusion model of glyphs.
+"""Public stages of mnist_ldm_cpu: autoencoder and latent diffusion model of glyphs.
 
 The method is DP-LDM's (arXiv 2305.15759); the networks are this project's, small enough
 for two CPU cores. 60,000 digits in print are rendered from the fonts that come with

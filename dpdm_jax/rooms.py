@@ -5,7 +5,6 @@ from collections.abc import Collection
 import ml_collections
 
 from dpdm_jax import settings
-from dpdm_jax.autoencoding import registry as autoencoding
 from dpdm_jax.data import registry as sources
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.networks import registry as networks
@@ -15,7 +14,7 @@ ROOMS = (
     sources.ROOM,
     sources.CONDITIONS,
     codecs.ROOM,
-    autoencoding.ROOM,
+    codecs.TRAINING,
     networks.ROOM,
     networks.BESIDE,
     *from_config.ROOMS,

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dpdm_jax.autoencoding.settings import Settings
 from dpdm_jax.errors import InputError
 from dpdm_jax.interop import torch_checkpoints
 from dpdm_jax.networks import Params, perceptual
+from dpdm_jax.networks.codecs.training import Settings
 
 # Where checkpoints of latent diffusion's autoencoders have it.
 _PREFIX = "loss.perceptual_loss."

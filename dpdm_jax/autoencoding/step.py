@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from dpdm_jax import devices
 from dpdm_jax.autoencoding import losses
-from dpdm_jax.autoencoding.settings import Settings
 from dpdm_jax.images import pixels
 from dpdm_jax.networks import Params, discriminator
 from dpdm_jax.networks.codecs import KEPT
 from dpdm_jax.networks.codecs.autoencoder import AutoencoderCodec
+from dpdm_jax.networks.codecs.training import Settings
 from dpdm_jax.networks.network import functional
 from dpdm_jax.networks.perceptual import perceptual as make_perceptual
 

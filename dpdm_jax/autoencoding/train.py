@@ -15,8 +15,6 @@ import numpy as np
 from dpdm_jax import data, devices, files, processes, rooms, run_dir, stored_config
 from dpdm_jax.autoencoding import perceptual_weights
 from dpdm_jax.autoencoding.checkpoints import SCALE, Checkpoints
-from dpdm_jax.autoencoding.registry import ROOM
-from dpdm_jax.autoencoding.settings import Settings
 from dpdm_jax.autoencoding.step import State, Training, make_training
 from dpdm_jax.errors import InputError, Interrupted
 from dpdm_jax.images import pixels
@@ -24,6 +22,8 @@ from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.networks import Params, discriminator, perceptual
 from dpdm_jax.networks.codecs import build_codec
 from dpdm_jax.networks.codecs.autoencoder import AutoencoderCodec
+from dpdm_jax.networks.codecs.registry import TRAINING
+from dpdm_jax.networks.codecs.training import Settings
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.training import rngs
 from dpdm_jax.training.interrupts import deferred_interrupts
@@ -124,7 +124,7 @@ def is_wanted(config: ml_collections.ConfigDict) -> bool:
     """Whether a run's own public data is what its autoencoder would be trained on."""
     codec, initial = config.codec, config.initial
     is_given = codec.weights or initial.weights or initial.parent
-    return bool(ROOM.build(codec) and config.data.public and not is_given)
+    return bool(TRAINING.build(codec) and config.data.public and not is_given)
 
 
 def is_finished(workdir: pathlib.Path) -> bool:
@@ -139,7 +139,7 @@ def is_finished(workdir: pathlib.Path) -> bool:
 
 def _checked(config: ml_collections.ConfigDict) -> Settings:
     rooms.check(config)
-    settings: Settings | None = ROOM.build(config.codec)
+    settings: Settings | None = TRAINING.build(config.codec)
     if settings is None:
         raise InputError(
             f"codec.name is {config.codec.name!r}, of which nothing is trained; "
@@ -240,7 +240,8 @@ def _take_steps(job: _Job, state: State, picture: Picture | None) -> None:
                 elif done % config.checkpoint.every_steps == 0:
                     job.checkpoints.save(job.codec, state, job.meta)
     except Interrupted:
-        job.checkpoints.save(job.codec, state, job.meta)
+        if job.checkpoints.newest() != done:
+            job.checkpoints.save(job.codec, state, job.meta)
         raise
     finally:
         progress.close()

@@ -59,8 +59,8 @@ class Perceptual(nnx.Module):
             }
         )
 
-    def features(self, x: Float[Array, "n h w c"]) -> list[Float[Array, "n h w c"]]:
-        """Returns what each stage sees of images in [-1, 1], of unit length."""
+    def features(self, x: Float[Array, "n h w c"]) -> list[Array]:
+        """Returns what each stage sees of images in [-1, 1], by pixels of length 1."""
         h = (jnp.broadcast_to(x, (*x.shape[:3], 3)) - _SHIFT) / _SCALE
         found = []
         for i, widths in enumerate(STAGES):

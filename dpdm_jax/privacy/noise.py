@@ -127,12 +127,12 @@ def _noised(
     # One draw for all leaves: every separate draw is compiled apart, which takes XLA
     # tens of seconds for a network of a few hundred leaves.
     drawn = discrete_gaussian.draw(keys, size, stddev / total.spacing, sharding)
-    words = [
-        jnp.concatenate([word.reshape(-1) for word in parts]) + more
-        for parts, more in zip((lows, highs), drawn, strict=True)
-    ]
+    all_lows, all_highs = (
+        jnp.concatenate([word.reshape(-1) for word in words]) + more
+        for words, more in zip((lows, highs), drawn, strict=True)
+    )
     # Once: every use of a leaf would have the CPU compiler compute it anew.
-    noised = materialize(words_to_float(*words, total.spacing))
+    noised = materialize(words_to_float(all_lows, all_highs, total.spacing))
     leaves, offset = [], 0
     for low in lows:
         leaves.append(noised[offset : offset + low.size].reshape(low.shape))
