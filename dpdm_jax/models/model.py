@@ -242,13 +242,20 @@ def build_model(
     ) -> jax.Array:
         return network.apply(params[_NETWORK], x, c_noise, values, *keys)
 
+    def embed(params: Params, values: Any) -> Any:
+        assert network.embed is not None
+        return network.embed(params if is_alone else params[_NETWORK], values)
+
     return Model(
         network=network,
         parameterization=parameterization,
         prior=prior,
         noise_levels=from_config.noise_levels(config.diffusion),
         denoise=make_denoiser(
-            network.apply if is_alone else apply, parameterization, prior
+            network.apply if is_alone else apply,
+            parameterization,
+            prior,
+            None if network.embed is None else embed,
         ),
         draws=draws,
         views=views,
