@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from dpdm_jax import validate
-from dpdm_jax.images import pixels
 from dpdm_jax.networks import layers
 from dpdm_jax.networks.codecs import autoencoder
 from dpdm_jax.networks.network import Params
@@ -102,19 +101,19 @@ def codebook_loss(
 class VQCodec(autoencoder.AutoencoderCodec[VQAutoencoder]):
     """Diffusion of latents in front of their replacement by rows; see ``Codec``."""
 
+    outputs = 1
+
     settings: Settings
 
     def make(self, rngs: nnx.Rngs) -> VQAutoencoder:
         channels = self.sample_shape[2]
         return VQAutoencoder(self.settings, channels, dtype=jnp.float32, rngs=rngs)
 
-    def encode(
-        self, params: Params, image: UInt8[Array, "h w c"], key: PRNGKeyArray
-    ) -> Float32[Array, "h2 w2 c2"]:
+    def draw(
+        self, law: Float32[Array, "h w c"], key: PRNGKeyArray
+    ) -> Float32[Array, "h w c"]:
         del key
-        module = self.bind(params)
-        latent = module.encode(pixels.to_float(image)[None])[0]
-        return self.settings.scale_factor * latent
+        return self.settings.scale_factor * law
 
     def decode(
         self, params: Params, latents: Float[Array, "n h w c"]
