@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from dpdm_jax import command_line, planning
+from dpdm_jax import command_line, data, planning
+from dpdm_jax.conditions import Tokens
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import Ledger, format_epsilon, read_ledger
@@ -28,6 +29,17 @@ def test_facts_come_from_the_data_where_the_config_is_silent():
     config.data.image_size = 0
     config.data.num_classes = -1
     assert planning.public_problem(config) == stated
+
+
+def test_whatever_condition_a_config_states_is_that_of_its_plan(monkeypatch):
+    config = command_line.load_config("configs/digits.py")
+    condition = Tokens(length=3, vocabulary=5)
+    asked = []
+    monkeypatch.setattr(
+        data, "stated_condition", lambda fields: asked.append(fields) or condition
+    )
+    assert planning.public_problem(config).condition is condition
+    assert asked == [config.data]
 
 
 @pytest.mark.slow
