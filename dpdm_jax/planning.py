@@ -23,6 +23,7 @@ from dpdm_jax.privacy import (
     make_plan,
     phase_fields,
 )
+from dpdm_jax.privacy.clipping import loss_traits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +268,25 @@ def forward_cost(
     return cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
 
 
+def encoding_cost(model: Model) -> tuple[float, int]:
+    """Flops of encoding an image, as XLA counts them, and bytes taken meanwhile.
+
+    These are three arrays as large as the largest: a block's input, what a layer reads
+    and what it gives.
+    """
+    codec = model.codec
+    if codec.law_spec == codec.spec:
+        return 0.0, 0
+
+    def law(params: Any, image: jax.Array) -> jax.Array:
+        return codec.law(params, image[None])[0]
+
+    cost = jax.jit(law).lower(model.shapes, codec.spec).cost_analysis() or {}
+    one = blank_examples(codec.spec, 1)
+    largest = loss_traits(law, model.shapes, (one,)).largest_array
+    return cost.get("flops", 0.0), 3 * largest
+
+
 def gradient_passes(model: Model) -> float:
     """Work of a gradient, in forward passes of the network.
 
@@ -290,7 +310,7 @@ def _cost(
     draws = config.diffusion.draws_at_once or multiplicity
     passes = gradient_passes(model) + (draws != multiplicity)  # one more, in parts
     flops = passes * forward_flops * multiplicity * plan.expected_batch_size
-    encoding_flops, encoding_bytes = encoding.encoding_cost(model.codec)
+    encoding_flops, encoding_bytes = encoding_cost(model)
     batch_size, number = plan.expected_batch_size, plan.num_examples
     steps = plan.num_steps
     place = encoding.place_of_laws(

@@ -22,7 +22,6 @@ from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.diffusion import from_config as diffusion_from_config
 from dpdm_jax.models import encoding
 from dpdm_jax.models.model import Model, build_model
-from dpdm_jax.networks.codecs import KEPT
 from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import PrivacyPlan, new_noise_key
 from dpdm_jax.privacy.clipping import LossTraits, choose_engine, loss_traits
@@ -254,7 +253,7 @@ def _programs(
     if model.codec.law_spec != model.codec.spec:
         laws = encoding.encoding_program(model.codec, mesh)
         stored = _placed(blank_examples(model.stored, size), per_device)
-        kept = {KEPT: fixed[KEPT]}
+        kept = encoding.weights_of(fixed)
         encode["encode"] = lambda: laws.lower(kept, stored["image"])
     return encode | {
         "finish": lambda: step.finish.lower(state, partial),

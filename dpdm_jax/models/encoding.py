@@ -15,9 +15,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from dpdm_jax.devices import DATA_AXIS
+from dpdm_jax.networks import Params
 from dpdm_jax.networks.codecs import KEPT, Codec
 from dpdm_jax.networks.codecs.registry import cache_of
-from dpdm_jax.privacy.clipping import loss_traits
 
 #: ``encode(fixed, examples) -> examples``, of the parameters that no step changes and
 #: of arrays [n, ...] that are divided over the devices.
@@ -58,28 +58,9 @@ def place_of_laws(
     return "memory" if size <= _IN_MEMORY else "disk"
 
 
-def encoding_cost(codec: Codec) -> tuple[float, int]:
-    """Returns the work of encoding an image, and the memory that it takes meanwhile.
-
-    Args:
-        codec: of the model.
-
-    Returns:
-        Flops, as XLA counts them, and bytes: of three arrays as large as the largest,
-        which are a block's input, what is left of it, and the next layer's.
-    """
-    if codec.law_spec == codec.spec:
-        return 0.0, 0
-
-    def law(params: Any, image: Array) -> Array:
-        return codec.law(params, image[None])[0]
-
-    # The key is made inside: here it would start a device.
-    params = jax.eval_shape(lambda: codec.init(jax.random.key(0)))
-    cost = jax.jit(law).lower(params, codec.spec).cost_analysis() or {}
-    one = jax.ShapeDtypeStruct((1, *codec.spec.shape), codec.spec.dtype)
-    largest = loss_traits(law, params, (one,)).largest_array
-    return cost.get("flops", 0.0), 3 * largest
+def weights_of(params: Params) -> Params:
+    """Returns what a codec keeps of a model's parameters, or of the fixed ones."""
+    return {KEPT: params[KEPT]}
 
 
 def as_read(fixed: Any, examples: Any) -> Any:
@@ -103,7 +84,7 @@ def make_encoder(codec: Codec, mesh: Mesh) -> Encode:
     laws = encoding_program(codec, mesh)
 
     def encode(fixed: Any, examples: Any) -> Any:
-        return examples | {"image": laws({KEPT: fixed[KEPT]}, examples["image"])}
+        return examples | {"image": laws(weights_of(fixed), examples["image"])}
 
     return encode
 
@@ -116,7 +97,7 @@ def encoding_program(codec: Codec, mesh: Mesh) -> jax.stages.Wrapped:
         mesh: see ``make_encoder``.
 
     Returns:
-        ``laws({KEPT: ...}, images [n, ...]) -> laws [n, ...]``.
+        ``laws(weights, images [n, ...]) -> laws [n, ...]``, see ``weights_of``.
     """
     per_device = P(DATA_AXIS)
 

@@ -28,9 +28,8 @@ from jax.sharding import Mesh
 from dpdm_jax import data, devices, files, processes, run_dir
 from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.errors import InputError
-from dpdm_jax.models.encoding import as_read, make_encoder, place_of_laws
+from dpdm_jax.models.encoding import as_read, make_encoder, place_of_laws, weights_of
 from dpdm_jax.models.identity import digest
-from dpdm_jax.networks.codecs import KEPT
 from dpdm_jax.padding import blank_examples, fill_rows, pad_indices
 from dpdm_jax.training.run import Run
 
@@ -87,10 +86,11 @@ def _on_disk(run: Run) -> data.Source:
     path = folder / _name(run)
     if processes.is_first():
         with files.writing(folder):
-            folder.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o700)
         for other in folder.iterdir():  # of a killed process, or of another codec
             if other != path:
-                shutil.rmtree(other)
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
     found = _read(path, run)
     if found is None and processes.is_first():
         if path.exists():
@@ -112,7 +112,7 @@ def _name(run: Run) -> str:
     facts = [
         _FORMAT,
         run.model.codec.identity,
-        digest(jax.device_get(run.fixed[KEPT])),
+        digest(jax.device_get(weights_of(run.fixed))),
         run.secrets.data_digest(run.content),
         len(run.source),
         list(law.shape),
@@ -130,7 +130,7 @@ def _parts(run: Run) -> Iterator[tuple[int, data.Example]]:
     encode = make_encoder(run.model.codec, mesh)
     size = run.config.train.microbatch_size // run.mesh.size * mesh.size
     fixed = devices.place(
-        {KEPT: jax.device_get(run.fixed[KEPT])}, devices.replicated(mesh)
+        jax.device_get(weights_of(run.fixed)), devices.replicated(mesh)
     )
     number = len(run.source)
     with tqdm.tqdm(

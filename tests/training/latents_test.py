@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
+import types
 
 import jax
 import numpy as np
@@ -173,7 +174,7 @@ def run(config_of, tmp_path_factory):
     return Run(
         config=config,
         workdir=tmp_path_factory.mktemp("run"),
-        plan=None,
+        plan=types.SimpleNamespace(total_steps=1, expected_batch_size=1),
         source=source,
         encode=make_encoder(model.codec, mesh),
         content=data.bind(source)[1],
