@@ -67,7 +67,9 @@ def get_config() -> ml_collections.ConfigDict:
     # The config of the run that this one begins with: refuses random weights.
     initial.parent = ""
     initial.public = ""  # of a file: names the public data that it was trained on
-    initial.label_table = "reuse"  # reuse | random | zero, where the classes are others
+    # What becomes of a table of classes: reuse | random | zero, where the classes are
+    # others | first: class i gets row i of a larger table, and the null label the last.
+    initial.label_table = "reuse"
     # Weights that were trained privately were so on data of other people: no one is in
     # both data sets, whose guarantees then stand side by side.
     initial.other_data = False

@@ -11,7 +11,7 @@ import ml_collections
 from dpdm_jax import conditions, data, queries, rooms, validate
 from dpdm_jax.conditions import Condition
 from dpdm_jax.errors import InputError
-from dpdm_jax.models import trainable
+from dpdm_jax.models import encoding, trainable
 from dpdm_jax.models.model import Model, build_model, num_scalars
 from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import (
@@ -23,6 +23,7 @@ from dpdm_jax.privacy import (
     make_plan,
     phase_fields,
 )
+from dpdm_jax.privacy.clipping import loss_traits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +51,13 @@ def public_problem(config: ml_collections.ConfigDict) -> Problem:
         InputError: the config leaves them open and the data can't be read.
     """
     fields = config.data
-    tokenizer = data.tokenizer(fields)
+    condition = data.stated_condition(fields)
     stated = fields.num_examples and fields.image_size and fields.channels
-    if stated and (tokenizer is not None or fields.num_classes >= 0):
+    if stated and condition is not None:
         validate.integer("data.num_examples", fields.num_examples, minimum=1)
         validate.integer("data.image_size", fields.image_size, minimum=1)
         validate.one_of("data.channels", fields.channels, (1, 3))
         shape = (fields.image_size, fields.image_size, fields.channels)
-        condition: Condition
-        if tokenizer is None:
-            condition = conditions.of_classes(fields.num_classes)
-        else:
-            condition = tokenizer.condition
         return Problem(fields.num_examples, shape, condition)
     return problem_of(data.load_source(fields, "train"))
 
@@ -272,6 +268,25 @@ def forward_cost(
     return cost.get("flops", 0.0), cost.get("bytes accessed", 0.0)
 
 
+def encoding_cost(model: Model) -> tuple[float, int]:
+    """Flops of encoding an image, as XLA counts them, and bytes taken meanwhile.
+
+    These are three arrays as large as the largest: a block's input, what a layer reads
+    and what it gives.
+    """
+    codec = model.codec
+    if codec.law_spec == codec.spec:
+        return 0.0, 0
+
+    def law(params: Any, image: jax.Array) -> jax.Array:
+        return codec.law(params, image[None])[0]
+
+    cost = jax.jit(law).lower(model.shapes, codec.spec).cost_analysis() or {}
+    one = blank_examples(codec.spec, 1)
+    largest = loss_traits(law, model.shapes, (one,)).largest_array
+    return cost.get("flops", 0.0), 3 * largest
+
+
 def gradient_passes(model: Model) -> float:
     """Work of a gradient, in forward passes of the network.
 
@@ -292,16 +307,28 @@ def _cost(
         held = min(held, config.train.engine_microbatch_size)
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, forward_bytes = forward_cost(config, model)
-    at_once = config.diffusion.draws_at_once or multiplicity
-    passes = gradient_passes(model) + (at_once != multiplicity)  # one more, in parts
+    draws = config.diffusion.draws_at_once or multiplicity
+    passes = gradient_passes(model) + (draws != multiplicity)  # one more, in parts
     flops = passes * forward_flops * multiplicity * plan.expected_batch_size
+    encoding_flops, encoding_bytes = encoding_cost(model)
+    batch_size, number = plan.expected_batch_size, plan.num_examples
+    steps = plan.num_steps
+    place = encoding.place_of_laws(
+        config.codec, model.codec, number, steps * batch_size
+    )
+    # Once for all steps where that is kept.
+    each = batch_size if place == "off" else number / max(1, steps)
+    flops += encoding_flops * each
     size = 4 * model.num_trained
     fixed = 4 * num_scalars(model.split(model.shapes)[1])
     # What is fixed; weights, average, two Adam moments, sum, noise; then what a
     # micro-batch holds: its gradients, and the activations that the backward pass
-    # reads, which the bytes that a forward pass moves bound from above.
-    activations = forward_bytes * at_once
-    memory = fixed + 6 * size + held * (size + activations)
+    # reads, which the bytes that a forward pass moves bound from above. Images are
+    # encoded before.
+    activations = forward_bytes * draws
+    at_once = min(encoding.AT_ONCE, config.train.microbatch_size // devices)
+    working = max(held * (size + activations), at_once * encoding_bytes)
+    memory = fixed + 6 * size + working
     rate = _matrix_product_rate()
     return {
         "microbatches_per_step": num_microbatches(

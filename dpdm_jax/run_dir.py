@@ -11,6 +11,7 @@ from dpdm_jax.errors import InputError
 
 CONFIG = "config.json"
 LEDGER = "privacy.json"
+LATENTS = "latents"
 SAMPLES = "samples"
 EVALUATION = "evaluation"
 RELEASE = "release"

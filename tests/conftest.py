@@ -110,7 +110,9 @@ def _steps_are_compiled_once():
         training = build(config, plan, loss, noise_key, mesh)
         fields = config.copy_and_resolve_references()
         fields.train.stop_after_steps = 0
-        groups = (repr(fields[name]) for name in ("data", "network", "diffusion"))
+        fields.codec.cache = "auto"
+        chosen = ("data", "codec", "network", "diffusion")
+        groups = (repr(fields[name]) for name in chosen)
         key = (*groups, repr(fields.train), repr(plan), mesh, os.environ[_CHEAPLY])
         step_fns = made.setdefault(key, training.step_fns)
         return dataclasses.replace(training, step_fns=step_fns)

@@ -1,10 +1,15 @@
 import json
 
+import jax
+import numpy as np
 import pytest
 
-from dpdm_jax import command_line, planning
+from dpdm_jax import command_line, data, devices, planning
+from dpdm_jax.conditions import Tokens, of_classes
 from dpdm_jax.errors import InputError
+from dpdm_jax.models import encoding
 from dpdm_jax.models.model import build_model
+from dpdm_jax.networks.codecs import KEPT
 from dpdm_jax.privacy import Ledger, format_epsilon, read_ledger
 
 
@@ -30,6 +35,17 @@ def test_facts_come_from_the_data_where_the_config_is_silent():
     assert planning.public_problem(config) == stated
 
 
+def test_whatever_condition_a_config_states_is_that_of_its_plan(monkeypatch):
+    config = command_line.load_config("configs/digits.py")
+    condition = Tokens(length=3, vocabulary=5)
+    asked = []
+    monkeypatch.setattr(
+        data, "stated_condition", lambda fields: asked.append(fields) or condition
+    )
+    assert planning.public_problem(config).condition is condition
+    assert asked == [config.data]
+
+
 @pytest.mark.slow
 def test_a_plan_says_what_a_run_begins_with_and_how_images_are_seen():
     config = command_line.load_config("configs/cifar10_finetune.py:eps=10")
@@ -52,6 +68,31 @@ def test_cost_grows_with_the_work(monkeypatch):
     wider.train.microbatch_size *= 2
     memory = "estimated_device_memory_bytes"
     assert planning.plan_report(wider)[memory] > report[memory]
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_the_cost_of_encoding_is_that_of_the_compiled_program(kind):
+    config = command_line.load_config("configs/digits.py")
+    config.codec.name = kind
+    small = {"base_channels": 32, "num_res_blocks": 1, "attention_factors": ()}
+    config.codec[kind].update(small)
+    config.diffusion.parameterization = "edm"
+    model = build_model(config, (8, 8, 1), of_classes(10))
+    count = encoding.AT_ONCE
+    images = jax.ShapeDtypeStruct((count, 8, 8, 1), np.uint8)
+    program = encoding.encoding_program(model.codec, devices.data_mesh())
+    compiled = program.lower({KEPT: model.shapes[KEPT]}, images).compile()
+    flops, memory = planning.encoding_cost(model)
+    assert compiled.cost_analysis()["flops"] == pytest.approx(count * flops, rel=0.3)
+    taken = compiled.memory_analysis().temp_size_in_bytes
+    assert taken / 2 < count * memory < 3 * taken
+
+
+def test_pixels_are_encoded_at_no_cost():
+    config = command_line.load_config("configs/digits.py")
+    model = build_model(config, (8, 8, 1), of_classes(10))
+    assert planning.encoding_cost(model) == (0.0, 0)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from dpdm_jax import data, devices, padding, queries
 from dpdm_jax.audit import attacks, membership
 from dpdm_jax.audit.mechanism import OneRun, judge_one_run, shortened
 from dpdm_jax.models import partition
+from dpdm_jax.models.encoding import make_encoder
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import PrivacyPlan
 from dpdm_jax.training import rngs
@@ -56,6 +57,7 @@ def audit_images(
     plan: PrivacyPlan,
     model: Model,
     source: data.Source,
+    fixed: Any,
 ) -> OneRun:
     """Trains the network on the data and about half of the canaries, and attacks it.
 
@@ -64,6 +66,7 @@ def audit_images(
         plan: of the run, with noise.
         model: what the run trains.
         source: its training data.
+        fixed: its parameters that no step changed, as of ``Model.split``.
 
     Returns:
         What was found, for the first ``audit.num_steps`` steps and what comes before
@@ -85,7 +88,8 @@ def audit_images(
     joined = _Joined(source, members)
 
     losses_of = membership.make_image_losses(model, settings)
-    params = model.init(rngs.stream(config.seed, "init"))
+    trained, random = model.split(model.init(rngs.stream(config.seed, "init")))
+    params = partition.join(trained, fixed or random)
     before = losses_of(params, canaries, np.arange(count))
     _log.info("One run of %d steps on %d images of noise.", plan.num_steps, count)
     params, sizes = _train(config, plan, model, params, joined)
@@ -122,6 +126,7 @@ def _train(
         mesh=mesh,
         secrets=secrets,
         microbatch_size=config.train.microbatch_size,
+        encode=make_encoder(model.codec, mesh),
     )
     state = devices.place(
         create_state(trained, training.optimizer, training.noise), everywhere

@@ -47,7 +47,7 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
     _check(config)
     record = read_ledger(workdir / run_dir.LEDGER)
     plan = record.plan
-    model, params = _finished_model(config, workdir, plan.total_steps)
+    model, params, fixed = _finished_model(config, workdir, plan.total_steps)
     training, held_out = (_load(config, split, model) for split in ("train", "test"))
     training = _of_run(workdir, training)
     found = _membership(config, model, params, training, held_out)
@@ -69,7 +69,7 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
     }
     if not record.not_private:
         # Of an extended run the steps it was begun with: one code takes them all.
-        result |= _audit_mechanism(config, plan.phases[0], model, training)
+        result |= _audit_mechanism(config, plan.phases[0], model, training, fixed)
     membership.draw(workdir / PICTURE, found, claimed, plan.delta)
     files.write_json(workdir / RESULT, result, private=True)
     return result
@@ -131,12 +131,16 @@ def _check(config: ml_collections.ConfigDict) -> None:
 
 def _finished_model(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, num_steps: int
-) -> tuple[Model, Any]:
-    """Reads the averaged weights, of which samples and releases are made."""
+) -> tuple[Model, Any, Any]:
+    """Reads the averaged weights, of which samples and releases are made.
+
+    And beside them those that no step changed.
+    """
     checkpoints = Checkpoints(workdir)
     try:
         model = build_model(config, *checkpoints.stored_problem())
         params, step = checkpoints.restore_weights(model)
+        fixed = checkpoints.restore_fixed(model)
     finally:
         checkpoints.close()
     if step < num_steps:
@@ -144,13 +148,13 @@ def _finished_model(
             f"{workdir} has taken {step} of {num_steps} steps; allowed: --mode=audit "
             "when all are taken."
         )
-    return model, params
+    return model, params, fixed
 
 
 def _load(config: ml_collections.ConfigDict, split: str, model: Model) -> data.Source:
     source = data.load_source(config.data, split)
     found = (source.spec["image"].shape, source.condition)
-    wanted = (model.example["image"].shape, model.condition)
+    wanted = (model.stored["image"].shape, model.condition)
     if found != wanted:
         raise InputError(
             f"The {split}ing images are {found[0]} of {found[1]}, and the "
@@ -198,6 +202,7 @@ def _audit_mechanism(
     plan: PrivacyPlan,
     model: Model,
     training: data.Source,
+    fixed: Any,
 ) -> dict[str, Any]:
     asked = queries.of_run(config, model)
     one_run = mechanism.audit_one_run(config, plan, asked)
@@ -205,7 +210,7 @@ def _audit_mechanism(
     if config.audit.runs:
         many_runs = mechanism.audit_many_runs(config, plan, asked)
     if config.audit.image_canaries:
-        on_images = images.audit_images(config, plan, model, training)
+        on_images = images.audit_images(config, plan, model, training, fixed)
     return {
         "software": {"jax-privacy": importlib.metadata.version("jax-privacy")},
         "one_run": one_run.to_dict(),

@@ -20,6 +20,7 @@ from dpdm_jax.compilation import hlo
 from dpdm_jax.compilation.targets import CHIP_SOURCE, Chip, Target
 from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.diffusion import from_config as diffusion_from_config
+from dpdm_jax.models import encoding
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import PrivacyPlan, new_noise_key
@@ -39,7 +40,8 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
     """Compiles the training step and the sampler of a config for a target.
 
     ``accumulate`` and ``finish`` are those of ``make_train_step``, ``sample`` makes
-    ``sample.batch_size`` images. All bytes are those of one device.
+    ``sample.batch_size`` images; of a model of latents ``encode`` makes what they are
+    drawn of, for a micro-batch. All bytes are those of one device.
 
     Args:
         config: the whole config.
@@ -90,7 +92,7 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
         "expected_flops_of_accumulate": expected_flops,
         "flops_per_step": expected_flops * num_devices * num_microbatches,
         "programs": programs,
-        "training_bytes": _training_bytes(programs),
+        "training_bytes": _training_bytes(programs, _bytes_of(_fixed(model))),
         "sampling_bytes": programs["sample"].get("memory", {}).get("peak"),
     }
     compiled_flops = programs["accumulate"].get("flops")
@@ -104,11 +106,16 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
 
 def describe(report: dict[str, Any]) -> str:
     """Puts what ``compile_report`` returns into lines of text."""
+    columns = [
+        name
+        for name in ("encode", "accumulate", "finish", "sample")
+        if name in report["programs"]
+    ]
     lines = [
         f"Compiled for {report['target']}: {report['devices']} x "
         f"{report['device_kind']} ({report['chips']} chips); figures of one device.",
         "",
-        f"{'':14}{'accumulate':>14}{'finish':>14}{'sample':>14}",
+        f"{'':14}" + "".join(f"{name:>14}" for name in columns),
     ]
     rows: dict[str, Callable[[dict[str, Any]], str]] = {
         "compiled in": lambda p: f"{p['compile_seconds']:.0f} s",
@@ -123,7 +130,7 @@ def describe(report: dict[str, Any]) -> str:
         "loops": lambda p: str(p["loops"]),
         "exchanged": lambda p: _bytes(_exchanged(p)),
     }
-    programs = [report["programs"][n] for n in ("accumulate", "finish", "sample")]
+    programs = [report["programs"][name] for name in columns]
     for name, cell in rows.items():
         cells = "".join(
             f"{cell(p) if name == 'compiled in' or 'error' not in p else '-':>14}"
@@ -242,13 +249,27 @@ def _programs(
     count = -(-config.sample.batch_size // mesh.size) * mesh.size
     numbers = _placed(jax.ShapeDtypeStruct((count,), jnp.int32), per_device)
     asked = _placed(blank_examples(model.condition.spec, count), per_device)
-    return {
+    encode = {}
+    if model.codec.law_spec != model.codec.spec:
+        laws = encoding.encoding_program(model.codec, mesh)
+        stored = _placed(blank_examples(model.stored, size), per_device)
+        kept = encoding.weights_of(fixed)
+        encode["encode"] = lambda: laws.lower(kept, stored["image"])
+    return encode | {
         "finish": lambda: step.finish.lower(state, partial),
         "sample": lambda: sample.lower(released, numbers, asked),
         "accumulate": lambda: step.accumulate.lower(
             partial, state.params, fixed, *batch, key
         ),
     }
+
+
+def _fixed(model: Model) -> Any:
+    return model.split(model.shapes)[1]
+
+
+def _bytes_of(shapes: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
 
 def _placed(tree: Any, sharding: Sharding) -> Any:
@@ -324,18 +345,19 @@ def _working_bytes(program: dict[str, Any]) -> int:
     return memory["peak"] - memory["arguments"] - memory["code"]
 
 
-def _training_bytes(programs: dict[str, Any]) -> int | None:
+def _training_bytes(programs: dict[str, Any], fixed: int) -> int | None:
     """Memory of a device in training; None if a program does not compile.
 
-    The training state and the sum, which are finish's arguments, stay in the memory
-    while accumulate runs, which sees a part of them and the batch.
+    The training state and the sum, which are finish's arguments, and the parameters
+    that no step changes, of so many bytes, stay in the memory while the others run,
+    which see a part of them and the batch.
     """
-    accumulate, finish = programs["accumulate"], programs["finish"]
-    if "error" in accumulate or "error" in finish:
+    running = [p for name, p in programs.items() if name != "sample"]
+    if any("error" in program for program in running):
         return None
-    code = accumulate["memory"]["code"] + finish["memory"]["code"]
-    working = max(_working_bytes(accumulate), _working_bytes(finish))
-    return finish["memory"]["arguments"] + code + working
+    code = sum(program["memory"]["code"] for program in running)
+    working = max(map(_working_bytes, running))
+    return programs["finish"]["memory"]["arguments"] + fixed + code + working
 
 
 def _against_limits(

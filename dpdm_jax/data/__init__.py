@@ -10,6 +10,7 @@ from dpdm_jax.data.registry import (
     labelled,
     load_captions,
     load_source,
+    stated_condition,
     tokenizer,
 )
 from dpdm_jax.data.sources import (
@@ -48,5 +49,6 @@ __all__ = [
     "load_source",
     "resize",
     "set_channels",
+    "stated_condition",
     "tokenizer",
 ]

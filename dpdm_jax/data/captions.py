@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from dpdm_jax.conditions import tokenizers
+from dpdm_jax.conditions import Tokens, tokenizers
 from dpdm_jax.conditions.tokenizers import Tokenizer
 from dpdm_jax.data.sources import DataSettings, MemorySource
 from dpdm_jax.errors import InputError
@@ -48,6 +48,11 @@ class Captions:
     settings: Settings
     tokenizer: Tokenizer
 
+    @property
+    def condition(self) -> Tokens:
+        """Of the examples."""
+        return self.tokenizer.condition
+
     def of(self, source: MemorySource, texts: Sequence[str]) -> MemorySource:
         """Returns a source whose examples have captions for their condition.
 
@@ -72,7 +77,7 @@ class Captions:
                 len(texts),
                 self.settings.length,
             )
-        return source.with_condition(tokens, self.tokenizer.condition)
+        return source.with_condition(tokens, self.condition)
 
 
 def build(settings: Settings) -> Captions:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import ml_collections
 
 from dpdm_jax import validate
+from dpdm_jax.conditions import Condition, of_classes
 from dpdm_jax.conditions.tokenizers import Tokenizer
 from dpdm_jax.data import (
     camelyon17,
@@ -136,6 +137,24 @@ def tokenizer(config: ml_collections.ConfigDict) -> Tokenizer | None:
     """
     made: Captions | None = CONDITIONS.build(config)
     return None if made is None else made.tokenizer
+
+
+def stated_condition(config: ml_collections.ConfigDict) -> Condition | None:
+    """Returns the condition that a config states by itself, without its data.
+
+    Args:
+        config: ``config.data``.
+
+    Returns:
+        The condition of its examples; None where the data has to say it.
+
+    Raises:
+        InputError: a setting is not allowed.
+    """
+    made: Captions | None = CONDITIONS.build(config)
+    if made is not None:
+        return made.condition
+    return None if config.num_classes < 0 else of_classes(config.num_classes)
 
 
 def _settings(config: ml_collections.ConfigDict, split: str) -> DataSettings:

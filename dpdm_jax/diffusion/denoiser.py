@@ -43,6 +43,18 @@ class NetworkApply(Protocol):
     ) -> Float[Array, "n h w out"]: ...
 
 
+class Prepared(NamedTuple):
+    """A condition, and what a network makes of it before it sees an image.
+
+    Attributes:
+        values: the condition, for the prior.
+        embedded: what the network takes in its place.
+    """
+
+    values: Values
+    embedded: Any
+
+
 class Prediction(NamedTuple):
     """What a network says of noisy images.
 
@@ -91,10 +103,13 @@ class Denoiser:
     """``denoise(params, x, sigma, condition) -> x0``.
 
     Attributes:
-        predict: see ``Predict``.
+        predict: see ``Predict``; takes what ``prepare`` gives for a condition, too.
+        prepare: ``prepare(params, condition)``, what several calls on one condition can
+            share: an array in it has the condition's leading axis.
     """
 
     predict: Predict
+    prepare: Callable[[Params, Values], Any] = lambda params, condition: condition
 
     def __call__(
         self, params: Params, x: Images, sigma: Float[Array, " n"], condition: Values
@@ -103,13 +118,15 @@ class Denoiser:
 
     def bind(self, params: Params, condition: Values) -> BoundDenoiser:
         """Returns the denoiser of given parameters and of a batch's condition."""
-        return BoundDenoiser(lambda x, sigma: self.predict(params, x, sigma, condition))
+        prepared = self.prepare(params, condition)
+        return BoundDenoiser(lambda x, sigma: self.predict(params, x, sigma, prepared))
 
 
 def make_denoiser(
     apply: NetworkApply,
     parameterization: Parameterization,
     prior: Prior | None = None,
+    embed: Callable[[Params, Values], Any] | None = None,
 ) -> Denoiser:
     """Wraps a raw network as a denoiser.
 
@@ -117,6 +134,8 @@ def make_denoiser(
         apply: the network ``F``, see ``NetworkApply``.
         parameterization: what the network sees.
         prior: what it corrects; None for the parameterization's own.
+        embed: ``embed(params, condition)``, what the network takes in the place of
+            conditions, too; None of one that makes nothing of them beforehand.
 
     Returns:
         ``denoise(params, x, sigma, condition)``: x in noisy coordinates and sigma > 0,
@@ -126,21 +145,30 @@ def make_denoiser(
     if prior is None:
         prior = parameterization.prior
 
+    def prepare(params: Params, condition: Values) -> Prepared:
+        embedded = condition if embed is None else embed(params, condition)
+        return Prepared(condition, embedded)
+
     def predict(
         params: Params,
         x: Images,
         sigma: Float[Array, " n"],
-        condition: Values,
+        condition: Values | Prepared,
         *keys: Key[Array, " n"],
     ) -> Prediction:
+        # Unless it is shared, the network makes of the condition what it needs itself.
+        if isinstance(condition, Prepared):
+            values, embedded = condition
+        else:
+            values = embedded = condition
         s = sigma[:, None, None, None]
-        known = prior.given(params, condition)
+        known = prior.given(params, values)
         x = x - prior.mean_data
         raw = apply(
             params,
             parameterization.c_in(s) * x,
             parameterization.c_noise(sigma),
-            condition,
+            embedded,
             *keys,
         )
         channels, more = x.shape[-1], None
@@ -151,4 +179,4 @@ def make_denoiser(
         clean = known.synthesise(clean + known.expected) + prior.mean_data
         return Prediction(clean, more)
 
-    return Denoiser(predict)
+    return Denoiser(predict, prepare)

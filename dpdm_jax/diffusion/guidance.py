@@ -1,10 +1,17 @@
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dpdm_jax.diffusion.denoiser import Denoiser, Images, Params, Prediction, Values
+
+
+class _Both(NamedTuple):
+    """Conditions and as many nulls behind them, as a denoiser prepares them."""
+
+    prepared: Any
 
 
 def guide(denoise: Denoiser, scale: float, null: Values | None) -> Denoiser:
@@ -34,22 +41,28 @@ def guide(denoise: Denoiser, scale: float, null: Values | None) -> Denoiser:
             f"The guidance scale is {scale}, but the model has no labels; allowed: 0."
         )
 
+    def with_null(values: jax.Array, one: jax.typing.ArrayLike) -> jax.Array:
+        nulls = jnp.broadcast_to(jnp.asarray(one, values.dtype), values.shape)
+        return jnp.concatenate([values, nulls])
+
+    def prepare(params: Params, condition: Values) -> _Both:
+        both = jax.tree.map(with_null, condition, null)
+        return _Both(denoise.prepare(params, both))
+
     def predict(
         params: Params,
         x: Images,
         sigma: Float[Array, " n"],
-        condition: Values,
+        condition: Values | _Both,
         *keys: Key[Array, " n"],
     ) -> Prediction:
-        def with_null(values: jax.Array, one: jax.typing.ArrayLike) -> jax.Array:
-            nulls = jnp.broadcast_to(jnp.asarray(one, values.dtype), values.shape)
-            return jnp.concatenate([values, nulls])
-
+        if not isinstance(condition, _Both):
+            condition = prepare(params, condition)
         both = denoise.predict(
             params,
             jnp.concatenate([x, x]),
             jnp.concatenate([sigma, sigma]),
-            jax.tree.map(with_null, condition, null),
+            condition.prepared,
             *(jnp.concatenate([each, each]) for each in keys),
         )
         conditional, unconditional = jnp.split(both.clean, 2)
@@ -58,4 +71,4 @@ def guide(denoise: Denoiser, scale: float, null: Values | None) -> Denoiser:
             None if both.more is None else both.more[: len(x)],
         )
 
-    return Denoiser(predict)
+    return Denoiser(predict, prepare)

@@ -6,6 +6,7 @@ example; the privacy engines put the batch around it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -146,14 +147,44 @@ def denoising_loss(
         ``mean_k lambda(sigma_k) mean_pixels (D(x + n_k) - x)^2``, and the mean of
         ``bound``.
     """
+    prepared = _prepared(denoise, params, condition, draws, null)
+    return _mean(denoise, loss_weight, params, image, prepared, draws, bound)
+
+
+def _prepared(
+    denoise: Denoiser,
+    params: Params,
+    condition: Values,
+    draws: Draws,
+    null: Values | None,
+) -> Any:
+    """What all draws of an example share of its condition, or of none; arrays [1, ...].
+
+    A text encoder is applied once in place of once a draw.
+    """
     if null is not None:
         condition = jax.tree.map(
             lambda given, none: jnp.where(draws.drop_label, none, given),
             condition,
             null,
         )
+    return denoise.prepare(
+        params, jax.tree.map(lambda x: jnp.asarray(x)[None], condition)
+    )
+
+
+def _mean(
+    denoise: Denoiser,
+    loss_weight: Callable[[Float32[Array, " k"]], Float32[Array, " k"]],
+    params: Params,
+    image: Seen,
+    prepared: Any,
+    draws: Draws,
+    bound: Bound | None,
+) -> Float32[Array, ""]:
+    """See ``denoising_loss``; ``prepared`` is what ``_prepared`` gives."""
     shared = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (*draws.sigma.shape, *jnp.shape(x))), condition
+        lambda x: jnp.broadcast_to(x, (*draws.sigma.shape, *x.shape[1:])), prepared
     )
     noisy = image + draws.sigma[:, None, None, None] * draws.noise
     keys = () if draws.dropout is None else (draws.dropout,)
@@ -221,21 +252,24 @@ def make_loss(
             keys = jax.random.split(dropout_key, noise_multiplicity)
             draws = draws._replace(dropout=keys)
 
-        def of_some(params: Params, draws: Draws, seen: Seen) -> Float32[Array, ""]:
-            return denoising_loss(
-                denoise, loss_weight, params, seen, condition, draws, null, bound=bound
-            )
+        prepared = _prepared(denoise, params, condition, draws, null)
+
+        def of_some(
+            params: Params, prepared: Any, draws: Draws, seen: Seen
+        ) -> Float32[Array, ""]:
+            return _mean(denoise, loss_weight, params, seen, prepared, draws, bound)
 
         if draws_at_once in (0, noise_multiplicity):
-            return of_some(params, draws, seen)
-        return _mean_of_parts(of_some, params, draws, seen, draws_at_once)
+            return of_some(params, prepared, draws, seen)
+        # What is shared is no part of what is computed anew for each part.
+        of_part = functools.partial(of_some, params, prepared)
+        return _mean_of_parts(of_part, draws, seen, draws_at_once)
 
     return loss
 
 
 def _mean_of_parts(
-    of_some: Callable[[Params, Draws, Seen], Float32[Array, ""]],
-    params: Params,
+    of_some: Callable[[Draws, Seen], Float32[Array, ""]],
     draws: Draws,
     seen: Seen,
     draws_at_once: int,
@@ -248,7 +282,7 @@ def _mean_of_parts(
     def add(total: Array, part: tuple[Any, list[Seen]]) -> tuple[Array, None]:
         some, views = part
         some = Draws(draws.drop_label, *some)
-        return total + of_some(params, some, *(views or [seen])), None
+        return total + of_some(some, *(views or [seen])), None
 
     # Else the activations of all parts would be kept for the backward pass.
     step = jax.checkpoint(add, prevent_cse=False)

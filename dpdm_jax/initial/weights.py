@@ -89,7 +89,12 @@ def _read_network(
             found = read(path, settings, model, checkpoints)
             _check_protected(found.origin, settings)
             wanted = model.network_of(random)
-            network = fitting.fit(found.network, wanted, settings.label_table)
+            network = fitting.fit(
+                found.network,
+                wanted,
+                settings.label_table,
+                model.condition.num_classes or 0,
+            )
     finally:
         if checkpoints is not None:
             checkpoints.close()

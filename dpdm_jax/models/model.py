@@ -81,9 +81,14 @@ class Model:
         return self.codec.sample_shape
 
     @property
-    def example(self) -> dict[str, Any]:
-        """Shapes and dtypes of one example as the loss takes it."""
+    def stored(self) -> dict[str, Any]:
+        """Shapes and dtypes of one example as a source gives it."""
         return {"image": self.codec.spec, "condition": self.condition.spec}
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """The same as the loss takes it, with the law of latents for an image."""
+        return {"image": self.codec.law_spec, "condition": self.condition.spec}
 
     def init(self, key: jax.Array) -> Params:
         """Returns the parameters before the first step, determined by the key."""
@@ -171,24 +176,22 @@ class Model:
         )
 
         def loss(params: Params, example: dict[str, Any], key: jax.Array) -> jax.Array:
-            return of_latents(params, self.encoded(params, example, key), key)
+            latent = self.codec.draw(example["image"], _codec_key(key))
+            return of_latents(params, example | {"image": latent}, key)
 
         return loss
 
     def encoded(
         self, params: Params, example: dict[str, Any], key: jax.Array
     ) -> dict[str, Any]:
-        """Returns an example, see ``example``, with its image as the diffusion sees it.
+        """Returns an example, see ``stored``, with its image as the diffusion sees it.
 
         Args:
             params: all parameters.
             example: of a source.
             key: of this example in this step.
         """
-        # Another block of the key's stream than any that the loss draws.
-        latent = self.codec.encode(
-            params, example["image"], jax.random.fold_in(key, _CODEC_STREAM)
-        )
+        latent = self.codec.encode(params, example["image"], _codec_key(key))
         return example | {"image": latent}
 
     def trained_loss(self) -> TrainedLoss:
@@ -242,13 +245,20 @@ def build_model(
     ) -> jax.Array:
         return network.apply(params[_NETWORK], x, c_noise, values, *keys)
 
+    def embed(params: Params, values: Any) -> Any:
+        assert network.embed is not None
+        return network.embed(params if is_alone else params[_NETWORK], values)
+
     return Model(
         network=network,
         parameterization=parameterization,
         prior=prior,
         noise_levels=from_config.noise_levels(config.diffusion),
         denoise=make_denoiser(
-            network.apply if is_alone else apply, parameterization, prior
+            network.apply if is_alone else apply,
+            parameterization,
+            prior,
+            None if network.embed is None else embed,
         ),
         draws=draws,
         views=views,
@@ -257,6 +267,11 @@ def build_model(
         codec=codec,
         trainable=select(config.train.trainable, network),
     )
+
+
+def _codec_key(key: jax.Array) -> jax.Array:
+    # Another block of the key's stream than any that the loss draws.
+    return jax.random.fold_in(key, _CODEC_STREAM)
 
 
 def _kept(prior: Prior, codec: Codec, condition: Condition, key: jax.Array) -> Params:

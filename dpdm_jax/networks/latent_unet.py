@@ -7,6 +7,7 @@ names of ``unet``. Without a context it differs from ``adm`` by its attention al
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -54,6 +55,16 @@ class Settings(unet.Settings):
         for name in ("depth", "context_width"):
             validate.integer(f"{self.path}.{name}", getattr(self, name), minimum=1)
         validate.one_of(f"{self.path}.null_row", self.null_row, (True, False))
+
+
+class Context(NamedTuple):
+    """What conditions are attended to as.
+
+    Attributes:
+        tokens: of each.
+    """
+
+    tokens: Float[Array, "n t w"]
 
 
 class LabelContext(nnx.Module):
@@ -149,7 +160,7 @@ class LatentUNet(unet.UNet):
         self,
         x: Float[Array, "n h w c"],
         steps: Float[Array, " n"],
-        condition: PyTree,
+        condition: PyTree | Context,
         *keys: Key[Array, " n"],
     ) -> Float32[Array, "n h w out"]:
         """Applies the network.
@@ -157,14 +168,23 @@ class LatentUNet(unet.UNet):
         Args:
             x: noisy latents; every level but the last halves h and w.
             steps: numbers of DDPM steps, from 0; they need not be whole.
-            condition: what ``context`` takes; ignored without conditions.
+            condition: what ``context`` takes, or what ``embed`` made of it; ignored
+                without conditions.
             *keys: of the images, for dropout; without keys nothing is dropped.
 
         Returns:
             What the settings say, of out_channels.
         """
-        context = () if self.context is None else (self.context(condition),)
+        context: tuple[Array, ...] = ()
+        if self.context is not None:
+            is_embedded = isinstance(condition, Context)
+            context = condition if is_embedded else self.embed(condition)
         return self.forward(x, self.embedding.of_steps(steps), context, *keys)
+
+    def embed(self, condition: PyTree) -> Context:
+        """Returns what the network attends to, for calls that share conditions."""
+        assert self.context is not None  # else there is nothing to share
+        return Context(self.context(condition))
 
 
 def build(
@@ -212,8 +232,13 @@ def build(
             rngs=rngs,
         )
 
+    tokens = _tokens(condition)
     return network.from_module(
-        make, image_shape, drops=settings.dropout > 0, tokens=_tokens(condition)
+        make,
+        image_shape,
+        drops=settings.dropout > 0,
+        tokens=tokens,
+        embed=None if tokens is None else LatentUNet.embed,
     )
 
 

@@ -124,4 +124,5 @@ def with_perceptron(network: Network, perceptron: Network) -> Network:
         return network.apply(params["network"], x, c_noise, condition, *keys) + low
 
     known = network.parts.below("network") + perceptron.parts.below("low_frequencies")
-    return dataclasses.replace(network, init=init, apply=apply, parts=known)
+    # The perceptron sees conditions as they are.
+    return dataclasses.replace(network, init=init, apply=apply, parts=known, embed=None)

@@ -50,6 +50,9 @@ class Network:
         image_shape: (h, w, c).
         drops: whether it drops some features in training.
         parts: what its modules say of their parameters.
+        embed: ``embed(params, condition)``, what ``apply`` takes in the place of
+            conditions, too, for calls that share some: arrays [n, ...]. None of a
+            network that makes nothing of them before it sees an image.
     """
 
     init: Callable[[PRNGKeyArray], Params]
@@ -57,6 +60,7 @@ class Network:
     image_shape: tuple[int, int, int]
     drops: bool = False
     parts: Parts = dataclasses.field(default_factory=Parts)
+    embed: Callable[[Params, Any], Any] | None = None
 
     @property
     def shapes(self) -> Params:
@@ -156,6 +160,7 @@ def from_module(
     *,
     drops: bool = False,
     tokens: int | None = None,
+    embed: Callable[[Any, Any], Any] | None = None,
 ) -> Network:
     """Turns a Flax module made of ``layers`` into a ``Network``.
 
@@ -165,6 +170,7 @@ def from_module(
         image_shape: (h, w, c).
         drops: see ``Network``; the module's call then takes keys as well, or none.
         tokens: see ``functional``.
+        embed: ``embed(module, condition)``, see ``Network``.
 
     Returns:
         The network; its parameters may have adapters.
@@ -180,4 +186,15 @@ def from_module(
     ) -> Float32[Array, "n h w out"]:
         return module.bind(params)(x, c_noise, condition, *keys)
 
-    return Network(module.init, apply, image_shape, drops, module.parts)
+    def embedded(params: Params, condition: Any) -> Any:
+        assert embed is not None
+        return embed(module.bind(params), condition)
+
+    return Network(
+        module.init,
+        apply,
+        image_shape,
+        drops,
+        module.parts,
+        None if embed is None else embedded,
+    )

@@ -38,7 +38,7 @@ FIELDS = {
         "data.glyphs": "characters images_per_character seed frame rotation shear "
         "scale stroke elastic_amplitude elastic_smoothness",
         "data.camelyon17": "center",
-        "codec": "name weights public",
+        "codec": "name weights public cache",
         "codec.kl": _AUTOENCODER,
         "codec.vq": f"{_AUTOENCODER} num_codes",
         "network": "name patch_size dtype",

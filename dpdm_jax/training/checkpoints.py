@@ -345,18 +345,26 @@ class Checkpoints:
         step = self._pick(step)
         meta = self._read_meta(step, model)
         name = "ema_params" if weights == "ema" else "params"
-        # On all devices, whatever the devices of the run were.
-        everywhere = devices.replicated(devices.data_mesh())
-        template = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-            model.shapes,
-        )
-        trained, fixed = model.split(template)
-        if meta["format"] < 3:
-            trained, fixed = template, {}
+        trained, fixed = _templates(model, meta)
         params = self._read_arrays(step, {name: trained}, meta)[name]
         params = partition.join(params, self._read_fixed(step, fixed, meta))
         return model.merged(params), step
+
+    def restore_fixed(self, model: Model) -> Any:
+        """Reads the parameters that no step of a run changes.
+
+        Args:
+            model: what the newest checkpoint must be of.
+
+        Returns:
+            As of ``Model.split``; {} of checkpoints that do not tell them apart.
+
+        Raises:
+            InputError: there is no checkpoint, or it is damaged or foreign.
+        """
+        step = self._pick(-1)
+        meta = self._read_meta(step, model)
+        return self._read_fixed(step, _templates(model, meta)[1], meta)
 
     def _save(
         self, step: int, arrays: dict[str, Any], fixed: Any, texts: dict[str, Any]
@@ -555,3 +563,16 @@ def _first_difference(stored: Any, wanted: Any) -> tuple[Any, Any]:
                 now = f"{name} {wanted[name]}" if name in wanted else absent
                 return was, now
     return stored, wanted
+
+
+def _templates(model: Model, meta: dict[str, Any]) -> tuple[Any, Any]:
+    """Where a checkpoint's trained and fixed parameters go.
+
+    On all devices, whatever the devices of the run were.
+    """
+    everywhere = devices.replicated(devices.data_mesh())
+    template = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+        model.shapes,
+    )
+    return (template, {}) if meta["format"] < 3 else model.split(template)

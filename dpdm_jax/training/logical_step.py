@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dpdm_jax import data, devices, processes
+from dpdm_jax.models.encoding import Encode, as_read
 from dpdm_jax.padding import PADDING, pad_indices
 from dpdm_jax.privacy import PrivacyPlan
 from dpdm_jax.training.secrets import Secrets
@@ -27,6 +28,7 @@ class Mechanism:
         mesh: the devices.
         secrets: the private randomness.
         microbatch_size: examples in one call of the gradient, over all devices.
+        encode: makes of the source's examples what the loss takes.
     """
 
     plan: PrivacyPlan
@@ -36,6 +38,7 @@ class Mechanism:
     mesh: Mesh
     secrets: Secrets
     microbatch_size: int
+    encode: Encode = as_read
 
 
 def take_step(
@@ -64,9 +67,10 @@ def take_step(
     for start in range(0, len(padded), mechanism.microbatch_size):
         with processes.together():
             before_microbatch()
-            arrays = _microbatch(mechanism, padded, start)
+            examples, *which = _microbatch(mechanism, padded, start)
+        seen = mechanism.encode(mechanism.fixed, examples)
         partial = mechanism.step_fns.accumulate(
-            partial, state.params, mechanism.fixed, *arrays, key
+            partial, state.params, mechanism.fixed, seen, *which, key
         )
     state, sums = mechanism.step_fns.finish(state, partial)
     return state, sums, len(indices)

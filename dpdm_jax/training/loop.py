@@ -15,6 +15,7 @@ from dpdm_jax import processes
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import format_epsilon
 from dpdm_jax.training.beginning import ReadInitial
+from dpdm_jax.training.latents import with_laws
 from dpdm_jax.training.prepare import prepare
 from dpdm_jax.training.run import Run
 from dpdm_jax.training.state import TrainState
@@ -59,7 +60,7 @@ def train(
                 raise InputError(_finished_message(run, int(state.step)))
         if int(state.step):
             _log.info("Resuming %s after step %d.", workdir, int(state.step))
-        return run_steps(run, state, stop, snapshot)
+        return run_steps(with_laws(run), state, stop, snapshot)
 
 
 def _finished_message(run: Run, done: int) -> str:

@@ -21,6 +21,7 @@ from dpdm_jax import (
     validate,
 )
 from dpdm_jax.errors import InputError
+from dpdm_jax.models.encoding import make_encoder
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import Ledger, PrivacyPlan
 from dpdm_jax.training import rngs
@@ -147,6 +148,7 @@ def prepare(
         workdir=workdir,
         plan=ledger.record.plan,
         source=source,
+        encode=make_encoder(model.codec, mesh),
         content=content,
         model=model,
         fixed=fixed,

@@ -8,6 +8,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from dpdm_jax import data, stored_config
+from dpdm_jax.models.encoding import Encode
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import PrivacyPlan
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -25,6 +26,7 @@ class Run:
         workdir: the run directory.
         plan: the privacy plan, with those that it extends.
         source: the training data, bound to ``content``.
+        encode: makes of its examples what the loss takes.
         content: digest of all of the training data, private; see ``data.bind``.
         model: what is trained.
         fixed: its parameters that no step changes, on all devices.
@@ -38,6 +40,7 @@ class Run:
     workdir: pathlib.Path
     plan: PrivacyPlan
     source: data.Source
+    encode: Encode
     content: bytes
     model: Model
     fixed: Any

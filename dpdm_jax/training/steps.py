@@ -104,6 +104,7 @@ def _enter_phase(
         mesh=run.mesh,
         secrets=secrets,
         microbatch_size=run.config.train.microbatch_size,
+        encode=run.encode,
     )
     return phase, dataclasses.replace(state, noise_state=noise_state)
 

@@ -52,7 +52,7 @@ def test_images_of_noise_are_recognised_where_there_is_little_noise(
     # Few images, among which a canary counts.
     few = data.ArraySource(*images_and_labels(source, np.arange(10)), num_classes=10)
     plan = privacy_plan(config, 1437, model)
-    found = images.audit_images(config, plan, model, few)
+    found = images.audit_images(config, plan, model, few, {})
     assert (found.bounds[0].shown > 0.5) == seen
     assert contradictions(found) == []
     assert found.num_steps == 60

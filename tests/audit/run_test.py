@@ -3,14 +3,20 @@
 import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
+from random_params import random_like
 from reading import images_and_labels
 
 from dpdm_jax import data, modes, run_dir
-from dpdm_jax.audit import mechanism
+from dpdm_jax.audit import images, mechanism
 from dpdm_jax.audit import run as audit_run
 from dpdm_jax.errors import InputError
+from dpdm_jax.networks.codecs import KEPT
 from dpdm_jax.privacy import format_epsilon, read_ledger
+from dpdm_jax.training.beginning import Beginning
+from dpdm_jax.training.loop import train
 
 
 @pytest.mark.slow
@@ -39,18 +45,53 @@ def test_mode(trained, make_config, capsys, same_entropy):
         assert (trained / name).stat().st_mode & 0o777 == 0o600
 
 
+def planted(config, plan, asked):
+    bound = mechanism.Bound("every step", plan.delta, 1.0, 2.5)
+    return mechanism.OneRun(6, 200, 99, (bound,), 3.0, 1e-9, 0.01)
+
+
 def test_contradictions_are_said(trained, make_config, monkeypatch):
     config = make_config(audit__runs=0)
-
-    def planted(config, plan, asked):
-        bound = mechanism.Bound("every step", plan.delta, 1.0, 2.5)
-        return mechanism.OneRun(6, 200, 99, (bound,), 3.0, 1e-9, 0.01)
-
     monkeypatch.setattr(mechanism, "audit_one_run", planted)
     text = audit_run.describe(audit_run.audit(config, trained))
     assert "Verdict: the claim is CONTRADICTED:" in text
     assert "show epsilon > 2.500 at delta 0.0001, claimed 1.0000" in text
     assert "batch sizes scatter unlike those of Poisson sampling (p = 1e-09)" in text
+
+
+@pytest.mark.slow
+def test_images_of_noise_are_seen_by_the_codec_of_the_run(
+    make_config, tmp_path, monkeypatch, same_entropy
+):
+    config = make_config(
+        codec__name="kl",
+        codec__kl__base_channels=32,
+        codec__kl__num_res_blocks=1,
+        codec__kl__attention_factors=(),
+        diffusion__parameterization="edm",
+        train__num_steps=2,
+        audit__runs=0,
+        audit__image_canaries=100,
+    )
+
+    def other_codec(config, model, random):
+        return Beginning(random | {KEPT: random_like(model.shapes[KEPT], 0.1)})
+
+    train(config, tmp_path, read_initial=other_codec)
+    seen = []
+    take = images._train
+
+    def watched(config, plan, model, params, source):
+        seen.append(params)
+        return take(config, plan, model, params, source)
+
+    monkeypatch.setattr(images, "_train", watched)
+    monkeypatch.setattr(mechanism, "audit_one_run", planted)
+    result = audit_run.audit(config, tmp_path)
+    assert result["images_of_noise"]["canaries"] == 100
+    (params,) = seen
+    expected = random_like(params[KEPT], 0.1)
+    jax.tree.map(np.testing.assert_array_equal, params[KEPT], expected)
 
 
 def test_run_without_guarantee_has_no_claim_to_audit(trained, make_config, monkeypatch):

@@ -6,7 +6,7 @@ import types
 import jax
 import pytest
 
-from dpdm_jax import command_line, compilation
+from dpdm_jax import command_line, compilation, planning, rooms, settings
 from dpdm_jax.compilation import report as report_lib
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
@@ -169,3 +169,43 @@ def test_the_compilation_cache_is_left_as_it_was():
     with report_lib._no_compilation_cache():
         assert not jax.config.jax_enable_compilation_cache
     assert jax.config.jax_enable_compilation_cache == before
+
+
+@pytest.mark.slow
+def test_a_codec_is_counted_in_the_report_and_in_the_plan(monkeypatch):
+    config = small_config(microbatch_size=16)
+    changes = {
+        "codec.name": "kl",
+        "codec.kl.base_channels": 64,
+        "codec.kl.num_res_blocks": 1,
+        "codec.kl.attention_factors": (),
+        "codec.cache": "off",
+        "diffusion.parameterization": "edm",
+        "sampler.clip_denoised": False,
+    }
+    for name, value in changes.items():
+        settings.assign(config, name, value)
+    rooms.forget_foreign(config, list(changes))
+    report = compilation.compile_report(config, compilation.find_target("cpu"))
+    model = build_model(config, (8, 8, 1), of_classes(10))
+    weights = 4 * (model.num_parameters - model.num_trained)
+    assert weights > 4 * model.num_trained
+    working = report["programs"]["encode"]["memory"]["temporaries"]
+    assert working > report["programs"]["accumulate"]["memory"]["temporaries"]
+    state = report["programs"]["finish"]["memory"]["arguments"]
+    assert report["training_bytes"] >= state + weights + working
+    lines = compilation.describe(report).splitlines()
+    assert lines[2].split() == ["encode", "accumulate", "finish", "sample"]
+
+    monkeypatch.setattr(planning, "_matrix_product_rate", lambda: 1e11)
+    plan = planning.plan_report(config)
+    estimate = plan["estimated_device_memory_bytes"]
+    assert report["training_bytes"] / 2 < estimate < 2 * report["training_bytes"]
+    encoding = report["programs"]["encode"]["flops"] / 16
+    config.codec.cache = "memory"
+    kept = planning.plan_report(config)
+    assert kept["estimated_device_memory_bytes"] == estimate
+    # Each image once in the run, and not in each of its steps.
+    fewer = plan["expected_batch_size"] - plan["num_examples"] / plan["num_steps"]
+    spared = plan["flops_per_step"] - kept["flops_per_step"]
+    assert spared == pytest.approx(fewer * encoding, rel=0.3)

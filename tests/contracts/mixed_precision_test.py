@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from float_sums import clipped_grad
 from jax.extend.core import jaxprs_in_params
@@ -15,12 +16,14 @@ from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import gaussian_noise, new_noise_key, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
+from dpdm_jax.training.secrets import fixed_secrets
 from dpdm_jax.training.state import create_state
 from dpdm_jax.training.step import DATA_AXIS, make_train_step
 
 pytestmark = pytest.mark.slow
 
 SHAPE = (16, 16, 1)
+NETWORKS = ["ncsnpp", "mlp", "transformer", "latent_unet"]
 
 
 def make_config(name: str, dtype: str = "bfloat16"):
@@ -30,6 +33,14 @@ def make_config(name: str, dtype: str = "bfloat16"):
     small = {"base_width": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1}
     config.network.ncsnpp.update(small | {"attention_resolutions": (8,)})
     config.network.transformer.update({"base_width": 8, "hidden_width": 32})
+    config.network.latent_unet.update(
+        base_channels=32,
+        channel_multipliers=(1,),
+        num_res_blocks=1,
+        attention_factors=(1,),
+        num_heads=2,
+        context_width=8,
+    )
     config.diffusion.noise_multiplicity = 16
     return config
 
@@ -68,7 +79,7 @@ def gradient_equations(name: str):
     return list(equations(jax.make_jaxpr(jax.grad(loss))(*arguments)))
 
 
-@pytest.mark.parametrize("name", ["ncsnpp", "mlp", "transformer"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_products_are_bfloat16_and_statistics_float32(name):
     seen = set()
     for equation in gradient_equations(name):
@@ -86,10 +97,10 @@ def test_products_are_bfloat16_and_statistics_float32(name):
         seen.add(kind)
     assert {"dot_general", "rsqrt", "reduce_sum"} <= seen
     assert name == "mlp" or "exp" in seen  # the softmax
-    assert ("conv_general_dilated" in seen) == (name == "ncsnpp")
+    assert ("conv_general_dilated" in seen) == (name in ("ncsnpp", "latent_unet"))
 
 
-@pytest.mark.parametrize("name", ["ncsnpp", "mlp", "transformer"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_agree_with_float32(name):
     gradients = []
     for dtype in ("float32", "bfloat16"):
@@ -188,3 +199,35 @@ def test_a_step_keeps_everything_float32():
     # After the gradients, which end in the clipping, no number is rounded to bfloat16.
     finish = jax.make_jaxpr(step.finish)(state, jax.eval_shape(logical_step, state)[0])
     assert "bf16" not in str(finish)
+
+
+def test_a_private_step_of_the_latent_unet_agrees_with_float32():
+    """The change of the weights by one step, clipped and with the same noise."""
+    changes = []
+    for dtype in ("float32", "bfloat16"):
+        loss, params = loss_and_params("latent_unet", dtype)
+        optimizer = optax.sgd(1.0)
+        key = fixed_secrets(0).noise_key
+        noise = gaussian_noise(1e-4, key)
+        step = make_train_step(
+            lambda params, fixed, *example, loss=loss: loss(params, *example),
+            optimizer,
+            noise,
+            normalize_by(4.0),
+            Mesh(np.array(jax.devices()[:1]), (DATA_AXIS,)),
+            l2_clip_norm=0.5,
+            ema_decay=0.999,
+            engine="scan",
+            engine_microbatch_size=1,
+        )
+        state = create_state(params, optimizer, noise)
+        arrays = (examples(4)[0], jnp.zeros(4, bool), jnp.arange(4), jax.random.key(0))
+        partial = step.accumulate(step.start(state.params), state.params, {}, *arrays)
+        before = jax.device_get(params)
+        state, sums = step.finish(state, partial)
+        assert sums.clipped == sums.examples == 4
+        change = jax.tree.map(lambda a, b: np.ravel(a - b), state.params, before)
+        changes.append(np.concatenate(jax.tree.leaves(change)))
+    exact, rounded = changes
+    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert 1e-4 < error < 0.05

@@ -238,8 +238,11 @@ def test_a_file_of_guided_diffusion(tiny_config, tmp_path):
     tensors[table] = rng.normal(size=(12, *tensors[table].shape[1:]))
     torch.save({name: torch.tensor(t) for name, t in tensors.items()}, path)
 
-    with pytest.raises(InputError, match=r"label.* have shape .*label_table .random"):
+    with pytest.raises(InputError, match=r"label.* have shape .*label_table .first., "):
         read_initial(config_of(), model, random)
+    network = read_initial(config_of(initial__label_table="first"), model, random)[0]
+    first = named_leaves(network)["/".join(targets[table].path)]
+    np.testing.assert_array_equal(first, np.float32(tensors[table][:10]))
     config = config_of(initial__label_table="zero")
     network, origin, codec = read_initial(config, model, random)
     assert codec is None

@@ -10,6 +10,7 @@ import pytest
 from dpdm_jax import command_line
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion import from_config
+from dpdm_jax.images import pixels
 from dpdm_jax.models import model as model_lib
 from dpdm_jax.models.model import build_model, signature
 from dpdm_jax.networks.codecs import PixelCodec
@@ -35,9 +36,18 @@ class Folding:
     def init(self, key):
         return {"codec": {"scale": jnp.float32(0.5)}}
 
+    @property
+    def law_spec(self):
+        return jax.ShapeDtypeStruct(LATENT, np.float32)
+
+    def law(self, params, images):
+        return params["codec"]["scale"] * fold(pixels.to_float(images), 2)
+
+    def draw(self, law, key):
+        return law
+
     def encode(self, params, image, key):
-        image = PixelCodec(self.sample_shape).encode(params, image, key)
-        return params["codec"]["scale"] * fold(image[None], 2)[0]
+        return self.draw(self.law(params, image[None])[0], key)
 
     def decode(self, params, latents):
         return unfold(latents / params["codec"]["scale"], 2)
@@ -63,14 +73,17 @@ def test_network_and_sample_have_shapes_of_their_own(model):
     assert model.sample_shape == SAMPLE
     assert signature(model)["image_shape"] == [*SAMPLE]
     assert signature(model)["codec"] == "folding"
-    assert model.example["image"] == jax.ShapeDtypeStruct(SAMPLE, np.uint8)
+    assert model.stored["image"] == jax.ShapeDtypeStruct(SAMPLE, np.uint8)
+    assert model.example["image"] == jax.ShapeDtypeStruct(LATENT, np.float32)
+    assert model.stored["condition"] == model.example["condition"]
 
 
 def test_loss_and_samples_go_through_the_codec(model, config):
     params = model.init(jax.random.key(0))
-    example = jax.tree.map(lambda x: x[0], blank_examples(model.example, 1))
-    encoded = model.encoded(params, example, jax.random.key(1))
+    stored = jax.tree.map(lambda x: x[0], blank_examples(model.stored, 1))
+    encoded = model.encoded(params, stored, jax.random.key(1))
     np.testing.assert_array_equal(encoded["image"], np.full(LATENT, -0.5))
+    example = jax.tree.map(lambda x: x[0], blank_examples(model.example, 1))
     loss = model.loss()
     assert np.isfinite(loss(params, example, jax.random.key(1)))
 
@@ -98,5 +111,6 @@ def test_what_a_codec_keeps_is_fixed(model):
 def test_pixels_keep_nothing(config):
     model = build_model(config, SAMPLE, of_classes(10))
     assert model.latent_shape == model.sample_shape == SAMPLE
+    assert model.example == model.stored
     assert not model.split(model.shapes)[1]
     assert "codec" not in signature(model)

@@ -1,21 +1,28 @@
 """Latent diffusion as a config has it: an autoencoder, a U-Net, loss and samples."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from float_sums import clipped_grad
+from jax.extend.core import jaxprs_in_params
 from random_params import random_like
 
 from dpdm_jax import command_line, rooms, settings
-from dpdm_jax.conditions import of_classes
+from dpdm_jax.conditions import Tokens, of_classes
+from dpdm_jax.devices import data_mesh
 from dpdm_jax.diffusion import from_config
+from dpdm_jax.diffusion.denoiser import Denoiser
 from dpdm_jax.images import pixels
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import build_model
 from dpdm_jax.padding import blank_examples
-from dpdm_jax.sampling.generate import make_generator
+from dpdm_jax.sampling.generate import make_generator, sampling_program
 
 SHAPE, LATENT = (8, 8, 1), (4, 4, 2)
+CAPTIONS = Tokens(length=3, vocabulary=7)
+TABLE, CONTEXT = (7, 5), (3, 5)  # of tokens, and what captions become
 CLIP_NORM = 0.05
 
 
@@ -36,6 +43,10 @@ def config():
         "network.latent_unet.attention_factors": (),
         "network.latent_unet.context_width": 5,
         "network.latent_unet.null_row": True,
+        "network.text_transformer.depth": 1,
+        "network.text_transformer.num_heads": 2,
+        "network.text_transformer.head_channels": 4,
+        "network.text_transformer.positions": 3,
         "diffusion.parameterization": "ddpm",
         "diffusion.noise_levels": "time_mixture",
         "diffusion.ddpm.schedule": "ldm",
@@ -66,6 +77,33 @@ def params(model):
     return random_like(model.shapes, 0.1)
 
 
+@pytest.fixture(scope="module")
+def text_model(config):
+    return build_model(config, SHAPE, CAPTIONS)
+
+
+@pytest.fixture(scope="module")
+def text_params(text_model):
+    return random_like(text_model.shapes, 0.1)
+
+
+def some_examples(model, count):
+    batch = blank_examples(model.example, count)
+    rng = np.random.default_rng(0)
+    batch["image"][:] = rng.normal(size=batch["image"].shape)
+    batch["condition"][:] = rng.integers(0, 3, batch["condition"].shape)
+    return batch
+
+
+def anew(model):
+    """The same model, which makes a context for each draw and at each step."""
+    return dataclasses.replace(model, denoise=Denoiser(model.denoise.predict))
+
+
+def first(batch):
+    return jax.tree.map(lambda x: x[0], batch)
+
+
 def test_the_network_is_trained_on_latents_and_the_codec_is_not(model):
     assert model.network.image_shape == model.latent_shape == LATENT
     trained, fixed = model.split(model.shapes)
@@ -78,11 +116,13 @@ def test_the_network_is_trained_on_latents_and_the_codec_is_not(model):
 
 
 @pytest.mark.slow
-def test_engines_give_the_same_clipped_sum_of_the_network_alone(model, params):
-    batch = blank_examples(model.example, 3)
-    rng = np.random.default_rng(0)
-    batch["image"][:] = rng.integers(0, 256, batch["image"].shape)
-    batch["condition"][:] = [0, 1, 2]
+@pytest.mark.parametrize("condition", ["classes", "captions"])
+def test_engines_give_the_same_clipped_sum_of_the_network_alone(
+    model, params, text_model, text_params, condition
+):
+    if condition == "captions":
+        model, params = text_model, text_params
+    batch = some_examples(model, 3)
     keys = jax.random.split(jax.random.key(1), 3)
     trained, fixed = model.split(params)
     loss = model.trained_loss()
@@ -110,6 +150,10 @@ def test_engines_give_the_same_clipped_sum_of_the_network_alone(model, params):
         np.testing.assert_allclose(
             other[name], leaf, rtol=0, atol=1e-4 * largest, err_msg=name
         )
+    if condition == "captions":
+        assert fixed.keys() == {"codec"}
+        assert any("context/blocks" in name for name in found)
+        return
     # One token of context: nothing depends on who asks for it, nor by what key.
     inert = named_leaves(fixed["network"])
     assert {name.split("block_0/")[-1] for name in inert} == {
@@ -121,7 +165,7 @@ def test_engines_give_the_same_clipped_sum_of_the_network_alone(model, params):
 
 
 def test_the_latent_is_drawn_anew_at_each_visit(model, params):
-    example = jax.tree.map(lambda x: x[0], blank_examples(model.example, 1))
+    example = jax.tree.map(lambda x: x[0], blank_examples(model.stored, 1))
     encode = jax.jit(lambda key: model.encoded(params, example, key)["image"])
     keys = jax.random.split(jax.random.key(0), 2)
     first, again, other = encode(keys[0]), encode(keys[0]), encode(keys[1])
@@ -147,3 +191,86 @@ def test_samples_are_images(model, params, config):
     np.testing.assert_allclose(
         generate(params, np.array([2]), np.array([2]))[0], images[2], atol=1e-3
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draws_at_once", [0, 1])
+def test_draws_share_a_context_and_the_loss_is_the_same(
+    text_model, text_params, draws_at_once
+):
+    draws = dataclasses.replace(text_model.draws, draws_at_once=draws_at_once)
+    model = dataclasses.replace(text_model, draws=draws)
+    example, key = first(some_examples(model, 1)), jax.random.key(1)
+    found = []
+    for each in (model, anew(model)):
+        compiled = jax.jit(jax.value_and_grad(each.loss()))
+        found.append(compiled(text_params, example, key))
+    (loss, grads), (other, others) = found
+    assert loss > 0
+    np.testing.assert_allclose(other, loss, rtol=1e-5)
+    grads, others = named_leaves(grads), named_leaves(others)
+    largest = max(np.abs(leaf).max() for leaf in grads.values())
+    for name, leaf in grads.items():
+        np.testing.assert_allclose(
+            others[name], leaf, rtol=0, atol=1e-5 * largest, err_msg=name
+        )
+    assert np.any(grads["network/context/token/embedding"])
+
+
+def looked_up(function, *arguments):
+    """Shapes of what is looked up in the table of tokens; "scan" for a loop's."""
+    found = []
+
+    def look(jaxpr, place):
+        for equation in jaxpr.eqns:
+            is_loop = equation.primitive.name == "scan"
+            for inner in jaxprs_in_params(equation.params):
+                look(inner, "scan" if is_loop else place)
+            shapes = [getattr(v.aval, "shape", ()) for v in equation.invars]
+            if equation.primitive.name == "gather" and shapes[0] == TABLE:
+                found.append((place, equation.outvars[0].aval.shape))
+
+    look(jax.make_jaxpr(function)(*arguments).jaxpr, "once")
+    return found
+
+
+@pytest.mark.parametrize("draws_at_once", [0, 1])
+def test_a_context_is_made_once_an_example(text_model, draws_at_once):
+    draws = dataclasses.replace(text_model.draws, draws_at_once=draws_at_once)
+    model = dataclasses.replace(text_model, draws=draws)
+    arguments = (model.shapes, first(some_examples(model, 1)), jax.random.key(0))
+    assert looked_up(model.loss(), *arguments) == [("once", (1, *CONTEXT))]
+    place, count = ("scan", 1) if draws_at_once else ("once", 2)
+    expected = [(place, (count, *CONTEXT))]
+    assert looked_up(anew(model).loss(), *arguments) == expected
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_a_context_is_made_once_a_batch_of_samples(text_model, config, scale):
+    sampler = from_config.sampler(from_config.with_preset(config))
+    asked = np.arange(2, dtype=np.int32), np.zeros((2, 3), np.int32)
+    found = []
+    for model in (text_model, anew(text_model)):
+        program = sampling_program(
+            model, sampler, jax.random.key(0), data_mesh(), guidance_scale=scale
+        )
+        found.append(looked_up(program, model.shapes, *asked))
+    rows = 4 if scale else 2
+    assert found[0] == [("once", (rows, *CONTEXT))]
+    assert ("scan", (rows, *CONTEXT)) in found[1]
+
+
+@pytest.mark.slow
+def test_samples_are_the_same_with_a_context_made_once(text_model, text_params, config):
+    made = []
+    for model in (text_model, anew(text_model)):
+        generate = make_generator(
+            model,
+            from_config.sampler(from_config.with_preset(config)),
+            jax.random.key(2),
+            guidance_scale=0.5,
+            batch_size=2,
+        )
+        asked = some_examples(text_model, 2)["condition"]
+        made.append(generate(text_params, np.arange(2), asked))
+    np.testing.assert_array_equal(*made)

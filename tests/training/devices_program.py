@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 
-from dpdm_jax import command_line, settings, xla_flags
+from dpdm_jax import command_line, rooms, settings, xla_flags
 
 xla_flags.configure()
 
@@ -151,6 +151,7 @@ def main(job):
     with config.unlocked():
         for name, value in job["overrides"].items():
             settings.assign(config, name, value)
+    rooms.forget_foreign(config, list(job["overrides"]))
     spy = Spy()
     told = {"devices": jax.device_count(), "local_devices": jax.local_device_count()}
 

@@ -205,6 +205,31 @@ def test_moments_are_those_of_one_process(tmp_path):
     assert ends[1]["params"] == ends[2]["params"]
 
 
+def test_laws_that_process_0_keeps_end_like_those_of_each_step(tmp_path):
+    latents = {
+        "codec.name": "kl",
+        "codec.kl.base_channels": 32,
+        "codec.kl.num_res_blocks": 1,
+        "codec.kl.attention_factors": [],
+        "diffusion.parameterization": "edm",
+        "train.num_steps": 2,
+    }
+    ends = []
+    for processes, devices, cache in ((1, 1, "off"), (2, 2, "disk")):
+        folder = tmp_path / cache
+        folder.mkdir()
+        overrides = latents | {"codec.cache": cache}
+        ends.append(run(folder, processes, devices, overrides=overrides))
+    (expected,), told = ends
+    assert told[0]["params"] == told[1]["params"]
+    np.testing.assert_allclose(
+        told[0]["params"], expected["params"], rtol=1e-4, atol=1e-5
+    )
+    assert not (tmp_path / "off" / "run" / "latents").exists()
+    (laws,) = (tmp_path / "disk" / "run" / "latents").iterdir()
+    assert stat.S_IMODE(laws.stat().st_mode) == 0o700
+
+
 def test_devices_speak_once_a_logical_step(several):
     """As compiled: all-reduces of sum and diagnostics, and the parts of the noise."""
     for told in (t for part in several[2:] for t in part):

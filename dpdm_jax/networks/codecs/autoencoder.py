@@ -15,10 +15,11 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, PRNGKeyArray, UInt8
 
 from dpdm_jax import validate
 from dpdm_jax.fusion import materialize
+from dpdm_jax.images import pixels
 from dpdm_jax.networks import layers, network, torch_layers, unet
 from dpdm_jax.networks.codecs.base import KEPT
 from dpdm_jax.networks.network import Params
@@ -311,6 +312,9 @@ class AutoencoderCodec(abc.ABC, Generic[Module]):
             pixels, and not the mean.
     """
 
+    #: Numbers that the encoder gives for each of a latent.
+    outputs: ClassVar[int]
+
     settings: Settings
     sample_shape: tuple[int, int, int]
     error_is_summed: ClassVar[bool]
@@ -323,10 +327,6 @@ class AutoencoderCodec(abc.ABC, Generic[Module]):
     @abc.abstractmethod
     def make(self, rngs: nnx.Rngs) -> Module:
         """Builds the autoencoder."""
-
-    @abc.abstractmethod
-    def encode(self, params: Params, image: Array, key: PRNGKeyArray) -> Array:
-        """See ``Codec``."""
 
     @abc.abstractmethod
     def reconstruct(
@@ -394,8 +394,29 @@ class AutoencoderCodec(abc.ABC, Generic[Module]):
     def spec(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.sample_shape, np.uint8)
 
+    @property
+    def law_spec(self) -> jax.ShapeDtypeStruct:
+        height, width, channels = self.latent_shape
+        shape = (height, width, self.outputs * channels)
+        return jax.ShapeDtypeStruct(shape, np.float32)
+
     def init(self, key: PRNGKeyArray) -> Params:
         return {KEPT: self.module.init(key)}
+
+    def law(
+        self, params: Params, images: UInt8[Array, "n h w c"]
+    ) -> Float32[Array, "n h2 w2 o"]:
+        return self.bind(params).encode(pixels.to_float(images))
+
+    @abc.abstractmethod
+    def draw(
+        self, law: Float32[Array, "h w o"], key: PRNGKeyArray
+    ) -> Float32[Array, "h w c"]: ...
+
+    def encode(
+        self, params: Params, image: UInt8[Array, "h w c"], key: PRNGKeyArray
+    ) -> Float32[Array, "h2 w2 c2"]:
+        return self.draw(self.law(params, image[None])[0], key)
 
 
 def _norm(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> layers.GroupNorm:

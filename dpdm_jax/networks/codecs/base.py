@@ -49,8 +49,37 @@ class Codec(Protocol):
         """
         ...
 
+    @property
+    def law_spec(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one image's law; ``spec`` where that is the image."""
+        ...
+
+    def law(self, params: Params, images: jax.Array) -> jax.Array:
+        """Returns what latents are drawn of: no randomness, and each image by itself.
+
+        Args:
+            params: of the model; what ``init`` gave is enough.
+            images: as in ``spec``, [n, ...].
+
+        Returns:
+            As in ``law_spec``, [n, ...].
+        """
+        ...
+
+    def draw(self, law: jax.Array, key: jax.Array) -> jax.Array:
+        """Draws one image's latent.
+
+        Args:
+            law: as in ``law_spec``.
+            key: PRNG key, for what is drawn.
+
+        Returns:
+            float32 of ``latent_shape``.
+        """
+        ...
+
     def encode(self, params: Params, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Encodes one image.
+        """Encodes one image: ``draw`` of its ``law``.
 
         Args:
             params: of the model; what ``init`` gave is among them.

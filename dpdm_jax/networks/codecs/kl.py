@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
-from dpdm_jax.images import pixels
 from dpdm_jax.networks.codecs import autoencoder
 from dpdm_jax.networks.network import Params
 
@@ -61,6 +60,8 @@ def posterior(moments: Float[Array, "n h w moments"]) -> Posterior:
 class KLCodec(autoencoder.AutoencoderCodec[autoencoder.Autoencoder]):
     """Diffusion of latents that are drawn anew at each visit; see ``Codec``."""
 
+    outputs = _OUTPUTS
+
     settings: Settings
     error_is_summed = True
 
@@ -99,12 +100,12 @@ class KLCodec(autoencoder.AutoencoderCodec[autoencoder.Autoencoder]):
             np.concatenate([0 * ones, 2 * np.log(np.float32(factor)) * ones]),
         )
 
-    def encode(
-        self, params: Params, image: UInt8[Array, "h w c"], key: PRNGKeyArray
-    ) -> Float32[Array, "h2 w2 c2"]:
-        law = self.posterior(params, pixels.to_float(image)[None])
-        noise = jax.random.normal(key, law.mean.shape)
-        return self.settings.scale_factor * law.sample(noise)[0]
+    def draw(
+        self, law: Float32[Array, "h w o"], key: PRNGKeyArray
+    ) -> Float32[Array, "h w c"]:
+        found = posterior(law[None])
+        noise = jax.random.normal(key, found.mean.shape)
+        return self.settings.scale_factor * found.sample(noise)[0]
 
     def decode(
         self, params: Params, latents: Float[Array, "n h w c"]

@@ -30,13 +30,25 @@ class PixelCodec:
     def spec(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.sample_shape, np.uint8)
 
+    @property
+    def law_spec(self) -> jax.ShapeDtypeStruct:
+        return self.spec
+
+    def law(self, params: Params, images: jax.Array) -> jax.Array:
+        del params
+        return images
+
+    def draw(self, law: jax.Array, key: jax.Array) -> jax.Array:
+        del key
+        return pixels.to_float(law)
+
     def init(self, key: PRNGKeyArray) -> Params:
         del key
         return {}
 
     def encode(self, params: Params, image: jax.Array, key: jax.Array) -> jax.Array:
-        del params, key
-        return pixels.to_float(image)
+        del params
+        return self.draw(image, key)
 
     def decode(self, params: Params, latents: jax.Array) -> jax.Array:
         del params

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import ml_collections
 
@@ -20,10 +21,15 @@ class Weights:
             folder of diffusers' AutoencoderKL; "" for those that come with the network
             of ``initial.weights``.
         public: names the public data that they were trained on.
+        cache: where the steps find what the codec makes of the training images, made
+            before the first of them: "memory", "disk" (in the run directory, for its
+            owner alone), or "off", where every step makes it anew; "auto" chooses by
+            the number of visits and of bytes.
     """
 
     weights: str = ""
     public: str = ""
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
 
 
 _WEIGHTS = Group("codec", Weights)
@@ -62,6 +68,21 @@ TRAINING = Room(
         "vq": Kind(_itself, (_TRAINING,)),
     },
 )
+
+
+def cache_of(config: ml_collections.ConfigDict) -> str:
+    """Returns where a config keeps what its codec makes of images; see ``Weights``.
+
+    Args:
+        config: ``config.codec``.
+
+    Raises:
+        InputError: a setting is not allowed.
+    """
+    if _WEIGHTS not in ROOM.kind(config).groups:
+        return "off"
+    cache: str = _WEIGHTS.read(config).cache
+    return cache
 
 
 def build_codec(

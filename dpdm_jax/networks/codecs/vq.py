@@ -11,10 +11,9 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from dpdm_jax import validate
-from dpdm_jax.images import pixels
 from dpdm_jax.networks import layers
 from dpdm_jax.networks.codecs import autoencoder
 from dpdm_jax.networks.codecs.base import KEPT
@@ -104,6 +103,8 @@ def codebook_loss(
 class VQCodec(autoencoder.AutoencoderCodec[VQAutoencoder]):
     """Diffusion of latents in front of their replacement by rows; see ``Codec``."""
 
+    outputs = 1
+
     settings: Settings
     error_is_summed = False
 
@@ -134,13 +135,11 @@ class VQCodec(autoencoder.AutoencoderCodec[VQAutoencoder]):
         codes = {"embedding": kept["codes"]["embedding"] * factor}
         return {**params, KEPT: {**kept, "codes": codes}}
 
-    def encode(
-        self, params: Params, image: UInt8[Array, "h w c"], key: PRNGKeyArray
-    ) -> Float32[Array, "h2 w2 c2"]:
+    def draw(
+        self, law: Float32[Array, "h w c"], key: PRNGKeyArray
+    ) -> Float32[Array, "h w c"]:
         del key
-        module = self.bind(params)
-        latent = module.encode(pixels.to_float(image)[None])[0]
-        return self.settings.scale_factor * latent
+        return self.settings.scale_factor * law
 
     def decode(
         self, params: Params, latents: Float[Array, "n h w c"]

@@ -1,0 +1,60 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_params import random_like
+
+from dpdm_jax import devices
+from dpdm_jax.configs import base
+from dpdm_jax.errors import InputError
+from dpdm_jax.models import encoding
+from dpdm_jax.networks.codecs import PixelCodec, kl, vq
+
+SHAPE = (8, 8, 1)
+SMALL = {"base_channels": 32, "num_res_blocks": 1, "attention_factors": ()}
+KL = kl.KLCodec(kl.Settings(latent_channels=2, scale_factor=0.5, **SMALL), SHAPE)
+VQ = vq.VQCodec(vq.Settings(num_codes=5, **SMALL), SHAPE)
+
+
+@pytest.mark.parametrize(("codec", "channels"), [(KL, 4), (VQ, 3)])
+def test_a_law_is_all_that_a_latent_is_drawn_of(codec, channels):
+    params = random_like(jax.eval_shape(codec.init, jax.random.key(0)), 0.1)
+    images = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
+    encode = encoding.make_encoder(codec, devices.data_mesh())
+    given = {"image": images, "condition": jnp.arange(20)}
+    encoded = encode({**params, "network": {}}, given)
+    assert codec.law_spec.shape == (4, 4, channels)
+    assert encoded["image"].shape == (20, 4, 4, channels)
+    assert encoded["image"].dtype == codec.law_spec.dtype
+    assert encoded["condition"] is given["condition"]
+    key = jax.random.key(1)
+    drawn = codec.draw(encoded["image"][17], key)
+    whole = jax.jit(codec.encode)(params, images[17], key)
+    np.testing.assert_allclose(drawn, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_pixels_are_encoded_by_nothing():
+    encode = encoding.make_encoder(PixelCodec(SHAPE), devices.data_mesh())
+    assert encode is encoding.as_read
+    assert encode({}, "examples") == "examples"
+
+
+@pytest.mark.parametrize(
+    ("visits", "limit", "expected"),
+    [(6, 2**30, "off"), (7, 2**30, "memory"), (7, 100, "disk")],
+)
+def test_auto_goes_by_visits_and_bytes(monkeypatch, visits, limit, expected):
+    monkeypatch.setattr(encoding, "_IN_MEMORY", limit)
+    config = base.get_config().codec
+    config.name = "kl"
+    assert encoding.place_of_laws(config, KL, 6, visits) == expected
+    config.cache = "disk"
+    assert encoding.place_of_laws(config, KL, 6, visits) == "disk"
+    config.cache = "ram"
+    with pytest.raises(InputError, match=r"codec\.cache is .ram.; allowed: auto, mem"):
+        encoding.place_of_laws(config, KL, 6, visits)
+
+
+def test_laws_of_pixels_are_kept_nowhere():
+    config = base.get_config().codec
+    assert encoding.place_of_laws(config, PixelCodec(SHAPE), 6, 7) == "off"
