@@ -122,6 +122,8 @@ def get_config() -> ml_collections.ConfigDict:
     train.b1 = 0.9
     train.b2 = 0.999
     train.adam_eps = 1e-8
+    # Of Adam, in shares of the learning rate, of the weights that are trained (AdamW).
+    train.weight_decay = 0.0
     # What the optimizer's gradients are measured in: one | clip_norm (divided by C, so
     # that adam_eps means the same for every C).
     train.gradient_unit = "one"

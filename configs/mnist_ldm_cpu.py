@@ -1,8 +1,8 @@
 """MNIST by latent diffusion from public glyphs, on two CPU cores, delta 1e-5.
 
-The method is DP-LDM's (arXiv 2305.15759): an autoencoder and a latent diffusion model of
-public images, of which steps on private ones train the attention alone. The networks are
-this project's.
+The method is DP-LDM's (arXiv 2305.15759): an autoencoder and a latent diffusion model
+of public images, of which steps on private ones train the attention alone. The networks
+are this project's.
 
     python -m dpdm_jax.main --config=configs/mnist_ldm_cpu.py:eps=10 \
         --config.initial.weights=runs/glyphs_ldm_public

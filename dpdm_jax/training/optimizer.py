@@ -2,6 +2,7 @@ import ml_collections
 import optax
 
 from dpdm_jax import validate
+from dpdm_jax.errors import InputError
 
 _SCHEDULES = ("constant", "cosine", "linear")
 _FINAL_FRACTION = 0.05
@@ -40,9 +41,19 @@ def build_optimizer(
             [optax.linear_schedule(0.0, rate, config.warmup_steps), schedule],
             [config.warmup_steps],
         )
+    validate.real("train.weight_decay", config.weight_decay, minimum=0)
     if config.optimizer == "sgd":
+        if config.weight_decay:
+            raise InputError(
+                f"train.weight_decay is {config.weight_decay!r} and train.optimizer is "
+                "'sgd'; allowed: 0, or adam."
+            )
         return optax.sgd(schedule)
     for name in ("b1", "b2"):
         validate.real(f"train.{name}", config[name], minimum=0, below=1)
     validate.real("train.adam_eps", config.adam_eps, above=0)
-    return optax.adam(schedule, b1=config.b1, b2=config.b2, eps=config.adam_eps)
+    settings = {"b1": config.b1, "b2": config.b2, "eps": config.adam_eps}
+    if config.weight_decay:
+        # Loshchilov and Hutter 2019, arXiv 1711.05101, as PyTorch has it.
+        return optax.adamw(schedule, **settings, weight_decay=config.weight_decay)
+    return optax.adam(schedule, **settings)

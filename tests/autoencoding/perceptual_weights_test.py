@@ -74,5 +74,5 @@ def test_a_missing_file_is_one_sentence(tmp_path):
     settings = dataclasses.replace(
         Settings(), perceptual_weights=str(tmp_path / "none.pth")
     )
-    with pytest.raises(InputError, match="none.pth"):
+    with pytest.raises(InputError, match=r"none\.pth"):
         perceptual_weights.read(settings)

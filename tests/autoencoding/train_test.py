@@ -195,9 +195,9 @@ def test_another_training_is_not_gone_on_with(trained, make):
     ):
         with pytest.raises(InputError, match=message):
             train(make(**overrides), trained)
-    with pytest.raises(InputError, match="decoder/stem/kernel of .* has the shape"):
+    with pytest.raises(InputError, match=r"decoder/stem/kernel of .* has the shape"):
         params_of(trained, make(codec__kl__inner_channels=2))
-    with pytest.raises(InputError, match="codec of .* is kl"):
+    with pytest.raises(InputError, match=r"codec of .* is kl"):
         params_of(trained, make(codec__kl__scale_factor=2.0))
 
 
@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_refused(make, tmp_path):
     content = bytearray(array.read_bytes())
     content[len(content) // 2] ^= 255
     array.write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read|not what was written"):
+    with pytest.raises(InputError, match=r"cannot be read|not what was written"):
         params_of(tmp_path, config)
 
 
