@@ -51,12 +51,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.diffusion.label_dropout = 0.0
 
     config.train.batch_size = 128
-    config.train.num_steps = 8000
+    config.train.num_steps = 4000
     config.train.learning_rate = 1e-3
+    config.train.schedule = "cosine"
     config.train.warmup_steps = 200
     config.train.ema_decay = 0.999
     # So many noisy latents at once: what they need stays in a core's cache.
-    config.train.engine_microbatch_size = 32
+    config.train.engine_microbatch_size = 8
     config.checkpoint.every_steps = 1000
     config.log.every_steps = 100
     config.log.snapshot_every_steps = 2000

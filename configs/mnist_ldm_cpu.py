@@ -41,6 +41,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.train.num_steps = steps
     config.train.engine_microbatch_size = 16 // draws
     config.train.learning_rate = 4e-3
+    config.train.schedule = "constant"
     config.train.warmup_steps = 0
     # The average of the last half of the steps, about.
     config.train.ema_decay = 0.95
