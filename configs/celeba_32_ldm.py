@@ -1,7 +1,7 @@
 """DP-LDM on CelebA at 32x32, unconditional, delta 1e-6, from ImageNet: attention.
 
-arXiv 2305.15759; docs/latent_diffusion.md says what of the settings is the authors', who
-ship those of epsilon 1.
+arXiv 2305.15759; docs/latent_diffusion.md says what of the settings is the authors',
+who ship those of epsilon 1.
 
     python -m dpdm_jax.main --config=configs/celeba_32_ldm.py:eps=1
 """

@@ -1,8 +1,8 @@
 """DP-LDM on CelebA at 64x64, unconditional, delta 1e-6, from ImageNet: attention.
 
-arXiv 2305.15759: FID 21.1 / 16.1 / 14.3 at epsilon 1 / 5 / 10. Its authors' settings are
-the same for all three (docs/latent_diffusion.md). train.trainable=lora:8 is the later
-paper's choice, 0.24 M weights.
+arXiv 2305.15759: FID 21.1 / 16.1 / 14.3 at epsilon 1 / 5 / 10. Its authors' settings
+are the same for all three (docs/latent_diffusion.md). train.trainable=lora:8, 0.24 M
+weights, is a later paper's choice.
 
     python -m dpdm_jax.main --config=configs/celeba_64_ldm.py:eps=1
 """

@@ -1,8 +1,9 @@
 """DP-LDM on CelebA-HQ at 256x256 by an attribute, delta 1e-5: attention and classes.
 
-arXiv 2305.15759; docs/latent_diffusion.md says what of the settings is the authors', who
-ship those of epsilon 1. It begins with latent diffusion's released model of ImageNet at
-256x256 (cin256-v2), autoencoder included: put it where initial.weights says.
+arXiv 2305.15759; docs/latent_diffusion.md says what of the settings is the authors',
+who ship those of epsilon 1. It begins with latent diffusion's released model of
+ImageNet at 256x256 (cin256-v2), autoencoder included: put it where initial.weights
+says.
 
     python -m dpdm_jax.main --config=configs/celeba_hq_ldm.py:eps=1 \
         --config.data.path=FOLDER

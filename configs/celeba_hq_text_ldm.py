@@ -1,9 +1,9 @@
 """DP-LDM on CelebA-HQ at 256x256 by captions, delta 1e-5: attention and text encoder.
 
-arXiv 2305.15759; docs/latent_diffusion.md says what of the settings is the authors', who
-ship those of epsilon 10. It begins with latent diffusion's released text model of 1.45 B
-weights (txt2img-f8-large), autoencoder included: put it where initial.weights says, and
-BERT's vocab.txt beside it.
+arXiv 2305.15759; docs/latent_diffusion.md says what of the settings is the authors',
+who ship those of epsilon 10. It begins with latent diffusion's released text model of
+1.45 B weights (txt2img-f8-large), autoencoder included: put it where initial.weights
+says, and BERT's vocab.txt beside it.
 
     python -m dpdm_jax.main --config=configs/celeba_hq_text_ldm.py:eps=10 \
         --config.data.path=FOLDER --config.sample.prompts=PROMPTS.txt

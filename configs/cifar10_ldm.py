@@ -1,7 +1,7 @@
 """DP-LDM on CIFAR-10, delta 1e-5, from ImageNet: attention of the output half, classes.
 
-arXiv 2305.15759; docs/latent_diffusion.md says what of the settings is the authors', who
-ship those of epsilon 10.
+arXiv 2305.15759; docs/latent_diffusion.md says what of the settings is the authors',
+who ship those of epsilon 10.
 
     python -m dpdm_jax.main --config=configs/cifar10_ldm.py:eps=10
 """

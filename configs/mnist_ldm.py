@@ -1,8 +1,8 @@
 """DP-LDM on MNIST, delta 1e-5, from EMNIST's letters: attention and classes.
 
-arXiv 2305.15759; docs/latent_diffusion.md says what of the settings is the authors', who
-ship those of epsilon 10. An independent benchmark has CNN accuracy 95.5 and 44.2 % at
-epsilon 10 and 1 (DPImageBench).
+arXiv 2305.15759; docs/latent_diffusion.md says what of the settings is the authors',
+who ship those of epsilon 10. An independent benchmark has CNN accuracy 95.5 and 44.2 %
+at epsilon 10 and 1 (DPImageBench).
 
     python -m dpdm_jax.main --config=configs/mnist_ldm.py:eps=10
 """

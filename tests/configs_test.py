@@ -71,6 +71,40 @@ PARENTS = [
     ("imagenet_32_public", 81_150_723, "camelyon17_finetune"),
     ("glyphs_public", 236_368, "mnist_finetune"),
     ("digits_public", 93_888, "digits_finetune"),
+    ("glyphs_ldm_public", 648_009, "mnist_ldm_cpu"),
+    # The autoencoder, the U-Net and the classes: 27 rows of 5, 1,001 of 512.
+    ("emnist_ldm_public", 102_553_535 + 4_606_467 + 27 * 5, "mnist_ldm"),
+    (
+        "imagenet_32_ldm_public:classes=1000",
+        14_639_807 + 90_290_563 + 512_512,
+        "cifar10_ldm",
+    ),
+    ("imagenet_32_ldm_public:classes=0", 14_639_807 + 162_314_115, "celeba_32_ldm"),
+    ("imagenet_64_ldm_public", 29_935_359 + 72_172_803, "celeba_64_ldm"),
+]
+
+# Private stages of DP-LDM (arXiv 2305.15759): delta, N, T, trained weights, the authors'
+# divisor over the expected batch, and by epsilon the noise multipliers of the PLD accountant at q = 1 / ceil(N / B), measured
+# from the authors' settings for the design of this project.
+LATENT = [
+    # Seven blocks of attention and ten classes of 5, less what has no gradient.
+    (
+        *("mnist_ldm", 1e-5, 60_000, 6000, 1_495_602, 257 / 2000),
+        {1: 9.750, 5: 2.425, 10: 1.471},
+    ),
+    (
+        *("cifar10_ldm", 1e-5, 50_000, 750, 8_049_024, 40 / 2000),
+        {1: 4.209, 5: 1.231, 10: 0.858},
+    ),
+    (
+        *("celeba_32_ldm", 1e-6, 162_770, 4000, 17_887_104, 100 / 2048),
+        {1: 3.463, 5: 1.042, 10: 0.760},
+    ),
+    (
+        *("celeba_64_ldm", 1e-6, 162_770, 1400, 7_959_808, 50 / 8192),
+        {1: 8.004, 5: 2.002, 10: 1.245},
+    ),
+    (*("celeba_hq_ldm", 1e-5, 24_000, 600, 156_197_824, 15 / 2048), {}),
 ]
 
 
@@ -138,6 +172,43 @@ def test_fine_tuning_plan(row):
         assert list(noise.values()) == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("row", LATENT, ids=lambda row: row[0])
+def test_latent_plan(row):
+    name, delta, n, steps, trained, divisor, noise = row
+    for epsilon in (1, 5, 10):
+        config = command_line.load_config(f"configs/{name}.py:eps={epsilon}")
+        assert config.privacy.epsilon == epsilon
+        # Three decimals are known. To look for it here would take fifteen times as long.
+        config.privacy.noise_multiplier = noise.get(epsilon, 100.0) + 0.0005
+        report = planning.plan_report(config, estimate_cost=False)
+        assert report["delta"] == delta
+        assert (report["num_examples"], report["num_steps"]) == (n, steps)
+        assert report["num_trained"] == trained
+        if noise:
+            assert 0.98 * epsilon < report["epsilon"] <= epsilon
+        # Divided by another number, gradients want another epsilon for the same steps.
+        assert config.train.adam_eps == pytest.approx(1e-8 * divisor)
+
+
+@pytest.mark.slow
+def test_text_to_image_plans_its_billion_weights(tmp_path):
+    """DP-LDM's largest model: the published counts of attention and text encoder."""
+    words = tmp_path / "vocab.txt"
+    special = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]"]
+    made = [f"word{i}" for i in range(30_522 - len(special))]
+    words.write_text("\n".join(special + made) + "\n")
+    config = command_line.load_config("configs/celeba_hq_text_ldm.py:eps=10")
+    config.data.captions.vocabulary = str(words)
+    config.privacy.noise_multiplier = 0.5525  # of the authors' settings, 0.552
+    report = planning.plan_report(config, estimate_cost=False)
+    encoder = 581_994_042 - (1280 + 1) * 30_522
+    assert report["num_parameters"] == 83_653_863 + 872_300_484 + encoder
+    assert report["num_trained"] == 280_018_880 + encoder
+    assert report["num_steps"] == 940
+    assert 9.8 < report["epsilon"] <= 10
+
+
 def test_fine_tuning_budgets():
     for epsilon in FINE_TUNED[0][-1]:
         config = command_line.load_config(f"configs/cifar10_finetune.py:eps={epsilon}")
@@ -171,13 +242,16 @@ def test_mixtures_of_steps(name, mean, density):
 def test_a_public_stage_has_no_budget_and_the_network_of_what_follows(
     parent, params, child
 ):
-    models = []
+    models, paths = [], []
     for name in (parent, child):
-        config = command_line.load_config(f"configs/{name}.py")
+        file, _, variant = name.partition(":")
+        path = f"configs/{file}.py" + (variant and f":{variant}")
+        config = command_line.load_config(path)
         problem = planning.public_problem(config)
         models.append(build_model(config, problem.image_shape, problem.condition))
         is_child = name == child
-        assert config.initial.parent == (f"configs/{parent}.py" if is_child else "")
+        paths.append(path)
+        assert config.initial.parent == (paths[0] if is_child else "")
         plan = planning.privacy_plan(config, problem.num_examples, models[-1])
         assert bool(plan.public_data) != is_child
         assert plan.is_private == is_child

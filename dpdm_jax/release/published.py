@@ -41,6 +41,9 @@ FIELDS = {
         "codec": "name weights public cache",
         "codec.kl": _AUTOENCODER,
         "codec.vq": f"{_AUTOENCODER} num_codes",
+        "codec.training": "batch_size num_steps learning_rate error penalty_weight "
+        "perceptual_weights perceptual_weight adversarial_weight adversarial_start "
+        "discriminator_width discriminator_layers scale_images",
         "network": "name patch_size dtype",
         "network.ncsnpp": "base_width channel_multipliers num_res_blocks "
         "attention_resolutions",
@@ -67,7 +70,8 @@ FIELDS = {
         "moments_noise_multiplier fixed_keys_seed",
         "train": "trainable batch_size exact_batch_size epochs num_steps "
         "microbatch_size engine engine_microbatch_size optimizer learning_rate "
-        "schedule warmup_steps b1 b2 adam_eps gradient_unit ema_decay stop_after_steps",
+        "schedule warmup_steps b1 b2 adam_eps weight_decay gradient_unit ema_decay "
+        "stop_after_steps",
         "sampler": "preset name num_steps grid sigma_min sigma_max clip_denoised "
         "guidance",
         "sampler.ddim": "stochastic",
@@ -90,6 +94,7 @@ _AS_OF_NOW = ("sampler", _PRESETS, "sample", "evaluate")
 #: Fields that name a place on this machine, or a secret, and what they become.
 EMPTIED = {
     "data.path": "",
+    "codec.training.perceptual_weights": "",
     "codec.weights": "",
     "data.captions.vocabulary": "",
     "initial.weights": "",

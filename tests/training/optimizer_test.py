@@ -35,6 +35,24 @@ def test_the_papers_adam():
     np.testing.assert_allclose(steps_of(config_of(), gradients), expected, rtol=1e-4)
 
 
+def test_weight_decay_is_that_of_pytorchs_adamw():
+    torch = pytest.importorskip("torch")
+    gradients = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    ours = np.ones(2, np.float32)
+    optimizer = build_optimizer(config_of(weight_decay=0.1, learning_rate=0.01), 5)
+    state = optimizer.init(ours)
+    theirs = torch.nn.Parameter(torch.ones(2))
+    official = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1)
+    for gradient in gradients:
+        update, state = optimizer.update(gradient, state, ours)
+        ours = ours + np.asarray(update)
+        theirs.grad = torch.tensor(gradient)
+        official.step()
+    np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-5)
+    with pytest.raises(InputError, match="weight_decay is 0.1 and train.optimizer is"):
+        build_optimizer(config_of(weight_decay=0.1, optimizer="sgd"), 5)
+
+
 def rates(num_steps, **fields):
     config = config_of(optimizer="sgd", learning_rate=1.0, **fields)
     return -steps_of(config, np.ones((num_steps, 2)), num_steps)[:, 0]
@@ -66,6 +84,7 @@ def test_warm_up():
         ("b1", 1.0),
         ("b2", -0.1),
         ("adam_eps", 0.0),
+        ("weight_decay", -0.1),
     ],
 )
 def test_bad_fields(field, value):
