@@ -100,13 +100,18 @@ def test_products_are_bfloat16_and_statistics_float32(name):
     assert ("conv_general_dilated" in seen) == (name in ("ncsnpp", "latent_unet"))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# The latent U-Net's are compared by way of a step.
+@pytest.mark.parametrize("name", NETWORKS[:-1])
 def test_gradients_agree_with_float32(name):
     gradients = []
     for dtype in ("float32", "bfloat16"):
         loss, params = loss_and_params(name, dtype)
         gradients.append(jax.jit(jax.grad(loss))(params, *first(examples(1))))
-    exact, rounded = gradients
+    assert_close(*gradients)
+
+
+def assert_close(exact, rounded):
+    """Gradients, or what follows from them, in float32 and by way of bfloat16."""
     assert {leaf.dtype for leaf in jax.tree.leaves(rounded)} == {jnp.dtype("float32")}
     whole = math.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(exact)))
     errors = jax.tree.map(lambda a, b: float(jnp.linalg.norm(a - b)), exact, rounded)
@@ -225,8 +230,5 @@ def test_a_private_step_of_the_latent_unet_agrees_with_float32():
         before = jax.device_get(params)
         state, sums = step.finish(state, partial)
         assert sums.clipped == sums.examples == 2
-        change = jax.tree.map(lambda a, b: np.ravel(a - b), state.params, before)
-        changes.append(np.concatenate(jax.tree.leaves(change)))
-    exact, rounded = changes
-    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
-    assert 1e-4 < error < 0.05
+        changes.append(jax.tree.map(lambda a, b: a - b, state.params, before))
+    assert_close(*changes)
