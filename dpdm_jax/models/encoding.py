@@ -1,7 +1,7 @@
 """What a codec makes of images, ahead of the loss: a compiled program of its own.
 
-It is the same whether its result goes into a step at once or is kept for it; as
-a part of the step's program it would be fused with the rest, and round in another way.
+It is the same whether its result goes into a step at once or is kept for it; as a part
+of the step's program it would be fused with the rest, and round in another way.
 """
 
 import functools
@@ -23,10 +23,8 @@ from dpdm_jax.networks.codecs.registry import cache_of
 #: of arrays [n, ...] that are divided over the devices.
 Encode = Callable[[Any, Any], Any]
 
-# Images of a device that are encoded together: enough to occupy it, and little memory.
+#: Images of a device that are encoded together: enough to occupy it, and little memory.
 AT_ONCE = 16
-
-
 # "auto" keeps no more than this in the memory of the host.
 _IN_MEMORY = 2**30
 

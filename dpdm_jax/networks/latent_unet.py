@@ -184,7 +184,8 @@ class LatentUNet(unet.UNet):
     def embed(self, condition: PyTree) -> Context:
         """Returns what the network attends to, for calls that share conditions."""
         assert self.context is not None  # else there is nothing to share
-        return Context(self.context(condition))
+        # Wide, since its gradient is a sum over those that share it.
+        return Context(self.context(condition).astype(jnp.float32))
 
 
 def build(

@@ -82,7 +82,13 @@ class FeedForward(nnx.Module):
         h = self.hidden(x)
         if self.gated:
             h, gate = jnp.split(h, 2, axis=-1)
-            h = h * jax.nn.gelu(gate, approximate=False)
+            h = h * _gelu(gate)
         else:
-            h = jax.nn.gelu(h, approximate=False)
+            h = _gelu(h)
         return self.output(materialize(h))
+
+
+def _gelu(x: Float[Array, "n t h"]) -> Float[Array, "n t h"]:
+    # Wide, for its derivative has an exponential.
+    wide = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
+    return wide.astype(x.dtype)

@@ -181,7 +181,6 @@ def test_a_codec_is_counted_in_the_report_and_in_the_plan(monkeypatch):
         "codec.kl.attention_factors": (),
         "codec.cache": "off",
         "diffusion.parameterization": "edm",
-        "sampler.clip_denoised": False,
     }
     for name, value in changes.items():
         settings.assign(config, name, value)

@@ -26,7 +26,7 @@ SHAPE = (16, 16, 1)
 NETWORKS = ["ncsnpp", "mlp", "transformer", "latent_unet"]
 
 
-def make_config(name: str, dtype: str = "bfloat16"):
+def make_config(name: str, dtype: str = "bfloat16", draws: int = 16):
     config = command_line.load_config("configs/mnist.py")
     config.network.name = name
     config.network.dtype = dtype
@@ -41,12 +41,12 @@ def make_config(name: str, dtype: str = "bfloat16"):
         num_heads=2,
         context_width=8,
     )
-    config.diffusion.noise_multiplicity = 16
+    config.diffusion.noise_multiplicity = draws
     return config
 
 
-def loss_and_params(name: str, dtype: str = "bfloat16"):
-    config = make_config(name, dtype)
+def loss_and_params(name: str, dtype: str = "bfloat16", draws: int = 16):
+    config = make_config(name, dtype, draws)
     model = build_model(config, SHAPE, of_classes(10))
     params = model.init(jax.random.key(0))
     # Away from the start, where almost no gradient passes the blocks.
@@ -100,13 +100,18 @@ def test_products_are_bfloat16_and_statistics_float32(name):
     assert ("conv_general_dilated" in seen) == (name in ("ncsnpp", "latent_unet"))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# The latent U-Net's are compared by way of a step.
+@pytest.mark.parametrize("name", NETWORKS[:-1])
 def test_gradients_agree_with_float32(name):
     gradients = []
     for dtype in ("float32", "bfloat16"):
         loss, params = loss_and_params(name, dtype)
         gradients.append(jax.jit(jax.grad(loss))(params, *first(examples(1))))
-    exact, rounded = gradients
+    assert_close(*gradients)
+
+
+def assert_close(exact, rounded):
+    """Gradients, or what follows from them, in float32 and by way of bfloat16."""
     assert {leaf.dtype for leaf in jax.tree.leaves(rounded)} == {jnp.dtype("float32")}
     whole = math.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(exact)))
     errors = jax.tree.map(lambda a, b: float(jnp.linalg.norm(a - b)), exact, rounded)
@@ -205,7 +210,7 @@ def test_a_private_step_of_the_latent_unet_agrees_with_float32():
     """The change of the weights by one step, clipped and with the same noise."""
     changes = []
     for dtype in ("float32", "bfloat16"):
-        loss, params = loss_and_params("latent_unet", dtype)
+        loss, params = loss_and_params("latent_unet", dtype, draws=2)
         optimizer = optax.sgd(1.0)
         key = fixed_secrets(0).noise_key
         noise = gaussian_noise(1e-4, key)
@@ -213,21 +218,17 @@ def test_a_private_step_of_the_latent_unet_agrees_with_float32():
             lambda params, fixed, *example, loss=loss: loss(params, *example),
             optimizer,
             noise,
-            normalize_by(4.0),
+            normalize_by(2.0),
             Mesh(np.array(jax.devices()[:1]), (DATA_AXIS,)),
             l2_clip_norm=0.5,
             ema_decay=0.999,
-            engine="scan",
-            engine_microbatch_size=1,
+            engine="vmap",
         )
         state = create_state(params, optimizer, noise)
-        arrays = (examples(4)[0], jnp.zeros(4, bool), jnp.arange(4), jax.random.key(0))
+        arrays = (examples(2)[0], jnp.zeros(2, bool), jnp.arange(2), jax.random.key(0))
         partial = step.accumulate(step.start(state.params), state.params, {}, *arrays)
         before = jax.device_get(params)
         state, sums = step.finish(state, partial)
-        assert sums.clipped == sums.examples == 4
-        change = jax.tree.map(lambda a, b: np.ravel(a - b), state.params, before)
-        changes.append(np.concatenate(jax.tree.leaves(change)))
-    exact, rounded = changes
-    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
-    assert 1e-4 < error < 0.05
+        assert sums.clipped == sums.examples == 2
+        changes.append(jax.tree.map(lambda a, b: a - b, state.params, before))
+    assert_close(*changes)
