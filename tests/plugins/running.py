@@ -3,6 +3,7 @@
 import gc
 import os
 from pathlib import Path
+from typing import Any
 
 import array_types
 import pytest
@@ -41,16 +42,53 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Compiles as users do for tests marked so, and as cheaply as can be for others."""
     cheaply = item.get_closest_marker("optimized") is None
+    checked = array_types.select(item.path.relative_to(TESTS))
+    _compiled.go_on(item.path, (cheaply, checked))
+    if "monkeypatch" in item.fixturenames:
+        _compiled.is_altered = True
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(cheaply))
     jax.config.update("jax_disable_most_optimizations", cheaply)
-    array_types.select(item.path.relative_to(TESTS))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _programs_do_not_pile_up():
-    """A process has room for some thousand compiled programs, and then ends."""
-    yield
-    jax.clear_caches()
+class _Compiled:
+    """The programs that a process has, which its test files share.
+
+    Attributes:
+        is_altered: whether some may be of functions that a test has put in the place of
+            others.
+    """
+
+    #: A process has room for some thousand programs, and then ends.
+    _MOST = 1000
+
+    def __init__(self) -> None:
+        self.is_altered = False
+        self._number = 0
+        self._file: Path | None = None
+        self._ways: set[tuple[bool, bool]] = set()
+        jax.monitoring.register_event_duration_secs_listener(self._count)
+
+    def go_on(self, file: Path, way: tuple[bool, bool]) -> None:
+        """Forgets all before a file that must not share them, or once they are many.
+
+        Args:
+            file: of the next test.
+            way: how it compiles, and whether arrays are checked as it traces.
+        """
+        is_other = self._ways | {way} != {way}
+        if file != self._file and (
+            is_other or self.is_altered or self._number > self._MOST
+        ):
+            jax.clear_caches()
+            self.is_altered, self._number, self._ways = False, 0, set()
+        self._file = file
+        self._ways.add(way)
+
+    def _count(self, event: str, seconds: float, **_: Any) -> None:
+        self._number += event.endswith("backend_compile_duration")
+
+
+_compiled = _Compiled()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,24 +3,20 @@
 import fcntl
 import itertools
 import json
-import os
 import pathlib
 import signal
 import socket
 import stat
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from commands import CHECKOUT
+from commands import Commands
 
 from dpdm_jax.privacy import read_ledger
 
 pytestmark = pytest.mark.slow
 
 _PROGRAM = pathlib.Path(__file__).parent / "devices_program.py"
-_PLUGINS = pathlib.Path(__file__).parents[1] / "plugins"
 _OVERRIDES = {
     "network.mlp.base_width": 4,
     "network.mlp.hidden_width": 8,
@@ -47,25 +43,19 @@ def free_address() -> str:
         return f"localhost:{listener.getsockname()[1]}"
 
 
-def environment(devices: int) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-
-
 class Program:
     """So many processes of so many devices, which do one job after another."""
 
-    def __init__(self, processes: int, devices: int):
+    def __init__(self, commands: Commands, processes: int, devices: int):
         address = free_address()
+        flags = f"--xla_force_host_platform_device_count={devices}"
         self._devices = processes * devices, devices
         self._processes = [
-            subprocess.Popen(
-                [sys.executable, str(_PROGRAM), address, str(processes), str(i)],
-                env=environment(devices) | {"PYTHONPATH": f"{CHECKOUT}:{_PLUGINS}"},
-                cwd=CHECKOUT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
+            commands.start(
+                *(address, str(processes), str(i)),
+                module=str(_PROGRAM),
+                env={"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+                piped=True,
             )
             for i in range(processes)
         ]
@@ -78,7 +68,7 @@ class Program:
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
         lines = [process.stdout.readline() for process in self._processes]
-        assert all(lines), "a process has ended; its messages stand above"
+        assert all(lines), [process.wait().stderr for process in self._processes]
         told = list(map(json.loads, lines))
         assert all((t["devices"], t["local_devices"]) == self._devices for t in told)
         return told
@@ -92,14 +82,14 @@ class Program:
 
 
 @pytest.fixture(scope="module")
-def program():
+def program(commands):
     """Starts the processes of a layout, once."""
     started = {}
 
     def start(processes: int, devices: int) -> Program:
         layout = processes, devices
         if layout not in started:
-            started[layout] = Program(*layout)
+            started[layout] = Program(commands, *layout)
         return started[layout]
 
     yield start
