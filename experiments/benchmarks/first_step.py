@@ -29,8 +29,13 @@ _MICROBATCH, _MULTIPLICITY, _BATCH = 8, 8, 4
 # Of a run with these fixed keys the first batch is neither empty nor above 8 examples.
 _FIXED_KEYS_SEED = 0
 _POLL_SECONDS = 0.01
-# Without calibration, which is a part of the wait and of no interest to a smoke test.
-_QUICK_PLAN = ("--config.train.num_steps=2", "--config.privacy.noise_multiplier=1.0")
+# Without calibration and TensorBoard, which are parts of the wait and of no interest to
+# a smoke test.
+_QUICK_PLAN = (
+    "--config.train.num_steps=2",
+    "--config.privacy.noise_multiplier=1.0",
+    "--config.log.tensorboard=False",
+)
 
 
 def time_main(flags: Sequence[str], workdir: pathlib.Path, cache: pathlib.Path) -> dict:

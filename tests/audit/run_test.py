@@ -50,6 +50,7 @@ def planted(config, plan, asked):
     return mechanism.OneRun(6, 200, 99, (bound,), 3.0, 1e-9, 0.01)
 
 
+@pytest.mark.slow
 def test_contradictions_are_said(trained, make_config, monkeypatch):
     config = make_config(audit__runs=0)
     monkeypatch.setattr(mechanism, "audit_one_run", planted)
@@ -106,6 +107,7 @@ def test_run_without_guarantee_has_no_claim_to_audit(trained, make_config, monke
     assert "Verdict" not in text
 
 
+@pytest.mark.slow
 def test_unfinished_run_is_refused(trained, make_config, monkeypatch):
     record = read_ledger(trained / run_dir.LEDGER)
     longer = dataclasses.replace(
@@ -137,6 +139,7 @@ def test_bad_settings_are_refused(field, value, message, make_config, tmp_path):
         audit_run.audit(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_other_images_of_the_same_kind_are_refused(trained, make_config, monkeypatch):
     load = data.load_source
 
@@ -151,6 +154,7 @@ def test_other_images_of_the_same_kind_are_refused(trained, make_config, monkeyp
         audit_run.audit(make_config(), trained)
 
 
+@pytest.mark.slow
 def test_data_of_another_kind_is_refused(trained, make_config):
     config = make_config(data__num_classes=0)
     with pytest.raises(InputError, match="of 0 classes, and the model's"):

@@ -1,8 +1,12 @@
+import jax
 import numpy as np
 import pytest
 from reading import images_and_labels
 
 from dpdm_jax import command_line, data
+from dpdm_jax.conditions import of_classes
+from dpdm_jax.models.model import build_model
+from dpdm_jax.training.checkpoints import Checkpoints
 from experiments.benchmarks import evaluation_problem
 
 
@@ -20,6 +24,21 @@ def digits():
         read("train", slice(1237, None)),
         read("test", slice(None)),
     ]
+
+
+@pytest.fixture(scope="session")
+def with_checkpoint():
+    """Gives a folder a checkpoint with random weights for 8x8 images."""
+
+    def write(config, folder, num_classes=10):
+        model = build_model(config, (8, 8, 1), of_classes(num_classes))
+        params = model.init(jax.random.key(0))
+        checkpoints = Checkpoints(folder, keep=1)
+        checkpoints.save_imported(model, 1, params, params, config={}, origin={})
+        checkpoints.close()
+        return folder
+
+    return write
 
 
 @pytest.fixture(scope="session")

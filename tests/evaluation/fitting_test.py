@@ -50,6 +50,7 @@ class Recording:
         return self._images[indices]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_set_in_pieces_trains_as_the_whole_does(digits, monkeypatch, shuffle):
     (images, labels), selection, _ = digits

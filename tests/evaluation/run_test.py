@@ -35,14 +35,8 @@ def config_of(**fields):
 
 
 @pytest.fixture
-def workdir(tmp_path):
-    config = config_of()
-    model = build_model(config, (8, 8, 1), of_classes(10))
-    params = model.init(jax.random.key(0))
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save_imported(model, 1, params, params, config={}, origin={})
-    checkpoints.close()
-    return tmp_path
+def workdir(with_checkpoint, tmp_path):
+    return with_checkpoint(config_of(), tmp_path)
 
 
 @pytest.mark.slow

@@ -3,10 +3,15 @@
 import importlib
 import importlib.util
 import json
+import os
+import subprocess
 import sys
+import types
 
 import cheap_compilation
 import pytest
+
+from experiments.benchmarks import first_step, scaling, worker
 
 # Key -> the package without which it is not printed.
 STEP_KEYS = {
@@ -37,7 +42,34 @@ KEYS = {
 
 @pytest.fixture(autouse=True)
 def _sides_compile_cheaply(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", cheap_compilation.xla_flags_of_children())
+    flags = cheap_compilation.xla_flags_of_children()
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    # Of those it asks for what a user's environment has.
+    environment = first_step._environment
+    monkeypatch.setattr(
+        first_step, "_environment", lambda: environment() | {"XLA_FLAGS": flags}
+    )
+
+
+@pytest.fixture
+def forked(commands, monkeypatch):
+    """Sides in processes that need not import what the server of commands has."""
+
+    def start(command, cwd, **pipes):
+        assert command[:2] == [sys.executable, "-m"]
+        assert pipes == dict.fromkeys(("stdin", "stdout"), subprocess.PIPE) | {
+            "text": True
+        }
+        return commands.start(
+            *command[3:],
+            module=command[2],
+            cwd=cwd,
+            env={"XLA_FLAGS": os.environ["XLA_FLAGS"]},
+            piped=True,
+        )
+
+    replaced = types.SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
+    monkeypatch.setattr(worker, "subprocess", replaced)
 
 
 @pytest.mark.slow
@@ -53,7 +85,9 @@ def _sides_compile_cheaply(monkeypatch):
         pytest.param("first_step", marks=pytest.mark.slow),
     ],
 )
-def test_prints_the_documented_keys(name, capfd):
+def test_prints_the_documented_keys(name, capfd, request):
+    if name != "sampling":  # whose sides are processes as for users
+        request.getfixturevalue("forked")
     if name == "memory" and sys.platform != "linux":
         pytest.skip("reads /proc")
     benchmark = importlib.import_module(f"experiments.benchmarks.{name}")
@@ -67,9 +101,8 @@ def test_prints_the_documented_keys(name, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_devices_and_processes_end_alike(capfd):
-    from experiments.benchmarks import scaling
-
     scaling.main(["--quick", "--json"])
     result = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert list(result["layouts"]) == ["1 x 1", "1 x 2", "2 x 1"]

@@ -3,6 +3,8 @@
 import functools
 import json
 import pathlib
+import sys
+import types
 
 import jax
 import numpy as np
@@ -32,21 +34,30 @@ def test_releases_are_small_intact_and_of_their_config(name):
 
 
 @pytest.mark.slow
-def test_a_run_trains_and_releases(tmp_path, monkeypatch, capsys):
+def test_a_run_trains_and_releases(commands, tmp_path, monkeypatch, capsys):
     write_idx(tmp_path / "data")
+
+    def run(command, check):
+        assert command[:3] == [sys.executable, "-m", "dpdm_jax.main"]
+        done = commands.run(*command[3:])
+        assert check
+        assert done.returncode == 0, done.stderr
+
+    monkeypatch.setattr(train, "subprocess", types.SimpleNamespace(run=run))
     monkeypatch.setattr(train, "RELEASES", tmp_path / "releases")
     monkeypatch.setattr(train, "RESULTS", tmp_path / "results")
     size = "--config.data.num_examples=50 --config.train.batch_size=25"
-    short = "--config.train.num_steps=10 --config.train.microbatch_size=50"
+    short = "--config.train.num_steps=4 --config.train.microbatch_size=50"
     delta = "--config.privacy.delta=1e-3 --config.log.snapshot_every_steps=0"
+    delta += " --config.log.tensorboard=False"
     command = ["mnist_eps10", f"--data={tmp_path / 'data'}"]
     command += [f"--workdir={tmp_path / 'run'}", *f"{size} {short} {delta}".split()]
-    keep = ["--config.checkpoint.every_steps=5", "--config.checkpoint.keep=20"]
+    keep = ["--config.checkpoint.every_steps=2", "--config.checkpoint.keep=20"]
     train.main(command + keep)
     written = tmp_path / "results/mnist_eps10.json"
     result = json.loads(written.read_text())
     assert result["seconds"] > 0
-    assert result["curve"][-1]["step"] == 10
+    assert result["curve"][-1]["step"] == 4
     # What is finished is not trained again.
     train.main(command + keep)
     assert json.loads(written.read_text()) == result
@@ -59,10 +70,10 @@ def test_a_run_trains_and_releases(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(curve, "check", first_weight)
     curve.main(command[:3])
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["step"] for row in rows] == [5, 10]
+    assert [row["step"] for row in rows] == [2, 4]
     assert rows[0]["accuracy"] != rows[1]["accuracy"]
     manifest = json.loads((tmp_path / "run/release/MANIFEST.json").read_text())
-    assert manifest["step"] == 10
+    assert manifest["step"] == 4
 
 
 def write_idx(folder):
@@ -93,17 +104,22 @@ def test_releases_give_the_images_that_they_always_gave(name):
 
 
 @pytest.mark.slow
-@pytest.mark.optimized  # it samples 300 images
 def test_a_release_is_checked(tmp_path, capsys, monkeypatch):
     """On its own images in place of real ones, by the cheapest classifier."""
     name = _NAMES[0]
-    released = load_release(RELEASES / name)
-    images, labels = released.sample(200, labels="balanced", seed=1)
+
+    def load(folder):
+        released = load_release(folder)
+        released.config.sampler.num_steps = 6
+        return released
+
+    images, labels = load(RELEASES / name).sample(100, labels="balanced", seed=1)
     assert np.ptp(images) > 200  # there is something to see
     for split in "train", "test":
         np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
     quick = functools.partial(Settings, lenet_steps=20)
     monkeypatch.setattr(check, "Settings", quick)
+    monkeypatch.setattr(check, "load_release", load)
     chosen = [f"--release={name}", "--images=100", "--classifier=logreg"]
     check.main([f"--data={tmp_path}", *chosen])
     result = json.loads(capsys.readouterr().out)

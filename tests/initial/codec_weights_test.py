@@ -20,6 +20,8 @@ from dpdm_jax.release.verify import verify
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 SHAPE, LATENT = (8, 8, 1), (4, 4, 2)
 PUBLIC, ELSEWHERE = "street signs", "glyphs of fonts"
 
@@ -93,7 +95,6 @@ def test_no_step_changes_the_weights_and_the_ledger_names_them(
     assert (codec.public_data, codec.sha256) == (PUBLIC, digest(weights))
 
 
-@pytest.mark.slow
 def test_a_run_and_its_release_have_the_codec_of_their_parent(
     public_run, latent_config, weights, tmp_path
 ):

@@ -50,21 +50,31 @@ def random_state_dict(network):
 
 
 @pytest.mark.parametrize(
-    "network",
+    ("make", "changes"),
     [
-        make_network(),
-        make_network(num_classes=0),
-        make_network(num_res_blocks=3, attention_resolutions=()),
-        make_network(channel_multipliers=(1, 2, 1, 2), attention_resolutions=(1, 2, 8)),
-        make_adm(),
-        make_adm(num_classes=0, resample_in_blocks=True, attention_factors=(1,)),
-        make_adm(num_res_blocks=2, channel_multipliers=(1,), attention_factors=()),
-        make_latent_unet(depth=2),
-        make_latent_unet(CAPTIONS, resample_in_blocks=True),
-        make_latent_unet(Unconditional()),
+        (make_network, {}),
+        (make_network, {"num_classes": 0}),
+        (make_network, {"num_res_blocks": 3, "attention_resolutions": ()}),
+        (
+            make_network,
+            {"channel_multipliers": (1, 2, 1, 2), "attention_resolutions": (1, 2, 8)},
+        ),
+        (make_adm, {}),
+        (
+            make_adm,
+            {"num_classes": 0, "resample_in_blocks": True, "attention_factors": (1,)},
+        ),
+        (
+            make_adm,
+            {"num_res_blocks": 2, "channel_multipliers": (1,), "attention_factors": ()},
+        ),
+        (make_latent_unet, {"depth": 2}),
+        (make_latent_unet, {"condition": CAPTIONS, "resample_in_blocks": True}),
+        (make_latent_unet, {"condition": Unconditional()}),
     ],
 )
-def test_every_parameter_has_exactly_one_official_tensor(network):
+def test_every_parameter_has_exactly_one_official_tensor(make, changes):
+    network = make(**changes)
     params = convert(random_state_dict(network), network)
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     assert jax.tree.structure(params) == jax.tree.structure(shapes)

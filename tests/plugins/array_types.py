@@ -44,9 +44,15 @@ def install() -> None:
     jaxtyping.install_import_hook(CHECKED, f"{__name__}.check")
 
 
-def select(test: pathlib.Path) -> None:
-    """Turns the checks on or off for a test file, given by its path in ``tests``."""
-    jaxtyping.config.update("jaxtyping_disable", test.parts[0] not in CHECKING)
+def select(test: pathlib.Path) -> bool:
+    """Turns the checks on or off for a test file, given by its path in ``tests``.
+
+    Returns:
+        Whether they are on.
+    """
+    is_checked = test.parts[0] in CHECKING
+    jaxtyping.config.update("jaxtyping_disable", not is_checked)
+    return is_checked
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:

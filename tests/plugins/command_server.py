@@ -2,7 +2,7 @@
 
 Jobs come in on standard input, one JSON object a line, and each is answered by a line.
 {"overrides": ...} plans the digits with those fields, so that the accountant of every
-later process remembers; {"module": ..., ...} starts a command; {"pid": ...} asks
+later process remembers; {"program": ..., ...} starts a command; {"pid": ...} asks
 whether it has ended.
 """
 
@@ -14,6 +14,7 @@ import sys
 import traceback
 
 import cheap_compilation
+import jax
 from jax._src import xla_bridge  # there is no public way to ask
 
 from dpdm_jax import command_line, evaluation, modes, planning, report, settings
@@ -74,17 +75,26 @@ def serve() -> dict:
 
 
 def run(job: dict) -> int:
-    """Does what ``python -m`` does; returns the exit status."""
+    """Does what ``python`` does with a module or a file; returns the exit status."""
     for path, number, mode in (
-        (os.devnull, 0, os.O_RDONLY),
+        (job["in"], 0, os.O_RDONLY),
         (job["out"], 1, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
         (job["err"], 2, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
     ):
         os.dup2(os.open(path, mode), number)
+    sys.stdin = os.fdopen(0, closefd=False)  # the server's may have read ahead
     os.chdir(job["cwd"])
-    sys.argv = [job["module"], *job["args"]]
+    os.environ.update(job["env"])
+    for name, value in job["env"].items():
+        if name.startswith("JAX_"):  # which JAX has read as it was imported
+            jax.config.update(name.lower(), value)
+    program = job["program"]
+    sys.argv = [program, *job["args"]]
     try:
-        runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
+        if program.endswith(".py"):
+            runpy.run_path(program, run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
     except SystemExit as e:
         if e.code is None or isinstance(e.code, int):
             return e.code or 0

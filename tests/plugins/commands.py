@@ -12,9 +12,10 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import processor_time
 import pytest
@@ -29,15 +30,21 @@ class Command:
     """A command that was started.
 
     Attributes:
+        args: its program and its arguments.
         pid: its process.
         files: its output and its errors.
         ask: asks the server that it was forked from.
+        stdin: what it reads, of one that is piped.
+        stdout: its output, of one that is piped.
         ended: what the server said of its end; empty while it runs.
     """
 
+    args: list[str]
     pid: int
     files: tuple[pathlib.Path, pathlib.Path]
     ask: Callable[[dict], dict]
+    stdin: IO[str] | None = None
+    stdout: IO[str] | None = None
     ended: dict = dataclasses.field(default_factory=dict)
 
     def poll(self) -> int | None:
@@ -49,8 +56,11 @@ class Command:
         """Waits for its end and returns what it said."""
         while self.poll() is None:
             time.sleep(0.005)
-        out, err = (path.read_text() for path in self.files)
-        return subprocess.CompletedProcess([], self.poll(), out, err)
+        out, err = self.files
+        said = "" if self.stdout else out.read_text()
+        return subprocess.CompletedProcess(
+            self.args, self.poll(), said, err.read_text()
+        )
 
     def send_signal(self, number: int) -> None:
         """Sends a signal, unless it has ended."""
@@ -71,10 +81,13 @@ class Commands:
         self._folder = folder
         self._numbers = itertools.count()
         self._started: list[Command] = []
+        self._asking = threading.Lock()
         self._server = subprocess.Popen(
             [*prefix, sys.executable, str(_SERVER)],
             cwd=CHECKOUT,
-            env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+            # Whatever the test compiles like that happens to be the first to ask.
+            env=os.environ
+            | {"PYTHONPATH": str(CHECKOUT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -87,14 +100,32 @@ class Commands:
         *args: str,
         module: str = "dpdm_jax.main",
         cwd: pathlib.Path = CHECKOUT,
+        env: Mapping[str, str] | None = None,
+        piped: bool = False,
     ) -> Command:
-        """Starts ``python -m module *args``."""
+        """Starts ``python -m module *args``.
+
+        Args:
+            *args: of the command.
+            module: its name, or the path of a file that ends in ".py".
+            cwd: where it runs.
+            env: what it sees beside the server's environment.
+            piped: whether its standard input and output are pipes.
+        """
         name = str(next(self._numbers))
         files = self._folder / f"{name}.out", self._folder / f"{name}.err"
-        job = {"module": module, "args": args, "cwd": str(cwd)}
-        job |= dict(zip(("out", "err"), map(str, files), strict=True))
-        command = Command(self._ask(job)["pid"], files, self._ask)
+        job = {"program": module, "args": args, "cwd": str(cwd), "in": os.devnull}
+        job |= {"out": str(files[0]), "err": str(files[1]), "env": dict(env or {})}
+        if piped:
+            job["in"] = str(self._folder / f"{name}.in")
+            for pipe in job["in"], job["out"]:
+                os.mkfifo(pipe)
+        command = Command([module, *args], self._ask(job)["pid"], files, self._ask)
         self._started.append(command)
+        if piped:
+            # Opened in the order in which the process opens its ends.
+            command.stdin = os.fdopen(os.open(job["in"], os.O_WRONLY), "w")
+            command.stdout = os.fdopen(os.open(job["out"], os.O_RDONLY))
         return command
 
     def run(self, *args: str, **settings: Any) -> subprocess.CompletedProcess:
@@ -123,9 +154,10 @@ class Commands:
         self._server.stdout.close()
 
     def _ask(self, job: dict) -> dict:
-        self._server.stdin.write(json.dumps(job) + "\n")
-        self._server.stdin.flush()
-        return self._answer()
+        with self._asking:
+            self._server.stdin.write(json.dumps(job) + "\n")
+            self._server.stdin.flush()
+            return self._answer()
 
     def _answer(self) -> dict:
         line = self._server.stdout.readline()

@@ -201,6 +201,7 @@ def loss_with_aux(params, x, y):
     return value, {"error": jnp.sqrt(value), "x": x}
 
 
+@pytest.mark.slow
 @every_engine
 def test_by_products_are_those_of_each_example(options):
     grad_fn = clipped_grad(
@@ -267,6 +268,7 @@ def test_several_differentiated_arguments_are_clipped_together(options):
     np.testing.assert_allclose(for_a, [0.6 + 0.1, 0.2], rtol=1e-5)
 
 
+@pytest.mark.slow
 @every_engine
 def test_batch_argument_may_be_a_pytree_and_stand_first(options):
     def fun(batch, params):
@@ -340,6 +342,7 @@ def test_low_precision_gradients_are_summed_in_float32(options):
         assert_trees_close(total, {"w": np.array([entry, entry]), "b": np.zeros(())})
 
 
+@pytest.mark.slow
 @every_engine
 def test_infinite_clip_norm_is_the_plain_gradient_of_the_sum(options):
     grad_fn = clipped_grad(loss, l2_clip_norm=math.inf, batch_argnums=(1, 2), **options)

@@ -17,6 +17,8 @@ from dpdm_jax.release.verify import verify
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 CAPTIONS = ["a red cat", "a dog", "someone's name"] * 40
 IMAGES = np.random.default_rng(0).integers(0, 256, (120, 8, 8, 1), np.uint8)
 

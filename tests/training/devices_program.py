@@ -1,6 +1,8 @@
 """Trains and samples as one of several processes; what ``devices_test`` starts.
 
-The number of devices is fixed when a process starts, hence a process for each case.
+The number of devices is fixed when a process starts, hence processes for each layout.
+Jobs come in on standard input, one JSON object a line. Each is answered by a line, JSON
+too; what else is printed goes to the errors.
 """
 
 import json
@@ -15,6 +17,7 @@ from dpdm_jax import command_line, rooms, settings, xla_flags
 xla_flags.configure()
 
 import cheap_compilation  # noqa: E402
+import compiled_steps  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -26,7 +29,7 @@ from dpdm_jax.errors import InputError, Interrupted  # noqa: E402
 from dpdm_jax.privacy import PoissonSampling, gaussian_noise  # noqa: E402
 from dpdm_jax.privacy.exact.grid import to_integers  # noqa: E402
 from dpdm_jax.sampling import run  # noqa: E402
-from dpdm_jax.training import from_config, loop, prepare  # noqa: E402
+from dpdm_jax.training import from_config, loop, prepare, steps  # noqa: E402
 from dpdm_jax.training.secrets import fixed_secrets  # noqa: E402
 
 _EXCHANGE = re.compile(
@@ -38,15 +41,19 @@ class Spy:
     """Watches a run from inside, and can disturb it."""
 
     def __init__(self):
-        self.drawn_secrets = 0
-        self.selected: dict[int, list[int]] = {}
-        self.loaded: dict[int, list[int]] = {}
         self.exchanges: dict[str, list[str]] = {}
-        self.step = -1
         self.on_load = lambda step: None
+        self.forget()
         self._watch_secrets()
         self._watch_examples()
         self._watch_compilation()
+
+    def forget(self):
+        """Begins to watch anew."""
+        self.step = -1
+        self.drawn_secrets = 0
+        self.selected: dict[int, list[int]] = {}
+        self.loaded: dict[int, list[int]] = {}
 
     def _watch_secrets(self):
         def drawing(seed):
@@ -144,16 +151,15 @@ def sums_by_devices():
     return found
 
 
-def main(job):
-    if job["num_processes"] > 1:
-        processes.connect(job["address"], job["num_processes"], job["process_id"])
+def answer(job, spy):
+    """Does a job, and returns what was seen of it."""
     config = command_line.load_config("configs/digits.py")
     with config.unlocked():
         for name, value in job["overrides"].items():
             settings.assign(config, name, value)
     rooms.forget_foreign(config, list(job["overrides"]))
-    spy = Spy()
     told = {"devices": jax.device_count(), "local_devices": jax.local_device_count()}
+    spy.exchanges.clear()
 
     def refusal(workdir):
         try:
@@ -176,12 +182,12 @@ def main(job):
 
     def interrupt(step):
         if step == job.get("interrupt_at") and (
-            jax.process_index() == job["num_processes"] - 1
+            jax.process_index() == jax.process_count() - 1
         ):
             os.kill(os.getpid(), signal.SIGTERM)
 
     spy.on_load = interrupt
-    spy.drawn_secrets, spy.selected, spy.loaded = 0, {}, {}
+    spy.forget()
     try:
         state = loop.train(config, pathlib.Path(job["workdir"]))
         told["params"], told["ema"] = flat(state.params), flat(state.ema_params)
@@ -195,9 +201,20 @@ def main(job):
     told["sums"] = sums_by_devices()
     if job.get("sample"):
         run.sample(config, pathlib.Path(job["workdir"]))
-    pathlib.Path(job["answer"]).write_text(json.dumps(told))
+    return told
+
+
+def main(address, num_processes, process_id):
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if num_processes > 1:
+        processes.connect(address, num_processes, process_id)
+    spy = Spy()
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line), spy)), file=answers, flush=True)
 
 
 if __name__ == "__main__":
     cheap_compilation.install()
-    main(json.loads(sys.argv[1]))
+    prepare.build_training = steps.build_training = compiled_steps.shared()
+    main(sys.argv[1], *map(int, sys.argv[2:]))

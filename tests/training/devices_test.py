@@ -3,24 +3,20 @@
 import fcntl
 import itertools
 import json
-import os
 import pathlib
 import signal
 import socket
 import stat
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from commands import CHECKOUT
+from commands import Commands
 
 from dpdm_jax.privacy import read_ledger
 
 pytestmark = pytest.mark.slow
 
 _PROGRAM = pathlib.Path(__file__).parent / "devices_program.py"
-_PLUGINS = pathlib.Path(__file__).parents[1] / "plugins"
 _OVERRIDES = {
     "network.mlp.base_width": 4,
     "network.mlp.hidden_width": 8,
@@ -47,62 +43,70 @@ def free_address() -> str:
         return f"localhost:{listener.getsockname()[1]}"
 
 
-def environment(devices: int) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+class Program:
+    """So many processes of so many devices, which do one job after another."""
 
+    def __init__(self, commands: Commands, processes: int, devices: int):
+        address = free_address()
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        self._devices = processes * devices, devices
+        self._processes = [
+            commands.start(
+                *(address, str(processes), str(i)),
+                module=str(_PROGRAM),
+                env={"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+                piped=True,
+            )
+            for i in range(processes)
+        ]
 
-def run(folder: pathlib.Path, processes: int, devices: int, **job) -> list[dict]:
-    """Runs the program on so many processes of so many devices; returns their answers.
+    def run(self, folder: pathlib.Path, **job) -> list[dict]:
+        """Trains in the folder; returns what each process tells of it."""
+        job["workdir"] = str(folder / "run")
+        job["overrides"] = _OVERRIDES | job.get("overrides", {})
+        for process in self._processes:
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+        lines = [process.stdout.readline() for process in self._processes]
+        assert all(lines), [process.wait().stderr for process in self._processes]
+        told = list(map(json.loads, lines))
+        assert all((t["devices"], t["local_devices"]) == self._devices for t in told)
+        return told
 
-    The answers of earlier runs in the folder are replaced.
-    """
-    address = free_address()
-    answers = [folder / f"answer_{i}.json" for i in range(processes)]
-    overrides = _OVERRIDES | job.pop("overrides", {})
-    started = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                str(_PROGRAM),
-                json.dumps(
-                    {
-                        "address": address,
-                        "num_processes": processes,
-                        "process_id": i,
-                        "workdir": str(folder / "run"),
-                        "overrides": overrides,
-                        "answer": str(answers[i]),
-                    }
-                    | job
-                ),
-            ],
-            env=environment(devices) | {"PYTHONPATH": f"{CHECKOUT}:{_PLUGINS}"},
-            cwd=CHECKOUT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(processes)
-    ]
-    errors = [process.communicate()[1] for process in started]
-    assert [p.returncode for p in started] == [0] * processes, "\n".join(errors)[-6000:]
-    told = [json.loads(path.read_text()) for path in answers]
-    assert all(t["devices"] == processes * devices for t in told)
-    assert all(t["local_devices"] == devices for t in told)
-    return told
+    def close(self) -> None:
+        for process in self._processes:
+            process.stdin.close()
+        for process in self._processes:
+            process.wait()
+            process.stdout.close()
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
+def program(commands):
+    """Starts the processes of a layout, once."""
+    started = {}
+
+    def start(processes: int, devices: int) -> Program:
+        layout = processes, devices
+        if layout not in started:
+            started[layout] = Program(commands, *layout)
+        return started[layout]
+
+    yield start
+    for running in started.values():
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def one(program, tmp_path_factory):
     """One process with one device: what the others must end like."""
     folder = tmp_path_factory.mktemp("one")
-    (told,) = run(folder, 1, 1, sample=True)
+    (told,) = program(1, 1).run(folder, sample=True)
     return folder, told
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory):
+def several(program, tmp_path_factory):
     """One run that goes on under changing numbers of processes and devices.
 
     2 x 4 until process 1 gets a SIGTERM in the third step, 1 x 8 for that step, then
@@ -113,12 +117,12 @@ def several(tmp_path_factory):
     locked.mkdir()
     with open(locked / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        interrupted = run(
-            folder, 2, 4, locked=str(locked), unreadable_on=1, interrupt_at=2
+        interrupted = program(2, 4).run(
+            folder, locked=str(locked), unreadable_on=1, interrupt_at=2
         )
     checkpoints = sorted(p.name for p in (folder / "run" / "checkpoints").iterdir())
-    alone = run(folder, 1, 8, overrides={"train.stop_after_steps": 3})
-    last = run(folder, 2, 4, sample=True)
+    alone = program(1, 8).run(folder, overrides={"train.stop_after_steps": 3})
+    last = program(2, 4).run(folder, sample=True)
     return folder, checkpoints, interrupted, alone, last
 
 
@@ -184,7 +188,7 @@ def test_secrets_are_drawn_by_process_0_alone(several):
         assert [t["drawn_secrets"] for t in part] == [1] + [0] * (len(part) - 1)
 
 
-def test_moments_are_those_of_one_process(tmp_path):
+def test_moments_are_those_of_one_process(program, tmp_path):
     overrides = {
         "diffusion.parameterization": "edm_moments",
         "diffusion.edm_moments.components": 2,
@@ -193,9 +197,8 @@ def test_moments_are_those_of_one_process(tmp_path):
     }
     ends = []
     for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        folder.mkdir()
-        ends += run(folder, processes, 2, overrides=overrides)
+        layout = processes, 8 // processes
+        ends += program(*layout).run(tmp_path / str(processes), overrides=overrides)
     for told in ends[1:]:
         np.testing.assert_allclose(
             told["params"], ends[0]["params"], rtol=1e-4, atol=1e-5
@@ -269,34 +272,23 @@ def test_process_0_writes_one_run(one, several):
     assert stat.S_IMODE(checkpoints.stat().st_mode) == 0o700
 
 
-def test_several_processes_from_the_command_line(tmp_path):
+def test_several_processes_from_the_command_line(commands, tmp_path):
     """They meet, and a mistake is one sentence, the same from each."""
     address = free_address()
     started = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "dpdm_jax.main",
-                "--mode=train",
-                f"--workdir={tmp_path / 'run'}",
-                f"--coordinator_address={address}",
-                "--num_processes=2",
-                f"--process_id={i}",
-                f"--config.train.microbatch_size={4 + i}",
-            ],
-            env=environment(1),
-            cwd=CHECKOUT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        commands.start(
+            "--mode=train",
+            f"--workdir={tmp_path / 'run'}",
+            f"--coordinator_address={address}",
+            "--num_processes=2",
+            f"--process_id={i}",
+            f"--config.train.microbatch_size={4 + i}",
         )
         for i in range(2)
     ]
-    ends = [(*process.communicate(), process.returncode) for process in started]
-    for _, errors, status in ends:
-        assert status == 2
-        assert errors.strip().splitlines()[-1] == (
+    for ended in [command.wait() for command in started]:
+        assert ended.returncode == 2
+        assert ended.stderr.strip().splitlines()[-1] == (
             "error: The command line of process 1 is not that of process 0; allowed: "
             "the same on every process."
         )

@@ -232,6 +232,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_is_finished_again(
     assert_ended_like(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_without_a_sound_checkpoint_nothing_begins_anew(workdir):
     for checkpoint in (workdir / "checkpoints").iterdir():
         truncate(checkpoint)
@@ -264,6 +265,7 @@ def write_ledger(workdir, authorized_steps):
     path.write_text(json.dumps(record.to_dict()))
 
 
+@pytest.mark.slow
 def test_a_ledger_that_counts_less_is_refused(workdir):
     """One of an old backup: what it leaves out was spent."""
     write_ledger(workdir, 4)
@@ -334,6 +336,7 @@ def of_a_later_mechanism(meta, private):
     meta["mechanism_version"] += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make_old", "version"),
     [
@@ -448,6 +451,7 @@ def test_other_data_of_the_same_size_is_refused(tmp_path, change):
     assert int(train(config_of(**moved), workdir).step) == _STEPS
 
 
+@pytest.mark.slow
 def test_the_datas_digest_is_keyed_and_stays_in_the_private_part(begun, undisturbed):
     digest = private_part(begun, 5)["data_digest"]
     assert digest == private_part(undisturbed, _STEPS)["data_digest"]

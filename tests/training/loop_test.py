@@ -310,6 +310,7 @@ def test_other_gradients_under_the_same_noise_are_refused(tmp_path, field, value
     assert int(train(free, tmp_path).step) == 6
 
 
+@pytest.mark.slow
 def test_a_run_whose_config_is_of_the_first_format_goes_on(tmp_path):
     train(tiny_config(train__stop_after_steps=2), tmp_path)
     for path in (tmp_path / "checkpoints").glob("*/meta/metadata"):

@@ -64,6 +64,7 @@ def test_public_data_have_no_noise_and_a_plain_name(changes, message):
         )
 
 
+@pytest.mark.slow
 def test_a_ledger_of_public_data_claims_nothing(workdir):
     record = read_ledger(workdir / "privacy.json")
     assert record.epsilon_spent() == math.inf
@@ -77,6 +78,7 @@ def test_a_ledger_of_public_data_claims_nothing(workdir):
     assert fields["public_data"] == NAME
 
 
+@pytest.mark.slow
 def test_no_gradient_norms_are_logged(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     logged = json.loads(lines[-1])
@@ -98,11 +100,13 @@ def test_it_is_released_and_says_so(workdir, tiny_config, capsys):
     assert "NOT PRIVATE" not in page
 
 
+@pytest.mark.slow
 def test_a_run_does_not_change_between_public_and_private(workdir, tiny_config):
     with pytest.raises(InputError, match="public"):
         train(tiny_config(), workdir)
 
 
+@pytest.mark.slow
 def test_statement_is_printed(workdir, capsys):
     modes._print_statement(workdir)
     assert f"Public data: {NAME}" in capsys.readouterr().out

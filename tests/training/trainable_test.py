@@ -35,6 +35,8 @@ from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train
 from dpdm_jax.training.secrets import fixed_secrets
 
+pytestmark = pytest.mark.slow
+
 PART = "attention:2-2,condition"
 LOW_RANK = "lora:2"
 # The attention of the second block, its feed-forward layers, and the first's table.
@@ -164,7 +166,6 @@ def test_what_is_trained_cannot_be_changed_on_the_way(workdirs, config_of, tmp_p
             weights(workdir, config_of(other))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("selector", [PART, LOW_RANK])
 def test_interrupted_runs_end_alike(config_of, tmp_path, selector):
     fixed = {"privacy__fixed_keys_seed": 3}
@@ -187,7 +188,6 @@ def test_interrupted_runs_end_alike(config_of, tmp_path, selector):
     assert changed(params, weights(tmp_path / "whole", config, step=2)) == set()
 
 
-@pytest.mark.slow
 def test_a_release_is_of_an_ordinary_network(workdirs, config_of, tmp_path):
     workdir = shutil.copytree(workdirs["low_rank"], tmp_path / "run")
     small = {"sampler__num_steps": 3, "sample__num_images": 12}
@@ -227,7 +227,6 @@ def test_a_release_is_of_an_ordinary_network(workdirs, config_of, tmp_path):
     assert any("another trainable" in failure for failure in verify(folder).failures)
 
 
-@pytest.mark.slow
 def test_a_part_is_fine_tuned_from_the_weights_of_another_run(config_of, tmp_path):
     public = {"data__public": "digits, UCI"}
     parent = tmp_path / "parent"
@@ -241,7 +240,6 @@ def test_a_part_is_fine_tuned_from_the_weights_of_another_run(config_of, tmp_pat
     assert ADAPTED <= moved < set(named_leaves(taken))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("selector", [PART, LOW_RANK])
 def test_without_noise_and_clipping_it_is_ordinary_fine_tuning(
     config_of, tmp_path, selector
@@ -324,7 +322,6 @@ def adm_config(selector):
     return config
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "selector"),
     [("adm", "attention,condition"), ("transformer", LOW_RANK)],
@@ -389,7 +386,6 @@ class OneBlock(nnx.Module):
         return self.head(self.attention(self.block(x, embedding)))
 
 
-@pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.parametrize("engine", ["vmap", "book_keeping"])
 def test_no_gradient_of_what_is_frozen_is_ever_in_memory(engine):

@@ -2,23 +2,19 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 from reading import images_and_labels
 
 from dpdm_jax import command_line, data
-from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import fitting, registry
 from dpdm_jax.evaluation.learning_curve import run
 from dpdm_jax.evaluation.learning_curve.description import describe
-from dpdm_jax.models.model import build_model
 from dpdm_jax.sampling import parts
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.sampling.maker import Maker
-from dpdm_jax.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.optimized  # trains long enough to gain by it
 
@@ -38,18 +34,9 @@ def config_of(**fields):
     return config
 
 
-def checkpoint(workdir, num_classes=10):
-    model = build_model(config_of(), (8, 8, 1), of_classes(num_classes))
-    params = model.init(jax.random.key(0))
-    checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save_imported(model, 1, params, params, config={}, origin={})
-    checkpoints.close()
-    return workdir
-
-
 @pytest.fixture
-def workdir(tmp_path):
-    return checkpoint(tmp_path)
+def workdir(with_checkpoint, tmp_path):
+    return with_checkpoint(config_of(), tmp_path)
 
 
 @pytest.fixture
@@ -77,6 +64,7 @@ def work(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_more_images_are_better_and_nothing_is_done_twice(workdir, work):
     few, many = run.learning_curve(config_of(), workdir)
     assert (few["num_images"], many["num_images"]) == (40, 400)
@@ -105,18 +93,22 @@ def test_more_images_are_better_and_nothing_is_done_twice(workdir, work):
     assert work["trained"][4:] == [(60, 0), (60, 1)]
 
 
-def test_images_beyond_memory_are_read_in_pieces(workdir, work, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_images_beyond_memory_are_read_in_pieces(
+    workdir, work, with_checkpoint, tmp_path, monkeypatch
+):
     whole = run.learning_curve(config_of(), workdir)
     monkeypatch.setattr(fitting, "_ON_DEVICE_BYTES", 0)
     monkeypatch.setattr(fitting, "_PIECE_BYTES", 2 * 128 * 64)
     other = tmp_path / "other"
     other.mkdir()
-    pieces = run.learning_curve(config_of(), checkpoint(other))
+    pieces = run.learning_curve(config_of(), with_checkpoint(config_of(), other))
     for a, b in zip(whole, pieces, strict=True):
         # The sums of other programs round otherwise, which may turn an image in 360.
         assert a["accuracies"] == pytest.approx(b["accuracies"], abs=2 / 360)
 
 
+@pytest.mark.slow
 def test_images_are_those_of_sampling(workdir):
     config = config_of(num_images=(30,), selection_images=20)
     config.sample.num_images = 50
@@ -161,10 +153,11 @@ def test_bad_input_is_refused_before_any_work(workdir, fields, message):
     assert not (workdir / "learning_curve").exists()
 
 
-def test_images_without_labels_or_of_other_classes(tmp_path):
+def test_images_without_labels_or_of_other_classes(with_checkpoint, tmp_path):
     for num_classes, message in ((0, "have no labels"), (5, "the synthetic ones .* 5")):
         folder = tmp_path / str(num_classes)
         folder.mkdir()
+        with_checkpoint(config_of(), folder, num_classes)
         with pytest.raises(InputError, match=message):
-            run.learning_curve(config_of(), checkpoint(folder, num_classes))
+            run.learning_curve(config_of(), folder)
         assert not (folder / "learning_curve").exists()

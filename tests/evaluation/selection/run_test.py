@@ -2,20 +2,17 @@
 
 import json
 
-import jax
 import pytest
 from reading import images_and_labels
 
 from dpdm_jax import command_line, data
-from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import fitting
+from dpdm_jax.evaluation.downstream import DownstreamResult, SeedResult
 from dpdm_jax.evaluation.selection import run
 from dpdm_jax.evaluation.selection.description import describe, describe_real
-from dpdm_jax.models.model import build_model
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling import run as sampling_run
-from dpdm_jax.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.optimized  # trains long enough to gain by it
 
@@ -40,21 +37,11 @@ def config_of(num_images=700, **fields):
     return config
 
 
-def checkpoint(workdir, num_classes):
-    config = config_of()
-    model = build_model(config, (8, 8, 1), of_classes(num_classes))
-    params = model.init(jax.random.key(0))
-    checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save_imported(model, 1, params, params, config={}, origin={})
-    checkpoints.close()
-    return workdir
-
-
 @pytest.fixture
-def workdir(tmp_path):
+def workdir(with_checkpoint, tmp_path):
     """A run directory whose samples are real digits."""
-    checkpoint(tmp_path, 10)
     config = config_of()
+    with_checkpoint(config, tmp_path)
     folder = sampling_run.sample(config, tmp_path)
     made, labels = images_and_labels(data.load_source(config.data, "train"))
     images.write_npz(folder / sampling_run.ARCHIVE, made[:700], labels[:700])
@@ -78,6 +65,7 @@ def rates(result):
     return [entry["settings"]["learning_rate"] for entry in result["ranking"]]
 
 
+@pytest.mark.slow
 def test_ranks_without_a_look_at_real_images(workdir, monkeypatch):
     monkeypatch.setattr(data, "load_source", None)
     found = run.select(config_of(), workdir)
@@ -104,6 +92,7 @@ def test_ranks_without_a_look_at_real_images(workdir, monkeypatch):
     assert note == f"  {run.SYNTHETIC}."
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_twice(workdir, trained, monkeypatch):
     record = fitting.fit
 
@@ -119,7 +108,7 @@ def test_nothing_is_trained_twice(workdir, trained, monkeypatch):
     monkeypatch.setattr(fitting, "fit", record)
     first = run.select(config_of(), workdir)
     assert trained == [(rate, seed) for rate in RATES for seed in (0, 1)]
-    # Nor for real images, or a larger grid; others' images are another matter.
+    # Nor for real images, or a larger grid.
     again = run.select(config_of(real_test=True), workdir)
     assert again["synthetic"] == first["synthetic"]
     assert len(trained) == 6
@@ -127,6 +116,7 @@ def test_nothing_is_trained_twice(workdir, trained, monkeypatch):
     assert trained[6:] == [(1e-2, 0), (1e-2, 1)]
 
 
+@pytest.mark.slow
 def test_real_images_agree_for_the_owner_alone(workdir):
     found = run.select(config_of(real_test=True), workdir)
     compared = found["real"]
@@ -147,21 +137,15 @@ def test_real_images_agree_for_the_owner_alone(workdir):
     )
 
 
-def test_a_choice_that_real_images_contradict_is_told(workdir):
-    swapped = [3e-3, 3e-4, 1e-6]
-    results = {
-        rate: run.DownstreamResult(
-            "mlp",
-            (run.downstream.SeedResult(0, 1, 0.5, accuracy),),
-            {"learning_rate": rate},
-        )
-        for rate, accuracy in zip(swapped, (0.7, 0.9, 0.8), strict=True)
-    }
-    synthetic = [
-        run.DownstreamResult("mlp", (run.downstream.SeedResult(0, 1, 0.5, a),), {})
-        for a in (0.9, 0.8, 0.7)
-    ]
-    compared = run._compared(synthetic, list(results.values()))
+def test_a_choice_that_real_images_contradict_is_told():
+    synthetic, real = (
+        [
+            DownstreamResult("mlp", (SeedResult(0, 1, 0.5, accuracy),), {})
+            for accuracy in accuracies
+        ]
+        for accuracies in ((0.9, 0.8, 0.7), (0.7, 0.9, 0.8))
+    )
+    compared = run._compared(synthetic, real)
     assert (compared["chosen_accuracy"], compared["best_accuracy"]) == (0.7, 0.9)
     assert compared["spearman"] == pytest.approx(-0.5)
     assert [e["rank_synthetic"] for e in compared["ranking"]] == [2, 3, 1]
@@ -177,22 +161,25 @@ def test_a_choice_that_real_images_contradict_is_told(workdir):
         ({"num_images": 99}, "num_images is 99, which makes 9 of class 9; allowed: at"),
     ],
 )
-def test_bad_input_is_refused_before_any_work(tmp_path, fields, message):
-    checkpoint(tmp_path, 10)
+def test_bad_input_is_refused_before_any_work(
+    with_checkpoint, tmp_path, fields, message
+):
+    with_checkpoint(config_of(), tmp_path)
     with pytest.raises(InputError, match=message):
         run.select(config_of(**fields), tmp_path)
     assert not (tmp_path / "samples").exists()
     assert not (tmp_path / "selection").exists()
 
 
-def test_images_without_labels(tmp_path):
+def test_images_without_labels(with_checkpoint, tmp_path):
+    with_checkpoint(config_of(), tmp_path, 0)
     with pytest.raises(InputError, match="have no labels to train a classifier with"):
-        run.select(config_of(), checkpoint(tmp_path, 0))
+        run.select(config_of(), tmp_path)
 
 
-def test_real_images_of_another_kind(tmp_path):
-    checkpoint(tmp_path, 5)
+def test_real_images_of_another_kind(with_checkpoint, tmp_path):
     config = config_of(real_test=True)
+    with_checkpoint(config, tmp_path, 5)
     with pytest.raises(InputError, match=r"of 10 classes, and the synthetic .* of 5"):
         run.select(config, tmp_path)
     assert not (tmp_path / "samples").exists()
