@@ -83,9 +83,10 @@ PARENTS = [
     ("imagenet_64_ldm_public", 29_935_359 + 72_172_803, "celeba_64_ldm"),
 ]
 
-# Private stages of DP-LDM (arXiv 2305.15759): delta, N, T, trained weights, the authors'
-# divisor over the expected batch, and by epsilon the noise multipliers of the PLD accountant at q = 1 / ceil(N / B), measured
-# from the authors' settings for the design of this project.
+# Private stages of DP-LDM (arXiv 2305.15759): delta, N, T, trained weights, the
+# authors' divisor over the expected batch, and by epsilon the noise multipliers of the
+# PLD accountant at q = 1 / ceil(N / B), measured from the authors' settings for the
+# design of this project.
 LATENT = [
     # Seven blocks of attention and ten classes of 5, less what has no gradient.
     (
@@ -179,7 +180,7 @@ def test_latent_plan(row):
     for epsilon in (1, 5, 10):
         config = command_line.load_config(f"configs/{name}.py:eps={epsilon}")
         assert config.privacy.epsilon == epsilon
-        # Three decimals are known. To look for it here would take fifteen times as long.
+        # Three decimals are known; to look for it would take fifteen times as long.
         config.privacy.noise_multiplier = noise.get(epsilon, 100.0) + 0.0005
         report = planning.plan_report(config, estimate_cost=False)
         assert report["delta"] == delta

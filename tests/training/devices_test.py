@@ -208,7 +208,7 @@ def test_moments_are_those_of_one_process(program, tmp_path):
     assert ends[1]["params"] == ends[2]["params"]
 
 
-def test_laws_that_process_0_keeps_end_like_those_of_each_step(tmp_path):
+def test_laws_that_process_0_keeps_end_like_those_of_each_step(program, tmp_path):
     latents = {
         "codec.name": "kl",
         "codec.kl.base_channels": 32,
@@ -222,7 +222,7 @@ def test_laws_that_process_0_keeps_end_like_those_of_each_step(tmp_path):
         folder = tmp_path / cache
         folder.mkdir()
         overrides = latents | {"codec.cache": cache}
-        ends.append(run(folder, processes, devices, overrides=overrides))
+        ends.append(program(processes, devices).run(folder, overrides=overrides))
     (expected,), told = ends
     assert told[0]["params"] == told[1]["params"]
     np.testing.assert_allclose(

@@ -49,7 +49,7 @@ def test_weight_decay_is_that_of_pytorchs_adamw():
         theirs.grad = torch.tensor(gradient)
         official.step()
     np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-5)
-    with pytest.raises(InputError, match="weight_decay is 0.1 and train.optimizer is"):
+    with pytest.raises(InputError, match=r"weight_decay is 0\.1 and"):
         build_optimizer(config_of(weight_decay=0.1, optimizer="sgd"), 5)
 
 
