@@ -27,7 +27,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.data = mnist.get_config(variant).data
     config.codec.training = base.get_config().codec.training
     config.initial.parent = "configs/glyphs_ldm_public.py"
-    config.train.trainable = "attention,condition"
+    config.train.trainable = "attention"
 
     draws, batch_size, steps = BUDGETS[epsilon]
     config.diffusion.noise_multiplicity = draws
