@@ -7,6 +7,8 @@ import json
 import math
 from typing import Any, NoReturn
 
+from dpdm_jax import validate
+
 
 def loads(text: str | bytes) -> Any:
     """Reads JSON that says one thing, to people and to every program.
@@ -37,6 +39,7 @@ def loads(text: str | bytes) -> Any:
 
 def encode(value: Any) -> Any:
     """Turns values into those that JSON has: lists, texts as names, and "inf"."""
+    value = validate.plain(value)
     if isinstance(value, dict):
         return {str(k): encode(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

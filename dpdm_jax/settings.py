@@ -280,6 +280,7 @@ def _typed(name: str, value: Any, annotation: Any) -> Any:
     Raises:
         InputError: it is of another type.
     """
+    value = validate.plain(value)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         validate.one_of(name, value, arguments)

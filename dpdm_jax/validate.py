@@ -1,8 +1,12 @@
 """Checks of user-given values; each message has the name, the value and the range."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Collection
+from typing import Any
+
+import numpy as np
 
 from dpdm_jax.errors import InputError
 
@@ -21,6 +25,26 @@ def _shown(value: object) -> str:
     except ValueError:  # Python refuses to write integers of thousands of digits
         return f"a value of type {type(value).__name__} too long to be shown"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]}... (cut)"
+
+
+def plain(value: Any) -> Any:
+    """Returns a NumPy scalar as Python's own value, and anything else as it is.
+
+    Arithmetic on NumPy's integers wraps around silently, and JSON has none of them.
+    """
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def plain_fields(instance: Any) -> None:
+    """Replaces the NumPy scalars among the fields of a dataclass in the making.
+
+    Args:
+        instance: of a dataclass, frozen or not; changed.
+    """
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(instance, field.name, plain(value))
 
 
 def one_of(name: str, value: object, allowed: Collection[object]) -> None:
@@ -73,15 +97,19 @@ def software(value: object, where: str = "") -> None:
 
 def integer(
     name: str, value: object, *, minimum: int, maximum: int | None = None
-) -> None:
-    """Raises InputError unless ``value`` is an int (not a bool) in the stated range.
+) -> int:
+    """Raises InputError unless ``value`` is an integer (no bool) in the stated range.
 
     Args:
         name: what the value is called where the user set it.
-        value: the value to check.
+        value: the value to check, an int or a NumPy integer.
         minimum: inclusive lower bound.
         maximum: inclusive upper bound; None for none.
+
+    Returns:
+        The value as an int, whose arithmetic is exact.
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise InputError(
             f"{name} is {_shown(value)}; allowed: an integer >= {minimum}."
@@ -90,14 +118,17 @@ def integer(
         raise InputError(
             f"{name} is {_shown(value)}; allowed: an integer <= {maximum}."
         )
+    return value
 
 
-def seed(name: str, value: object) -> None:
-    """Raises InputError unless ``value`` is an int that JAX makes a key of."""
-    integer(name, value, minimum=0)
-    assert isinstance(value, int)
-    if value >= 2**63:
-        raise InputError(f"{name} is {_shown(value)}; allowed: an integer below 2**63.")
+def seed(name: str, value: object) -> int:
+    """Returns the int that JAX makes a key of; raises InputError if it is none."""
+    number = integer(name, value, minimum=0)
+    if number >= 2**63:
+        raise InputError(
+            f"{name} is {_shown(number)}; allowed: an integer below 2**63."
+        )
+    return number
 
 
 def real(
@@ -114,7 +145,7 @@ def real(
 
     Args:
         name: what the value is called where the user set it.
-        value: the value to check; NaN is never allowed.
+        value: the value to check, Python's or NumPy's; NaN is never allowed.
         above: exclusive lower bound.
         minimum: inclusive lower bound.
         below: exclusive upper bound.
@@ -129,12 +160,13 @@ def real(
     ]
     wanted = " and ".join(b for b in bounds if b) or "any"
     kind = "a number" if allow_inf else "a finite number"
+    value = plain(value)
     message = f"{name} is {_shown(value)}; allowed: {kind} {wanted}."
     try:
         number = float(value)  # type: ignore[arg-type]  # tried
     except (OverflowError, TypeError, ValueError):
         raise InputError(message) from None
-    if isinstance(value, (bool, str)) or math.isnan(number):
+    if isinstance(value, (bool, str, bytes)) or math.isnan(number):
         raise InputError(message)
     if math.isinf(number):
         if allow_inf and number > 0 and below == maximum == math.inf:

@@ -52,6 +52,7 @@ class DPSGD:
     l2_clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        validate.plain_fields(self)
         validate.real("dp_sgd epsilon", self.epsilon, above=0)
         validate.real("dp_sgd delta", self.delta, above=0, below=1)
         validate.integer("dp_sgd epochs", self.epochs, minimum=1)

@@ -33,6 +33,7 @@ class Recipe:
     augmentation: bool = False
 
     def __post_init__(self) -> None:
+        validate.plain_fields(self)
         validate.integer("epochs", self.epochs, minimum=1)
         validate.integer("batch_size", self.batch_size, minimum=1)
         validate.real("learning_rate", self.learning_rate, above=0)

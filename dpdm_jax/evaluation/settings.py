@@ -45,6 +45,7 @@ class Settings:
 
     def check(self) -> None:
         """Raises InputError unless every number is in range."""
+        validate.plain_fields(self)
         smallest = registry.min_images()
         validate.integer("neighbour_images", self.neighbour_images, minimum=smallest)
         for name in ("lenet_steps", "classifier_seeds"):

@@ -298,14 +298,14 @@ def _event(
     validate.real("noise_multiplier", noise_multiplier, minimum=0)
     if num_steps is None:
         num_steps = sampling.num_steps
-    validate.integer("num_steps", num_steps, minimum=0)
+    num_steps = validate.integer("num_steps", num_steps, minimum=0)
     if num_steps > sampling.num_steps:
         raise InputError(
             f"num_steps is {num_steps}; allowed: at most {sampling.num_steps}, the "
             "steps of the sampler."
         )
     if coordinates is not None:
-        validate.integer("coordinates", coordinates, minimum=1)
+        coordinates = validate.integer("coordinates", coordinates, minimum=1)
     return Event(sampling, float(noise_multiplier), num_steps, coordinates)
 
 

@@ -44,10 +44,12 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     Raises:
         InputError: if a value is out of range.
     """
-    validate.integer(
+    num_examples = validate.integer(
         "num_examples", num_examples, minimum=1, maximum=validate.MAX_COUNT
     )
-    validate.integer("batch_size", batch_size, minimum=1, maximum=validate.MAX_COUNT)
+    batch_size = validate.integer(
+        "batch_size", batch_size, minimum=1, maximum=validate.MAX_COUNT
+    )
     if batch_size > num_examples:
         raise InputError(
             f"batch_size is {batch_size}; allowed: at most the {num_examples} examples."
@@ -72,7 +74,8 @@ def expected_batch_size(
         InputError: if a value is out of range.
     """
     length = steps_per_epoch(num_examples, batch_size)
-    return batch_size if exact else num_examples // length
+    size = batch_size if exact else validate.plain(num_examples) // length
+    return int(size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,7 @@ class PoissonSampling:
     num_steps: int
 
     def __post_init__(self) -> None:
+        validate.plain_fields(self)
         validate.real(
             "sampling_probability", self.sampling_probability, above=0, maximum=1
         )
@@ -144,7 +148,7 @@ class PoissonSampling:
         """
         length = steps_per_epoch(num_examples, batch_size)
         if epochs is not None and num_steps is None:
-            validate.integer("epochs", epochs, minimum=1)
+            epochs = validate.integer("epochs", epochs, minimum=1)
             num_steps = epochs * length
         elif epochs is not None or num_steps is None:
             raise InputError(
@@ -152,7 +156,8 @@ class PoissonSampling:
                 "one of the two."
             )
         # Rounded to the nearest float, which is what is drawn with and accounted for.
-        rate = batch_size / num_examples if exact else 1.0 / length
+        whole, part = validate.plain(num_examples), validate.plain(batch_size)
+        rate = part / whole if exact else 1.0 / length
         return cls(sampling_probability=rate, num_steps=num_steps)
 
     def indices(
@@ -171,9 +176,9 @@ class PoissonSampling:
         Raises:
             InputError: if a value is out of range.
         """
-        validate.integer("num_examples", num_examples, minimum=1)
+        num_examples = validate.integer("num_examples", num_examples, minimum=1)
         _check_seed(seed)
-        validate.integer("step", step, minimum=0)
+        step = validate.integer("step", step, minimum=0)
         if step >= self.num_steps:
             raise InputError(
                 f"step is {step}; allowed: 0 to {self.num_steps - 1}, the steps that "
@@ -216,12 +221,14 @@ class PoissonSampling:
         Raises:
             InputError: if a value is out of range, before the first batch is drawn.
         """
-        validate.integer("num_examples", num_examples, minimum=1)
+        num_examples = validate.integer("num_examples", num_examples, minimum=1)
         _check_seed(seed)
-        validate.integer("start", start, minimum=0)
+        start = validate.integer("start", start, minimum=0)
         if start > self.num_steps:
             raise InputError(f"start is {start}; allowed: 0 to {self.num_steps}.")
-        validate.integer("pad_to_multiple_of", pad_to_multiple_of, minimum=1)
+        pad_to_multiple_of = validate.integer(
+            "pad_to_multiple_of", pad_to_multiple_of, minimum=1
+        )
         return (
             pad_indices(self.indices(num_examples, seed, step), pad_to_multiple_of)
             for step in range(start, self.num_steps)
@@ -244,7 +251,7 @@ class PoissonSampling:
         Raises:
             InputError: if a value is out of range.
         """
-        validate.integer("num_examples", num_examples, minimum=1)
+        num_examples = validate.integer("num_examples", num_examples, minimum=1)
         validate.real("failure_probability", failure_probability, above=0, below=1)
         # P(any > b) = 1 - (1 - p)^T < f, solved for the tail p of a single step.
         tail = -math.expm1(math.log1p(-failure_probability) / self.num_steps)

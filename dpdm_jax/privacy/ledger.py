@@ -82,6 +82,7 @@ class LedgerEvent:
     coordinates: int | None = None
 
     def __post_init__(self) -> None:
+        validate.plain_fields(self)
         validate.text("the event name", self.name, *queries.NAME)
         if self.extension_id != "":
             validate.text("extension_id", self.extension_id, _ID, _ID_IN_WORDS)
@@ -478,7 +479,7 @@ class Ledger:
             InputError: if that is beyond the plan, or the file was damaged, replaced by
                 another run's, or cannot be written. Then no further step may run.
         """
-        validate.integer("up_to_step", up_to_step, minimum=0)
+        up_to_step = validate.integer("up_to_step", up_to_step, minimum=0)
         planned = self.plan.total_steps
         if up_to_step > planned:
             raise InputError(

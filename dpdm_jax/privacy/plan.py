@@ -73,6 +73,9 @@ class PrivacyConfig:
     exact_batch_size: bool = False
     trained: TrainedPart | None = None
 
+    def __post_init__(self) -> None:
+        validate.plain_fields(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class PrivacyPlan:
@@ -124,6 +127,7 @@ class PrivacyPlan:
     extends: "PrivacyPlan | None" = None
 
     def __post_init__(self) -> None:
+        validate.plain_fields(self)
         for name in ("num_examples", "expected_batch_size", "noise_multiplicity"):
             value = getattr(self, name)
             validate.integer(name, value, minimum=1, maximum=validate.MAX_COUNT)
@@ -571,7 +575,11 @@ def extend_plan(
     Warns:
         UserWarning: for each of the new plan's ``cautions``.
     """
-    validate.integer("the number of steps to add", num_steps, minimum=1)
+    num_steps = validate.integer("the number of steps to add", num_steps, minimum=1)
+    epsilon, noise_multiplier = (
+        validate.plain(epsilon),
+        validate.plain(noise_multiplier),
+    )
     validate.real("the total epsilon", epsilon, above=0, allow_inf=True)
     if epsilon <= plan.target_epsilon and math.isfinite(plan.target_epsilon):
         raise InputError(

@@ -34,6 +34,7 @@ class Query:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
+        validate.plain_fields(self)
         validate.text("the query's name", self.name, *NAME)
         validate.integer(
             f"the number of sums of the query {self.name}",

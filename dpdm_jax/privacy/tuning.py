@@ -57,6 +57,7 @@ class Selection:
     shape: float = 1.0
 
     def __post_init__(self) -> None:
+        validate.plain_fields(self)
         name = "the mean number of tuning runs"
         validate.real(name, self.mean, minimum=1, maximum=_LARGEST)
         name = "the shape of the number of tuning runs"

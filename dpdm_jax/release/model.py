@@ -93,12 +93,12 @@ class ReleasedModel:
         Raises:
             InputError: an argument is out of range.
         """
-        validate.integer("num_images", num_images, minimum=1)
-        validate.seed("seed", seed)
+        num_images = validate.integer("num_images", num_images, minimum=1)
+        seed = validate.seed("seed", seed)
         settings = self.config.sample
         if batch_size is None:
             batch_size = min(num_images, settings.batch_size)
-        validate.integer("batch_size", batch_size, minimum=1)
+        batch_size = validate.integer("batch_size", batch_size, minimum=1)
         condition = self.model.condition
         if prompts is not None or (is_text(condition) and labels is None):
             chosen = self._tokens(prompts, num_images)
