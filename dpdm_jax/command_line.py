@@ -1,5 +1,6 @@
 """Flags of the command line: a config file, overrides, and errors a person can read."""
 
+import contextlib
 import difflib
 import inspect
 import logging
@@ -11,7 +12,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 import ml_collections
@@ -20,7 +21,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from dpdm_jax import config_upgrades, configs, xla_flags
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
 
 #: The folder of the shipped configs: the repository's, or the installed package's.
 CONFIGS = pathlib.Path(configs.__path__[0])
@@ -81,26 +82,63 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     """Loads the config of ``FILE.py[:VARIANT]``.
 
     Raises:
-        InputError: there is no such file or variant.
+        InputError: there is no such file or variant, its code fails, or what it makes
+            is no config of this version.
     """
     # Imported late: JAX, which comes with it, must find the flags set.
     from dpdm_jax import stored_config
 
     path, _, variant = resolve_config_path(spec).partition(":")
-    get_config = runpy.run_path(path).get("get_config")
-    if get_config is None:
+    with _of_users_code(path):
+        get_config = runpy.run_path(path).get("get_config")
+    if not callable(get_config):
         raise InputError(f"{path} defines no get_config(); allowed: a config file.")
-    try:
-        config = get_config(variant) if variant else get_config()
-    except ValueError as e:
-        raise InputError(f"--config is {spec!r}: {e}") from None
+    with _of_users_code(path):
+        try:
+            config = get_config(variant) if variant else get_config()
+        except ValueError as e:  # what configs raise over a variant
+            said = (str(e).strip().splitlines() or ["ValueError"])[0].rstrip(".")
+            raise InputError(f"--config is {spec!r}: {said}.") from None
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(
+            f"get_config() of {path} returns a {type(config).__name__}; allowed: the "
+            "config that base.get_config() returns, with changes."
+        )
     for name in stored_config.unknown_fields(config):
         allowed = " or ".join(config_upgrades.MOVED.get(name, ()))
+        hint = "" if allowed else _hint(name, stored_config.known_fields())
         raise InputError(
-            f"{path} sets the unknown field {name}; allowed: "
+            f"{path} sets the unknown field {name}{hint}; allowed: "
             f"{allowed or 'those of configs/base.py'}."
         )
+    for name in stored_config.missing_fields(config):
+        raise InputError(
+            f"{path} makes a config without the field {name}; allowed: the config that "
+            "base.get_config() returns, with changes."
+        )
     return config.lock()
+
+
+@contextlib.contextmanager
+def _of_users_code(path: str) -> Iterator[None]:
+    """Makes one sentence of what the code of a config file raises, and where.
+
+    Raises:
+        InputError: the code raised something.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as e:
+        frames = traceback.extract_tb(e.__traceback__)
+        own = [frame.lineno for frame in frames if frame.filename == path]
+        line = e.lineno if isinstance(e, SyntaxError) else own[-1] if own else None
+        where = f" in line {line}" if line else ""
+        raise InputError(
+            f"{path} cannot be loaded ({reason(e)}{where}); allowed: a Python file "
+            "whose get_config() returns a config."
+        ) from None
 
 
 def parse(argv: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 import ml_collections
 
-from dpdm_jax import config_upgrades, json_values, rooms, validate
+from dpdm_jax import config_upgrades, json_values, rooms, settings, validate
 from dpdm_jax.configs import base
 from dpdm_jax.errors import InputError, reason
 
@@ -81,6 +81,21 @@ def unknown_fields(config: Mapping[str, Any]) -> list[str]:
         # A preset has fields and groups of the sampler.
         known[_PRESETS] = dict.fromkeys(presets, known["sampler"])
     return _unknown(config, known, "")
+
+
+def known_fields() -> list[str]:
+    """Returns the whole names of the fields that every config of this version has."""
+    return [
+        name
+        for name in settings.names(base.get_config())
+        if not name.startswith(f"{_PRESETS}.")
+    ]
+
+
+def missing_fields(config: Mapping[str, Any]) -> list[str]:
+    """Returns the whole names of fields that a whole config lacks."""
+    there = set(settings.names(config))
+    return [name for name in known_fields() if name not in there]
 
 
 def _unknown(values: Mapping[str, Any], known: dict[str, Any], path: str) -> list[str]:

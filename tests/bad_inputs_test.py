@@ -107,6 +107,60 @@ COMMAND_LINES = rows_of(
         ),
     },
 )
+
+
+def config_row(says: str, *lines: str) -> Row:
+    """A row of a config file of one's own, {here}/mine.py."""
+
+    def prepare(here, run):
+        text = "\n".join(("from dpdm_jax.configs import base", *lines))
+        (here / "mine.py").write_text(text + "\n")
+
+    return Row(("--mode=plan", "--config={here}/mine.py"), says, prepare)
+
+
+def config_with(*statements: str) -> tuple[str, ...]:
+    return (
+        "def get_config():",
+        "    config = base.get_config()",
+        *(f"    {statement}" for statement in statements),
+    )
+
+
+CONFIG_FILES = [
+    config_row(
+        "mine.py sets the unknown field privacy.eps (did you mean privacy.epsilon?)",
+        *config_with("config.privacy.eps = 1.0", "return config"),
+    ),
+    config_row(
+        "unknown field train.lr",
+        *config_with("config.train.lr = 1e-3", "return config"),
+    ),
+    config_row(
+        "unknown field privcy.epsilon (did you mean privacy.epsilon?)",
+        *config_with("config.privcy = {'epsilon': 1.0}", "return config"),
+    ),
+    config_row("returns a NoneType; allowed: the config that", *config_with("pass")),
+    config_row("returns a dict", *config_with("return config.to_dict()")),
+    config_row(
+        "makes a config without the field name",
+        "def get_config():",
+        "    return type(base.get_config())()",
+    ),
+    config_row("SyntaxError: '(' was never closed in line 2)", "def get_config("),
+    config_row(
+        "No module named 'nowhere_to_be_found' in line 2)", "import nowhere_to_be_found"
+    ),
+    config_row("defines no get_config()", "get_config = 3"),
+    config_row(
+        "mine.py cannot be loaded (AttributeError: ",
+        *config_with("config.privcy.epsilon = 1.0", "return config"),
+    ),
+    config_row(
+        "mine.py cannot be loaded (TypeError: ",
+        *config_with("config.train.batch_size = 'many'", "return config"),
+    ),
+]
 # What a plan reads, and the sentences for numbers out of range.
 PLANS = rows_of(
     "plan",
@@ -805,6 +859,7 @@ CONVERSION = [
 
 TABLE = [
     *COMMAND_LINES,
+    *CONFIG_FILES,
     *PLANS,
     *TRAINING,
     *SAMPLING,
