@@ -9,7 +9,7 @@ import pathlib
 
 from absl import flags
 
-from dpdm_jax import command_line, json_values
+from dpdm_jax import command_line, json_values, validate
 from dpdm_jax.errors import InputError
 
 MODES = (
@@ -85,7 +85,11 @@ def main(argv: list[str]) -> None:
             command_line.speak_only_of_errors()
         job = [_MODE.value, _WORKDIR.value, json_values.encode(config.to_dict())]
         processes.check_same("The command line", lambda: job)
-    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.name)
+    if _WORKDIR.value:
+        workdir = pathlib.Path(_WORKDIR.value)
+    else:  # a released config's name is somebody else's word
+        name = validate.folder_name("config.name", config.name)
+        workdir = pathlib.Path("runs") / name
     if _MODE.value == "plan":
         modes.plan(config, workdir, as_json=_JSON.value, compile_for=_COMPILE_FOR.value)
         return

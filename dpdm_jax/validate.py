@@ -67,6 +67,24 @@ def text(name: str, value: object, pattern: re.Pattern[str], in_words: str) -> N
         raise InputError(f"{name} is {_shown(value)}; allowed: {in_words}.")
 
 
+def folder_name(name: str, value: object) -> str:
+    """Returns the name of one folder; raises InputError if it leads elsewhere.
+
+    Args:
+        name: what the value is called where the user set it.
+        value: the value to check.
+    """
+    is_plain = (
+        isinstance(value, str)
+        and value.isprintable()
+        and value not in ("", ".", "..")
+        and not set(value) & set("/\\")
+    )
+    if not is_plain:
+        raise InputError(f"{name} is {_shown(value)}; allowed: the name of one folder.")
+    return str(value)
+
+
 def fields(what: str, value: object, allowed: Collection[str]) -> None:
     """Raises InputError unless ``value`` is a dict of exactly the allowed fields.
 

@@ -67,3 +67,17 @@ def test_numpy_scalars_are_written_as_json():
     values = [np.int64(3), np.float32(0.5), np.True_, np.float64("inf")]
     assert json_values.encode(values) == [3, 0.5, True, "inf"]
     assert [type(v) for v in json_values.encode(values)] == [int, float, bool, str]
+
+
+@pytest.mark.parametrize("name", ["digits", "a b", "v1.0", "..."])
+def test_a_plain_folder_name_comes_back(name):
+    assert validate.folder_name("config.name", name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "/", "/tmp/x", "../x", "a/b", "a/", "a\\b", "a\nb", "a\0", 3],
+)
+def test_a_name_that_leads_elsewhere_is_refused(name):
+    with pytest.raises(InputError, match=r"config\.name is .*; allowed: the name of"):
+        validate.folder_name("config.name", name)

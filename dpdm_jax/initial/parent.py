@@ -4,7 +4,7 @@ import pathlib
 
 import ml_collections
 
-from dpdm_jax import command_line
+from dpdm_jax import command_line, validate
 
 
 def parent_of(
@@ -22,10 +22,11 @@ def parent_of(
         ``initial.weights`` says where it is.
 
     Raises:
-        InputError: ``initial.parent`` names no config.
+        InputError: ``initial.parent`` names no config, or one whose name is no folder's.
     """
     settings = config.initial
     if not settings.parent or settings.weights:
         return None
     parent = command_line.load_config(settings.parent)
-    return parent, workdir.parent / parent.name
+    name = validate.folder_name(f"name of {settings.parent}", parent.name)
+    return parent, workdir.parent / name

@@ -123,12 +123,8 @@ def _check(settings: ml_collections.ConfigDict) -> None:
     validate.one_of("release.dtype", settings.dtype, bundle.DTYPES)
     validate.integer("release.step", settings.step, minimum=-1)
     validate.real("release.selection_mean", settings.selection_mean, minimum=0)
-    name = settings.samples
-    if name and (pathlib.PurePath(name).name != name or name == ".."):
-        raise InputError(
-            f"release.samples is {name!r}; allowed: the name of a folder in samples/, "
-            "or nothing."
-        )
+    if settings.samples:
+        validate.folder_name("release.samples", settings.samples)
 
 
 def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> None:

@@ -252,8 +252,4 @@ def _check(settings: ml_collections.ConfigDict) -> None:
     validate.one_of("sample.rounding", settings.rounding, pixels.ROUNDINGS)
     validate.integer("sample.step", settings.step, minimum=-1)
     validate.seed("sample.seed", settings.seed)
-    name = settings.name
-    if not name or pathlib.PurePath(name).name != name or name == "..":
-        raise InputError(
-            f"sample.name is {settings.name!r}; allowed: the name of one folder."
-        )
+    validate.folder_name("sample.name", settings.name)
