@@ -5,13 +5,12 @@
 The folder is one that --mode=release wrote. --config.x.y= overrides as ever.
 """
 
-import pathlib
-
 import ml_collections
 
 from dpdm_jax.configs import base
 from dpdm_jax.errors import reason
 from dpdm_jax.release import bundle as release_bundle
+from dpdm_jax.user_paths import user_path
 
 
 def get_config(bundle: str = "") -> ml_collections.ConfigDict:
@@ -23,7 +22,7 @@ def get_config(bundle: str = "") -> ml_collections.ConfigDict:
     Raises:
         ValueError: there is no release, or its config is of another version.
     """
-    folder = pathlib.Path(bundle)
+    folder = user_path("the release", bundle)
     try:
         config = release_bundle.read_config(folder)
     except ValueError as e:

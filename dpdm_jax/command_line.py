@@ -68,7 +68,7 @@ def resolve_config_path(spec: str) -> str:
         InputError: there is no such file.
     """
     name, colon, variant = spec.partition(":")
-    path = pathlib.Path(name)
+    path = pathlib.Path(name).expanduser()
     if not path.is_file() and path.parent == pathlib.Path(CONFIGS.name):
         path = CONFIGS / path.name
     if path.is_file():

@@ -11,6 +11,7 @@ from absl import flags
 
 from dpdm_jax import command_line, json_values, validate
 from dpdm_jax.errors import InputError
+from dpdm_jax.user_paths import user_path
 
 MODES = (
     "run",
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> None:
         job = [_MODE.value, _WORKDIR.value, json_values.encode(config.to_dict())]
         processes.check_same("The command line", lambda: job)
     if _WORKDIR.value:
-        workdir = pathlib.Path(_WORKDIR.value)
+        workdir = user_path("--workdir", _WORKDIR.value)
     else:  # a released config's name is somebody else's word
         name = validate.folder_name("config.name", config.name)
         workdir = pathlib.Path("runs") / name

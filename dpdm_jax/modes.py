@@ -26,6 +26,7 @@ from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.sampling.snapshot import ReconstructionWriter, SnapshotWriter
 from dpdm_jax.training import extension, loop
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.user_paths import user_path
 
 
 def plan(
@@ -231,7 +232,8 @@ def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def _open_release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if config.release.bundle:
-        open_as_run(pathlib.Path(config.release.bundle), config, workdir)
+        bundle = user_path("release.bundle", config.release.bundle)
+        open_as_run(bundle, config, workdir)
 
 
 def _refuse_release(config: ml_collections.ConfigDict, mode: str) -> None:

@@ -23,6 +23,7 @@ COMMON = {
     "devices",
     "processes",
     "images",
+    "user_paths",
 }
 COMMON |= {"conditions", "fusion", "padding", "settings"}
 ALLOWED = {

@@ -80,6 +80,12 @@ COMMAND_LINES = rows_of(
         "--config=configs/digits.py:eps=3": "'eps=3'",
         "--config=configs/nothing.py": "configs/cifar10.py",
         "--config=": "no such file",
+        "--workdir=gs://bucket/run": "--workdir is 'gs://bucket/run', a URL; allowed",
+        "--mode=report --workdir=s3://bucket/run": "a URL; allowed: a path in this",
+        "--config=configs/released.py:gs://bucket/release": "a URL; allowed: a path",
+        "--mode=report --config.release.tuning_runs=gs://a/b --workdir={run}": (
+            "release.tuning_runs is 'gs://a/b', a URL"
+        ),
         "--mode=train --config.name=../x": "config.name is '../x'; allowed: the name",
         "--mode=report --config.name={here}/x": "allowed: the name of one folder",
         "--mode=sample --config.name=a/b": "config.name is 'a/b'",

@@ -9,6 +9,7 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.interop import torch_checkpoints
 from dpdm_jax.networks import Params, perceptual
 from dpdm_jax.networks.codecs.training import Settings
+from dpdm_jax.user_paths import user_path
 
 # Where checkpoints of latent diffusion's autoencoders have it.
 _PREFIX = "loss.perceptual_loss."
@@ -29,7 +30,7 @@ def read(settings: Settings) -> Params:
     """
     if not settings.perceptual_weights:
         return {}
-    path = pathlib.Path(settings.perceptual_weights)
+    path = user_path("codec.training.perceptual_weights", settings.perceptual_weights)
     tensors = torch_checkpoints.read_state_dict(path)
     return converted(
         {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}, path

@@ -1,12 +1,12 @@
 """The interface of conditions."""
 
-import pathlib
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from dpdm_jax.errors import InputError, reason
+from dpdm_jax.user_paths import user_path
 
 
 class Condition(Protocol):
@@ -106,8 +106,9 @@ def given_integers(
 
 
 def _read(path: str, allowed: str) -> np.ndarray:
+    file_path = user_path("sample.labels", path)
     try:
-        with open(pathlib.Path(path), "rb") as file:
+        with open(file_path, "rb") as file:
             # Not np.load, which takes other files for archives or pickles.
             return np.lib.format.read_array(file, allow_pickle=False)
     except Exception as e:  # a damaged header raises many kinds

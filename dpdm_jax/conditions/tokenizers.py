@@ -8,7 +8,6 @@ file, so that prompts are read as the captions were.
 import dataclasses
 import functools
 import hashlib
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +16,7 @@ import numpy as np
 from dpdm_jax import validate
 from dpdm_jax.conditions.tokens import Tokens
 from dpdm_jax.errors import InputError, reason
+from dpdm_jax.user_paths import user_path
 
 #: What ``Tokens.tokenizer`` is of bytes; of a file it is its SHA-256.
 BYTES = "bytes"
@@ -136,7 +136,7 @@ def describe(condition: Tokens) -> str:
 
 
 def _from_file(name: str, length: int) -> Tokenizer:
-    path = pathlib.Path(name).expanduser()
+    path = user_path("data.captions.vocabulary", name)
     try:
         content = path.read_bytes()
     except OSError as error:

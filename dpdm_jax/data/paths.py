@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dpdm_jax.errors import InputError
+from dpdm_jax.user_paths import user_path
 
 
 def existing(path: str, wanted: str) -> Path:
@@ -17,7 +18,7 @@ def existing(path: str, wanted: str) -> Path:
     """
     if not path:
         raise InputError(f"data.path is ''; allowed: {wanted}.")
-    expanded = Path(path).expanduser()
+    expanded = user_path("data.path", path)
     if not expanded.exists():
         raise InputError(f"data.path is {path!r}, which is missing; allowed: {wanted}.")
     return expanded

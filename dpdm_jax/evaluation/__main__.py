@@ -4,13 +4,13 @@ python -m dpdm_jax.evaluation --real=PATH --synthetic=PATH --metrics=fid,kid,...
 """
 
 import json
-import pathlib
 from typing import Any
 
 from absl import flags
 
 from dpdm_jax import command_line
 from dpdm_jax.errors import InputError
+from dpdm_jax.user_paths import user_path
 
 _SETS = (
     "an .npz file (images uint8 NHWC, perhaps labels), a folder of PNG or JPEG files "
@@ -98,7 +98,9 @@ def main(argv: list[str]) -> None:
             ) from None
         fields["dp_sgd"] = DPSGD(epsilon, delta)
     if _CACHE.value is not None:
-        fields["cache_folder"] = pathlib.Path(_CACHE.value) if _CACHE.value else None
+        fields["cache_folder"] = (
+            user_path("--cache", _CACHE.value) if _CACHE.value else None
+        )
     settings = Settings(**fields)
     metrics.check_names(_METRICS.value)
 
@@ -112,7 +114,7 @@ def main(argv: list[str]) -> None:
     real = load("real", _REAL.value)
     synthetic = load("synthetic", _SYNTHETIC.value)
     real_test = load("real_test", _REAL_TEST.value) if _REAL_TEST.value else None
-    pictures = pathlib.Path(_PICTURES.value) if _PICTURES.value else None
+    pictures = user_path("--pictures", _PICTURES.value) if _PICTURES.value else None
     results = metrics.measure(
         _METRICS.value,
         real,

@@ -12,6 +12,7 @@ from dpdm_jax.data import idx, image_folder, npz, tfds, transforms
 from dpdm_jax.data.sources import DataSettings
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
+from dpdm_jax.user_paths import user_path
 
 #: Ranges that float images may be in, by what states them.
 FLOAT_RANGES = {"0,1": (0.0, 1.0), "-1,1": (-1.0, 1.0), "0,255": (0.0, 255.0)}
@@ -187,11 +188,11 @@ def check_labels(
 
 
 def _path_and_split(spec: str) -> tuple[pathlib.Path, str | None]:
-    path = pathlib.Path(spec).expanduser()
+    path = user_path("an image set", spec)
     if spec and path.exists():
         return path, None
     parent, colon, split = spec.rpartition(":")
-    path = pathlib.Path(parent).expanduser()
+    path = user_path("an image set", parent)
     if colon and split and path.is_dir():
         return path, split
     raise InputError(f"{spec!r} is no file or folder; allowed: {_WANTED}.")

@@ -10,6 +10,7 @@ from dpdm_jax import files, progress
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.evaluation import inception
 from dpdm_jax.interop import torch_checkpoints
+from dpdm_jax.user_paths import user_path
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 URL = (
@@ -60,7 +61,7 @@ def load(path: str | os.PathLike[str] | None, cache_folder: pathlib.Path) -> Wei
     if path is None:
         file = _published_file(cache_folder)
     else:
-        file = pathlib.Path(path).expanduser()
+        file = user_path("inception_weights", path)
         if not file.is_file():
             raise InputError(
                 f"inception_weights is {path}, no file; allowed: {_WANTED}."

@@ -1,6 +1,5 @@
 """The weights of a codec: those of a file, or those that a network was trained with."""
 
-import pathlib
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -14,6 +13,7 @@ from dpdm_jax.models.model import Model
 from dpdm_jax.networks.codecs import KEPT
 from dpdm_jax.networks.codecs.autoencoder import AutoencoderCodec
 from dpdm_jax.privacy.lineage import Origin
+from dpdm_jax.user_paths import user_path
 
 
 class Given(NamedTuple):
@@ -74,7 +74,7 @@ def read_codec(
             "initial.weights of a run with a codec, or --mode=autoencoder first, on "
             "public data."
         )
-    path = pathlib.Path(settings.weights)
+    path = user_path("codec.weights", settings.weights)
     if (path / FOLDER).is_dir():
         kept, public = read_trained(path, codec)
         # Called as the run is, of which it is a part.

@@ -22,7 +22,7 @@ def parent_of(
         ``initial.weights`` says where it is.
 
     Raises:
-        InputError: ``initial.parent`` names no config, or one whose name is no folder's.
+        InputError: ``initial.parent`` names no config, or its name is no folder's.
     """
     settings = config.initial
     if not settings.parent or settings.weights:

@@ -20,6 +20,7 @@ from dpdm_jax.release import bundle, privacy_files
 from dpdm_jax.release.model import load_release
 from dpdm_jax.training.beginning import Beginning
 from dpdm_jax.training.checkpoints import FOLDER, Checkpoints
+from dpdm_jax.user_paths import user_path
 
 _FILES = (".pt", ".pth", ".ckpt", ".safetensors")
 
@@ -79,8 +80,8 @@ def _read_network(
     if not settings.weights:
         return None
     validate.one_of("initial.label_table", settings.label_table, fitting.TABLES)
-    path = pathlib.Path(settings.weights)
     with processes.together():
+        path = user_path("initial.weights", settings.weights)
         read = _reader(path, settings)
     # Opened by all processes together, which read it each by itself.
     checkpoints = Checkpoints(path) if read is _of_run else None

@@ -17,6 +17,7 @@ from dpdm_jax.interop.torch_checkpoints import read_official_checkpoint
 from dpdm_jax.models import trainable
 from dpdm_jax.models.model import build_model
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.user_paths import user_path
 
 T = TypeVar("T")
 
@@ -80,9 +81,9 @@ def import_checkpoint(
 def main(argv: list[str]) -> None:
     """Reads the flags and imports."""
     del argv
-    checkpoint = pathlib.Path(_required(_CHECKPOINT))
+    checkpoint = user_path("--checkpoint", _required(_CHECKPOINT))
     config = _required(_CONFIG)
-    workdir = pathlib.Path(_required(_WORKDIR))
+    workdir = user_path("--workdir", _required(_WORKDIR))
     step = import_checkpoint(checkpoint, config, workdir)
     print(
         f"Imported step {step} into {workdir}; sample from it with --mode=sample. Its "

@@ -16,6 +16,7 @@ from dpdm_jax import conditions
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.release import bundle, signing
 from dpdm_jax.release.verify import Verification, verify
+from dpdm_jax.user_paths import user_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,18 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = commands.add_parser(
         "verify", help="recompute epsilon, check sums and sizes"
     )
-    check.add_argument("folder", type=pathlib.Path)
+    check.add_argument("folder", type=_path)
     check.add_argument("--json", action="store_true", help="print one JSON line")
-    check.add_argument(
-        "--public-key", type=pathlib.Path, help="it must be signed by this key"
-    )
+    check.add_argument("--public-key", type=_path, help="it must be signed by this key")
     show = commands.add_parser("show", help="print the statement, unchecked")
-    show.add_argument("folder", type=pathlib.Path)
+    show.add_argument("folder", type=_path)
     make = commands.add_parser("make-key", help="make a key to sign releases with")
-    make.add_argument("file", type=pathlib.Path)
+    make.add_argument("file", type=_path)
     sign = commands.add_parser("sign", help="check a release, and sign it")
-    sign.add_argument("folder", type=pathlib.Path)
-    sign.add_argument("--key", type=pathlib.Path, required=True)
+    sign.add_argument("folder", type=_path)
+    sign.add_argument("--key", type=_path, required=True)
     arguments = parser.parse_args(argv)
     try:
         match arguments.command:
@@ -64,6 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
+
+
+def _path(text: str) -> pathlib.Path:
+    try:
+        return user_path("the path", text)
+    except InputError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
 
 
 def _verify(arguments: argparse.Namespace) -> int:

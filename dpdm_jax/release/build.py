@@ -30,6 +30,7 @@ from dpdm_jax.sampling import images, maker
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.resume import check_is_of_run
+from dpdm_jax.user_paths import user_path
 
 
 def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
@@ -68,7 +69,9 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
 
         def write() -> None:
             if settings.signing_key:  # before the work, should it be missing
-                signing.read_private_key(pathlib.Path(settings.signing_key))
+                signing.read_private_key(
+                    user_path("release.signing_key", settings.signing_key)
+                )
             record = _read_accounts(workdir, stored)
             tuning = read_tuning(settings)
             _check_private(settings, record, tuning)
@@ -110,7 +113,9 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 (folder / bundle.PRIVACY_TEXT).write_text(text)
                 bundle.write_checksums(folder)
                 if settings.signing_key:
-                    signing.sign(folder, pathlib.Path(settings.signing_key))
+                    signing.sign(
+                        folder, user_path("release.signing_key", settings.signing_key)
+                    )
                 failures = verify(folder).failures
                 if failures:
                     raise RuntimeError(f"the new release is wrong: {failures[0]}")
@@ -159,7 +164,8 @@ def read_tuning(settings: ml_collections.ConfigDict) -> Tuning:
         InputError: a ledger of another run cannot be read, or a field is out of range.
     """
     folders = [f.strip() for f in settings.tuning_runs.split(",") if f.strip()]
-    runs = tuple(read_ledger(pathlib.Path(f) / run_dir.LEDGER) for f in folders)
+    paths = [user_path("release.tuning_runs", folder) for folder in folders]
+    runs = tuple(read_ledger(path / run_dir.LEDGER) for path in paths)
     selection = None
     if settings.selection_mean:
         selection = Selection(settings.selection_mean, settings.selection_shape)

@@ -27,6 +27,7 @@ from dpdm_jax.sampling.generate import Generate, make_generator
 from dpdm_jax.sampling.prompts import is_text, tokenized
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.user_paths import user_path
 
 
 class ReleasedModel:
@@ -157,7 +158,7 @@ def load_release(path: str | os.PathLike[str]) -> ReleasedModel:
     Raises:
         InputError: the release is damaged, or of another version.
     """
-    folder = pathlib.Path(path)
+    folder = user_path("the release", path)
     failures = bundle.file_failures(folder)
     if failures:
         raise InputError(

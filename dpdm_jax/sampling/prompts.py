@@ -6,7 +6,6 @@ published with the images, and no epsilon covers it.
 
 import itertools
 import logging
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 from dpdm_jax import data
 from dpdm_jax.conditions import Condition, Tokens, tokenizers
 from dpdm_jax.errors import InputError, reason
+from dpdm_jax.user_paths import user_path
 
 _log = logging.getLogger(__name__)
 
@@ -74,8 +74,9 @@ def read(settings: ml_collections.ConfigDict) -> tuple[str, ...]:
                 f"sample.prompts is {source!r} and sample.prompt {text[:80]!r}; "
                 "allowed: one of them."
             )
+        path = user_path("sample.prompts", source)
         try:
-            text = pathlib.Path(source).expanduser().read_text(encoding="utf-8-sig")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"sample.prompts is {source!r}, which cannot be read "
