@@ -33,6 +33,7 @@ from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import Model, signature
 from dpdm_jax.models.trainable import ALL
 from dpdm_jax.privacy.noise import GaussianNoiseState
+from dpdm_jax.training.divergence import are_finite
 from dpdm_jax.training.mechanism_version import MECHANISM_VERSION
 from dpdm_jax.training.secrets import Secrets
 from dpdm_jax.training.state import TrainState
@@ -340,7 +341,8 @@ class Checkpoints:
             step they are of.
 
         Raises:
-            InputError: there is no such checkpoint, or it is damaged or foreign.
+            InputError: there is no such checkpoint, it is damaged or foreign, or a
+                weight is not finite.
         """
         step = self._pick(step)
         meta = self._read_meta(step, model)
@@ -348,7 +350,13 @@ class Checkpoints:
         trained, fixed = _templates(model, meta)
         params = self._read_arrays(step, {name: trained}, meta)[name]
         params = partition.join(params, self._read_fixed(step, fixed, meta))
-        return model.merged(params), step
+        params = model.merged(params)
+        if not are_finite(params):
+            raise InputError(
+                f"The weights ({weights}) of the checkpoint of step {step} are not "
+                "finite; allowed: an earlier step, or a run that has not diverged."
+            )
+        return params, step
 
     def restore_fixed(self, model: Model) -> Any:
         """Reads the parameters that no step of a run changes.

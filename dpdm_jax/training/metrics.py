@@ -101,8 +101,13 @@ def _open_events(folder: pathlib.Path) -> Any:
 
 
 def private_diagnostics(sums: Diagnostics) -> dict[str, float]:
-    """Turns a logical batch's sums into means, under names that mark them private."""
-    finite = max(float(sums.examples) - float(sums.non_finite), 1.0)
+    """Turns a logical batch's sums into means, under names that mark them private.
+
+    Where every example was left out, as none had a finite gradient, they are NaN.
+    """
+    finite = float(sums.examples) - float(sums.non_finite)
+    if not finite:
+        finite = math.nan if sums.examples else 1.0
     found = {
         f"{PRIVATE}loss": float(sums.loss) / finite,
         f"{PRIVATE}grad_norm": float(sums.grad_norm) / finite,

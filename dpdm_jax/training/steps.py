@@ -1,6 +1,7 @@
 """The steps of a run: authorised, taken, told of and kept."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +11,12 @@ import ml_collections
 import numpy as np
 
 from dpdm_jax import devices, processes
-from dpdm_jax.errors import Interrupted
+from dpdm_jax.errors import InputError, Interrupted
 from dpdm_jax.models import partition
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import GaussianNoiseState, format_epsilon
 from dpdm_jax.progress import progress_bar
+from dpdm_jax.training import divergence
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.logical_step import Mechanism, take_step
@@ -26,6 +28,7 @@ from dpdm_jax.training.step import Diagnostics
 #: ``snapshot(model, params, step)`` looks at the averaged weights of a model in
 #: training, as of ``Model.merged``.
 Snapshot = Callable[[Model, Any, int], None]
+_log = logging.getLogger(__name__)
 
 
 def run_steps(
@@ -44,6 +47,7 @@ def run_steps(
 
     Raises:
         Interrupted: after the step in progress was finished and kept.
+        InputError: the weights are no longer finite where they would be kept.
     """
     config = run.config
     every = config.checkpoint.every_steps
@@ -62,6 +66,7 @@ def run_steps(
                 if reporter is not None:
                     reporter.took_step(done, sums, examples)
                 if done % every == 0 or done == stop:
+                    _check_weights(state, done)
                     save(run, state)
                 if snapshot is not None and _is_snapshot(config, done):
                     average = partition.join(state.ema_params, run.fixed)
@@ -109,6 +114,16 @@ def _enter_phase(
     return phase, dataclasses.replace(state, noise_state=noise_state)
 
 
+def _check_weights(state: TrainState, done: int) -> None:
+    """Stops a run that is lost; it may, since the weights are what it makes public."""
+    with processes.together():
+        if not divergence.are_finite((state.params, state.ema_params)):
+            raise InputError(
+                f"The weights are not finite after step {done}, which no further step "
+                "mends; allowed: a new run, with a lower train.learning_rate."
+            )
+
+
 class _Reporter:
     """Tells of the steps: on the screen and in the metrics of the run."""
 
@@ -117,6 +132,7 @@ class _Reporter:
         self._stop = stop
         self._metrics = MetricsLog(run.workdir, tensorboard=run.config.log.tensorboard)
         self._progress = progress_bar("training", stop, done=done)
+        self._watch = divergence.GradientWatch()
         self._examples, self._since = 0, time.perf_counter()
 
     def took_step(self, done: int, sums: Diagnostics, examples: int) -> None:
@@ -124,7 +140,15 @@ class _Reporter:
         self._progress.update()
         if done % self._run.config.log.every_steps != 0 and done != self._stop:
             return
-        diagnostics = private_diagnostics(jax.device_get(sums))
+        sums = jax.device_get(sums)
+        diagnostics = private_diagnostics(sums)
+        if self._watch.is_time_to_warn(sums):
+            # On the owner's screen alone: no file that is published says so.
+            _log.warning(
+                "PRIVATE: in %d logged steps in a row no example had a finite "
+                "gradient; all were left out, and such steps are noise alone.",
+                divergence.PATIENCE,
+            )
         rate = self._examples / (time.perf_counter() - self._since)
         spent = self._run.plan.epsilon_spent(done)
         diagnostics[f"{PRIVATE}images_per_second"] = rate

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import math
 
 import jax.numpy as jnp
 import pytest
@@ -39,6 +40,14 @@ def test_means_are_over_examples_with_finite_gradients():
         "private/non_finite": 1.0,
         "private/batch_size": 4.0,
     }
+
+
+def test_without_a_finite_gradient_there_is_no_loss():
+    sums = Diagnostics(loss=0.0, grad_norm=0.0, clipped=0.0, non_finite=4.0, examples=4)
+    found = metrics.private_diagnostics(sums)
+    for name in ("loss", "grad_norm", "clip_fraction"):
+        assert math.isnan(found[f"private/{name}"])
+    assert found["private/non_finite"] == found["private/batch_size"] == 4
 
 
 def test_an_empty_batch_has_no_means():
