@@ -257,8 +257,32 @@ def run(main: Callable[[list[str]], None]) -> None:
         # 128 plus the signal, as shells have it.
         _exit(128 + getattr(e, "signal_number", signal.SIGINT), e)
     except Exception as e:
+        if said := _no_device(e):
+            print(f"error: {said}", file=sys.stderr)
+            _exit(2, e)
         traceback.print_exc()
         _exit(1, e)
+
+
+def _no_device(error: Exception) -> str | None:
+    """Returns a sentence if JAX cannot start what JAX_PLATFORMS asks for, else None.
+
+    Without a GPU "cuda" fails by an assertion in JAX, others by other errors: so JAX is
+    asked again.
+    """
+    asked = os.environ.get("JAX_PLATFORMS")
+    is_jaxs = isinstance(error, (AssertionError, RuntimeError))
+    if not asked or not is_jaxs or "jax" not in sys.modules:
+        return None
+    try:
+        sys.modules["jax"].devices()
+    except (AssertionError, RuntimeError) as e:
+        why = f" ({reason(e).split(' (set')[0]})" if str(e) else ""
+        return (
+            f"JAX_PLATFORMS is {asked!r}, and JAX has no such device on this machine"
+            f"{why}; allowed: cpu, or a platform of this machine, or to leave it unset."
+        )
+    return None
 
 
 def speak_only_of_errors() -> None:

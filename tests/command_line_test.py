@@ -1,5 +1,6 @@
 """What the entry points' common frame lets a person see."""
 
+import os
 import subprocess
 import sys
 
@@ -22,6 +23,42 @@ command_line.run(lambda argv: exec(code))
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert ("the disk is full" in result.stderr) == is_seen
+
+
+@pytest.mark.parametrize("platform", ["cuda", "gpu", "nonsense"])
+def test_a_device_that_is_not_there_gets_one_sentence(platform):
+    script = """
+import jax
+from dpdm_jax import command_line
+# As on a machine without any, wherever this runs.
+jax._src.hardware_utils.has_visible_nvidia_gpu = lambda: False
+command_line.run(lambda argv: jax.devices())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": platform},
+    )
+    (sentence,) = result.stderr.strip().splitlines()
+    assert sentence.startswith(f"error: JAX_PLATFORMS is {platform!r}, and JAX has no ")
+    assert result.returncode == 2
+
+
+def test_an_error_of_ones_own_keeps_its_traceback():
+    script = """
+import jax
+from dpdm_jax import command_line
+command_line.run(lambda argv: 1 / 0)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cuda"},
+    )
+    assert "ZeroDivisionError" in result.stderr
+    assert result.returncode == 1
 
 
 def test_only_what_a_library_left_behind_is_silent():
