@@ -14,6 +14,9 @@ from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_siz
 from dpdm_jax.privacy.queries import Query
 from dpdm_jax.privacy.trained import TrainedPart
 
+#: Steps of a new plan. Accountants take ever longer, and say nothing meanwhile.
+MAX_STEPS = 10_000_000
+
 # In what an extension may differ from the plan before it.
 _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
@@ -433,6 +436,10 @@ class PrivacyPlan:
         return cls(sampling=sampling, **values)
 
 
+def _check_steps(name: str, value: object) -> int:
+    return validate.integer(name, value, minimum=1, maximum=MAX_STEPS)
+
+
 def make_plan(config: PrivacyConfig) -> PrivacyPlan:
     """Returns the plan of a run: calibrates the noise unless it is given.
 
@@ -462,6 +469,8 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
     Warns:
         UserWarning: for each of the plan's ``cautions``.
     """
+    if config.num_steps is not None:  # before the sampler's own, larger bound
+        _check_steps("num_steps", config.num_steps)
     sampling = PoissonSampling.from_batch_size(
         config.num_examples,
         config.batch_size,
@@ -469,6 +478,7 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         num_steps=config.num_steps,
         exact=config.exact_batch_size,
     )
+    _check_steps("the number of steps of all epochs", sampling.num_steps)
     if config.public_data:
         config = _without_budget(config)
     validate.real("epsilon", config.epsilon, above=0, allow_inf=True)
@@ -575,7 +585,7 @@ def extend_plan(
     Warns:
         UserWarning: for each of the new plan's ``cautions``.
     """
-    num_steps = validate.integer("the number of steps to add", num_steps, minimum=1)
+    num_steps = _check_steps("the number of steps to add", num_steps)
     epsilon, noise_multiplier = (
         validate.plain(epsilon),
         validate.plain(noise_multiplier),

@@ -33,6 +33,23 @@ def make_quietly(config):
         return make_plan(config)
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"epochs": None, "num_steps": 10**9}, "num_steps is 1000000000; allowed: an"),
+        ({"epochs": None, "num_steps": 10**20}, "integer <= 10000000"),
+        ({"epochs": 10**9, "num_steps": None}, "the number of steps of all epochs is"),
+        ({"epochs": 10**30, "num_steps": None}, "num_steps is 1000"),
+    ],
+)
+def test_more_steps_than_anyone_accounts_for_are_refused_at_once(
+    monkeypatch, fields, says
+):
+    monkeypatch.setattr(accounting, "calibrate_noise_multiplier", None)
+    with pytest.raises(InputError, match=says):
+        make_plan(changed(**fields))
+
+
 NON_PRIVATE = changed(epsilon=math.inf, l2_clip_norm=0.5)
 
 
