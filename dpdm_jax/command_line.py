@@ -20,11 +20,14 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+import dpdm_jax
 from dpdm_jax import config_upgrades, configs, xla_flags
 from dpdm_jax.errors import InputError, reason
 
 #: The folder of the shipped configs: the repository's, or the installed package's.
 CONFIGS = pathlib.Path(configs.__path__[0])
+# --help lists the flags that are defined here as those of the entry point.
+flags.disclaim_key_flags()
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=.*)?")
 
 
@@ -154,6 +157,7 @@ def parse(argv: Sequence[str]) -> list[str]:
         InputError: a flag, a config, a field or a value is not known.
     """
     argv = list(argv)
+    _answer(argv[1:])
     spec = _default_spec
     for i, arg in enumerate(argv):
         name, _, value = arg.partition("=")
@@ -192,6 +196,21 @@ def parse(argv: Sequence[str]) -> list[str]:
         rooms.forget_foreign(flags.FLAGS.config, given)
         rooms.check(flags.FLAGS.config)
     return rest
+
+
+def _answer(args: Sequence[str]) -> None:
+    """Answers --help and --version, for which no config need be there, and exits."""
+    asked = {arg.lstrip("-") for arg in args if arg.startswith("-")}
+    if "version" in asked:
+        print(f"dpdm_jax {dpdm_jax.__version__}")
+        sys.exit(0)
+    if "helpfull" in asked:
+        app.usage(writeto_stdout=True)
+        sys.exit(0)
+    if asked & {"help", "helpshort", "h", "?"}:
+        app.usage(shorthelp=True, writeto_stdout=True)
+        print("\n--version prints the version, --helpfull lists libraries' flags, too.")
+        sys.exit(0)
 
 
 def _check_field(config: ml_collections.ConfigDict, dotted: str) -> str:

@@ -193,7 +193,7 @@ PLANS = rows_of(
             "train.num_steps=1000000000": "num_steps is 1000000000; allowed: an",
             "train.num_steps=100000000000000000000": "an integer <= 10000000",
             "train.num_steps=1e20": "1e20",
-            "train.epochs=1000000000": "the number of steps of all epochs is",
+            "train.epochs=1000000000": "epochs is 1000000000; allowed: an integer <=",
             "train.epochs=0": "epochs is 0",
             "train.microbatch_size=0": "microbatch_size is 0",
             "train.trainable=lora:4": "of which 'lora:4' selects nothing; allowed with",

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from commands import CHECKOUT
 
+import dpdm_jax
+
 pytestmark = pytest.mark.slow
 
 _TINY = (
@@ -70,6 +72,28 @@ def test_main_job(finished):
     assert list((workdir / "tensorboard").glob("events.*"))
     assert "epsilon" in done.stderr  # of the progress bar
     assert "images/s" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["dpdm_jax", "dpdm_jax.main"])
+def test_help_needs_no_config_and_is_no_failure(dpdm, module):
+    done = dpdm("--help", "--config=nowhere.py", module=module)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--config" in done.stdout
+    assert "--workdir" in done.stdout
+    assert "--mode" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["dpdm_jax", "dpdm_jax.main", "dpdm_jax.release"])
+def test_version(dpdm, module):
+    done = dpdm("--version", module=module)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"dpdm_jax {dpdm_jax.__version__}\n"
+
+
+def test_the_package_is_the_command(dpdm):
+    done = dpdm("--config.train.batchsize=3", module="dpdm_jax")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --config.train.batchsize is an unknown")
 
 
 def test_main_job_again_finds_it_done(finished, dpdm):

@@ -469,8 +469,9 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
     Warns:
         UserWarning: for each of the plan's ``cautions``.
     """
-    if config.num_steps is not None:  # before the sampler's own, larger bound
-        _check_steps("num_steps", config.num_steps)
+    for name in ("num_steps", "epochs"):
+        if getattr(config, name) is not None:  # before the sampler's own, larger bound
+            _check_steps(name, getattr(config, name))
     sampling = PoissonSampling.from_batch_size(
         config.num_examples,
         config.batch_size,

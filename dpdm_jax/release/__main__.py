@@ -12,6 +12,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import dpdm_jax
 from dpdm_jax import conditions
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.release import bundle, signing
@@ -32,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dpdm_jax.release",
         description="Check, show or sign a release.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"dpdm_jax {dpdm_jax.__version__}"
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
