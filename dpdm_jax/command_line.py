@@ -49,13 +49,15 @@ def define_config_flag(
     """
     global _default_spec
     _default_spec = default
-    return config_flags.DEFINE_config_file(
+    flag = config_flags.DEFINE_config_file(
         "config",
         None,
         "A config file, with a published variant: configs/mnist.py:eps=1."
         + (f" Default: {default}." if default else ""),
         lock_config=True,
     )
+    flags.declare_key_flag(flag.name)
+    return flag
 
 
 def resolve_config_path(spec: str) -> str:
@@ -109,7 +111,7 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
         )
     for name in stored_config.unknown_fields(config):
         allowed = " or ".join(config_upgrades.MOVED.get(name, ()))
-        hint = "" if allowed else _hint(name, stored_config.known_fields())
+        hint = "" if allowed else _hint(name, stored_config.known_names())
         raise InputError(
             f"{path} sets the unknown field {name}{hint}; allowed: "
             f"{allowed or 'those of configs/base.py'}."
@@ -136,10 +138,12 @@ def _of_users_code(path: str) -> Iterator[None]:
     except (Exception, SystemExit) as e:
         frames = traceback.extract_tb(e.__traceback__)
         own = [frame.lineno for frame in frames if frame.filename == path]
-        line = e.lineno if isinstance(e, SyntaxError) else own[-1] if own else None
+        said, line = reason(e), own[-1] if own else None
+        if isinstance(e, SyntaxError):
+            said, line = f"{type(e).__name__}: {e.msg}", e.lineno
         where = f" in line {line}" if line else ""
         raise InputError(
-            f"{path} cannot be loaded ({reason(e)}{where}); allowed: a Python file "
+            f"{path} cannot be loaded ({said}{where}); allowed: a Python file "
             "whose get_config() returns a config."
         ) from None
 
@@ -293,15 +297,18 @@ def _no_device(error: Exception) -> str | None:
     is_jaxs = isinstance(error, (AssertionError, RuntimeError))
     if not asked or not is_jaxs or "jax" not in sys.modules:
         return None
-    try:
-        sys.modules["jax"].devices()
-    except (AssertionError, RuntimeError) as e:
-        why = f" ({reason(e).split(' (set')[0]})" if str(e) else ""
-        return (
-            f"JAX_PLATFORMS is {asked!r}, and JAX has no such device on this machine"
-            f"{why}; allowed: cpu, or a platform of this machine, or to leave it unset."
-        )
-    return None
+    if not str(error).startswith("Unable to initialize backend"):
+        try:
+            sys.modules["jax"].devices()
+        except (AssertionError, RuntimeError) as e:
+            error = e
+        else:
+            return None
+    why = f" ({reason(error).split(' (set')[0]})" if str(error) else ""
+    return (
+        f"JAX_PLATFORMS is {asked!r}, and JAX has no such device on this machine{why}; "
+        "allowed: cpu, or a platform of this machine, or to leave it unset."
+    )
 
 
 def speak_only_of_errors() -> None:

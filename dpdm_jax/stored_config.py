@@ -92,6 +92,15 @@ def known_fields() -> list[str]:
     ]
 
 
+def known_names() -> list[str]:
+    """Returns the whole names of these fields, and of the groups that they lie in."""
+    found = dict.fromkeys(known_fields())
+    for name in list(found):
+        parts = name.split(".")
+        found |= dict.fromkeys(".".join(parts[:i]) for i in range(1, len(parts)))
+    return list(found)
+
+
 def missing_fields(config: Mapping[str, Any]) -> list[str]:
     """Returns the whole names of fields that a whole config lacks."""
     there = set(settings.names(config))

@@ -147,7 +147,7 @@ CONFIG_FILES = [
         *config_with("config.train.lr = 1e-3", "return config"),
     ),
     config_row(
-        "unknown field privcy.epsilon (did you mean privacy.epsilon?)",
+        "sets the unknown field privcy (did you mean privacy?)",
         *config_with("config.privcy = {'epsilon': 1.0}", "return config"),
     ),
     config_row("returns a NoneType; allowed: the config that", *config_with("pass")),
