@@ -111,7 +111,7 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
         )
     for name in stored_config.unknown_fields(config):
         allowed = " or ".join(config_upgrades.MOVED.get(name, ()))
-        hint = "" if allowed else _hint(name, stored_config.known_names())
+        hint = "" if allowed else _hint_whole(name, stored_config.known_names())
         raise InputError(
             f"{path} sets the unknown field {name}{hint}; allowed: "
             f"{allowed or 'those of configs/base.py'}."
@@ -249,6 +249,15 @@ def _hint(name: str, known: Sequence[str]) -> str:
     """Returns the known name that was probably meant, for a message; "" if none."""
     near = difflib.get_close_matches(name, known, 1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _hint_whole(dotted: str, known: Sequence[str]) -> str:
+    """As ``_hint`` for whole names, of which those beside the wrong one count."""
+    group, dot, field = dotted.rpartition(".")
+    beside = [name.rpartition(".") for name in known]
+    fields = [name for path, _, name in beside if path == group]
+    near = difflib.get_close_matches(field, fields, 1)
+    return f" (did you mean {group}{dot}{near[0]}?)" if near else ""
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -143,7 +143,7 @@ CONFIG_FILES = [
         *config_with("config.privacy.eps = 1.0", "return config"),
     ),
     config_row(
-        "unknown field train.lr",
+        "unknown field train.lr; allowed: those of configs/base.py",
         *config_with("config.train.lr = 1e-3", "return config"),
     ),
     config_row(
@@ -153,7 +153,7 @@ CONFIG_FILES = [
     config_row("returns a NoneType; allowed: the config that", *config_with("pass")),
     config_row("returns a dict", *config_with("return config.to_dict()")),
     config_row(
-        "makes a config without the field name",
+        "makes a config without the field",
         "def get_config():",
         "    return type(base.get_config())()",
     ),
