@@ -6,7 +6,9 @@ import pytest
 
 from dpdm_jax import command_line, settings
 from dpdm_jax.errors import InputError
+from dpdm_jax.models.model import build_model
 from dpdm_jax.training import divergence
+from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train
 from dpdm_jax.training.step import Diagnostics
 
@@ -45,11 +47,25 @@ def test_the_owner_is_told_once_of_steps_in_a_row():
 
 
 @pytest.mark.slow
-def test_weights_that_are_not_finite_end_the_run_before_they_are_kept(tmp_path):
+def test_weights_that_are_not_finite_end_the_run_before_they_are_kept(
+    tmp_path, monkeypatch
+):
     config = command_line.load_config("configs/digits.py")
     # Of two steps of one direction no float32 holds the sum.
     for name, value in (_TINY | {"train.learning_rate": 3e38}).items():
         settings.assign(config, name, value)
     with pytest.raises(InputError, match="not finite after step 2, which no further"):
         train(config, tmp_path)
-    assert not [p for p in (tmp_path / "checkpoints").glob("*") if p.name.isdigit()]
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [0]
+    checkpoints.close()
+    # Kept all the same, as by an earlier version, they are not sampled from or released.
+    monkeypatch.setattr(divergence, "are_finite", lambda params: True)
+    config.train.stop_after_steps = 2
+    train(config, tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    model = build_model(config, *checkpoints.stored_problem())
+    for name in ("ema", "raw"):
+        with pytest.raises(InputError, match="of the checkpoint of step 2 are not fin"):
+            checkpoints.restore_weights(model, name)
+    checkpoints.close()
