@@ -44,22 +44,22 @@ def test_numpy_scalars_are_bounded_and_shown_as_pythons():
         validate.real("x", np.float32(2), maximum=1)
 
 
+@pytest.mark.filterwarnings("ignore:This run is NOT PRIVATE")
 def test_a_plan_of_numpy_scalars_is_that_of_pythons():
     """Of narrow integers too, which would wrap around: 100 * 3 does not fit int8."""
     common = {"epsilon": math.inf, "delta": 1e-5, "noise_multiplier": None}
-    with pytest.warns(UserWarning, match="NOT PRIVATE"):
-        plan = make_plan(
-            PrivacyConfig(num_examples=100, batch_size=30, epochs=100, **common)
+    plan = make_plan(
+        PrivacyConfig(num_examples=100, batch_size=30, epochs=100, **common)
+    )
+    numpy_plan = make_plan(
+        PrivacyConfig(
+            num_examples=np.uint8(100),
+            batch_size=np.int8(30),
+            epochs=np.int8(100),
+            exact_batch_size=np.False_,
+            **common,
         )
-        numpy_plan = make_plan(
-            PrivacyConfig(
-                num_examples=np.uint8(100),
-                batch_size=np.int8(30),
-                epochs=np.int8(100),
-                exact_batch_size=np.False_,
-                **common,
-            )
-        )
+    )
     assert numpy_plan == plan
     assert repr(numpy_plan) == repr(plan)
 

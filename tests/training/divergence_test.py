@@ -59,7 +59,7 @@ def test_weights_that_are_not_finite_end_the_run_before_they_are_kept(
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps() == [0]
     checkpoints.close()
-    # Kept all the same, as by an earlier version, they are not sampled from or released.
+    # Kept all the same, as by an earlier version, they are not read.
     monkeypatch.setattr(divergence, "are_finite", lambda params: True)
     config.train.stop_after_steps = 2
     train(config, tmp_path)
