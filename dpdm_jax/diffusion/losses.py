@@ -23,7 +23,7 @@ from dpdm_jax.errors import InputError
 THE_IMAGE = Views()
 
 # An example's key is split in three; 4 is the codec's (``models.model``).
-_VIEWS_STREAM = 3
+VIEWS_STREAM = 3
 _DROPOUT_STREAM = 5
 
 #: An image, or a view of it for each draw.
@@ -214,7 +214,7 @@ def make_loss(
         )
         # Other blocks of the key's stream than any of ``draw``.
         seen = views.draw(
-            jax.random.fold_in(key, _VIEWS_STREAM), image, noise_multiplicity
+            jax.random.fold_in(key, VIEWS_STREAM), image, noise_multiplicity
         )
         if drops:
             dropout_key = jax.random.fold_in(key, _DROPOUT_STREAM)
