@@ -16,7 +16,8 @@ from dpdm_jax.errors import InputError
 #: the data.
 #: 2: sums and noise of integers, 128-bit keys, a digest of all of the data.
 #: 3: parameters that are not trained have no part in the sums.
-MECHANISM_VERSION = 3
+#: 4: gradients of convolutions on CPU are rounded otherwise.
+MECHANISM_VERSION = 4
 
 
 def check_version(workdir: pathlib.Path, described: dict[str, Any]) -> None:
