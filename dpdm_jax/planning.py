@@ -293,15 +293,16 @@ def _cost(
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, forward_bytes = forward_cost(config, model)
     at_once = config.diffusion.draws_at_once or multiplicity
-    passes = gradient_passes(model) + (at_once != multiplicity)  # one more, in parts
-    flops = passes * forward_flops * multiplicity * plan.expected_batch_size
+    flops = gradient_passes(model) * forward_flops * multiplicity
+    flops *= plan.expected_batch_size
     size = 4 * model.num_trained
     fixed = 4 * num_scalars(model.split(model.shapes)[1])
-    # What is fixed; weights, average, two Adam moments, sum, noise; then what a
-    # micro-batch holds: its gradients, and the activations that the backward pass
-    # reads, which the bytes that a forward pass moves bound from above.
-    activations = forward_bytes * at_once
-    memory = fixed + 6 * size + held * (size + activations)
+    # What is fixed; weights, average, two Adam moments, the two words of the sum; then
+    # what a micro-batch holds: its gradients, those of draws in parts twice, and the
+    # activations that the backward pass reads, which the bytes that a forward pass
+    # moves bound from above.
+    gradients = size if at_once == multiplicity else 2 * size
+    memory = fixed + 6 * size + held * (gradients + forward_bytes * at_once)
     rate = _matrix_product_rate()
     return {
         "microbatches_per_step": num_microbatches(

@@ -17,7 +17,8 @@ from dpdm_jax.errors import InputError
 #: 2: sums and noise of integers, 128-bit keys, a digest of all of the data.
 #: 3: parameters that are not trained have no part in the sums.
 #: 4: gradients of convolutions on CPU are rounded otherwise.
-MECHANISM_VERSION = 4
+#: 5: so are gradients of draws in parts.
+MECHANISM_VERSION = 5
 
 
 def check_version(workdir: pathlib.Path, described: dict[str, Any]) -> None:
