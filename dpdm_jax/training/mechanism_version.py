@@ -18,7 +18,8 @@ from dpdm_jax.errors import InputError
 #: 3: parameters that are not trained have no part in the sums.
 #: 4: gradients of convolutions on CPU are rounded otherwise.
 #: 5: so are gradients of draws in parts.
-MECHANISM_VERSION = 5
+#: 6: so are norms on CPU, which are taken of three gradients at a time.
+MECHANISM_VERSION = 6
 
 
 def check_version(workdir: pathlib.Path, described: dict[str, Any]) -> None:
