@@ -15,6 +15,7 @@ from dpdm_jax.errors import InputError
 MODES = (
     "run",
     "plan",
+    "autoencoder",
     "train",
     "extend",
     "sample",
@@ -35,10 +36,12 @@ _MODE = flags.DEFINE_enum(
     "run",
     MODES,
     "plan prints what a run will do; train, sample, evaluate and report are its "
-    "stages; run is the four in turn; extend plans further steps within a new budget "
-    "(config.extend); select ranks classifiers by its images; learning_curve tests "
-    "them on growing numbers of images, privately; release writes what of it may be "
-    "published; audit attacks a finished run, privately.",
+    "stages; run is the four in turn, behind what a model begins with; autoencoder "
+    "trains that of a latent diffusion model, on public images; extend plans further "
+    "steps within a new budget (config.extend); select ranks classifiers by its "
+    "images; learning_curve tests them on growing numbers of images, privately; "
+    "release writes what of it may be published; audit attacks a finished "
+    "run, privately.",
 )
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",

@@ -9,6 +9,7 @@ import ml_collections
 
 from dpdm_jax import compilation, planning, processes, run_dir
 from dpdm_jax.audit import run as audit_run
+from dpdm_jax.autoencoding import train as autoencoding
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import run as evaluation_run
 from dpdm_jax.evaluation.description import describe
@@ -22,7 +23,7 @@ from dpdm_jax.release import build
 from dpdm_jax.release.bundle import PRIVACY_TEXT
 from dpdm_jax.release.model import open_as_run
 from dpdm_jax.sampling import run as sampling_run
-from dpdm_jax.sampling.snapshot import SnapshotWriter
+from dpdm_jax.sampling.snapshot import ReconstructionWriter, SnapshotWriter
 from dpdm_jax.training import extension, loop
 from dpdm_jax.training.checkpoints import Checkpoints
 
@@ -84,8 +85,17 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _refuse_release(config, "train")
     _refuse_extension(config, "train")
     _say(f"Training in {workdir}.")
+    _use_autoencoder(config, workdir)
     _train(config, workdir)
     _print_statement(workdir)
+
+
+def autoencoder(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains the autoencoder of a latent diffusion model, on public images."""
+    _refuse_release(config, "autoencoder")
+    _say(f"Training an autoencoder in {workdir / autoencoding.FOLDER}.")
+    folder = autoencoding.train(config, workdir, ReconstructionWriter(workdir))
+    _say(f"Autoencoder: {folder}; NOT PRIVATE, of {config.data.public}")
 
 
 def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -171,6 +181,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         # Before hours of training: what is missing for the last stage.
         processes.from_first(lambda: evaluation_run.check(config, workdir))
         _train_parent(config, workdir)
+        _train_autoencoder(config, workdir)
         _say(f"Training in {workdir}.")
         _train(config, workdir)
         if not _is_trained(workdir):
@@ -191,9 +202,26 @@ def _train_parent(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
     parent, folder = found
     if not _is_trained(folder):
         _train_parent(parent, folder)
+        _train_autoencoder(parent, folder)
         _say(f"Training {config.initial.parent} in {folder}, to begin with.")
         _train(parent, folder)
     config.initial.weights = str(folder)
+
+
+def _train_autoencoder(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+    """Trains the autoencoder of a public run, unless it is done or given."""
+    if autoencoding.is_wanted(config) and not autoencoding.is_finished(workdir):
+        autoencoder(config, workdir)
+    _use_autoencoder(config, workdir)
+
+
+def _use_autoencoder(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Has a public run begin with the autoencoder that was trained for it."""
+    if autoencoding.is_wanted(config) and autoencoding.is_finished(workdir):
+        config.codec.weights = str(workdir / autoencoding.FOLDER)
+        config.codec.public = config.data.public
 
 
 def _train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ ROOMS = (
     sources.ROOM,
     sources.CONDITIONS,
     codecs.ROOM,
+    codecs.TRAINING,
     networks.ROOM,
     networks.BESIDE,
     *from_config.ROOMS,

@@ -23,7 +23,7 @@ def dense(p, x):
 def conv(p, x, stride=1, pad=(1, 1, 1, 1)):
     """``pad`` is left, right, top, bottom."""
     x = functional.pad(x.movedim(-1, 1), pad)
-    kernel = p["kernel"].permute(3, 2, 0, 1)
+    kernel = p["kernel"].permute(3, 2, 0, 1).contiguous()
     return functional.conv2d(x, kernel, p["bias"], stride=stride).movedim(1, -1)
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from dpdm_jax.autoencoding.checkpoints import FOLDER, read_trained
 from dpdm_jax.errors import InputError
 from dpdm_jax.initial import fitting
 from dpdm_jax.interop import latent_diffusion
@@ -70,14 +71,20 @@ def read_codec(
         raise InputError(
             f"codec.weights is '' and codec.name is {settings.name!r}; allowed: a "
             "checkpoint of an autoencoder, the folder of diffusers' AutoencoderKL, or "
-            "initial.weights of a run with a codec."
+            "initial.weights of a run with a codec, or --mode=autoencoder first, on "
+            "public data."
         )
+    path = pathlib.Path(settings.weights)
+    if (path / FOLDER).is_dir():
+        kept, public = read_trained(path, codec)
+        # Called as the run is, of which it is a part.
+        name = path.absolute().parent.name
+        return params | kept, Origin("run", name, digest(kept), public)
     if not settings.public:
         raise InputError(
             f"codec.weights is {settings.weights!r} and codec.public is empty; "
             "allowed: the name of the public data that it was trained on."
         )
-    path = pathlib.Path(settings.weights)
     kept = latent_diffusion.read_autoencoder(path, codec)
     kind = "folder" if path.is_dir() else "file"
     origin = Origin(kind, path.name, digest(kept), settings.public)

@@ -121,6 +121,12 @@ def _promote_all_but_bias(
     return cast(_Arrays, (*(x.astype(dtype) for x in operands), bias))
 
 
+def parameter(shape: tuple[int, ...], law: Law) -> nnx.Param[Array]:
+    """Returns a parameter of a module of one's own, drawn from a law."""
+    metadata: Any = {LAW: law}
+    return nnx.Param(jnp.zeros(shape), **metadata)
+
+
 class GroupNorm(nnx.GroupNorm):
     """Made by ``group_norm``."""
 

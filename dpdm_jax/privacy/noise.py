@@ -12,6 +12,7 @@ from jaxtyping import Array, Int32, Key
 
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
+from dpdm_jax.fusion import materialize
 from dpdm_jax.privacy.exact import discrete_gaussian
 from dpdm_jax.privacy.exact.grid import ExactSum, words_to_float
 
@@ -126,14 +127,17 @@ def _noised(
     # One draw for all leaves: every separate draw is compiled apart, which takes XLA
     # tens of seconds for a network of a few hundred leaves.
     drawn = discrete_gaussian.draw(keys, size, stddev / total.spacing, sharding)
-    noised, offset = [], 0
-    for low, high in zip(lows, highs, strict=True):
-        more_low, more_high = (
-            word[offset : offset + low.size].reshape(low.shape) for word in drawn
-        )
-        noised.append(words_to_float(low + more_low, high + more_high, total.spacing))
+    all_lows, all_highs = (
+        jnp.concatenate([word.reshape(-1) for word in words]) + more
+        for words, more in zip((lows, highs), drawn, strict=True)
+    )
+    # Once: every use of a leaf would have the CPU compiler compute it anew.
+    noised = materialize(words_to_float(all_lows, all_highs, total.spacing))
+    leaves, offset = [], 0
+    for low in lows:
+        leaves.append(noised[offset : offset + low.size].reshape(low.shape))
         offset += low.size
-    return jax.tree.unflatten(treedef, noised)
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def normalize_by(constant: float) -> optax.GradientTransformation:

@@ -18,6 +18,23 @@ FOLDER = "snapshots"
 _MAX_PROMPTS = 20
 
 
+class ReconstructionWriter:
+    """Draws public images, and below each what an autoencoder makes of it."""
+
+    def __init__(self, workdir: pathlib.Path):
+        """Prepares the pictures of a run, which go where ``SnapshotWriter``'s do."""
+        self._folder = workdir / run_dir.SAMPLES / FOLDER
+
+    def __call__(self, shown: np.ndarray, made: np.ndarray, step: int) -> None:
+        """Writes the picture of one step; arguments uint8 [n, h, w, c]."""
+        if not processes.is_first():
+            return
+        files.make_folder(self._folder)
+        both = np.concatenate([shown, made])
+        picture = images.grid(both, columns=len(shown))
+        images.write_png(self._folder / f"autoencoder_{step:07d}.png", picture)
+
+
 class SnapshotWriter:
     """Draws the same few noise seeds again and again while a model is trained."""
 

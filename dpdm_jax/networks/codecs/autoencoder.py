@@ -9,7 +9,7 @@ likewise with ``up/level_1/block_0`` (and ``attention_0``, ``upsample``), and
 import abc
 import dataclasses
 import functools
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -285,6 +285,18 @@ class Autoencoder(nnx.Module):
         return self.decoder(self.from_latent(z))
 
 
+class Reconstruction(NamedTuple):
+    """What an autoencoder is trained by.
+
+    Attributes:
+        images: made of the latents, nominally in [-1, 1].
+        penalty: what keeps the latents regular.
+    """
+
+    images: Float32[Array, "n h w c"]
+    penalty: Float[Array, ""]
+
+
 Module = TypeVar("Module", bound=Autoencoder)
 
 
@@ -295,10 +307,13 @@ class AutoencoderCodec(abc.ABC, Generic[Module]):
     Attributes:
         settings: of the autoencoder.
         sample_shape: (h, w, c).
+        error_is_summed: whether in training the error of an image is the sum over its
+            pixels, and not the mean.
     """
 
     settings: Settings
     sample_shape: tuple[int, int, int]
+    error_is_summed: ClassVar[bool]
 
     @property
     def identity(self) -> str:
@@ -308,6 +323,59 @@ class AutoencoderCodec(abc.ABC, Generic[Module]):
     @abc.abstractmethod
     def make(self, rngs: nnx.Rngs) -> Module:
         """Builds the autoencoder."""
+
+    @abc.abstractmethod
+    def encode(self, params: Params, image: Array, key: PRNGKeyArray) -> Array:
+        """See ``Codec``."""
+
+    @abc.abstractmethod
+    def reconstruct(
+        self,
+        params: Params,
+        images: Float[Array, "n h w c"],
+        noise: Float[Array, "n h2 w2 c2"],
+    ) -> Reconstruction:
+        """Encodes and decodes, with gradients to both.
+
+        Args:
+            params: of the model.
+            images: in [-1, 1].
+            noise: unit normal, of the latents' shape.
+        """
+
+    @abc.abstractmethod
+    def rescaled(self, params: Params, factor: float) -> Params:
+        """Returns parameters of an autoencoder whose latents are times as large.
+
+        It makes the same images of them.
+
+        Args:
+            params: of the model.
+            factor: > 0.
+        """
+
+    def rescaled_ends(
+        self, params: Params, factors: Float[np.ndarray, " o"], shifts: np.ndarray
+    ) -> Params:
+        """Changes what the encoder gives, and undoes that in front of the decoder.
+
+        Args:
+            params: of the model.
+            factors: of the outputs in front of the latents; the first ones are those
+                of the latents themselves.
+            shifts: added to them.
+        """
+        kept = params[KEPT]
+        last, first = kept["to_latent"], kept["from_latent"]
+        factor = factors[: self.settings.latent_channels]
+        ends = {
+            "to_latent": {
+                "kernel": last["kernel"] * factors,
+                "bias": last["bias"] * factors + shifts,
+            },
+            "from_latent": {**first, "kernel": first["kernel"] / factor[:, None]},
+        }
+        return {**params, KEPT: {**kept, **ends}}
 
     @functools.cached_property
     def module(self) -> network.Functional[Module]:

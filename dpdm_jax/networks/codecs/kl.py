@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, PRNGKeyArray, UInt8
 
@@ -61,6 +62,7 @@ class KLCodec(autoencoder.AutoencoderCodec[autoencoder.Autoencoder]):
     """Diffusion of latents that are drawn anew at each visit; see ``Codec``."""
 
     settings: Settings
+    error_is_summed = True
 
     def make(self, rngs: nnx.Rngs) -> autoencoder.Autoencoder:
         channels = self.sample_shape[2]
@@ -76,6 +78,26 @@ class KLCodec(autoencoder.AutoencoderCodec[autoencoder.Autoencoder]):
             images: in [-1, 1].
         """
         return posterior(self.bind(params).encode(images))
+
+    def reconstruct(
+        self,
+        params: Params,
+        images: Float[Array, "n h w c"],
+        noise: Float[Array, "n h2 w2 c2"],
+    ) -> autoencoder.Reconstruction:
+        module = self.bind(params)
+        law = posterior(module.encode(images))
+        made = module.decode(law.sample(noise))
+        return autoencoder.Reconstruction(made, jnp.mean(law.divergence()))
+
+    def rescaled(self, params: Params, factor: float) -> Params:
+        ones = np.ones(self.settings.latent_channels, np.float32)
+        return self.rescaled_ends(
+            params,
+            np.concatenate([factor * ones, ones]),
+            # The logarithm of a variance grows by twice that of the factor.
+            np.concatenate([0 * ones, 2 * np.log(np.float32(factor)) * ones]),
+        )
 
     def encode(
         self, params: Params, image: UInt8[Array, "h w c"], key: PRNGKeyArray

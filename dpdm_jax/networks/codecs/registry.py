@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from dpdm_jax.networks.codecs import kl, vq
+from dpdm_jax.networks.codecs import kl, training, vq
 from dpdm_jax.networks.codecs.base import Codec
 from dpdm_jax.networks.codecs.pixels import PixelCodec
 from dpdm_jax.settings import Group, Kind, Room
@@ -43,6 +43,23 @@ ROOM = Room(
         "pixels": Kind(PixelCodec),
         "kl": _autoencoder(kl.KLCodec, Group("codec.kl", kl.Settings)),
         "vq": _autoencoder(vq.VQCodec, Group("codec.vq", vq.Settings)),
+    },
+)
+
+_TRAINING = Group(training.Settings.path, training.Settings)
+
+
+def _itself(settings: training.Settings) -> training.Settings:
+    return settings
+
+
+#: How codecs are trained: gives ``training.Settings``; None of one without weights.
+TRAINING = Room(
+    ROOM.choice,
+    {
+        "pixels": Kind(lambda: None),
+        "kl": Kind(_itself, (_TRAINING,)),
+        "vq": Kind(_itself, (_TRAINING,)),
     },
 )
 

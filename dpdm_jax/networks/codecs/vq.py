@@ -7,6 +7,7 @@ row.
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
@@ -16,6 +17,7 @@ from dpdm_jax import validate
 from dpdm_jax.images import pixels
 from dpdm_jax.networks import layers
 from dpdm_jax.networks.codecs import autoencoder
+from dpdm_jax.networks.codecs.base import KEPT
 from dpdm_jax.networks.network import Params
 
 # Weight of what moves rows to latents, against what moves latents to rows.
@@ -103,10 +105,34 @@ class VQCodec(autoencoder.AutoencoderCodec[VQAutoencoder]):
     """Diffusion of latents in front of their replacement by rows; see ``Codec``."""
 
     settings: Settings
+    error_is_summed = False
 
     def make(self, rngs: nnx.Rngs) -> VQAutoencoder:
         channels = self.sample_shape[2]
         return VQAutoencoder(self.settings, channels, dtype=jnp.float32, rngs=rngs)
+
+    def reconstruct(
+        self,
+        params: Params,
+        images: Float[Array, "n h w c"],
+        noise: Float[Array, "n h2 w2 c2"],
+    ) -> autoencoder.Reconstruction:
+        del noise
+        module = self.bind(params)
+        latents = module.encode(images)
+        rows = module.quantized(latents)
+        # Forward the rows, backward as if they were the latents.
+        passed = latents + lax.stop_gradient(rows - latents)
+        return autoencoder.Reconstruction(
+            module.decode(passed), codebook_loss(latents, rows)
+        )
+
+    def rescaled(self, params: Params, factor: float) -> Params:
+        factors = np.full(self.settings.latent_channels, factor, np.float32)
+        params = self.rescaled_ends(params, factors, np.zeros_like(factors))
+        kept = params[KEPT]
+        codes = {"embedding": kept["codes"]["embedding"] * factor}
+        return {**params, KEPT: {**kept, "codes": codes}}
 
     def encode(
         self, params: Params, image: UInt8[Array, "h w c"], key: PRNGKeyArray

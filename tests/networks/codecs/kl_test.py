@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from random_params import random_like
 from scipy import integrate
 
 from dpdm_jax.networks.codecs import kl
@@ -42,3 +43,21 @@ def test_latents_are_drawn_by_the_key():
     keys = jax.random.split(jax.random.key(1), 2)
     np.testing.assert_array_equal(encode(keys[0]), encode(keys[0]))
     assert np.abs(encode(keys[0]) - encode(keys[1])).min() > 1e-3
+
+
+def test_latents_are_rescaled_by_the_weights():
+    settings = kl.Settings(base_channels=32, num_res_blocks=1, attention_factors=())
+    codec = kl.KLCodec(settings, (4, 4, 1))
+    params = random_like(jax.eval_shape(codec.init, jax.random.key(0)), 0.2)
+    larger = codec.rescaled(params, 4.0)
+    images = np.linspace(-1, 1, 32, dtype=np.float32).reshape(2, 4, 4, 1)
+    before, after = (codec.posterior(p, images) for p in (params, larger))
+    np.testing.assert_allclose(after.mean, 4.0 * before.mean, rtol=1e-5)
+    np.testing.assert_allclose(after.std, 4.0 * before.std, rtol=1e-5)
+    latents = before.sample(np.ones_like(before.mean))
+    np.testing.assert_allclose(
+        codec.decode(larger, 4.0 * latents),
+        codec.decode(params, latents),
+        rtol=1e-4,
+        atol=1e-5,
+    )

@@ -42,3 +42,35 @@ def test_codebook_loss_moves_latents_four_times_as_much_as_rows():
     assert value == 1.25 * 4
     np.testing.assert_allclose(of_latents, 2.0)
     np.testing.assert_allclose(of_rows, -0.5)
+
+
+def test_gradients_pass_by_the_rows_and_the_table_has_the_codebooks_alone():
+    params = CODEC.init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
+    noise = np.zeros((2, 2, 2, 3), np.float32)
+
+    def of(part):
+        return jax.grad(lambda p: jnp.sum(part(CODEC.reconstruct(p, images, noise))))
+
+    by_images, by_penalty = (
+        jax.jit(of(part))(params)[KEPT]
+        for part in (lambda r: r.images, lambda r: r.penalty)
+    )
+    assert np.any(by_images["to_latent"]["kernel"])
+    assert not np.any(by_images["codes"]["embedding"])
+    assert np.any(by_penalty["codes"]["embedding"])
+    assert not np.any(by_penalty["decoder"]["stem"]["kernel"])
+
+
+def test_latents_are_rescaled_by_the_weights():
+    params = CODEC.init(jax.random.key(0))
+    larger = CODEC.rescaled(params, 4.0)
+    images = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
+    small, large = (CODEC.bind(p).encode(images) for p in (params, larger))
+    np.testing.assert_allclose(large, 4.0 * small, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        CODEC.decode(larger, 4.0 * small),
+        CODEC.decode(params, small),
+        rtol=1e-4,
+        atol=1e-6,
+    )
