@@ -33,6 +33,7 @@ FINETUNE_KEYS = {
 KEYS = {
     "step_time": STEP_KEYS,
     "finetune_step": FINETUNE_KEYS,
+    "latent_step": {"private_over_ordinary": None},
     "memory": {
         "private_over_nonprivate_memory": None,
         "private_over_nonprivate_resident": None,
@@ -90,6 +91,7 @@ def forked(commands, monkeypatch):
         "evaluation",
         "noise_draw",
         "finetune_step",
+        "latent_step",
         # Compile several programs anew.
         pytest.param("step_time", marks=pytest.mark.slow),
         pytest.param("first_step", marks=pytest.mark.slow),
