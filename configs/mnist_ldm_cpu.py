@@ -16,7 +16,7 @@ VARIANTS = ("eps=1", "eps=10")
 
 #: By epsilon: noise draws per image, batch size, steps. The smaller the budget, the
 #: more is an image's gradient worth beside the time that it takes.
-BUDGETS = {"1": (4, 4096, 40), "10": (2, 4096, 80)}
+BUDGETS = {"1": (4, 4096, 30), "10": (2, 4096, 60)}
 
 
 def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:

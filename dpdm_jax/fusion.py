@@ -6,18 +6,23 @@ every sum and every transposition, the whole chain of layers behind it: half of 
 of a training step, and most of the time of compiling it.
 """
 
+from typing import TypeVar
+
 import jax
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+#: An array, or a tree of arrays.
+Arrays = TypeVar("Arrays")
 
-def materialize(x: jax.Array) -> jax.Array:
+
+def materialize(x: Arrays) -> Arrays:
     """Computes the array once and stores it, and its cotangent likewise, on CPU.
 
     Values don't change. Other platforms fuse well and are left alone.
 
     Args:
-        x: array of any shape and dtype.
+        x: array of any shape and dtype, or a tree of them, which are there together.
 
     Returns:
         The same values.
@@ -25,7 +30,7 @@ def materialize(x: jax.Array) -> jax.Array:
     return lax.platform_dependent(x, cpu=_call_identity, default=lambda x: x)
 
 
-def _call_identity(x: jax.Array) -> jax.Array:
+def _call_identity(x: Arrays) -> Arrays:
     # XLA drops barriers before it fuses, but never fuses across a call that it must not
     # inline. The call costs nothing: its result is its argument, in the same memory.
     with set_xla_metadata(inlineable="false"):
@@ -33,6 +38,6 @@ def _call_identity(x: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _identity(x: jax.Array) -> jax.Array:
+def _identity(x: Arrays) -> Arrays:
     # JAX would drop a call that gave back its argument alone.
     return lax.optimization_barrier(x)

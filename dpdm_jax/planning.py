@@ -308,8 +308,8 @@ def _cost(
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, forward_bytes = forward_cost(config, model)
     draws = config.diffusion.draws_at_once or multiplicity
-    passes = gradient_passes(model) + (draws != multiplicity)  # one more, in parts
-    flops = passes * forward_flops * multiplicity * plan.expected_batch_size
+    flops = gradient_passes(model) * forward_flops * multiplicity
+    flops *= plan.expected_batch_size
     encoding_flops, encoding_bytes = encoding_cost(model)
     batch_size, number = plan.expected_batch_size, plan.num_examples
     steps = plan.num_steps
@@ -321,13 +321,14 @@ def _cost(
     flops += encoding_flops * each
     size = 4 * model.num_trained
     fixed = 4 * num_scalars(model.split(model.shapes)[1])
-    # What is fixed; weights, average, two Adam moments, sum, noise; then what a
-    # micro-batch holds: its gradients, and the activations that the backward pass
-    # reads, which the bytes that a forward pass moves bound from above. Images are
-    # encoded before.
+    # What is fixed; weights, average, two Adam moments, the two words of the sum; then
+    # what a micro-batch holds: its gradients, those of draws in parts twice, and the
+    # activations that the backward pass reads, which the bytes that a forward pass
+    # moves bound from above. Images are encoded before.
+    gradients = size if draws == multiplicity else 2 * size
     activations = forward_bytes * draws
     at_once = min(encoding.AT_ONCE, config.train.microbatch_size // devices)
-    working = max(held * (size + activations), at_once * encoding_bytes)
+    working = max(held * (gradients + activations), at_once * encoding_bytes)
     memory = fixed + 6 * size + working
     rate = _matrix_product_rate()
     return {

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from dpdm_jax import planning, validate
 from dpdm_jax.compilation import hlo
+from dpdm_jax.compilation.memory import program_memory
 from dpdm_jax.compilation.targets import CHIP_SOURCE, Chip, Target
 from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.diffusion import from_config as diffusion_from_config
@@ -301,29 +302,13 @@ def _compile(lower: Callable[[], jax.stages.Lowered]) -> dict[str, Any]:
     assert text is not None
     program = hlo.Program(text)
     return report | {
-        "memory": _memory(compiled),
+        "memory": program_memory(compiled),
         "flops": cost.get("flops"),
         "bytes_accessed": cost.get("bytes accessed"),
         "main_memory_bytes": program.main_memory_bytes(),
         "loops": program.num_loops(),
         "collectives": program.collectives(),
     }
-
-
-def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    stats = compiled.memory_analysis()
-    assert stats is not None  # compilers of all platforms tell
-    new_outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    parts = {
-        "arguments": stats.argument_size_in_bytes,
-        "outputs": stats.output_size_in_bytes,
-        "outputs_in_arguments": stats.alias_size_in_bytes,
-        "temporaries": stats.temp_size_in_bytes,
-        "code": stats.generated_code_size_in_bytes,
-    }
-    # All at once: the compilers' own peaks leave out temporaries (CPU) or gaps (TPU).
-    working = stats.temp_size_in_bytes + new_outputs
-    return parts | {"peak": parts["arguments"] + parts["code"] + working}
 
 
 @contextlib.contextmanager

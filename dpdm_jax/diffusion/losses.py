@@ -6,7 +6,6 @@ example; the privacy engines put the batch around it.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32, Key, PRNGKeyArray
 from dpdm_jax import validate
 from dpdm_jax.diffusion import noise_levels as noise_levels_lib
 from dpdm_jax.diffusion.denoiser import Denoiser, Params, Prediction, Values
+from dpdm_jax.diffusion.parts import mean_of_parts
 from dpdm_jax.diffusion.views import Views
 from dpdm_jax.errors import InputError
 
@@ -24,7 +24,7 @@ from dpdm_jax.errors import InputError
 THE_IMAGE = Views()
 
 # An example's key is split in three; 4 is the codec's (``models.model``).
-_VIEWS_STREAM = 3
+VIEWS_STREAM = 3
 _DROPOUT_STREAM = 5
 
 #: An image, or a view of it for each draw.
@@ -42,7 +42,7 @@ class Settings:
     Attributes:
         noise_multiplicity: K >= 1, draws of noise an example and step.
         draws_at_once: draws that the network sees together, a divisor of K; 0 for all.
-            Less takes less memory, and a third forward pass.
+            Less takes less memory for activations, and one gradient more.
         stratified: spread an example's K noise levels evenly.
         label_dropout: probability in [0, 1] that an example trains without condition.
 
@@ -224,8 +224,7 @@ def make_loss(
         views: how the image is seen.
         drops: whether the network drops features in training: for each draw others.
         draws_at_once: draws that the network sees together, a divisor of K, or 0 for
-            all. The rest of memory that activations take is then saved, for a third
-            forward pass; the loss is the same but for rounding.
+            all; see ``mean_of_parts``. The loss is the same but for rounding.
 
     Returns:
         The loss, see ``ExampleLoss``.
@@ -245,48 +244,30 @@ def make_loss(
         )
         # Other blocks of the key's stream than any of ``draw``.
         seen = views.draw(
-            jax.random.fold_in(key, _VIEWS_STREAM), image, noise_multiplicity
+            jax.random.fold_in(key, VIEWS_STREAM), image, noise_multiplicity
         )
         if drops:
             dropout_key = jax.random.fold_in(key, _DROPOUT_STREAM)
             keys = jax.random.split(dropout_key, noise_multiplicity)
             draws = draws._replace(dropout=keys)
 
-        prepared = _prepared(denoise, params, condition, draws, null)
-
         def of_some(
-            params: Params, prepared: Any, draws: Draws, seen: Seen
+            weights: tuple[Params, Any], drop_label: Array, some: tuple[Any, Seen]
         ) -> Float32[Array, ""]:
+            (params, prepared), (each, seen) = weights, some
+            draws = Draws(drop_label, *each)
             return _mean(denoise, loss_weight, params, seen, prepared, draws, bound)
 
+        # What is shared is no part of what is worked out for each part: its gradient
+        # is that of all of them.
+        weights = params, _prepared(denoise, params, condition, draws, null)
         if draws_at_once in (0, noise_multiplicity):
-            return of_some(params, prepared, draws, seen)
-        # What is shared is no part of what is computed anew for each part.
-        of_part = functools.partial(of_some, params, prepared)
-        return _mean_of_parts(of_part, draws, seen, draws_at_once)
+            return of_some(weights, draws.drop_label, (draws[1:], seen))
+        if seen.ndim < draws.noise.ndim:
+            seen = jnp.broadcast_to(seen, draws.noise.shape)
+        parts = jax.tree.map(
+            lambda x: x.reshape(-1, draws_at_once, *x.shape[1:]), (draws[1:], seen)
+        )
+        return mean_of_parts(of_some, weights, draws.drop_label, parts)
 
     return loss
-
-
-def _mean_of_parts(
-    of_some: Callable[[Draws, Seen], Float32[Array, ""]],
-    draws: Draws,
-    seen: Seen,
-    draws_at_once: int,
-) -> Float32[Array, ""]:
-    """Averages the losses of parts of the draws, one part after another."""
-
-    def parts(x: Array) -> Array:
-        return x.reshape(-1, draws_at_once, *x.shape[1:])
-
-    def add(total: Array, part: tuple[Any, list[Seen]]) -> tuple[Array, None]:
-        some, views = part
-        some = Draws(draws.drop_label, *some)
-        return total + of_some(some, *(views or [seen])), None
-
-    # Else the activations of all parts would be kept for the backward pass.
-    step = jax.checkpoint(add, prevent_cse=False)
-    each = [seen] if seen.ndim == draws.noise.ndim else []
-    cut = jax.tree.map(parts, (draws[1:], each))
-    total, _ = jax.lax.scan(step, jnp.zeros(()), cut)
-    return total / (len(draws.sigma) // draws_at_once)

@@ -1,15 +1,21 @@
-"""3x3 convolution whose weight gradients of single examples are fast on CPU.
+"""3x3 convolution whose gradients are fast on CPU, those of single examples as well.
 
-Mapped over examples, the weight gradient of ``lax.conv`` becomes a convolution with a
-group for each example, for which the CPU has no fast program. There each example's is
-computed as matrix products instead, image after image so that the operands stay in the
-cache. Everything else is ``lax.conv``, and so is everything on accelerators.
+XLA's CPU compiler has a fast program for one form of a convolution: images and kernels
+in the order of ``_FORM``, without dilation. It brings others into that form only
+outside of loops, and those that work out weight gradients run many times slower inside
+one. Mapped over examples, a weight gradient is a convolution with a group for each,
+which has no fast program at all. So gradients are written in that form here, and those
+of examples are taken one after another. Accelerators keep ``lax.conv``.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32
+
+_FORM = ("NHWC", "HWIO", "NHWC")
 
 
 def conv3x3(
@@ -25,18 +31,23 @@ def conv3x3(
         kernel: of their dtype.
         stride: of the windows.
         padding: rows, and columns, of zeros in front of the image and behind it. Where
-            this or the stride is not the default it is ``lax.conv`` on CPU, too.
+            it is not the default all is ``lax.conv``, on CPU, too.
 
     Returns:
         Images of ceil(h / stride) by ceil(w / stride), by default.
     """
-    if stride > 1 or padding != (1, 1):
-        return _plain(x, kernel, stride, padding)
-    return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=_plain)
+    if padding != (1, 1):
+        return _plain(stride, x, kernel, padding)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_on_cpu, stride),
+        default=functools.partial(_plain, stride),
+    )
 
 
 def _plain(
-    x: Array, kernel: Array, stride: int = 1, padding: tuple[int, int] = (1, 1)
+    stride: int, x: Array, kernel: Array, padding: tuple[int, int] = (1, 1)
 ) -> Array:
     # Not "SAME", which pads images of even sides at one end only if the stride is 2.
     return lax.conv_general_dilated(
@@ -44,40 +55,53 @@ def _plain(
         kernel,
         (stride, stride),
         (padding, padding),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=_FORM,
     )
 
 
-@jax.custom_vjp
-def _on_cpu(x: Array, kernel: Array) -> Array:
-    return _plain(x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _on_cpu(stride: int, x: Array, kernel: Array) -> Array:
+    return _plain(stride, x, kernel)
 
 
 _Residuals = tuple[Array, Array]
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, _Residuals]:
-    return _plain(x, kernel), (x, kernel)
+def _forward(stride: int, x: Array, kernel: Array) -> tuple[Array, _Residuals]:
+    return _plain(stride, x, kernel), (x, kernel)
 
 
-def _backward(residuals: _Residuals, dy: Array) -> tuple[Array, Array]:
+def _backward(stride: int, residuals: _Residuals, dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
+    dy = _spread(dy, stride, x.shape[1:3])
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _plain(dy, flipped), _weight_gradient(x, dy)
+    return _plain(1, dy, flipped), _weight_gradient(x, dy)
 
 
 _on_cpu.defvjp(_forward, _backward)
+
+
+def _spread(
+    dy: Float[Array, "n h2 w2 o"], stride: int, sides: tuple[int, ...]
+) -> Float[Array, "n h w o"]:
+    """The gradient by all windows, zero by those that the stride passes over."""
+    if stride == 1:
+        return dy
+    inner = [
+        (0, side - stride * (few - 1) - 1, stride - 1)
+        for side, few in zip(sides, dy.shape[1:3], strict=True)
+    ]
+    none = (0, 0, 0)
+    return lax.pad(dy, jnp.zeros((), dy.dtype), (none, *inner, none))
 
 
 @jax.custom_batching.custom_vmap
 def _weight_gradient(
     x: Float[Array, "n h w i"], dy: Float[Array, "n h w o"]
 ) -> Float[Array, "3 3 i o"]:
-    """Summed over n."""
-    # The images' batch is the contracted axis, so it takes the features' place.
-    return lax.conv_general_dilated(
-        x, dy, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("CHWN", "IHWO", "HWNC")
-    )
+    """Summed over n, in float32."""
+    total = _of_image(x[0], dy[0]) if len(x) == 1 else _of_images(x, dy)
+    return total.astype(x.dtype)
 
 
 @_weight_gradient.def_vmap
@@ -88,21 +112,28 @@ def _weight_gradients(
         a if batched else jnp.broadcast_to(a, (axis_size, *a.shape))
         for a, batched in zip((x, dy), is_batched, strict=True)
     )
+    return lax.map(lambda arrays: _weight_gradient(*arrays), (x, dy)), True
 
-    def of_example(arrays: tuple[Array, Array]) -> Array:
-        def add_image(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
-            return total + _of_image(*image), None
 
-        zeros = jnp.zeros((3, 3, x.shape[-1], dy.shape[-1]), jnp.float32)
-        return lax.scan(add_image, zeros, arrays)[0].astype(x.dtype)
-
-    return lax.map(of_example, (x, dy)), True
+def _of_images(
+    x: Float[Array, "n h w i"], dy: Float[Array, "n h w o"]
+) -> Float32[Array, "3 3 i o"]:
+    """A convolution of images by their gradients, with n in the features' place."""
+    products = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        dy.transpose(1, 2, 0, 3),
+        (1, 1),
+        ((1, 1), (1, 1)),
+        dimension_numbers=_FORM,
+        preferred_element_type=jnp.float32,
+    )
+    return products.transpose(1, 2, 0, 3)
 
 
 def _of_image(
     x: Float[Array, "h w i"], dy: Float[Array, "h w o"]
 ) -> Float32[Array, "3 3 i o"]:
-    """One product over the pixels.
+    """One product over the pixels: quicker than a convolution of a single feature.
 
     The side with fewer channels is gathered nine times, once for each offset.
     """

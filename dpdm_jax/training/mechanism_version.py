@@ -16,7 +16,9 @@ from dpdm_jax.errors import InputError
 #: the data.
 #: 2: sums and noise of integers, 128-bit keys, a digest of all of the data.
 #: 3: parameters that are not trained have no part in the sums.
-MECHANISM_VERSION = 3
+#: 4: rounded otherwise: gradients of convolutions and norms on CPU, gradients of draws
+#: in parts, and latents, which are worked out apart from the step.
+MECHANISM_VERSION = 4
 
 
 def check_version(workdir: pathlib.Path, described: dict[str, Any]) -> None:

@@ -22,12 +22,12 @@ def ordinary_grad(
         microbatch_size: examples that are worked on at once; None for all.
 
     Returns:
-        ``grad_fn(params, examples, keys, is_padding_example)``, of arrays with a
-        leading axis of examples: the sum of the gradients of those that are no padding,
-        and their losses, without norms.
+        ``grad_fn(params, examples, keys, is_padding_example, total)``, of arrays with a
+        leading axis of examples: the sum ``total`` plus the gradients of those that are
+        no padding, and their losses, without norms.
     """
 
-    def total(
+    def loss_of_some(
         params: Any, examples: Any, keys: jax.Array, is_padding: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         # A factor of 0 would leave nothing of a gradient but where that is infinite.
@@ -39,15 +39,21 @@ def ordinary_grad(
         losses = jax.vmap(loss, (None, 0, 0))(params, examples, keys)
         return jnp.sum(jnp.where(is_padding, 0.0, losses)), losses
 
-    of_some = jax.grad(total, has_aux=True)
+    of_some = jax.grad(loss_of_some, has_aux=True)
 
     def grad_fn(
-        params: Any, examples: Any, keys: jax.Array, *, is_padding_example: jax.Array
+        params: Any,
+        examples: Any,
+        keys: jax.Array,
+        *,
+        is_padding_example: jax.Array,
+        total: Any,
     ) -> tuple[Any, Aux]:
         size = len(is_padding_example)
         at_once = microbatch_size or size
         if at_once >= size:
             grads, losses = of_some(params, examples, keys, is_padding_example)
+            grads = jax.tree.map(jnp.add, total, grads)
             return grads, Aux(values=losses, grad_norms=None, aux=None)
         parts = -(-size // at_once)
         padding = [(0, parts * at_once - size)]
@@ -65,7 +71,7 @@ def ordinary_grad(
 
         grads, losses = jax.lax.scan(
             add,
-            jax.tree.map(jnp.zeros_like, params),
+            total,
             (*jax.tree.map(cut, (examples, keys)), is_padding.reshape(parts, at_once)),
         )
         values = losses.reshape(-1)[:size]

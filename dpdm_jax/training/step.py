@@ -26,7 +26,6 @@ from jax.sharding import PartitionSpec as P
 from dpdm_jax import devices
 from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.models.model import TrainedLoss
-from dpdm_jax.privacy import ExactSum
 from dpdm_jax.privacy.clipping import clipped_grad
 from dpdm_jax.training import ema
 from dpdm_jax.training.ordinary import ordinary_grad
@@ -158,14 +157,13 @@ def make_train_step(
             if is_ordinary
             else clipped(with_fixed)
         )
-        total, aux = grad_fn(params, examples, keys, is_padding_example=is_padding)
+        total, counts = jax.tree.map(lambda x: x[0], partial)
+        total, aux = grad_fn(
+            params, examples, keys, is_padding_example=is_padding, total=total
+        )
         assert aux.values is not None  # asked for
-        counts = _diagnostics(aux.values, aux.grad_norms, is_padding, l2_clip_norm)
-        more = Partial(total, jnp.stack(counts))
-        added = jax.tree.map(lambda x, y: x[0] + y, partial, more)
-        if isinstance(added.total, ExactSum):
-            # Else the low words would run over after some thousand micro-batches.
-            added = added._replace(total=added.total.normalized())
+        more = _diagnostics(aux.values, aux.grad_norms, is_padding, l2_clip_norm)
+        added = Partial(total, counts + jnp.stack(more))
         return jax.tree.map(lambda x: x[None], added)
 
     accumulate = jax.jit(

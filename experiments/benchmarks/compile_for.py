@@ -12,7 +12,14 @@ import pathlib
 import subprocess
 import sys
 
-_CONFIGS = ("mnist", "celeba_32", "cifar10", "imagenet_32", "celeba_64")
+_CONFIGS = (
+    "mnist",
+    "celeba_32",
+    "cifar10",
+    "imagenet_32",
+    "celeba_64",
+    "cifar10_finetune",
+)
 _DTYPES = ("float32", "bfloat16")
 _RESULTS = pathlib.Path(__file__).parent / "results" / "compile_for.json"
 

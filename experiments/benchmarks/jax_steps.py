@@ -33,13 +33,14 @@ def private(loss: ExampleLoss, **options: Any) -> Gradient:
     return privacy.clipped_grad(loss, l2_clip_norm=1.0, prng_argnum=2, **options).fun
 
 
-def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
+def nonprivate(model: Model) -> Gradient:
     """The gradient of the mean loss as ordinary training takes it.
 
     All draws of all examples go through the network as one batch, so that no gradient
     of a single example is ever asked for.
     """
-    config = problem.load_config(network, noise_multiplicity).diffusion
+    settings = model.draws
+    multiplicity = settings.noise_multiplicity
 
     def mean_loss(
         params: Any, examples: dict[str, jax.Array], keys: jax.Array
@@ -50,22 +51,30 @@ def nonprivate(model: Model, network: str, noise_multiplicity: int) -> Gradient:
                 key,
                 images.shape[1:],
                 model.noise_levels,
-                noise_multiplicity=noise_multiplicity,
-                label_dropout=config.label_dropout,
-                stratified=config.stratified,
+                noise_multiplicity=multiplicity,
+                label_dropout=settings.label_dropout,
+                stratified=settings.stratified,
             )
         )(keys)
         labels = jnp.where(draws.drop_label, model.condition.null, labels)
-        images = jnp.repeat(images, noise_multiplicity, axis=0)
+        if model.views.are_the_image:
+            seen = jnp.repeat(images, multiplicity, axis=0)
+        else:
+
+            def views(key: jax.Array, image: jax.Array) -> jax.Array:
+                key = jax.random.fold_in(key, losses.VIEWS_STREAM)
+                return model.views.draw(key, image, multiplicity)
+
+            seen = jax.vmap(views)(keys, images).reshape(-1, *images.shape[1:])
         sigma = draws.sigma.reshape(-1)
-        noise = draws.noise.reshape(images.shape)
+        noise = draws.noise.reshape(seen.shape)
         denoised = model.denoise(
             params,
-            images + sigma[:, None, None, None] * noise,
+            seen + sigma[:, None, None, None] * noise,
             sigma,
-            jnp.repeat(labels, noise_multiplicity),
+            jnp.repeat(labels, multiplicity),
         )
-        errors = jnp.mean((denoised - images) ** 2, axis=(1, 2, 3))
+        errors = jnp.mean((denoised - seen) ** 2, axis=(1, 2, 3))
         return jnp.mean(model.parameterization.loss_weight(sigma) * errors)
 
     return jax.grad(mean_loss)
@@ -109,7 +118,7 @@ def step_sides(
     model, loss = build(network, noise_multiplicity)
     gradients = {
         "private": private(loss),
-        "nonprivate": nonprivate(model, network, noise_multiplicity),
+        "nonprivate": nonprivate(model),
     }
     if "jax_privacy" in sides:
         gradients["jax_privacy"] = jax_privacy_default(loss)

@@ -8,14 +8,13 @@ runs in it (Linux only).
 """
 
 import argparse
-import ctypes
 import json
 import pathlib
 import subprocess
 import sys
 from collections.abc import Sequence
 
-from experiments.benchmarks import machine, problem
+from experiments.benchmarks import machine, problem, resident
 
 _MEBI = 2**20
 # A child prints its result behind this mark.
@@ -64,7 +63,7 @@ def _compile(network, side, batch_size, noise_multiplicity, **options):
     if side == "private":
         gradient = jax_steps.private(loss, **options)
     else:
-        gradient = jax_steps.nonprivate(model, network, noise_multiplicity)
+        gradient = jax_steps.nonprivate(model)
     shapes = jax.eval_shape(
         lambda: (model.init(jax.random.key(0)), *jax_steps.batch(batch_size))
     )
@@ -81,19 +80,8 @@ def _child(network: str, side: str, batch_size: str, noise_multiplicity: str) ->
     arguments = jax.block_until_ready(
         (model.init(jax.random.key(0)), *jax_steps.batch(int(batch_size)))
     )
-    # What the compiler left on the heap would be reused and hide the step's needs.
-    ctypes.CDLL(None).malloc_trim(0)
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-    before = _status_bytes("VmRSS")
-    jax.block_until_ready(compiled(*arguments))
-    print(f"{_MARK}{_status_bytes('VmHWM') - before}")
-
-
-def _status_bytes(field: str) -> int:
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}.")
+    raised = resident.rise(lambda: jax.block_until_ready(compiled(*arguments)))
+    print(f"{_MARK}{raised}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

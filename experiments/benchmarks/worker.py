@@ -6,7 +6,8 @@ which spin for a while after their work, would take the cores from the other.
 python -m experiments.benchmarks.worker MODULE:FUNCTION ARGUMENTS_AS_JSON
 
 FUNCTION returns a dictionary of functions. Names come in on standard input, one a line;
-each is answered by a line on standard output when its function has returned.
+each is answered, when its function has returned, by a line on standard output: the
+seconds that all cores together spent on it.
 """
 
 import importlib
@@ -15,6 +16,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +31,8 @@ class Worker:
         arguments: keyword arguments of the function, of types that JSON knows.
 
     Attributes:
-        sides: name -> function that runs the side once, in the process.
+        sides: name -> function that runs the side once, in the process, and returns
+            the process's processor seconds.
     """
 
     def __init__(self, builder: str, **arguments: Any):
@@ -40,7 +43,7 @@ class Worker:
             text=True,
             cwd=_CHECKOUT,
         )
-        self.sides: dict[str, Callable[[], None]] = {}
+        self.sides: dict[str, Callable[[], float]] = {}
         try:
             for name in json.loads(self._answer()):
                 self.sides[name] = lambda name=name: self._run(name)
@@ -60,10 +63,10 @@ class Worker:
         self._process.stdout.close()
         self._process.wait()
 
-    def _run(self, name: str) -> None:
+    def _run(self, name: str) -> float:
         self._process.stdin.write(name + "\n")
         self._process.stdin.flush()
-        self._answer()
+        return float(self._answer())
 
     def _answer(self) -> str:
         line = self._process.stdout.readline()
@@ -85,8 +88,9 @@ def main() -> None:
     sides = build(**json.loads(arguments))
     print(json.dumps(list(sides)), file=answers, flush=True)
     for line in sys.stdin:
+        before = time.process_time()
         sides[line.strip()]()
-        print("done", file=answers, flush=True)
+        print(time.process_time() - before, file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,15 @@ def test_learns_the_digits(digits):
     assert np.ptp(found, axis=0).max() > 0.1
 
 
+@pytest.fixture(scope="module")
+def few(digits):
+    """Images to train on for a few steps, and their labels."""
+    return [array[:300] for array in digits[0]]
+
+
 @pytest.mark.slow
-def test_learns_the_same_way_each_time(digits):
-    images, labels = digits[0]
+def test_learns_the_same_way_each_time(few):
+    images, labels = few
     first, again = train(images, labels), train(images, labels)
     assert first.fingerprint == again.fingerprint
     np.testing.assert_array_equal(first(images[:8]), again(images[:8]))
@@ -42,8 +48,8 @@ def test_learns_rotations_without_labels(digits):
     assert network.settings["accuracy"] > 0.5  # chance: 0.25
 
 
-def test_is_kept_for_next_time(digits, tmp_path, monkeypatch):
-    images, labels = digits[0]
+def test_is_kept_for_next_time(few, tmp_path, monkeypatch):
+    images, labels = few
     trained = train(images, labels, cache_folder=tmp_path)
     (path,) = tmp_path.iterdir()
     monkeypatch.setattr(lenet_features, "_train", None)
@@ -59,7 +65,7 @@ def test_is_kept_for_next_time(digits, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_devices_compute_the_same(digits, tmp_path):
+def test_two_devices_compute_the_same(few, tmp_path):
     # In a process of its own, since the number of devices is fixed at start.
     program = """
 import sys, jax, numpy as np
@@ -73,7 +79,7 @@ found = np.concatenate(list(features.compute(network, images, np.arange(20))))
 np.savez(sys.argv[3], devices=jax.local_device_count(), a=found)
 """
     files = [tmp_path / name for name in ("images.npz", "labels.npz")]
-    for file, array in zip(files, digits[0], strict=True):
+    for file, array in zip(files, few, strict=True):
         np.savez(file, a=array)
     results = []
     for number in (1, 2):

@@ -22,8 +22,18 @@ STEP_KEYS = {
     "opacus_over_ours": "opacus",
     "opacus_ghost_over_ours": "opacus",
 }
+FINETUNE_KEYS = {
+    "private_over_ordinary": None,
+    "private_over_ordinary_processor": None,
+    "private_over_torch": "torch",
+    "ordinary_over_torch": "torch",
+    "compiled_memory_over_ordinary": None,
+    "resident_memory_over_ordinary": None,
+}
 KEYS = {
     "step_time": STEP_KEYS,
+    "finetune_step": FINETUNE_KEYS,
+    "latent_step": {"private_over_ordinary": None},
     "memory": {
         "private_over_nonprivate_memory": None,
         "private_over_nonprivate_resident": None,
@@ -80,6 +90,8 @@ def forked(commands, monkeypatch):
         "sampling",
         "evaluation",
         "noise_draw",
+        "finetune_step",
+        "latent_step",
         # Compile several programs anew.
         pytest.param("step_time", marks=pytest.mark.slow),
         pytest.param("first_step", marks=pytest.mark.slow),
@@ -88,7 +100,7 @@ def forked(commands, monkeypatch):
 def test_prints_the_documented_keys(name, capfd, request):
     if name != "sampling":  # whose sides are processes as for users
         request.getfixturevalue("forked")
-    if name == "memory" and sys.platform != "linux":
+    if name in ("memory", "finetune_step") and sys.platform != "linux":
         pytest.skip("reads /proc")
     benchmark = importlib.import_module(f"experiments.benchmarks.{name}")
     benchmark.main(["--quick", "--json"])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from torch_parameters import torch_state
 
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.diffusion import samplers
@@ -14,23 +15,6 @@ from experiments.benchmarks import problem
 torch = pytest.importorskip("torch")
 
 from experiments.benchmarks import torch_ncsnpp, torch_steps  # noqa: E402
-
-
-def torch_state(params):
-    """Our parameters under the names and in the layouts of the PyTorch network."""
-    state = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *module, name = [entry.key for entry in path]
-        value = np.asarray(leaf)
-        if value.ndim == 4:  # HWIO -> OIHW
-            value = value.transpose(3, 2, 0, 1)
-        elif name == "kernel":
-            value = value.T[:, :, None, None] if module[-1] == "shortcut" else value.T
-        names = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-        state[".".join(["network", *module, names.get(name, name)])] = torch.tensor(
-            value
-        )
-    return state
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +32,7 @@ def both():
         config.network.ncsnpp, problem.IMAGE_SHAPE, problem.NUM_CLASSES
     )
     twin = torch_ncsnpp.Denoiser(network, config.diffusion.sigma_data)
-    twin.load_state_dict(torch_state(params), strict=True)
+    twin.load_state_dict(torch_state(params, "network"), strict=True)
     return model, params, twin
 
 
@@ -89,7 +73,7 @@ def test_gradients_agree(both, inputs):
     def loss(params):
         return jnp.mean(weights * model.denoise(params, *inputs) ** 2)
 
-    ours = torch_state(jax.jit(jax.grad(loss))(params))
+    ours = torch_state(jax.jit(jax.grad(loss))(params), "network")
     twin.zero_grad()
     torch_weights = torch.tensor(np.array(weights))
     (torch_weights * twin(*to_torch(*inputs)) ** 2).mean().backward()

@@ -27,7 +27,7 @@ PUBLIC = "glyphs of fonts"
 def public_run(tmp_path_factory, tiny_config):
     """A run on data that is said to be public. Read-only."""
     folder = tmp_path_factory.mktemp("public") / "run"
-    train(tiny_config(data__public=PUBLIC, train__num_steps=3), folder)
+    train(tiny_config(data__public=PUBLIC), folder)
     return folder
 
 
@@ -35,7 +35,7 @@ def public_run(tmp_path_factory, tiny_config):
 def private_run(tmp_path_factory, tiny_config):
     """A private run. Read-only."""
     folder = tmp_path_factory.mktemp("private") / "run"
-    train(tiny_config(train__num_steps=2), folder)
+    train(tiny_config(), folder)
     return folder
 
 
@@ -102,6 +102,7 @@ def test_a_release_can_be_begun_with(begin, public_run, tiny_config, tmp_path):
     assert read_ledger(workdir / "privacy.json").origin.kind == "release"
 
 
+@pytest.mark.slow
 def test_a_config_that_fine_tunes_wants_weights(begin, public_run, tmp_path):
     parent = {"initial__parent": "configs/glyphs_public.py"}
     wanted = "weights is '' .* or a release, of configs/glyphs_public.py"
@@ -114,6 +115,7 @@ def test_a_config_that_fine_tunes_wants_weights(begin, public_run, tmp_path):
     assert int(state.step) == 2
 
 
+@pytest.mark.slow
 def test_private_weights_want_a_word(begin, private_run):
     with pytest.raises(InputError, match=r"trained privately .*initial\.other_data"):
         begin(private_run)
@@ -146,7 +148,7 @@ def test_a_private_grandparent_is_not_forgotten(begin, private_run, tmp_path, pu
 @pytest.mark.slow
 def test_weights_without_a_guarantee_are_refused(begin, tiny_config, tmp_path):
     parent = tmp_path / "parent"
-    train(tiny_config(privacy__fixed_keys_seed=0, train__num_steps=1), parent)
+    train(tiny_config(privacy__fixed_keys_seed=0, train__stop_after_steps=1), parent)
     with pytest.raises(InputError, match=r"are NOT PRIVATE .*with data\.public"):
         begin(parent, initial__other_data=True)
 

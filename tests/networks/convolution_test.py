@@ -10,9 +10,13 @@ from jax import lax
 from dpdm_jax.networks import convolution
 
 
-def plain(x, kernel):
+def plain(x, kernel, stride=1):
     return lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
@@ -24,16 +28,54 @@ def arrays(shape, out_channels, dtype=jnp.float32):
     return x, kernel, dy
 
 
+def assert_like_lax(x, kernel, stride):
+    """Values and gradients, of a batch and of each of its images by itself."""
+
+    def run(conv, x):
+        value, pullback = jax.vjp(functools.partial(conv, stride=stride), x, kernel)
+        return value, *pullback(jnp.cos(jnp.arange(value.size)).reshape(value.shape))
+
+    for of in (run, lambda conv, x: jax.vmap(lambda x: run(conv, x[None]))(x)):
+        ours, theirs = (
+            jax.jit(functools.partial(of, conv))(x)
+            for conv in (convolution.conv3x3, plain)
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.shape == other.shape
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [(3, 5), (5, 3), (4, 4)])
-def test_values_and_gradients_are_those_of_lax(channels):
-    x, kernel, dy = arrays((2, 5, 7, channels[0]), channels[1])
-    for conv in (convolution.conv3x3, jax.jit(convolution.conv3x3)):
-        value, pullback = jax.vjp(conv, x, kernel)
-        expected, expected_pullback = jax.vjp(plain, x, kernel)
-        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
-        for ours, theirs in zip(pullback(dy), expected_pullback(dy), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+@pytest.mark.parametrize("number", [1, 3])
+def test_values_and_gradients_are_those_of_lax(channels, number):
+    x, kernel, _ = arrays((number, 5, 7, channels[0]), channels[1])
+    assert_like_lax(x, kernel, 1)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (1, 2), (2, 3)])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_gradients_of_strides_are_those_of_lax(size, stride):
+    x, kernel, _ = arrays((2, *size, 3), 4)
+    assert_like_lax(x, kernel, stride)
+
+
+def test_other_paddings_have_the_gradients_of_lax():
+    x, kernel, _ = arrays((2, 4, 6, 3), 4)
+    conv = functools.partial(convolution.conv3x3, stride=2, padding=(0, 1))
+    value, pullback = jax.vjp(conv, x, kernel)
+    padded = lambda x, kernel: lax.conv_general_dilated(  # noqa: E731
+        x,
+        kernel,
+        (2, 2),
+        ((0, 1), (0, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    expected, expected_pullback = jax.vjp(padded, x, kernel)
+    for one, other in zip(
+        (value, *pullback(value)), (expected, *expected_pullback(value)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -80,9 +122,9 @@ def test_bfloat16_sums_pixels_and_draws_in_float32():
     x = jnp.ones((1, 4, 32, 32, 2), jnp.bfloat16)
     kernel = jnp.zeros((3, 3, 2, 2), jnp.bfloat16)
     pull = lambda x, dy: jax.vjp(convolution.conv3x3, x, kernel)[1](dy)[1]  # noqa: E731
-    gradient = jax.vmap(pull)(x, x)
-    assert gradient.dtype == jnp.bfloat16
-    assert float(gradient[0, 1, 1, 0, 0]) == 4096
+    for gradient in (jax.vmap(pull)(x, x)[0], jax.jit(pull)(x[0], x[0])):
+        assert gradient.dtype == jnp.bfloat16
+        assert float(gradient[1, 1, 0, 0]) == 4096
 
 
 def test_accelerators_keep_the_plain_convolution():

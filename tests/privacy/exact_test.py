@@ -1,6 +1,7 @@
 """Sums: what one example adds, whatever it holds; attacks that float32 sums allow."""
 
 import functools
+import itertools
 import math
 import warnings
 
@@ -137,6 +138,105 @@ def test_engines_and_micro_batches_give_one_sum():
         assert squared_steps(totals[0], other) == 0
         for word in ("low", "high"):
             np.testing.assert_array_equal(getattr(other, word), getattr(total, word))
+
+
+# Larger and smaller than what is joined to one array, between one another.
+LEAVES = {"a": (3, 2), "b": (70, 70), "c": (2, 3, 5), "d": (5000,), "e": (40,)}
+
+
+def of_leaves(params, x):
+    """Its gradient is the example."""
+    return sum(jnp.sum(params[name] * x[name]) for name in LEAVES)
+
+
+def leaves(number):
+    rng = np.random.default_rng(number)
+    return {
+        name: rng.standard_normal((number, *shape), np.float32)
+        * rng.choice(np.float32([1e-3, 1.0, 30.0]), (number, *[1] * len(shape)))
+        for name, shape in LEAVES.items()
+    }
+
+
+@every_engine
+@pytest.mark.parametrize("is_carried", [True, False])
+def test_a_sum_goes_on_from_the_one_before(engine, is_carried):
+    """Whatever the parts, their order, and whether its low words were carried."""
+    params = {name: jnp.zeros(shape) for name, shape in LEAVES.items()}
+    run = summing(of_leaves, engine, 2.0)
+    x = leaves(13)
+    each = [
+        run(params, jax.tree.map(lambda a, i=i: a[i : i + 1], x)) for i in range(13)
+    ]
+    integers = jax.tree.map(lambda *a: sum(a), *map(grid.to_integers, each))
+    for cuts in ([0, 13], [0, 1, 8, 13], [0, 4, 6, 13]):
+        for order in (np.arange(13), np.arange(13)[::-1]):
+            total = None
+            for start, end in itertools.pairwise(cuts):
+                rows = order[start:end]
+                part = jax.tree.map(lambda a, rows=rows: a[rows], x)
+                if total is not None and not is_carried:
+                    # As sums of words are, of as many as may be.
+                    low = jax.tree.map(lambda a: a + 2046 * 2**20, total.low)
+                    high = jax.tree.map(lambda a: a - 2046, total.high)
+                    total = grid.ExactSum(low, high, total.spacing)
+                total = run(params, part, total=total)
+            jax.tree.map(
+                np.testing.assert_array_equal, grid.to_integers(total), integers
+            )
+            for low in jax.tree.leaves(total.low):
+                assert np.all((low >= 0) & (low < 2**20))
+    assert is_within(squared_steps(each[0]), each[0], 2.0)
+
+
+@every_engine
+def test_what_is_added_to_must_be_a_sum_of_the_same_grid(engine):
+    run = privacy.clipped_grad(entrywise, l2_clip_norm=2.0, **ENGINES[engine])
+    other = privacy.clipped_grad(entrywise, l2_clip_norm=1.0).zeros(jnp.zeros(SIZE))
+    with pytest.raises(InputError, match="allowed: sums of one clip norm"):
+        run(jnp.zeros(SIZE), jnp.ones((3, SIZE)), total=other)
+    floats = jnp.zeros(SIZE)
+    for wrong in (run.zeros(jnp.zeros(1)), run.zeros({"w": floats}), floats):
+        with pytest.raises(InputError, match="allowed: what an earlier call returned"):
+            run(jnp.zeros(SIZE), jnp.ones((3, SIZE)), total=wrong)
+
+
+@pytest.mark.parametrize("rows", [1, 2, grid.SHORT, grid.SHORT + 1, 300])
+@pytest.mark.parametrize("sign", [-1, 1, 0])
+def test_integers_of_any_size_are_added_within_32_bits(rows, sign):
+    """The largest ones, on top of the largest words that a carry leaves."""
+    most = 2**29 - 1
+    rng = np.random.default_rng(rows)
+    added = rng.integers(-most, most, (rows, 64)) if sign == 0 else sign * most
+    added = np.broadcast_to(np.asarray(added, np.int64), (rows, 64))
+    for start in (-(2**50), -1, 0, 2**20 - 1, 2**50):
+        words = grid.from_integers(np.full(64, start), 1.0)
+        low, high = words.low, words.high
+        for _ in range(3):  # without a carry by the caller in between
+            low, high = grid.add_integers(low, high, jnp.asarray(added, jnp.int32))
+        found = grid.ExactSum(low, high, 1.0)
+        expected = start + 3 * added.sum(axis=0)
+        np.testing.assert_array_equal(grid.to_integers(found), expected)
+        carried = found.normalized()
+        np.testing.assert_array_equal(grid.to_integers(carried), expected)
+        assert np.all((carried.low >= 0) & (carried.low < 2**20))
+
+
+def test_one_word_alone_depends_on_a_few_integers():
+    """A compiler may work them out, with their roundings, once for each that does."""
+
+    def dependent(rows):
+        jaxpr = jax.make_jaxpr(grid.add_integers)(
+            *2 * [jnp.zeros(4, jnp.int32)], jnp.ones((rows, 4), jnp.int32)
+        )
+        known = {jaxpr.jaxpr.invars[2]}
+        for eqn in jaxpr.eqns:
+            if known & {v for v in eqn.invars if not hasattr(v, "val")}:
+                known |= set(eqn.outvars)
+        return [v in known for v in jaxpr.jaxpr.outvars]
+
+    assert dependent(grid.SHORT) == [True, False]
+    assert dependent(grid.SHORT + 1) == [True, True]
 
 
 def test_words_have_room_for_a_million_vectors():

@@ -1,6 +1,7 @@
 """Moments are measured once, before the first step, and no step changes them."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -25,7 +26,7 @@ from dpdm_jax.training.secrets import fixed_secrets
 ENGINES = ("vmap", "scan", "book_keeping")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_config(tiny_config):
     def make(**overrides):
         settings = {
@@ -52,24 +53,42 @@ def moments_of(workdir, config, weights="raw"):
         checkpoints.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("components", [0, 3])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_steps_train_the_network_and_leave_the_moments(
-    make_config, tmp_path, engine, components
-):
-    fixed = {
+def with_engine(engine, components):
+    """The fields of a run with known keys."""
+    return {
         "privacy__fixed_keys_seed": 0,
         "train__engine": engine,
         "diffusion__edm_moments__components": components,
     }
+
+
+@pytest.fixture(scope="module")
+def run_of(make_config, tmp_path_factory):
+    """Trains with an engine and a number of components, once. Read-only."""
+
+    @functools.cache
+    def run(engine, components):
+        workdir = tmp_path_factory.mktemp("run") / engine
+        config = make_config(**with_engine(engine, components))
+        return loop.train(config, workdir), workdir
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("components", [0, 3])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_steps_train_the_network_and_leave_the_moments(
+    make_config, run_of, tmp_path, engine, components
+):
+    fixed = with_engine(engine, components)
     config = make_config(**fixed)
-    one = loop.train(make_config(**fixed, train__stop_after_steps=1), tmp_path / "one")
-    all_steps = loop.train(config, tmp_path / "all")
+    one = loop.train(make_config(**fixed, train__stop_after_steps=1), tmp_path)
+    all_steps, workdir = run_of(engine, components)
     assert set(all_steps.params) == set(all_steps.ema_params) == {"network"}
     found = [
-        leaves(moments_of(tmp_path / name, config, weights))
-        for name, weights in (("one", "raw"), ("all", "raw"), ("all", "ema"))
+        leaves(moments_of(folder, config, weights))
+        for folder, weights in ((tmp_path, "raw"), (workdir, "raw"), (workdir, "ema"))
     ]
     assert len(found[0]) == (4 if components else 2)
     for other in found[1:]:
@@ -80,23 +99,13 @@ def test_steps_train_the_network_and_leave_the_moments(
     ):
         assert (now != then).any()
     # Written once, for all checkpoints.
-    assert len(list((tmp_path / "all" / "checkpoints" / "fixed").iterdir())) == 2
+    assert len(list((workdir / "checkpoints" / "fixed").iterdir())) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("components", [0, 3])
-def test_engines_agree(make_config, tmp_path, components):
-    finals = [
-        loop.train(
-            make_config(
-                privacy__fixed_keys_seed=0,
-                train__engine=engine,
-                diffusion__edm_moments__components=components,
-            ),
-            tmp_path / engine,
-        ).params
-        for engine in ENGINES
-    ]
+def test_engines_agree(run_of, components):
+    finals = [run_of(engine, components)[0].params for engine in ENGINES]
     for other in finals[1:]:
         for a, b in zip(leaves(finals[0]), leaves(other), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -194,7 +203,7 @@ def test_a_resumed_run_does_not_measure_again(make_config, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_two_runs_measure_with_different_noise(make_config, tmp_path):
-    config = make_config(train__num_steps=1)
+    config = make_config(train__stop_after_steps=1)
     for name in "ab":
         loop.train(config, tmp_path / name)
     means = [np.asarray(moments_of(tmp_path / name, config)["mean"]) for name in "ab"]

@@ -24,13 +24,17 @@ def test_it_is_the_sum_of_the_examples_gradients(microbatch_size):
     images = images.at[5].set(jnp.inf)  # what padding holds does not matter
     examples = {"image": images, "condition": (labels,)}
     grads, aux = jax.jit(ordinary_grad(loss, microbatch_size))(
-        params, examples, keys, is_padding_example=is_padding
+        params,
+        examples,
+        keys,
+        is_padding_example=is_padding,
+        total={"w": jnp.float32(1000.0)},
     )
     each = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))
     losses, gradients = each(params, examples, keys)
     kept = ~np.asarray(is_padding)
     np.testing.assert_allclose(
-        grads["w"], np.asarray(gradients["w"])[kept].sum(), rtol=1e-5
+        grads["w"], 1000 + np.asarray(gradients["w"])[kept].sum(), rtol=1e-5
     )
     np.testing.assert_allclose(aux.values[kept], losses[kept], rtol=1e-6)
     assert aux.grad_norms is None

@@ -112,10 +112,12 @@ def clipped_grad(
             "auto" chooses by ``choose_engine``.
 
     Returns:
-        ``grad_fn(*args, is_padding_example=None)`` giving the sum, an ``ExactSum`` of
-        trees like the differentiated argument, or ``(sum, Aux)`` if any by-product was
-        asked for. ``is_padding_example`` is bool [b]; such examples count for nothing.
-        Sums of parts of a batch are added by ``+``, from ``grad_fn.zeros(params)`` on.
+        ``grad_fn(*args, is_padding_example=None, total=None)`` giving the sum, an
+        ``ExactSum`` of trees like the differentiated argument, or ``(sum, Aux)`` if any
+        by-product was asked for. ``is_padding_example`` is bool [b]; such examples
+        count for nothing. Sums of parts of a batch are added by ``+``, from
+        ``grad_fn.zeros(params)`` on, or by handing the sum so far to the next part as
+        ``total``, whose memory it then takes where that is donated.
 
     Raises:
         InputError: an option is out of range.
@@ -144,7 +146,9 @@ def clipped_grad(
         run = _make_engine(engine, microbatch_size)
     with_aux = fun if has_aux else lambda *args: (fun(*args), None)
 
-    def grad_fn(*args: Any, is_padding_example: jax.Array | None = None) -> Any:
+    def grad_fn(
+        *args: Any, is_padding_example: jax.Array | None = None, total: Any = None
+    ) -> Any:
         size = batch_size([args[i] for i in batch_argnums])
         examples = [args[i] for i in batch_argnums]
         if prng_argnum is not None:
@@ -173,19 +177,24 @@ def clipped_grad(
         _warn_of_unmapped(args, mapped, argnums, size)
         traced = _traced(loss, params, tuple(examples))
         axes = manual_axes((examples, is_padding_example))
+        if total is None:
+            so_far = arithmetic.zeros(params)
+        else:
+            _check_total(total, jax.eval_shape(zeros, params))
+            so_far = arithmetic.cells(total)
         result = run(
             traced,
             params,
             tuple(examples),
             vary(is_padding_example, axes),
             arithmetic,
-            vary(arithmetic.zeros(params), axes),
+            vary(so_far, axes),
         )
-        total = arithmetic.result(result.total, jax.tree.structure(params))
+        added = arithmetic.result(result.total, jax.tree.structure(params))
         by_products = result.aux
         if not (return_values or return_grad_norms or has_aux):
-            return total
-        return total, Aux(
+            return added
+        return added, Aux(
             values=by_products.values if return_values else None,
             grad_norms=by_products.grad_norms if return_grad_norms else None,
             aux=by_products.aux if has_aux else None,
@@ -271,6 +280,22 @@ def _check_differentiable(params: PyTree) -> None:
                 "floating-point numbers."
             )
     _check_narrow(params, "clipped_grad")
+
+
+def _check_total(total: Any, like: Any) -> None:
+    """Raises InputError unless a sum is like the one of no examples."""
+    if isinstance(total, ExactSum) and isinstance(like, ExactSum):
+        total.check_spacing(like.spacing)
+
+    def described(tree: Any) -> tuple[Any, Any]:
+        leaves, structure = jax.tree.flatten(tree)
+        return structure, [(jnp.shape(x), jnp.result_type(x)) for x in leaves]
+
+    if described(total) != described(like):
+        raise InputError(
+            f"total is a {type(total).__name__} that is no sum of such gradients; "
+            "allowed: what an earlier call returned, or zeros(params)."
+        )
 
 
 def _traced(loss: LossAndAux, params: PyTree, batch: PyTree) -> LossAndAux:

@@ -38,7 +38,7 @@ Factors = Callable[[jax.Array, int, Rows], jax.Array]
 
 # Gradients that are measured and added at once. On a CPU as many as ``add_integers``
 # has a short way for; an accelerator starts few programs for many.
-_CPU_TOGETHER, _TOGETHER = 8, 256
+_CPU_TOGETHER, _TOGETHER = grid.SHORT, 256
 # Smaller leaves are joined to one array: copying them costs less than compiling a
 # program for each.
 _ALONE = 2**12
@@ -52,6 +52,9 @@ class Arithmetic(Protocol):
 
     def result(self, total: Cells, treedef: Any) -> Any:
         """Returns a sum as callers of ``clipped_grad`` get it."""
+
+    def cells(self, result: Any) -> Cells:
+        """Undoes ``result``."""
 
     def join(self, total: Cells) -> Joined:
         """Returns a sum in the form in which gradients of all its leaves are added."""
@@ -106,6 +109,9 @@ class FloatArithmetic:
 
     def result(self, total: Cells, treedef: Any) -> PyTree:
         return treedef.unflatten(total)
+
+    def cells(self, result: PyTree) -> Cells:
+        return jax.tree.leaves(result)
 
     def join(self, total: Cells) -> Cells:
         return total
@@ -171,34 +177,37 @@ class ExactArithmetic:
             self.grid.spacing,
         )
 
-    def join(self, total: Cells) -> Words:
-        """One vector of all leaves, in the order of ``_parts``."""
-        order = _order([low.size for low, _ in total])
-        # Of no leaves, too.
-        nothing = jnp.zeros((0,), jnp.int32)
-        low, high = (
-            jnp.concatenate([nothing, *(total[i][word].reshape(-1) for i in order)])
-            for word in (0, 1)
+    def cells(self, result: ExactSum) -> Cells:
+        pairs = zip(
+            jax.tree.leaves(result.low), jax.tree.leaves(result.high), strict=True
         )
-        return low, high
+        return list(pairs)
 
-    def split(self, joined: Words, like: Cells) -> Cells:
-        cells, start = list(like), 0
-        for i in _order([low.size for low, _ in like]):
-            leaf, _ = like[i]
-            end = start + leaf.size
-            low, high = (word[start:end].reshape(leaf.shape) for word in joined)
-            cells[i], start = (low, high), end
+    def join(self, total: Cells) -> list[Words]:
+        """Words of each of ``_parts``, as vectors."""
+        lows, highs = (_parts([words[i][None] for words in total]) for i in (0, 1))
+        return [(low[0], high[0]) for low, high in zip(lows, highs, strict=True)]
+
+    def split(self, joined: list[Words], like: Cells) -> Cells:
+        cells = list(like)
+        parts = _apart([low.size for low, _ in like])
+        for part, words in zip(parts, joined, strict=True):
+            low, high, start = *grid.carry(*words), 0
+            for i in part:
+                shape = like[i][0].shape
+                end = start + math.prod(shape)
+                cells[i] = low[start:end].reshape(shape), high[start:end].reshape(shape)
+                start = end
         return cells
 
     def visit(
         self,
-        total: Words,
+        total: list[Words],
         grads: Sequence[jax.Array],
         counts: jax.Array,
         factors: Factors,
-    ) -> tuple[Words, jax.Array, int]:
-        parts = _parts(grads)
+    ) -> tuple[list[Words], jax.Array, int]:
+        parts = _parts([leaf.astype(jnp.float32) for leaf in grads])
 
         def measure(rows: Rows, zero: jax.Array) -> _Measured:
             vectors = [rows(part) for part in parts]
@@ -252,14 +261,14 @@ class ExactArithmetic:
 
             return _Measured(squares, roundings_u + roundings_v + 6, products)
 
-        words, squares, roundings = _by_groups(
-            (total[0].reshape(-1), total[1].reshape(-1)),
+        (words,), squares, roundings = _by_groups(
+            [(total[0].reshape(-1), total[1].reshape(-1))],
             counts,
             [x, y],
             measure,
             factors,
         )
-        low, high = (word.reshape(shape) for word in words)
+        low, high = (word.reshape(shape) for word in grid.carry(*words))
         return (low, high), squares, roundings
 
     def factors(
@@ -310,12 +319,12 @@ class _Measured(NamedTuple):
 
 
 def _by_groups(
-    words: Words,
+    total: list[Words],
     counts: jax.Array,
     inputs: Sequence[jax.Array],
     measure: Callable[[Rows, jax.Array], _Measured],
     factors: Factors,
-) -> tuple[Words, jax.Array, int]:
+) -> tuple[list[Words], jax.Array, int]:
     """Measures, clips and adds up a few gradients at a time.
 
     The loop is what makes the vector that is added the one that was measured: its
@@ -327,17 +336,17 @@ def _by_groups(
     """
     size = len(counts)
     if size == 0 or not inputs:
-        return words, jnp.zeros((size,), jnp.float32), 0
+        return total, jnp.zeros((size,), jnp.float32), 0
     on_cpu = jax.default_backend() == "cpu"
     groups = -(-size // (_CPU_TOGETHER if on_cpu else _TOGETHER))
     width = -(-size // groups)
     roundings = 0
 
     def add_group(
-        i: jax.Array, carry: tuple[Words, jax.Array, jax.Array]
-    ) -> tuple[Words, jax.Array, jax.Array]:
+        i: jax.Array, carry: tuple[list[Words], jax.Array, jax.Array]
+    ) -> tuple[list[Words], jax.Array, jax.Array]:
         nonlocal roundings
-        words, squares, zero = carry
+        total, squares, zero = carry
         # The last group begins early enough to be full; its first rows are done then.
         start = jnp.minimum(i * width, size - width)
         is_new = start + jnp.arange(width) >= i * width
@@ -346,31 +355,36 @@ def _by_groups(
         )
         found, roundings, times = measure(rows, zero)
         kept = jnp.where(is_new, factors(found, roundings, rows), 0.0)
-        integers = [_to_grid(products) for products in times(kept)]
-        words = grid.add_integers(*words, integers)
+        total = [
+            grid.add_integers(*words, _to_grid(products))
+            for words, products in zip(total, times(kept), strict=True)
+        ]
         squares = lax.dynamic_update_slice_in_dim(squares, found, start, 0)
-        return words, squares, zero & i
+        return total, squares, zero & i
 
     used = jnp.max(jnp.where(counts, jnp.arange(1, size + 1), 0))
     squares = vary(jnp.zeros((size,), jnp.float32), manual_axes(counts))
     zero = _zero_at_run_time(inputs)
-    words, squares, _ = lax.fori_loop(
-        0, (used + width - 1) // width + zero, add_group, (words, squares, zero)
+    total, squares, _ = lax.fori_loop(
+        0, (used + width - 1) // width + zero, add_group, (total, squares, zero)
     )
-    return words, squares, roundings
+    return total, squares, roundings
 
 
-def _order(sizes: Sequence[int]) -> list[int]:
-    """Numbers of leaves: those that are alone, and then the small ones."""
-    return sorted(range(len(sizes)), key=lambda i: sizes[i] < _ALONE)
+def _apart(sizes: Sequence[int]) -> list[list[int]]:
+    """Numbers of the leaves of each part: large ones alone, all small ones as one."""
+    small = [i for i, size in enumerate(sizes) if size < _ALONE]
+    alone = [[i] for i, size in enumerate(sizes) if size >= _ALONE]
+    return [*alone, small] if small else alone
 
 
-def _parts(grads: Sequence[jax.Array]) -> list[jax.Array]:
-    """Gradients as float32 rows [b, n_i]: large leaves, and all small ones as one."""
-    leaves = [x.astype(jnp.float32).reshape(len(x), _size_of_one(x)) for x in grads]
-    small = [x for x in leaves if x.shape[1] < _ALONE]
-    alone = [x for x in leaves if x.shape[1] >= _ALONE]
-    return [*alone, jnp.concatenate(small, axis=1)] if small else alone
+def _parts(leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """Arrays [b, ...] of leaves as rows [b, n_i], one array for each of ``_apart``."""
+    rows = [x.reshape(len(x), _size_of_one(x)) for x in leaves]
+    return [
+        jnp.concatenate([rows[i] for i in part], axis=1)
+        for part in _apart([x.shape[1] for x in rows])
+    ]
 
 
 def _size_of_one(rows: jax.Array) -> int:

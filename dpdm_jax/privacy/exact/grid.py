@@ -6,8 +6,6 @@ own length. Integers add up exactly, whatever the order, the micro-batches, the 
 
 import dataclasses
 import math
-import operator
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpdm_jax.errors import InputError
+from dpdm_jax.fusion import materialize
 
 PyTree = Any
 
@@ -23,8 +22,8 @@ STEPS_BITS = 28
 #: Bits of the low word; the high one has the rest and the sign.
 LOW_BITS = 20
 _LOW = 2**LOW_BITS - 1
-# So many integers below 2^29 in size add up within 32 bits.
-_WITHIN_32_BITS = 4
+#: So many integers below 2^29 in size add up to a low word within 32 bits.
+SHORT = 3
 #: The clip norms for which the grid, and the products of factors (2^-64 to 1) with its
 #: unit, are ordinary float32 numbers, in whatever order a compiler multiplies.
 MIN_CLIP_NORM, MAX_CLIP_NORM = 2.0**-60, 2.0**60
@@ -87,12 +86,16 @@ class ExactSum:
     def __add__(self, other: "ExactSum") -> "ExactSum":
         if not isinstance(other, ExactSum):
             return NotImplemented
-        if other.spacing != self.spacing:
-            raise InputError(
-                f"a sum on the grid of {other.spacing!r} is added to one on that of "
-                f"{self.spacing!r}; allowed: sums of one clip norm."
-            )
+        other.check_spacing(self.spacing)
         return jax.tree.map(jnp.add, self, other).normalized()
+
+    def check_spacing(self, spacing: float) -> None:
+        """Raises InputError unless the sum is one on a grid of this step."""
+        if self.spacing != spacing:
+            raise InputError(
+                f"a sum on the grid of {self.spacing!r} is added to one on that of "
+                f"{spacing!r}; allowed: sums of one clip norm."
+            )
 
     def normalized(self) -> "ExactSum":
         """Returns the same sum with low words that are below 2^20 and not negative."""
@@ -110,37 +113,31 @@ class ExactSum:
 
 def carry(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Moves what is above 20 bits from the low word to the high one; int32 both."""
-    return low & _LOW, high + (low >> LOW_BITS)
+    # The high word first, and stored: each new word then takes the old one's place.
+    high, low = materialize((high + (low >> LOW_BITS), low))
+    return low & _LOW, high
 
 
 def add_integers(
-    low: jax.Array, high: jax.Array, parts: Sequence[jax.Array]
+    low: jax.Array, high: jax.Array, rows: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Adds int32 integers below 2^29 in size, up to 2,000 rows of them, to words.
 
-    Low words below 2^20 stay below.
+    What the low word has above 20 bits is carried when the next integers come, so that
+    ``carry`` is due at the end. Up to ``SHORT`` rows only one of the new words depends
+    on the integers: however a compiler rounds what they are worked out of, and however
+    often, the words are those of one number.
 
     Args:
         low: int32 [n].
         high: int32 [n].
-        parts: of each row; int32 [b, n_i], which are n columns together.
+        rows: int32 [b, n].
     """
-
-    def sums(of: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        added = [jnp.sum(of(x), axis=0, dtype=jnp.int32) for x in parts]
-        return jnp.concatenate(added)
-
-    rows = len(parts[0])
-    if rows <= 2 * _WITHIN_32_BITS:  # in memory twice at most
-        starts = range(0, rows, _WITHIN_32_BITS)
-        some = [
-            sums(operator.itemgetter(slice(i, i + _WITHIN_32_BITS))) for i in starts
-        ]
-        more_low = sum(integers & _LOW for integers in some)
-        more_high = sum(integers >> LOW_BITS for integers in some)
-    else:
-        more_low, more_high = sums(lambda x: x & _LOW), sums(lambda x: x >> LOW_BITS)
-    return carry(low + more_low, high + more_high)
+    low, high = carry(low, high)
+    if len(rows) > SHORT:
+        high = high + jnp.sum(rows >> LOW_BITS, axis=0, dtype=jnp.int32)
+        rows = rows & _LOW
+    return low + jnp.sum(rows, axis=0, dtype=jnp.int32), high
 
 
 def multiply_add(

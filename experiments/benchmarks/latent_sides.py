@@ -1,0 +1,111 @@
+"""Sides of the benchmark of latent diffusion; runs in a ``worker.Worker``.
+
+A step is the library's own, up to noise and optimizer: with clipping for private data,
+and without for public.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from dpdm_jax import command_line, devices, planning, xla_flags
+from dpdm_jax.compilation.memory import program_memory
+from dpdm_jax.conditions import of_classes
+from dpdm_jax.models.model import build_model
+from dpdm_jax.padding import blank_examples
+from dpdm_jax.training.from_config import build_training
+from dpdm_jax.training.secrets import fixed_secrets
+
+SEED = 0  # of weights, latents and keys
+# For tests of the benchmark itself.
+_LEAST = {
+    "codec": {
+        "kl": {
+            "base_channels": 32,
+            "channel_multipliers": (1, 1, 1, 1),
+            "attention_factors": (),
+        }
+    },
+    "network": {"latent_unet": {"base_channels": 32, "num_heads": 2}},
+}
+
+
+def build(
+    network: str, selector: str, batch_size: int, *, is_private: bool, is_least: bool
+) -> tuple[Callable[[], None], dict[str, int]]:
+    """A step of a part of a network.
+
+    Args:
+        network: a config of latent diffusion, in configs/.
+        selector: ``train.trainable``.
+        batch_size: images, which are worked on one by one.
+        is_private: whether gradients are clipped, image by image.
+        is_least: whether all is tiny.
+
+    Returns:
+        A function that adds the gradients of a batch to those before, and sizes: of the
+        trained weights, and in bytes of the program's memory.
+    """
+    config = command_line.load_config(f"configs/{network}.py")
+    if is_least:
+        config.update(_LEAST)
+    config.train.trainable = selector
+    config.train.num_steps = 1
+    config.train.engine_microbatch_size = 1
+    # A plan that is quickly made: the figures do not depend on it.
+    config.privacy.noise_multiplier = 100.0
+    if not is_private:
+        config.data.public = "random numbers"
+        config.privacy.noise_multiplier = None
+    data = config.data
+    shape = (data.image_size, data.image_size, data.channels)
+    model = build_model(config, shape, of_classes(data.num_classes))
+    plan = planning.privacy_plan(config, data.num_examples, model)
+    assert is_private == math.isfinite(plan.l2_clip_norm)
+    secrets, mesh = fixed_secrets(SEED), devices.data_mesh()
+    step = build_training(
+        config, plan, model.trained_loss(), secrets.noise_key, mesh
+    ).step_fns
+    trained, fixed = model.split(model.init(jax.random.key(SEED)))
+    total = step.start(trained)
+    rng = np.random.default_rng(SEED)
+    batch = blank_examples(model.example, batch_size)
+    batch["image"][:] = rng.normal(size=batch["image"].shape)
+    batch["condition"][:] = model.condition.in_turn(batch_size)
+    is_padding = np.zeros(batch_size, bool)
+    positions = np.arange(batch_size, dtype=np.int32)
+    arrays = devices.place((batch, is_padding, positions), devices.divided(mesh))
+    call = (trained, fixed, *arrays, secrets.loss_key(0))
+    compiled = step.accumulate.lower(total, *call).compile()
+    memory = program_memory(compiled)
+
+    def run() -> None:
+        nonlocal total
+        total = compiled(total, *call)
+        jax.block_until_ready(total)
+
+    sizes = {"trained": model.num_trained, "bytes": memory["peak"] - memory["code"]}
+    return run, sizes
+
+
+def sides(selectors: list[str], **size: Any) -> dict[str, Callable[[], None]]:
+    """Private and ordinary steps of several parts of a network.
+
+    Args:
+        selectors: see ``build``.
+        **size: the other arguments of ``build``, but for ``is_private``.
+
+    Returns:
+        Names such as "private attention" -> function that takes a step.
+    """
+    xla_flags.configure()
+    return {
+        f"{kind} {selector}": build(
+            selector=selector, is_private=kind == "private", **size
+        )[0]
+        for selector in selectors
+        for kind in ("private", "ordinary")
+    }
