@@ -1,4 +1,4 @@
-"""Sides of the benchmark of latent diffusion; runs in a ``worker.Worker``.
+"""Sides of the benchmark of latent diffusion.
 
 A step is the library's own, up to noise and optimizer: with clipping for private data,
 and without for public.
@@ -6,12 +6,11 @@ and without for public.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
-from dpdm_jax import command_line, devices, planning, xla_flags
+from dpdm_jax import command_line, devices, planning
 from dpdm_jax.compilation.memory import program_memory
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import build_model
@@ -29,7 +28,14 @@ _LEAST = {
             "attention_factors": (),
         }
     },
-    "network": {"latent_unet": {"base_channels": 32, "num_heads": 2}},
+    "network": {
+        "latent_unet": {
+            "base_channels": 32,
+            "channel_multipliers": (1,),
+            "attention_factors": (1,),
+            "num_heads": 2,
+        }
+    },
 }
 
 
@@ -89,23 +95,3 @@ def build(
 
     sizes = {"trained": model.num_trained, "bytes": memory["peak"] - memory["code"]}
     return run, sizes
-
-
-def sides(selectors: list[str], **size: Any) -> dict[str, Callable[[], None]]:
-    """Private and ordinary steps of several parts of a network.
-
-    Args:
-        selectors: see ``build``.
-        **size: the other arguments of ``build``, but for ``is_private``.
-
-    Returns:
-        Names such as "private attention" -> function that takes a step.
-    """
-    xla_flags.configure()
-    return {
-        f"{kind} {selector}": build(
-            selector=selector, is_private=kind == "private", **size
-        )[0]
-        for selector in selectors
-        for kind in ("private", "ordinary")
-    }

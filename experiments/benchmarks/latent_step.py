@@ -12,7 +12,13 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from experiments.benchmarks import latent_sides, machine, pairs, worker
+from dpdm_jax import xla_flags
+from experiments.benchmarks import machine, pairs
+
+# Flags must be set before JAX looks for them.
+xla_flags.configure()
+
+from experiments.benchmarks import latent_sides  # noqa: E402
 
 SELECTORS = ("all", "attention,condition", "lora:8")
 
@@ -33,18 +39,20 @@ def measure(
         By selector: trained weights, bytes and seconds of both steps, their ratio, and
         the private step's time and memory over those of the first selector.
     """
-    size = {"network": network, "batch_size": batch_size, "is_least": least}
-    builder = f"{__package__}.latent_sides:sides"
-    with worker.Worker(builder, selectors=list(selectors), **size) as process:
-        seconds = pairs.interleaved(process.sides, num_pairs)
+    built = {
+        (kind, selector): latent_sides.build(
+            network, selector, batch_size, is_private=kind == "private", is_least=least
+        )
+        for selector in selectors
+        for kind in ("private", "ordinary")
+    }
+    runs = {f"{kind} {name}": run for (kind, name), (run, _) in built.items()}
+    seconds = pairs.interleaved(runs, num_pairs)
     first, found = f"private {selectors[0]}", {}
     bytes_of_first = None
     for selector in selectors:
         private, ordinary = f"private {selector}", f"ordinary {selector}"
-        sizes = [
-            latent_sides.build(selector=selector, is_private=is_private, **size)[1]
-            for is_private in (True, False)
-        ]
+        sizes = [built[kind, selector][1] for kind in ("private", "ordinary")]
         bytes_of_first = bytes_of_first or sizes[0]["bytes"]
         found[selector] = {
             "trained": sizes[0]["trained"],

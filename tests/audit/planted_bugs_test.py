@@ -70,18 +70,18 @@ def average_clipped(monkeypatch):
     def planted(loss, *, l2_clip_norm, **options):
         summed = clipped_grad(loss, l2_clip_norm=math.inf, **options)
 
-        def grad_fn(*args, is_padding_example):
-            total, aux = summed(*args, is_padding_example=is_padding_example)
-            average = total / jnp.maximum(1, jnp.sum(~is_padding_example))
+        def grad_fn(*args, is_padding_example, total):
+            summed_up, aux = summed(*args, is_padding_example=is_padding_example)
+            average = summed_up / jnp.maximum(1, jnp.sum(~is_padding_example))
             copies = jnp.broadcast_to(
-                average, (*is_padding_example.shape, *total.shape)
+                average, (*is_padding_example.shape, *average.shape)
             )
             clipped = exact_sum(
                 copies,
                 l2_clip_norm=l2_clip_norm,
                 is_padding_example=is_padding_example,
             )
-            return clipped, aux
+            return total + clipped, aux
 
         right = clipped_grad(loss, l2_clip_norm=l2_clip_norm, **options)
         return dataclasses.replace(right, fun=grad_fn)
