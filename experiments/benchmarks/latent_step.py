@@ -20,7 +20,7 @@ xla_flags.configure()
 
 from experiments.benchmarks import latent_sides  # noqa: E402
 
-SELECTORS = ("all", "attention,condition", "lora:8")
+SELECTORS = ("all", "attention,condition", "lora:4")
 
 
 def measure(
