@@ -16,6 +16,7 @@ from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models.identity import digest, named_leaves
 from dpdm_jax.networks import Params
 from dpdm_jax.networks.codecs.autoencoder import AutoencoderCodec
+from dpdm_jax.training.checkpoints import open_manager, placement
 
 FOLDER = "checkpoints"
 #: What the last checkpoint alone says: what its latents were multiplied by.
@@ -65,17 +66,7 @@ class Checkpoints:
         self._folder = folder / FOLDER
         if keep is not None:
             processes.first_goes_first(lambda: files.make_folder(self._folder))
-        self._manager: Any = None  # Orbax has no types
-        if processes.from_first(self._folder.is_dir):
-            self._manager = ocp.CheckpointManager(
-                self._folder.absolute(),
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
-                    read_only=keep is None,
-                    cleanup_tmp_directories=keep is not None,
-                    enable_async_checkpointing=False,
-                ),
-            )
+        self._manager = open_manager(self._folder, keep)
 
     def close(self) -> None:
         """Releases what Orbax holds."""
@@ -145,10 +136,7 @@ class Checkpoints:
         Raises:
             InputError: it is damaged, or of another network.
         """
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-            template,
-        )
+        like = jax.tree.map(placement, template)
         found: State = self._restore(step, "state", ocp.args.StandardRestore(like))
         return found
 

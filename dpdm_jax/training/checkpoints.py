@@ -85,6 +85,31 @@ class Restored:
     data_digest: str
 
 
+def open_manager(folder: pathlib.Path, keep: int | None) -> Any:
+    """Opens a folder of checkpoints, by all processes together.
+
+    Args:
+        folder: of the checkpoints.
+        keep: how many to keep, >= 1; None opens them to read only.
+
+    Returns:
+        Orbax's manager, which has no types; None if there is no such folder.
+    """
+    # Network storage would remember for others that they looked in vain.
+    if not processes.from_first(folder.is_dir):
+        return None
+    return ocp.CheckpointManager(
+        folder.absolute(),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            read_only=keep is None,
+            # What a killed process had begun to write.
+            cleanup_tmp_directories=keep is not None,
+            enable_async_checkpointing=False,
+        ),
+    )
+
+
 class Checkpoints:
     """The checkpoints of one run directory."""
 
@@ -101,19 +126,7 @@ class Checkpoints:
         self._folder = workdir / FOLDER
         if keep is not None:
             processes.first_goes_first(self._find_folder)
-        self._manager: Any = None  # Orbax has no types
-        # Network storage would remember for others that they looked in vain.
-        if processes.from_first(self._folder.is_dir):
-            self._manager = ocp.CheckpointManager(
-                self._folder.absolute(),
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
-                    read_only=keep is None,
-                    # What a killed process had begun to write.
-                    cleanup_tmp_directories=keep is not None,
-                    enable_async_checkpointing=False,
-                ),
-            )
+        self._manager = open_manager(self._folder, keep)
 
     def close(self) -> None:
         """Releases what Orbax holds."""
@@ -420,7 +433,7 @@ class Checkpoints:
         try:
             with ocp.StandardCheckpointer() as checkpointer:
                 fixed = checkpointer.restore(
-                    path.absolute(), jax.tree.map(_placement, template)
+                    path.absolute(), jax.tree.map(placement, template)
                 )
         except Exception as e:  # Orbax raises many kinds for a damaged file
             raise self._damaged(step, FIXED, f"cannot be read ({reason(e)})") from None
@@ -501,7 +514,7 @@ class Checkpoints:
             arrays[name] = self._restore(
                 step,
                 name,
-                ocp.args.StandardRestore(jax.tree.map(_placement, template)),
+                ocp.args.StandardRestore(jax.tree.map(placement, template)),
             )
             if meta["format"] > 1 and digest(arrays[name]) != meta["digests"].get(name):
                 raise self._damaged(step, name, "is not what was written")
@@ -540,8 +553,8 @@ def _is_whole(meta: dict[str, Any]) -> bool:
     return "kind" in meta and all(isinstance(part, dict) for part in parts)
 
 
-def _placement(x: Any) -> jax.ShapeDtypeStruct:
-    """What an array is restored as."""
+def placement(x: Any) -> jax.ShapeDtypeStruct:
+    """Returns what an array is restored as, given it or another of its kind."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
 
