@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpdm_jax import devices
 from dpdm_jax.training.step import Diagnostics
 
 #: So many logged steps in a row without a finite gradient are told to the owner.
@@ -21,7 +22,7 @@ def are_finite(params: Any) -> bool:
     Args:
         params: pytree of float arrays.
     """
-    return all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(params))
+    return all(np.isfinite(devices.to_host(x)).all() for x in jax.tree.leaves(params))
 
 
 class GradientWatch:

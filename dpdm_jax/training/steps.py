@@ -69,7 +69,10 @@ def run_steps(
                     _check_weights(state, done)
                     save(run, state)
                 if snapshot is not None and _is_snapshot(config, done):
-                    average = partition.join(state.ema_params, run.fixed)
+                    average = devices.place(
+                        state.ema_params, devices.replicated(run.mesh)
+                    )
+                    average = partition.join(average, run.fixed)
                     snapshot(run.model, run.model.merged(average), done)
     except Interrupted:
         save(run, state)  # as it was after the last whole step
