@@ -117,6 +117,23 @@ def no_timing():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def models_are_built_once():
+    """A config's budgets have one model, whose building takes most of a plan."""
+    made = {}
+
+    def build_once(config, sample_shape, condition):
+        groups = (config.codec, config.network, config.diffusion, config.train.trainable)
+        key = (*map(repr, groups), sample_shape, condition)
+        if key not in made:
+            made[key] = build_model(config, sample_shape, condition)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "build_model", build_once)
+        yield build_once
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row[0]}:{row[1]}")
 def test_published_plan(row):
@@ -369,13 +386,13 @@ def specs():
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", specs())
 def test_epsilon_is_one_number_wherever_it_is_printed(
-    spec, tmp_path, capsys, monkeypatch
+    spec, models_are_built_once, tmp_path, capsys, monkeypatch
 ):
     config = command_line.load_config(spec)
     config.data.captions.vocabulary = ""  # bytes: the file is the user's
     report = planning.plan_report(config, estimate_cost=False)
     problem = planning.public_problem(config)
-    model = build_model(config, problem.image_shape, problem.condition)
+    model = models_are_built_once(config, problem.image_shape, problem.condition)
     plan = planning.privacy_plan(config, problem.num_examples, model)
     coordinates = model.num_parameters
     ledger = Ledger.create(tmp_path / "privacy.json", plan)
