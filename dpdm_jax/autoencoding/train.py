@@ -127,6 +127,26 @@ def is_wanted(config: ml_collections.ConfigDict) -> bool:
     return bool(TRAINING.build(codec) and config.data.public and not is_given)
 
 
+def planned(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the training of an autoencoder that comes before a run, for its plan.
+
+    Args:
+        config: the whole config.
+
+    Returns:
+        {"autoencoder": steps and images of a step}, or {} if none ``is_wanted``.
+    """
+    if not is_wanted(config):
+        return {}
+    settings: Settings = TRAINING.build(config.codec)
+    return {
+        "autoencoder": {
+            "num_steps": settings.num_steps,
+            "batch_size": settings.batch_size,
+        }
+    }
+
+
 def is_finished(workdir: pathlib.Path) -> bool:
     """Whether a run directory has an autoencoder that is trained to its end."""
     checkpoints = Checkpoints(workdir / FOLDER)

@@ -187,6 +187,18 @@ def test_what_cannot_be_trained_is_refused_before_a_file_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_plan_of_a_run_says_that_its_autoencoder_comes_first(
+    make, tmp_path, capsys
+):
+    modes.plan(make(), tmp_path, as_json=False, compile_for=None)
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("autoencoder "))
+    assert line.endswith("  trained first, num_steps 4, batch_size 8")
+    given = make(codec__weights="somewhere")
+    modes.plan(given, tmp_path, as_json=True, compile_for=None)
+    assert "autoencoder" not in json.loads(capsys.readouterr().out)
+
+
 def test_another_training_is_not_gone_on_with(trained, make):
     for overrides, message in (
         ({"codec__training__learning_rate": 1e-3}, "another settings.learning_rate"),
