@@ -123,7 +123,12 @@ def models_are_built_once():
     made = {}
 
     def build_once(config, sample_shape, condition):
-        groups = (config.codec, config.network, config.diffusion, config.train.trainable)
+        groups = (
+            config.codec,
+            config.network,
+            config.diffusion,
+            config.train.trainable,
+        )
         key = (*map(repr, groups), sample_shape, condition)
         if key not in made:
             made[key] = build_model(config, sample_shape, condition)
