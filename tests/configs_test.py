@@ -71,6 +71,7 @@ PARENTS = [
     ("imagenet_32_public", 81_150_723, "camelyon17_finetune"),
     ("glyphs_public", 236_368, "mnist_finetune"),
     ("digits_public", 93_888, "digits_finetune"),
+    ("digits_text_public", 222_144, "digits_text"),
     ("glyphs_ldm_public", 624_265, "mnist_ldm_cpu"),
     # The autoencoder, the U-Net and the classes: 27 rows of 5, 1,001 of 512.
     ("emnist_ldm_public", 102_553_535 + 4_606_467 + 27 * 5, "mnist_ldm"),
