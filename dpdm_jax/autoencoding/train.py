@@ -25,7 +25,7 @@ from dpdm_jax.networks.codecs.autoencoder import AutoencoderCodec
 from dpdm_jax.networks.codecs.registry import TRAINING
 from dpdm_jax.networks.codecs.training import Settings
 from dpdm_jax.progress import progress_bar
-from dpdm_jax.training import rngs
+from dpdm_jax.training import divergence, rngs
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.metrics import MetricsLog
 
@@ -255,9 +255,13 @@ def _take_steps(job: _Job, state: State, picture: Picture | None) -> None:
                 every = config.log.snapshot_every_steps
                 if picture is not None and (is_last or (every and done % every == 0)):
                     picture(*_reconstructed(job, state), done)
+                is_kept = is_last or done % config.checkpoint.every_steps == 0
+                if is_kept:
+                    with processes.together():
+                        divergence.check(state.params, done, settings.path)
                 if is_last:
                     _finish(job, state)
-                elif done % config.checkpoint.every_steps == 0:
+                elif is_kept:
                     job.checkpoints.save(job.codec, state, job.meta)
     except Interrupted:
         if job.checkpoints.newest() != done:
