@@ -5,10 +5,12 @@ is imported when that source is loaded.
 """
 
 from dpdm_jax.data.binding import bind
+from dpdm_jax.data.groups import Groups
 from dpdm_jax.data.loading import Batch, load_batch
 from dpdm_jax.data.registry import (
     labelled,
     load_captions,
+    load_groups,
     load_source,
     stated_condition,
     tokenizer,
@@ -36,6 +38,7 @@ __all__ = [
     "ArraySource",
     "Batch",
     "Example",
+    "Groups",
     "MemorySource",
     "Preparation",
     "Source",
@@ -46,6 +49,7 @@ __all__ = [
     "labelled",
     "load_batch",
     "load_captions",
+    "load_groups",
     "load_source",
     "resize",
     "set_channels",

@@ -13,6 +13,7 @@ from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.step import TrainStep, draws_in_parts, make_train_step
+from dpdm_jax.training.units import images_per_unit
 
 _GRADIENT_UNITS = ("one", "clip_norm")
 
@@ -44,7 +45,7 @@ def build_training(
     Args:
         config: the whole config; reads ``train``.
         plan: the privacy plan.
-        loss: of one example; see ``Model.loss``.
+        loss: of one image; see ``Model.loss``.
         noise_key: see ``gaussian_noise``.
         mesh: see ``make_train_step``.
 
@@ -68,6 +69,7 @@ def build_training(
         ema_decay=config.train.ema_decay,
         engine=config.train.engine,
         engine_microbatch_size=config.train.engine_microbatch_size or None,
+        images_per_unit=images_per_unit(plan.unit),
     )
     return Training(optimizer, noise, step_fns)
 

@@ -110,6 +110,7 @@ def _enter_phase(
         secrets=secrets,
         microbatch_size=run.config.train.microbatch_size,
         encode=run.encode,
+        groups=run.groups,
     )
     return phase, dataclasses.replace(state, noise_state=noise_state)
 
