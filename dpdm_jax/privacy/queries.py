@@ -77,7 +77,8 @@ class Query:
             f"{self.name.capitalize()}: before the first step, {number} of all "
             f"images {purpose}. {units.a_noun(unit).capitalize()} contributes one "
             f"vector{mean} of L2 norm at most 1 to each; noise: Gaussian, noise "
-            f"multiplier sigma = {self.noise_multiplier!r}. They are counted from the start."
+            f"multiplier sigma = {self.noise_multiplier!r}. They are counted from the "
+            "start."
         )
 
     def to_dict(self) -> dict[str, Any]:
