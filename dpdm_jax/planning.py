@@ -82,7 +82,8 @@ def unit_of(config: ml_collections.ConfigDict) -> units.Group | None:
         config: the whole config; reads ``data.group`` and ``train.images_per_group``.
 
     Raises:
-        InputError: one of them is out of range, or the second is set without the first.
+        InputError: one of them is out of range, the second is set without the first, or
+            the source has no groups.
     """
     column, images = config.data.group, config.train.images_per_group
     validate.integer(
@@ -90,6 +91,7 @@ def unit_of(config: ml_collections.ConfigDict) -> units.Group | None:
     )
     if column:
         validate.text("data.group", column, *units.COLUMN)
+        data.check_group(config.data)
         return units.Group(column, images)
     if images != 1:
         raise InputError(
@@ -240,6 +242,7 @@ def plan_report(
         | dataclasses.replace(plan, extends=None).to_dict()
         | _phases(plan)
         | {
+            "unit_of_privacy": units.in_words(plan.unit),
             "max_batch_size": plan.max_batch_size,
             "noise_stddev": plan.noise_stddev,
             "epsilon_rdp": plan.epsilon_spent(plan.total_steps, "rdp"),

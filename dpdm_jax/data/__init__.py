@@ -8,6 +8,7 @@ from dpdm_jax.data.binding import bind
 from dpdm_jax.data.groups import Groups
 from dpdm_jax.data.loading import Batch, load_batch
 from dpdm_jax.data.registry import (
+    check_group,
     labelled,
     load_captions,
     load_groups,
@@ -45,6 +46,7 @@ __all__ = [
     "bind",
     "center_crop_celeba",
     "center_crop_square",
+    "check_group",
     "image_spec",
     "labelled",
     "load_batch",

@@ -124,13 +124,8 @@ def load_groups(config: ml_collections.ConfigDict, source: Source) -> Groups | N
     settings = _settings(config, "train")
     if not settings.group:
         return None
-    read = GROUPED.get(config.source)
-    if read is None:
-        raise InputError(
-            f"data.group is {settings.group!r} and data.source is {config.source!r}, "
-            f"which has no groups; allowed: {', '.join(GROUPED)}."
-        )
-    values = read(settings, settings.group, "train")
+    check_group(config)
+    values = GROUPED[config.source](settings, settings.group, "train")
     if len(values) != len(source):
         raise InputError(
             f"data.group is {settings.group!r}, which has {len(values)} values for "
@@ -139,6 +134,22 @@ def load_groups(config: ml_collections.ConfigDict, source: Source) -> Groups | N
     groups = Groups.of(values)
     _check_number(settings, len(groups), f"groups by {settings.group}")
     return groups
+
+
+def check_group(config: ml_collections.ConfigDict) -> None:
+    """Refuses groups of a source that cannot say whose an image is.
+
+    Args:
+        config: ``config.data``.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if config.group and config.source not in GROUPED:
+        raise InputError(
+            f"data.group is {config.group!r} and data.source is {config.source!r}, "
+            f"which has no groups; allowed: {', '.join(GROUPED)}."
+        )
 
 
 def _check_number(settings: DataSettings, number: int, units: str) -> None:

@@ -6,6 +6,7 @@ By the run's own choice of people and of their images, loss, clipping and sum.
 
 import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from float_sums import in_float64, is_within, squared_steps
 
 from dpdm_jax import data, devices, planning
+from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import class_moments, group_selection
 from dpdm_jax.queries import registry
@@ -42,6 +44,7 @@ def people(tmp_path_factory):
         images=images,
         labels=labels,
         person=names,
+        other=names,
         image=np.arange(len(names)),
     )
     return folder, names.tolist()
@@ -288,6 +291,45 @@ def test_a_run_of_people_goes_on_as_if_it_had_not_been_interrupted(
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def begun(make_config, tmp_path_factory):
+    """The directory of a run that was stopped."""
+    workdir = tmp_path_factory.mktemp("begun") / "run"
+    loop.train(make_config(train__stop_after_steps=2), workdir)
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train__images_per_group": 2}, r"\(2 images a step at most\)"),
+        ({"data__group": "image"}, "num_examples 6 -> 54"),
+        ({"data__group": "other"}, "group by other"),
+        ({"data__group": "", "train__images_per_group": 1}, "'image'"),
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_with_its_own_unit_alone(begun, make_config, changes, says):
+    with pytest.raises(InputError, match="the plan differs from the ledger") as found:
+        loop.train(make_config(**changes), begun)
+    assert re.search(says, str(found.value))
+    assert str(found.value).count(". ") == 0
+
+
+def test_a_run_goes_on_with_its_own_people_alone(begun, make_config, people, tmp_path):
+    """The images are the same; two of them changed hands, or a name was changed."""
+    with np.load(people[0] / "train.npz") as archive:
+        arrays = dict(archive)
+    names = arrays["person"]
+    anna, dora = (np.flatnonzero(names == name)[0] for name in ("anna", "dora"))
+    for changed in (np.copy(names), np.where(names == "eve", "emma", names)):
+        if (changed == names).all():
+            changed[[anna, dora]] = names[[dora, anna]]
+        np.savez(tmp_path / "train.npz", **arrays | {"person": changed})
+        with pytest.raises(InputError, match="training data is not that which"):
+            loop.train(make_config(data__path=str(tmp_path)), begun)
 
 
 @pytest.fixture(scope="module")
