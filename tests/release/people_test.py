@@ -9,6 +9,7 @@ import pytest
 from dpdm_jax import planning
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import PrivacyPlan, read_ledger, statement_of
+from dpdm_jax.release import __main__ as command
 from dpdm_jax.release import bundle
 from dpdm_jax.release.build import release
 from dpdm_jax.release.verify import verify
@@ -83,9 +84,11 @@ def test_the_statement_speaks_of_people(run):
     assert PrivacyPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
-def test_a_release_says_it_and_verifies(run):
+def test_a_release_says_it_and_verifies(run, capsys):
     _, _, folder = run
     assert verify(folder).failures == ()
+    assert command.main(["verify", str(folder)]) == 0
+    assert f"(PLD); the unit is {UNIT}." in capsys.readouterr().out
     stated = bundle.read_json(folder, bundle.PRIVACY)
     assert stated["unit_of_privacy"] == UNIT
     assert stated["mechanism"]["group"] == {"column": "patient", "images": 3}
