@@ -385,11 +385,15 @@ def _origin_fields(origin: Origin) -> dict[str, Any]:
     if origin.ledger is None:
         return fields | {"public_data": origin.public_data}
     parent = LedgerRecord.from_dict(origin.ledger)
-    return fields | {
-        "epsilon": format_epsilon(parent.epsilon_spent()),
-        "delta": parent.plan.delta,
-        "accountant": parent.plan.accountant,
-    }
+    return (
+        fields
+        | {
+            "epsilon": format_epsilon(parent.epsilon_spent()),
+            "delta": parent.plan.delta,
+            "accountant": parent.plan.accountant,
+        }
+        | _where_there_is(group=parent.plan.unit and parent.plan.unit.to_dict())
+    )
 
 
 def _lineage(origin: Origin) -> str:
@@ -399,12 +403,14 @@ def _lineage(origin: Origin) -> str:
     )
     if origin.ledger is None:
         return f"{began}public data: {origin.public_data}. None of that is protected."
-    fields = _origin_fields(origin)
+    fields, unit = _origin_fields(origin), ""
+    if "group" in fields:
+        unit = f", for {units.in_words(units.Group.from_dict(fields['group']))}"
     return (
         f"{began}private data of others. Their guarantee is one of its own, and not "
         f"part of this one: epsilon = {fields['epsilon']}, delta = "
-        f"{fields['delta']!r} ({fields['accountant'].upper()}). It is stated that no "
-        "one is in both data sets."
+        f"{fields['delta']!r} ({fields['accountant'].upper()}){unit}. It is stated "
+        "that no one is in both data sets."
     )
 
 

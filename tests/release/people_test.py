@@ -8,7 +8,13 @@ import pytest
 
 from dpdm_jax import planning
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import PrivacyPlan, read_ledger, statement_of
+from dpdm_jax.privacy import (
+    PrivacyPlan,
+    make_statement,
+    read_ledger,
+    statement_of,
+)
+from dpdm_jax.privacy.lineage import Origin
 from dpdm_jax.release import __main__ as command
 from dpdm_jax.release import bundle
 from dpdm_jax.release.build import release
@@ -118,6 +124,13 @@ def test_another_unit_than_the_ledgers_is_noticed(run, tmp_path, file, change, s
         content["train"][change] = 4
     (folder / file).write_text(json.dumps(content))
     assert any(says in failure for failure in verify(folder).failures)
+
+
+def test_what_begins_with_their_weights_says_whom_it_protects(run):
+    record = read_ledger(run[1] / "privacy.json")
+    origin = Origin("run", "clinic", 64 * "a", "", record.to_dict())
+    text = words(make_statement(record.plan, 1, origin=origin).to_text())
+    assert f"(PLD), for {UNIT}. It is stated that no one is in both data sets." in text
 
 
 def test_the_report_speaks_of_people(run):
