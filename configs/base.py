@@ -104,6 +104,9 @@ def get_config() -> ml_collections.ConfigDict:
     # and condition in full); a pattern of its parameters' paths; several with commas.
     train.trainable = "all"
     train.batch_size = 4096  # nominal B; examples are sampled at rate 1 / ceil(N / B)
+    # With data.group: how many of a group's images enter a step that the group enters,
+    # at most. Batches are of groups then.
+    train.images_per_group = 1
     train.exact_batch_size = False  # sampled at rate B / N in place of that
     train.epochs = 300  # steps are epochs * ceil(N / B)
     train.num_steps = 0  # the number of steps itself; 0 follows epochs

@@ -22,6 +22,7 @@ from dpdm_jax.privacy import (
     extend_plan,
     make_plan,
     phase_fields,
+    units,
 )
 from dpdm_jax.privacy.clipping import loss_traits
 
@@ -31,7 +32,7 @@ class Problem:
     """The public facts of a data set that shape a run.
 
     Attributes:
-        num_examples: size of the training split.
+        num_examples: size of the training split, in units of privacy.
         image_shape: (h, w, c).
         condition: what examples say of themselves.
     """
@@ -59,12 +60,45 @@ def public_problem(config: ml_collections.ConfigDict) -> Problem:
         validate.one_of("data.channels", fields.channels, (1, 3))
         shape = (fields.image_size, fields.image_size, fields.channels)
         return Problem(fields.num_examples, shape, condition)
-    return problem_of(data.load_source(fields, "train"))
+    source = data.load_source(fields, "train")
+    return problem_of(source, data.load_groups(fields, source))
 
 
-def problem_of(source: data.Source) -> Problem:
-    """Takes the facts from loaded training data."""
-    return Problem(len(source), source.spec["image"].shape, source.condition)
+def problem_of(source: data.Source, groups: data.Groups | None = None) -> Problem:
+    """Takes the facts from loaded training data.
+
+    Args:
+        source: of the images.
+        groups: whose they are; None if each is a unit of privacy by itself.
+    """
+    number = len(source if groups is None else groups)
+    return Problem(number, source.spec["image"].shape, source.condition)
+
+
+def unit_of(config: ml_collections.ConfigDict) -> units.Group | None:
+    """Returns the unit of privacy that a config asks for; None for one image.
+
+    Args:
+        config: the whole config; reads ``data.group`` and ``train.images_per_group``.
+
+    Raises:
+        InputError: one of them is out of range, the second is set without the first, or
+            the source has no groups.
+    """
+    column, images = config.data.group, config.train.images_per_group
+    validate.integer(
+        "train.images_per_group", images, minimum=1, maximum=validate.MAX_COUNT
+    )
+    if column:
+        validate.text("data.group", column, *units.COLUMN)
+        data.check_group(config.data)
+        return units.Group(column, images)
+    if images != 1:
+        raise InputError(
+            f"train.images_per_group is {images} and data.group is ''; allowed: 1, or "
+            "a data.group, the column that says whose an image is."
+        )
+    return None
 
 
 def privacy_plan(
@@ -75,7 +109,7 @@ def privacy_plan(
     Args:
         config: the whole config; reads ``privacy`` and ``train``, and what its queries
             before the first step read.
-        num_examples: size of the training split.
+        num_examples: size of the training split, in units of privacy.
         model: what is trained.
 
     Raises:
@@ -104,6 +138,7 @@ def privacy_plan(
                 [model.num_trained, *(query.num_coordinates for query in asked)]
             ),
             trained=_trained_part(model),
+            unit=unit_of(config),
         )
     )
 
@@ -207,6 +242,7 @@ def plan_report(
         | dataclasses.replace(plan, extends=None).to_dict()
         | _phases(plan)
         | {
+            "unit_of_privacy": units.in_words(plan.unit),
             "max_batch_size": plan.max_batch_size,
             "noise_stddev": plan.noise_stddev,
             "epsilon_rdp": plan.epsilon_spent(plan.total_steps, "rdp"),
@@ -308,10 +344,12 @@ def _cost(
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, forward_bytes = forward_cost(config, model)
     draws = config.diffusion.draws_at_once or multiplicity
+    # Of groups, with the room that each has: what is empty costs as much.
+    images = 1 if plan.unit is None else plan.unit.images
     flops = gradient_passes(model) * forward_flops * multiplicity
-    flops *= plan.expected_batch_size
+    flops *= plan.expected_batch_size * images
     encoding_flops, encoding_bytes = encoding_cost(model)
-    batch_size, number = plan.expected_batch_size, plan.num_examples
+    batch_size, number = plan.expected_batch_size * images, plan.num_examples
     steps = plan.num_steps
     place = encoding.place_of_laws(
         config.codec, model.codec, number, steps * batch_size
@@ -325,7 +363,7 @@ def _cost(
     # what a micro-batch holds: its gradients, those of draws in parts twice, and the
     # activations that the backward pass reads, which the bytes that a forward pass
     # moves bound from above. Images are encoded before.
-    gradients = size if draws == multiplicity else 2 * size
+    gradients = size if draws == multiplicity and images == 1 else 2 * size
     activations = forward_bytes * draws
     at_once = min(encoding.AT_ONCE, config.train.microbatch_size // devices)
     working = max(held * (gradients + activations), at_once * encoding_bytes)

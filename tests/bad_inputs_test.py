@@ -282,6 +282,19 @@ PLANS = rows_of(
                 "captions of 64 tokens"
             ),
             "data.parquet.image=x": "or data.source='parquet'",
+            "data.group=patient": (
+                "data.group is 'patient' and data.source is 'digits', which has no "
+                "groups; allowed: camelyon17, image_folder, npz, parquet"
+            ),
+            "data.group=a/b --config.data.source=npz": (
+                "data.group is 'a/b'; allowed: up to 40 letters"
+            ),
+            "train.images_per_group=0": (
+                "train.images_per_group is 0; allowed: an integer >= 1"
+            ),
+            "train.images_per_group=4": (
+                "train.images_per_group is 4 and data.group is ''; allowed: 1, or"
+            ),
         }
     ),
 )
@@ -483,6 +496,27 @@ def pictures(*sizes, damage=lambda content: content):
     return prepare
 
 
+def with_table(*lines):
+    """Two PNG files and a metadata.csv of these lines."""
+
+    def prepare(here, run):
+        pictures((4, 4, 3), (4, 4, 3))(here, run)
+        (here / "data" / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+    return prepare
+
+
+def patches(here, run):
+    """A folder like Camelyon17's, of one patch."""
+    name = "patient_004_node_4"
+    path = here / "patches" / name / f"patch_{name}_x_0_y_0.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(path)
+    (here / "metadata.csv").write_text(
+        "patient,node,x_coord,y_coord,tumor,slide,center,split\n004,4,0,0,1,0,0,0\n"
+    )
+
+
 def cut(content: bytes) -> bytes:
     return content[: len(content) // 2]
 
@@ -527,6 +561,7 @@ def data_row(source, path, says, prepare=None, *more):
 
 _NPZ, _PNG = ("npz", "{here}/data.npz"), ("image_folder", "{here}/data")
 _CAPTIONS = ("--config.data.condition=captions",)
+_PATIENTS = ("--config.data.group=patient",)
 _GREY = _IMAGES[..., 0]
 DATA = [
     data_row(*_NPZ, "which is missing; allowed: an .npz file"),
@@ -585,6 +620,50 @@ DATA = [
         *_CAPTIONS,
     ),
     data_row(*_NPZ, "holds no captions", archive(images=_IMAGES), *_CAPTIONS),
+    data_row(
+        *_NPZ,
+        "holds no array 'patient'; allowed with data.group 'patient': strings or",
+        archive(images=_IMAGES),
+        *_PATIENTS,
+    ),
+    data_row(
+        *_NPZ,
+        "an array 'patient' of float64 of shape (6,)",
+        archive(images=_IMAGES, patient=np.array([1, 2, np.nan, 1, 1, 2])),
+        *_PATIENTS,
+    ),
+    data_row(
+        *_NPZ,
+        "data.npz (image 2, image 4); allowed: one for each, as data.group is",
+        archive(images=_IMAGES, patient=np.array(["a", "b", "", "b", "nan", "a"])),
+        *_PATIENTS,
+    ),
+    data_row(
+        *_NPZ,
+        "data.group is 'patient', which has 5 values for 6 images; allowed: one",
+        archive(images=_IMAGES, patient=np.arange(5)),
+        *_PATIENTS,
+    ),
+    data_row(
+        *_NPZ,
+        "data.num_examples is 6 but the training data has 3 groups by patient",
+        archive(images=_IMAGES, patient=_LABELS),
+        *_PATIENTS,
+        "--config.data.num_examples=6",
+    ),
+    data_row(*_PNG, "allowed for groups: one of", pictures((4, 4, 3)), *_PATIENTS),
+    data_row(
+        *_PNG,
+        "has no column 'patient'; allowed: file_name, and that of data.group",
+        with_table("file_name,subject", "0.png,7"),
+        *_PATIENTS,
+    ),
+    data_row(
+        *_PNG,
+        "data/metadata.csv (1.png); allowed: one for each",
+        with_table("file_name,patient", "0.png,7", "1.png, "),
+        *_PATIENTS,
+    ),
     data_row(*_PNG, "has no metadata.csv", pictures((4, 4, 3)), *_CAPTIONS),
     data_row("parquet", "{here}", "has no file train.parquet or train-*.parquet"),
     data_row("idx", "{here}", "which has none; allowed: digits", None, *_CAPTIONS),
@@ -615,6 +694,13 @@ DATA = [
     ),
     data_row("camelyon17", "{here}", "metadata.csv is missing; data.path allows"),
     data_row("camelyon17", "", "data.path is ''; allowed: WILDS's folder"),
+    data_row(
+        "camelyon17",
+        "{here}",
+        "data.group is 'node'; allowed: patient",
+        patches,
+        "--config.data.group=node",
+    ),
     data_row(*_PNG, "has no images; allowed: a folder of", pictures()),
     data_row(*_PNG, "1.png is 5x5x3 but", pictures((4, 4, 3), (5, 5, 3))),
     data_row(*_PNG, "1.png is 4x4x1 but", pictures((4, 4, 3), (4, 4))),

@@ -8,6 +8,9 @@ every step, so each step's noised sum is what they get.
 
 Where a run asks queries before its first step, a canary is an image that adds as much
 as one can to each. What each query released is what an attacker gets.
+
+Where the unit of privacy is a group, a canary is a group, of one image more than enter
+a step: what all of them together add must be no more.
 """
 
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.logical_step import Mechanism, take_step
 from dpdm_jax.training.secrets import Secrets, fresh_secrets
 from dpdm_jax.training.state import TrainState, create_state
+from dpdm_jax.training.units import images_per_unit
 
 # Norm of a canary's gradient, over the clipping bound.
 _STRENGTH = 1e3
@@ -109,6 +113,7 @@ class CanaryTraining:
         self._plan = plan
         self._num_canaries = num_canaries
         self._microbatch_size = config.train.microbatch_size
+        self._room = images_per_unit(plan.unit)
         self._mesh = devices.data_mesh()
         strength = _STRENGTH * plan.l2_clip_norm
 
@@ -136,9 +141,11 @@ class CanaryTraining:
             What it released.
         """
         secrets = fresh_secrets()
+        source, groups = self._data(members, self._images)
         mechanism = Mechanism(
             plan=self._plan,
-            source=self._source(members, self._images),
+            source=source,
+            groups=groups,
             step_fns=self._training.step_fns,
             fixed={},
             mesh=self._mesh,
@@ -191,6 +198,10 @@ class CanaryTraining:
                 ]
                 labels[run, step, : len(chosen)] = chosen
                 is_padding[run, step, : len(chosen)] = False
+        # All images of a canary are alike.
+        labels, is_padding = (
+            np.repeat(array, self._room, axis=-1) for array in (labels, is_padding)
+        )
         train = jax.jit(lambda batches: jax.lax.map(self._train_at_once, batches))
         weights = np.asarray(train((jnp.stack(keys), labels, is_padding)))
         return self._sums(weights), answers
@@ -198,11 +209,11 @@ class CanaryTraining:
     def _train_at_once(self, run: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         """The weights after every step of one run, and before the first."""
         noise_key, labels, is_padding = run
-        room = labels.shape[1]
+        images = labels.shape[1]
         condition = conditions.of_classes(self._num_canaries)
         spec = data.image_spec(self._images.shape[1:], condition)
-        blank = padding.blank_examples(spec, room)
-        positions = jnp.arange(room)
+        blank = padding.blank_examples(spec, images)
+        positions = jnp.arange(images // self._room)
         step_fns = self._training.step_fns
         draws = jax.random.key(0)  # which a canary's loss does not use
 
@@ -226,10 +237,18 @@ class CanaryTraining:
         _, weights = jax.lax.scan(step, start, (labels, is_padding))
         return jnp.concatenate([start.params[None], weights])
 
-    def _source(self, members: np.ndarray, images: np.ndarray) -> data.ArraySource:
-        return data.ArraySource(
+    def _data(
+        self, members: np.ndarray, images: np.ndarray
+    ) -> tuple[data.Source, data.Groups | None]:
+        """Canaries as a source, and whose its images are."""
+        groups = None
+        if self._plan.unit is not None:
+            members = np.repeat(members, self._room + 1)
+            groups = data.Groups.of([str(canary) for canary in members])
+        source = data.ArraySource(
             images[members], members, self._num_canaries, "canaries"
         )
+        return source, groups
 
     def _answers(self, members: np.ndarray, secrets: Secrets) -> tuple[Answer, ...]:
         """Asks the queries before the first step."""
@@ -237,14 +256,13 @@ class CanaryTraining:
         for query, images in self._asked:
             released: list[Released] = []
             planned = query.planned
+            source, groups = self._data(members, images)
             query.answer(
-                self._source(members, images),
-                secrets.query_key(planned.name),
-                released.append,
+                source, secrets.query_key(planned.name), released.append, groups
             )
             # Each is alone in its class, so that sums of all are what each adds.
-            everyone = self._source(np.arange(self._num_canaries), images)
-            features = query.features(everyone)
+            everyone = self._data(np.arange(self._num_canaries), images)
+            features = query.features(*everyone)
             answers += [
                 Answer(
                     each.noised.astype(np.float64),

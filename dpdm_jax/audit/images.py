@@ -58,6 +58,7 @@ def audit_images(
     model: Model,
     source: data.Source,
     fixed: Any,
+    groups: data.Groups | None = None,
 ) -> OneRun:
     """Trains the network on the data and about half of the canaries, and attacks it.
 
@@ -67,6 +68,7 @@ def audit_images(
         model: what the run trains.
         source: its training data.
         fixed: its parameters that no step changed, as of ``Model.split``.
+        groups: whose its training data's images are; each canary is a group of its own.
 
     Returns:
         What was found, for the first ``audit.num_steps`` steps and what comes before
@@ -86,16 +88,19 @@ def audit_images(
         canaries.examples(np.flatnonzero(member)), source.condition
     )
     joined = _Joined(source, members)
+    if groups is not None:
+        groups = groups.and_singles(len(members))
 
     losses_of = membership.make_image_losses(model, settings)
     trained, random = model.split(model.init(rngs.stream(config.seed, "init")))
     params = partition.join(trained, fixed or random)
     before = losses_of(params, canaries, np.arange(count))
     _log.info("One run of %d steps on %d images of noise.", plan.num_steps, count)
-    params, sizes = _train(config, plan, model, params, joined)
+    params, sizes = _train(config, plan, model, params, joined, groups)
     after = losses_of(params, canaries, np.arange(count))
     scores = {attacks.LOSS: before - after}
-    return judge_one_run(plan, settings, member, scores, sizes, len(joined))
+    number = len(joined if groups is None else groups)
+    return judge_one_run(plan, settings, member, scores, sizes, number)
 
 
 def _train(
@@ -104,6 +109,7 @@ def _train(
     model: Model,
     params: Any,
     source: data.Source,
+    groups: data.Groups | None = None,
 ) -> tuple[Any, np.ndarray]:
     """Asks the plan's queries, and takes all of its steps.
 
@@ -113,7 +119,8 @@ def _train(
     secrets, mesh = fresh_secrets(), devices.data_mesh()
     trained, fixed = model.split(params)
     for query in queries.of_run(config, model):
-        fixed = fixed | query.answer(source, secrets.query_key(query.planned.name))
+        key = secrets.query_key(query.planned.name)
+        fixed = fixed | query.answer(source, key, None, groups)
     loss = model.trained_loss()
     training = build_training(config, plan, loss, secrets.noise_key, mesh)
     everywhere = devices.replicated(mesh)
@@ -127,6 +134,7 @@ def _train(
         secrets=secrets,
         microbatch_size=config.train.microbatch_size,
         encode=make_encoder(model.codec, mesh),
+        groups=groups,
     )
     state = create_state(trained, training.optimizer, training.noise)
     state = devices.place(state, training.layout(state))

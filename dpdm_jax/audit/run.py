@@ -13,7 +13,7 @@ from dpdm_jax import data, files, planning, queries, run_dir, validate
 from dpdm_jax.audit import attacks, bounds, images, mechanism, membership
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
-from dpdm_jax.privacy import PrivacyPlan, format_epsilon, read_ledger
+from dpdm_jax.privacy import PrivacyPlan, format_epsilon, read_ledger, units
 from dpdm_jax.training.checkpoints import Checkpoints
 
 #: Files in the run directory, which their owner alone can read.
@@ -49,7 +49,8 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
     plan = record.plan
     model, params, fixed = _finished_model(config, workdir, plan.total_steps)
     training, held_out = (_load(config, split, model) for split in ("train", "test"))
-    training = _of_run(workdir, training)
+    groups = data.load_groups(config.data, training)
+    training = _of_run(workdir, training, groups)
     found = _membership(config, model, params, training, held_out)
     claimed = math.inf if record.not_private else record.epsilon_spent()
     result = {
@@ -59,6 +60,7 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
             "num_steps": plan.total_steps,
             "accountant": plan.accountant,
             "not_private": list(record.not_private),
+            "unit": units.in_words(plan.unit),
         },
         "settings": config.audit.to_dict(),
         "one_run": None,
@@ -69,7 +71,9 @@ def audit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str,
     }
     if not record.not_private:
         # Of an extended run the steps it was begun with: one code takes them all.
-        result |= _audit_mechanism(config, plan.phases[0], model, training, fixed)
+        result |= _audit_mechanism(
+            config, plan.phases[0], model, training, fixed, groups
+        )
     membership.draw(workdir / PICTURE, found, claimed, plan.delta)
     files.write_json(workdir / RESULT, result, private=True)
     return result
@@ -86,7 +90,8 @@ def describe(result: dict[str, Any]) -> str:
     else:
         lines.append(
             f"Claimed: epsilon {format_epsilon(claim['epsilon'])} at delta "
-            f"{claim['delta']:g} for {claim['num_steps']} steps."
+            f"{claim['delta']:g} for {claim['num_steps']} steps; the unit is "
+            f"{claim['unit']}."
         )
         lines += _describe_mechanism(result)
     found = result["membership"]
@@ -164,9 +169,11 @@ def _load(config: ml_collections.ConfigDict, split: str, model: Model) -> data.S
     return source
 
 
-def _of_run(workdir: pathlib.Path, training: data.Source) -> data.Source:
+def _of_run(
+    workdir: pathlib.Path, training: data.Source, groups: data.Groups | None
+) -> data.Source:
     """Other images would look as if the model had forgotten those it was trained on."""
-    bound, content = data.bind(training)
+    bound, content = data.bind(training, groups)
     checkpoints = Checkpoints(workdir)
     try:
         if checkpoints.is_of_data(content) is False:
@@ -203,6 +210,7 @@ def _audit_mechanism(
     model: Model,
     training: data.Source,
     fixed: Any,
+    groups: data.Groups | None,
 ) -> dict[str, Any]:
     asked = queries.of_run(config, model)
     one_run = mechanism.audit_one_run(config, plan, asked)
@@ -210,7 +218,7 @@ def _audit_mechanism(
     if config.audit.runs:
         many_runs = mechanism.audit_many_runs(config, plan, asked)
     if config.audit.image_canaries:
-        on_images = images.audit_images(config, plan, model, training, fixed)
+        on_images = images.audit_images(config, plan, model, training, fixed, groups)
     return {
         "software": {"jax-privacy": importlib.metadata.version("jax-privacy")},
         "one_run": one_run.to_dict(),

@@ -29,6 +29,7 @@ from dpdm_jax.privacy import PrivacyPlan, Query, class_moments
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.secrets import fresh_secrets
 from dpdm_jax.training.state import create_state
+from dpdm_jax.training.units import images_per_unit
 
 #: ``released(with_it) -> [n]``: what a mechanism with fresh noise releases of n like
 #: coordinates, with or without one example that adds little to each.
@@ -104,10 +105,11 @@ def of_step(
         state = devices.place(state, training.layout(state))
         room = -(-(_BYSTANDERS + 1) // mesh.size) * mesh.size
         spec = data.image_spec((1, 1, 1), conditions.Unconditional())
+        images = images_per_unit(plan.unit)
         batch = devices.place(
             (
-                padding.blank_examples(spec, room),
-                np.arange(room) >= _BYSTANDERS + with_it,
+                padding.blank_examples(spec, room * images),
+                np.repeat(np.arange(room) >= _BYSTANDERS + with_it, images),
                 np.arange(room, dtype=np.int32),
             ),
             devices.divided(mesh),

@@ -30,6 +30,7 @@ from dpdm_jax.sampling.generate import sampling_program
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.secrets import fresh_secrets
 from dpdm_jax.training.state import create_state
+from dpdm_jax.training.units import images_per_unit
 
 _log = logging.getLogger(__name__)
 
@@ -73,12 +74,13 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
         _log.info("  took %.0f s", programs[name]["compile_seconds"])
 
     # The work that the method asks of a call of accumulate, on one device: a forward
-    # and a backward pass of K noisy copies of each example.
+    # and a backward pass of K noisy copies of each image.
     examples = config.train.microbatch_size // num_devices
+    images = examples * images_per_unit(plan.unit)
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, _ = planning.forward_cost(config, model)
     passes = planning.gradient_passes(model)
-    expected_flops = passes * forward_flops * multiplicity * examples
+    expected_flops = passes * forward_flops * multiplicity * images
     report = {
         "target": target.name,
         "devices": num_devices,
@@ -235,12 +237,13 @@ def _programs(
     )
     state = _placed_in(state, training.layout(state))
     partial = _placed(jax.eval_shape(step.start, trained), per_device)
-    size = config.train.microbatch_size
+    units = config.train.microbatch_size
+    size = units * images_per_unit(plan.unit)
     batch = _placed(
         (
             blank_examples(model.example, size),
             jax.ShapeDtypeStruct((size,), jnp.bool),  # is_padding
-            jax.ShapeDtypeStruct((size,), jnp.int32),  # positions
+            jax.ShapeDtypeStruct((units,), jnp.int32),  # positions
         ),
         per_device,
     )

@@ -5,10 +5,13 @@ is imported when that source is loaded.
 """
 
 from dpdm_jax.data.binding import bind
+from dpdm_jax.data.groups import Groups
 from dpdm_jax.data.loading import Batch, load_batch
 from dpdm_jax.data.registry import (
+    check_group,
     labelled,
     load_captions,
+    load_groups,
     load_source,
     stated_condition,
     tokenizer,
@@ -36,16 +39,19 @@ __all__ = [
     "ArraySource",
     "Batch",
     "Example",
+    "Groups",
     "MemorySource",
     "Preparation",
     "Source",
     "bind",
     "center_crop_celeba",
     "center_crop_square",
+    "check_group",
     "image_spec",
     "labelled",
     "load_batch",
     "load_captions",
+    "load_groups",
     "load_source",
     "resize",
     "set_channels",

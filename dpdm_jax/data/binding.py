@@ -15,6 +15,7 @@ import numpy as np
 import tqdm
 
 from dpdm_jax import conditions
+from dpdm_jax.data.groups import Groups
 from dpdm_jax.data.sources import Example, MemorySource, Source
 from dpdm_jax.errors import InputError
 
@@ -22,23 +23,26 @@ _SIZE = hashlib.sha256().digest_size
 _PIECE = 2**24  # bytes of images read at once
 
 
-def bind(source: Source) -> tuple[Source, bytes]:
+def bind(source: Source, groups: Groups | None = None) -> tuple[Source, bytes]:
     """Digests a source, and holds it to what was digested.
 
     Args:
         source: the data. It is read once, from the first image to the last.
+        groups: whose the images are, where units of privacy have several.
 
     Returns:
         The source to read from: that one if its images lie in memory, where nothing
         changes them; else one that compares what it reads with what was digested. And
         32 bytes, which differ if an image, a condition, their order, their number, the
-        image shape or the kind of condition does (SHA-256). Private.
+        image shape, the kind of condition or an image's group does (SHA-256). Private.
     """
     digests = _digest_each(source)
     shape = list(source.spec["image"].shape)
     facts = [len(source), shape, *conditions.to_dict(source.condition).values()]
     whole = hashlib.sha256(json.dumps(facts).encode())
     whole.update(digests.tobytes())
+    if groups is not None:
+        whole.update(groups.digest())
     if not isinstance(source, MemorySource):
         source = _BoundSource(source, digests)
     return source, whole.digest()

@@ -16,6 +16,7 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.data import image_folder, paths
+from dpdm_jax.data.groups import complete_groups
 from dpdm_jax.data.random_access import RandomAccessSource
 from dpdm_jax.data.sources import DataSettings, resolve_num_classes, split_name
 from dpdm_jax.data.transforms import Preparation, center_crop_square
@@ -113,6 +114,24 @@ def load(settings: Settings, config: DataSettings, split: str) -> RandomAccessSo
         functools.partial(_read, folder, prepared),
         num_classes,
     )
+
+
+def groups(config: DataSettings, column: str, split: str) -> list[str]:
+    """Reads whose ``load``'s patches are.
+
+    Args:
+        config: see ``load``.
+        column: "patient".
+        split: "train" or "test".
+
+    Raises:
+        InputError: see ``load``; or it is another column.
+    """
+    validate.one_of("data.group", column, ("patient",))
+    folder = paths.existing_folder(config.path, _WANTED)
+    path = folder / _METADATA
+    patches = read_table(path, split_name(config, split))
+    return complete_groups(patches.patients, patches.files, column, str(path))
 
 
 def read_table(path: Path, split: str) -> Patches:

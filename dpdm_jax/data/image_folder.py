@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from dpdm_jax.data import metadata, paths
 from dpdm_jax.data.captions import complete
+from dpdm_jax.data.groups import complete_groups
 from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
@@ -94,13 +95,39 @@ def captions(config: DataSettings, column: str, split: str) -> list[str]:
     """
     listing, folder = _find(config, split)
     table, rows = metadata.read(folder, column)
+    names = _names(listing, folder, table, rows)
+    return complete([rows.get(name) for name in names], names, str(table))
+
+
+def groups(config: DataSettings, column: str, split: str) -> list[str]:
+    """Reads whose ``load``'s images are, from the table that has their captions.
+
+    Args:
+        config: see ``load``.
+        column: which has texts or integers.
+        split: "train" or "test".
+
+    Raises:
+        InputError: see ``captions``.
+    """
+    listing, folder = _find(config, split)
+    table, rows = metadata.read(folder, column, metadata.GROUPS)
+    names = _names(listing, folder, table, rows)
+    values = [rows.get(name) for name in names]
+    return complete_groups(values, names, column, str(table))
+
+
+def _names(
+    listing: _Listing, folder: Path, table: Path, rows: Mapping[str, object]
+) -> list[str]:
+    """Returns what a table calls a split's images, if it lists no others."""
     names = [file.relative_to(folder).as_posix() for file in listing.files]
     for name in rows.keys() - set(names):
         raise InputError(
             f"{table} lists {name!r}, which is no image in {folder}; allowed: the "
             "paths of its images, relative to it."
         )
-    return complete([rows.get(name) for name in names], names, str(table))
+    return names
 
 
 def _find(config: DataSettings, split: str) -> tuple[_Listing, Path]:

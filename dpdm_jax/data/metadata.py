@@ -12,20 +12,27 @@ from typing import Any
 from dpdm_jax import json_values
 from dpdm_jax.errors import InputError, reason
 
+#: What a column is read for.
+CAPTIONS, GROUPS = "captions", "groups"
+
 NAMES = ("metadata.csv", "metadata.jsonl")
+_FIELDS = {CAPTIONS: "data.captions.column", GROUPS: "data.group"}
 _FILE = "file_name"
 
 
-def read(folder: Path, column: str) -> tuple[Path, dict[str, str | None]]:
+def read(
+    folder: Path, column: str, purpose: str = CAPTIONS
+) -> tuple[Path, dict[str, Any]]:
     """Reads a column of a folder's table.
 
     Args:
         folder: which has one of the tables.
         column: to read, of texts.
+        purpose: of the column, ``CAPTIONS`` or ``GROUPS``; those may be integers, too.
 
     Returns:
-        The table's path, and the column's texts by ``file_name``; None where a row has
-        none.
+        The table's path, and what the column has by ``file_name``; None where a row has
+        nothing.
 
     Raises:
         InputError: there is no table, or there are two; it is damaged, lacks a column,
@@ -35,21 +42,27 @@ def read(folder: Path, column: str) -> tuple[Path, dict[str, str | None]]:
     if len(found) != 1:
         raise InputError(
             f"{folder} has {' and '.join(NAMES) if found else 'no metadata.csv'}; "
-            f"allowed for captions: one of {', '.join(NAMES)}."
+            f"allowed for {purpose}: one of {', '.join(NAMES)}."
         )
     (table,) = found
-    texts: dict[str, str | None] = {}
+    values: dict[str, Any] = {}
     rows = _csv_rows if table.suffix == ".csv" else _json_rows
     try:
         for number, row in enumerate(rows(table), 1):
-            name, text = (_text(row, key, number, table) for key in (_FILE, column))
-            if not name or name in texts:
+            where = f"Row {number} of {table}"
+            for key in (_FILE, column):
+                if key not in row:
+                    raise InputError(
+                        f"{where} has no column {key!r}; allowed: {_FILE}, and that "
+                        f"of {_FIELDS[purpose]}."
+                    )
+            name = _checked(row[_FILE], _FILE, where)
+            if not name or name in values:
                 what = f"{_FILE} {name!r} again" if name else f"no {_FILE}"
-                raise InputError(
-                    f"Row {number} of {table} has {what}; allowed: a row for each "
-                    "image."
-                )
-            texts[name] = text
+                raise InputError(f"{where} has {what}; allowed: a row for each image.")
+            values[name] = _checked(
+                row[column], column, where, integers=purpose == GROUPS
+            )
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
@@ -57,7 +70,7 @@ def read(folder: Path, column: str) -> tuple[Path, dict[str, str | None]]:
             f"{table} cannot be read ({reason(error)}); allowed: a table in UTF-8, "
             "with commas, or one JSON object a line."
         ) from None
-    return table, texts
+    return table, values
 
 
 def _csv_rows(table: Path) -> Iterator[Mapping[str, Any]]:
@@ -74,16 +87,13 @@ def _json_rows(table: Path) -> Iterator[Mapping[str, Any]]:
                 yield row if isinstance(row, dict) else {}
 
 
-def _text(row: Mapping[str, Any], column: str, number: int, table: Path) -> str | None:
-    if column not in row:
+def _checked(value: Any, column: str, where: str, *, integers: bool = False) -> Any:
+    is_allowed = value is None or isinstance(value, str)
+    if integers and isinstance(value, int) and not isinstance(value, bool):
+        is_allowed = True
+    if not is_allowed:
+        allowed = "a text or an integer" if integers else "a text"
         raise InputError(
-            f"Row {number} of {table} has no column {column!r}; allowed: {_FILE}, and "
-            "that of data.captions.column."
-        )
-    value = row[column]
-    if value is not None and not isinstance(value, str):
-        raise InputError(
-            f"Row {number} of {table} has the {column} {str(value)[:80]!r}; allowed: a "
-            "text."
+            f"{where} has the {column} {str(value)[:80]!r}; allowed: {allowed}."
         )
     return value

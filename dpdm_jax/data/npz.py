@@ -8,6 +8,7 @@ import numpy as np
 
 from dpdm_jax.data import paths
 from dpdm_jax.data.captions import complete
+from dpdm_jax.data.groups import complete_groups
 from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
@@ -73,6 +74,32 @@ def captions(config: DataSettings, column: str, split: str) -> list[str]:
         )
     names = [f"image {i}" for i in range(len(found))]
     return complete(found.tolist(), names, str(path))
+
+
+def groups(config: DataSettings, column: str, split: str) -> list[str]:
+    """Reads whose ``load``'s images are, from an array [N] of strings or integers.
+
+    Args:
+        config: see ``load``.
+        column: the array's name.
+        split: "train" or "test".
+
+    Raises:
+        InputError: see ``load``; or the array is missing, of another kind, or lacks
+            images.
+    """
+    path = _find(config, split)
+    found = read_arrays(path, (column,)).get(column)
+    if found is None or found.dtype.kind not in "Uiu" or found.ndim != 1:
+        holds = f"no array {column!r}"
+        if found is not None:
+            holds = f"an array {column!r} of {found.dtype} of shape {found.shape}"
+        raise InputError(
+            f"{path} holds {holds}; allowed with data.group {column!r}: strings or "
+            "integers called so, one per image."
+        )
+    names = [f"image {i}" for i in range(len(found))]
+    return complete_groups(found.tolist(), names, column, str(path))
 
 
 def _find(config: DataSettings, split: str) -> Path:

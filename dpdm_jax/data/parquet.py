@@ -8,6 +8,7 @@ import numpy as np
 
 from dpdm_jax.data import image_folder, paths
 from dpdm_jax.data.captions import complete
+from dpdm_jax.data.groups import complete_groups
 from dpdm_jax.data.sources import ArraySource, DataSettings, split_name
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
@@ -89,6 +90,22 @@ def captions(config: DataSettings, column: str, split: str) -> list[str]:
                 f"{name} has the {column} {str(text)[:80]!r}; allowed: a text."
             )
     return complete(texts, rows.names, f"the column {column!r} of {rows.path}")
+
+
+def groups(config: DataSettings, column: str, split: str) -> list[str]:
+    """Reads whose ``load``'s images are.
+
+    Args:
+        config: see ``load``.
+        column: which has texts or integers.
+        split: "train" or "test".
+
+    Raises:
+        InputError: see ``load``; or images have no value.
+    """
+    rows = _read(config, split, column)
+    where = f"the column {column!r} of {rows.path}"
+    return complete_groups(rows.columns[column], rows.names, column, where)
 
 
 class _Rows(NamedTuple):

@@ -5,6 +5,7 @@ source pays for another one's.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import ml_collections
 
@@ -23,6 +24,7 @@ from dpdm_jax.data import (
     tfds,
 )
 from dpdm_jax.data.captions import Captions
+from dpdm_jax.data.groups import Groups
 from dpdm_jax.data.sources import SPLITS, DataSettings, Source
 from dpdm_jax.errors import InputError
 from dpdm_jax.settings import Group, Kind, Room
@@ -71,6 +73,15 @@ CAPTIONED = Room(
     },
 )
 
+#: The sources that can say whose an image is: each reads the values of a column, by
+#: ``config.data``, the column and "train" or "test", in the order of its examples.
+GROUPED: Mapping[str, Callable[[DataSettings, str, str], list[str]]] = {
+    "camelyon17": camelyon17.groups,
+    "image_folder": image_folder.groups,
+    "npz": npz.groups,
+    "parquet": parquet.groups,
+}
+
 
 def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
     """Loads the train or test split that a config describes.
@@ -97,13 +108,63 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
         texts = _texts(config, settings, split, made)
         unlabelled = dataclasses.replace(settings, num_classes=0)
         source = made.of(ROOM.build(config, unlabelled, split), texts)
+    if split == "train" and not settings.group:
+        _check_number(settings, len(source), "images")
+    return source
+
+
+def load_groups(config: ml_collections.ConfigDict, source: Source) -> Groups | None:
+    """Reads whose the training images are.
+
+    Args:
+        config: ``config.data``.
+        source: of them.
+
+    Returns:
+        None where each image is a unit of privacy by itself.
+
+    Raises:
+        InputError: as ``load_source``; the source has no groups, there is no such
+            column, or an image has no value in it.
+    """
+    settings = _settings(config, "train")
+    if not settings.group:
+        return None
+    check_group(config)
+    values = GROUPED[config.source](settings, settings.group, "train")
+    if len(values) != len(source):
+        raise InputError(
+            f"data.group is {settings.group!r}, which has {len(values)} values for "
+            f"{len(source)} images; allowed: one for each."
+        )
+    groups = Groups.of(values)
+    _check_number(settings, len(groups), f"groups by {settings.group}")
+    return groups
+
+
+def check_group(config: ml_collections.ConfigDict) -> None:
+    """Refuses groups of a source that cannot say whose an image is.
+
+    Args:
+        config: ``config.data``.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if config.group and config.source not in GROUPED:
+        raise InputError(
+            f"data.group is {config.group!r} and data.source is {config.source!r}, "
+            f"which has no groups; allowed: {', '.join(GROUPED)}."
+        )
+
+
+def _check_number(settings: DataSettings, number: int, units: str) -> None:
     # The accountant trusts this number, so it must be that of the data.
-    if split == "train" and settings.num_examples not in (0, len(source)):
+    if settings.num_examples not in (0, number):
         raise InputError(
             f"data.num_examples is {settings.num_examples} but the training data has "
-            f"{len(source)} images; allowed: that number, or 0 to take it."
+            f"{number} {units}; allowed: that number, or 0 to take it."
         )
-    return source
 
 
 def load_captions(config: ml_collections.ConfigDict, split: str) -> list[str]:

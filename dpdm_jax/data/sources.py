@@ -28,7 +28,11 @@ class DataSettings:
         train_split: TFDS split, as in "train[:90%]"; for other sources the first part
             of file names, or the sub-folder.
         test_split: likewise.
-        num_examples: size of the training split, public; 0 takes it from the data.
+        num_examples: size of the training split, public: its images, or its groups
+            where there are any; 0 takes it from the data.
+        group: column of the data (of metadata.csv, metadata.jsonl or Parquet, an array
+            of an npz file, patient of camelyon17) that says whose an image is: all
+            images with one value are one unit of privacy. "" for units of one image.
         image_size: side in pixels; 0 as stored.
         channels: 1 or 3; 0 as stored.
         num_classes: -1 from the data, 0 unlabelled. Where the condition is captions,
@@ -44,6 +48,7 @@ class DataSettings:
     train_split: str = "train"
     test_split: str = "test"
     num_examples: int = 0
+    group: str = ""
     image_size: int = 0
     channels: int = 0
     num_classes: int = -1

@@ -1,4 +1,4 @@
-"""The mean of a loss over parts of its draws, differentiated part by part.
+"""The mean of a loss over parts of its draws, or images, differentiated part by part.
 
 The gradient of a mean is the mean of gradients. So a part's is worked out together with
 its loss, and added to those before: neither the activations of several parts are ever
@@ -20,6 +20,7 @@ def mean_of_parts(
     params: Params,
     shared: Any,
     parts: Any,
+    weights: Float32[Array, " n"] | None = None,
 ) -> Float32[Array, ""]:
     """Averages the losses of parts, one after another.
 
@@ -31,6 +32,8 @@ def mean_of_parts(
         params: tree of arrays.
         shared: tree of arrays that all parts see.
         parts: tree of arrays with a leading axis of parts.
+        weights: of the parts, which add up to 1; None for equal ones. What a part of
+            weight 0 holds does not matter as long as its loss and gradient are finite.
 
     Returns:
         The mean.
@@ -40,10 +43,15 @@ def mean_of_parts(
     """
     number, treedef = len(jax.tree.leaves(parts)[0]), jax.tree.structure(params)
 
+    def weighted(params: Params, shared: Any, weighted_part: Any) -> Array:
+        part, weight = weighted_part
+        found = loss(params, shared, part)
+        return found / number if weight is None else weight * found
+
     @jax.custom_vjp
     def mean(params: Params, shared: Any, parts: Any) -> Array:
         def add(total: Array, part: Any) -> tuple[Array, None]:
-            return total + loss(params, shared, part) / number, None
+            return total + weighted(params, shared, part), None
 
         return jax.lax.scan(add, jnp.zeros(()), parts)[0]
 
@@ -59,7 +67,7 @@ def mean_of_parts(
                 leaf if own is None else own
                 for leaf, own in zip(leaves, moved, strict=True)
             ]
-            return loss(jax.tree.unflatten(treedef, merged), shared, part) / number
+            return weighted(jax.tree.unflatten(treedef, merged), shared, part)
 
         moved = [
             leaf if is_one else None
@@ -80,4 +88,4 @@ def mean_of_parts(
         return jax.tree.unflatten(treedef, by_leaf), None, None
 
     mean.defvjp(forward, backward, symbolic_zeros=True)
-    return mean(params, shared, parts)
+    return mean(params, shared, (parts, weights))

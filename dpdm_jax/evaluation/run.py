@@ -109,13 +109,17 @@ def settings_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Set
 
 
 def _dp_sgd(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> DPSGD | None:
-    """DP-SGD under the budget of the run, if it has one and it is asked for."""
+    """DP-SGD under the budget of the run, if it has one and it is asked for.
+
+    Not for a run whose unit of privacy is a group.
+    """
     chosen = config.evaluate.dp_sgd
     ledger = workdir / run_dir.LEDGER
     if not chosen.epochs or not ledger.exists():
         return None
     plan = read_ledger(ledger).plan
-    if not plan.is_private:
+    if not plan.is_private or plan.unit is not None:
+        # It clips single images, and would protect nobody as the run does.
         return None
     return DPSGD(plan.epsilon, plan.delta, **chosen.to_dict())
 

@@ -47,6 +47,7 @@ from dpdm_jax.privacy.statements import (
 from dpdm_jax.privacy.threefry import secret_key
 from dpdm_jax.privacy.trained import TrainedPart
 from dpdm_jax.privacy.tuning import NO_TUNING, Selection, Tuning
+from dpdm_jax.privacy.units import Group
 
 __all__ = [
     "ENGINES",
@@ -55,6 +56,7 @@ __all__ = [
     "ClippedGrad",
     "ExactSum",
     "GaussianNoiseState",
+    "Group",
     "Ledger",
     "LedgerRecord",
     "PoissonSampling",

@@ -2,8 +2,10 @@
 
 They are means and standard deviations of features and, if asked for, covariances.
 An example adds one vector of L2 norm at most 1 to the sum of its class, and nothing to
-the others: adding or removing it changes a query by at most 1. Each query depends on
-the results before it; all of them compose (``num_queries``).
+the others: adding or removing it changes a query by at most 1. Of a unit of several
+examples each adds its share, 1 over their number, of such a vector: all of them
+together change a query by at most 1. Each query depends on the results before it; all
+of them compose (``num_queries``).
 """
 
 import functools
@@ -31,8 +33,11 @@ _PRODUCT_SPACING = math.sqrt(2) / _FEATURE_STEPS**2
 _CLASS_SPREAD = 0.2
 _LEAST_STD = 0.1
 
-#: Batches of (features [n, d], labels int [n]); all of the data, each example once.
-Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+#: Features [n, d], labels int [n], and perhaps float64 shares [n] in units of privacy:
+#: those of a unit's examples, which are equal, add up to 1. Without, all are 1.
+Batch = tuple[np.ndarray, ...]
+#: All of the data, each example once.
+Batches = Iterable[Batch]
 
 
 #: What plans, ledgers and statements call them.
@@ -254,19 +259,24 @@ def sum_products(batches: Batches, classes: int, l2_clip_norm: float) -> ExactSu
         all. Its Frobenius norm is at most 1 for each example.
     """
     total: np.ndarray = np.zeros((), np.int64)
-    for features, labels in batches:
-        steps = _feature_steps(np.asarray(features, np.float64) / l2_clip_norm)
+    for batch in batches:
+        features, labels, shares = _with_shares(batch)
+        steps = _feature_steps(features / l2_clip_norm, shares)
         each = [steps[labels == k] for k in range(classes)]
         total = total + np.stack([_products(rows) for rows in each])
     first, second = np.triu_indices(total.shape[1], 1)
     return grid.from_integers(total[:, first, second], _PRODUCT_SPACING)
 
 
-def _feature_steps(features: np.ndarray) -> np.ndarray:
-    """Rounds features [n, d] to integers whose squares add up to at most F^2 a row."""
-    scaled = _FEATURE_STEPS * norms.clip_to_one(features)
+def _feature_steps(features: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Rounds features [n, d] to integers whose squares add up to at most F^2 a unit.
+
+    A row's add up to its share of that, so that its products have as much of theirs.
+    """
+    scaled = _FEATURE_STEPS * np.sqrt(shares) * norms.clip_to_one(features)
     nearest = np.rint(scaled)
-    fits = np.sum(nearest**2, axis=1, keepdims=True) <= _FEATURE_STEPS**2
+    squares = np.sum(nearest**2, axis=1, keepdims=True)
+    fits = squares <= _FEATURE_STEPS**2 * shares
     return np.where(fits, nearest, np.trunc(scaled))
 
 
@@ -286,8 +296,8 @@ def _sum_weighted(
 ) -> ExactSum:
     """``sum_products`` of deviations from the means, weighted."""
     weighted = (
-        (covariances.weights * (features - mean[labels]), labels)
-        for features, labels in batches
+        (covariances.weights * (features - mean[labels]), labels, *shares)
+        for features, labels, *shares in batches
     )
     return sum_products(weighted, classes, covariances.l2_clip_norm)
 
@@ -327,15 +337,24 @@ def _sum_by_class(
     classes: int,
     contributions: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> ExactSum:
-    """Adds up vectors of norm at most 1, each truncated to the grid."""
+    """Adds up shares of vectors of norm at most 1, each truncated to the grid."""
     total: np.ndarray = np.zeros((), np.int64)
-    for features, labels in batches:
-        vectors = contributions(np.asarray(features, np.float64), labels)
+    for batch in batches:
+        features, labels, shares = _with_shares(batch)
+        # The clip's margin outweighs the rounding of a unit's shares.
+        vectors = shares * contributions(features, labels)
         steps = np.trunc(vectors / _UNIT.spacing).astype(np.int64)
         total = total + np.stack(
             [steps[labels == k].sum(axis=0) for k in range(classes)]
         )
     return grid.from_integers(total, _UNIT.spacing)
+
+
+def _with_shares(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns features in float64, labels, and shares [n, 1]."""
+    features, labels, *shares = batch
+    share = shares[0] if shares else np.ones(len(labels))
+    return np.asarray(features, np.float64), labels, share[:, None]
 
 
 def _with_all(

@@ -9,7 +9,7 @@ import numpy as np
 
 from dpdm_jax import json_values, validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import accounting, lineage
+from dpdm_jax.privacy import accounting, lineage, units
 from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_size
 from dpdm_jax.privacy.queries import Query
 from dpdm_jax.privacy.trained import TrainedPart
@@ -21,7 +21,9 @@ MAX_STEPS = 10_000_000
 _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 # Of a plan as JSON: not there in those that have nothing of the kind.
-_OPTIONAL = frozenset({"extends", "queries", "coordinates", "public_data", "trained"})
+_OPTIONAL = frozenset(
+    {"extends", "queries", "coordinates", "public_data", "trained", "unit"}
+)
 
 # Noised sums become float32; what that does not hold would be no noise, or no number.
 _LEAST_STDDEV = float(np.finfo(np.float32).tiny)
@@ -33,7 +35,8 @@ class PrivacyConfig:
     """What the user states: public facts, the budget and the clipping bound.
 
     Attributes:
-        num_examples: N, the size of the training set, >= 1. It is treated as public.
+        num_examples: N, the size of the training set in units of privacy, >= 1. It is
+            treated as public.
         batch_size: B, the nominal batch size, 1 to N; sampling is at 1 / ceil(N / B)
             but with ``exact_batch_size``.
         epsilon: the budget, > 0. It is an upper limit also when ``noise_multiplier``
@@ -58,6 +61,8 @@ class PrivacyConfig:
         exact_batch_size: sampling at B / N, and B as the divisor.
         trained: what part of a network is trained; None for all of it, or where that is
             not stated.
+        unit: of privacy, where that is a group of examples; None for one example. N and
+            B count units, and delta is to be below one over their number.
     """
 
     num_examples: int
@@ -75,6 +80,7 @@ class PrivacyConfig:
     coordinates: int | None = None
     exact_batch_size: bool = False
     trained: TrainedPart | None = None
+    unit: units.Group | None = None
 
     def __post_init__(self) -> None:
         validate.plain_fields(self)
@@ -90,7 +96,7 @@ class PrivacyPlan:
     Attributes:
         sampling: which examples enter which step, for all T steps; of an extension,
             for the steps that it adds.
-        num_examples: N, public.
+        num_examples: N, public; of groups where there is a ``unit``.
         expected_batch_size: the constant divisor of the noised sum.
         noise_multiplier: sigma, noise standard deviation over C; 0 is NOT PRIVATE.
         l2_clip_norm: C, the bound on one example's contribution; infinity: no clipping.
@@ -108,6 +114,7 @@ class PrivacyPlan:
             integers; None for floating-point arithmetic, as older plans have it, or
             where the arithmetic is left out of the guarantee.
         trained: see ``PrivacyConfig``.
+        unit: likewise.
         extends: the plan of the steps that come first, each of which counts as taken;
             None for a plan that is no extension. See ``extend_plan``.
     """
@@ -127,6 +134,7 @@ class PrivacyPlan:
     public_data: str = ""
     coordinates: int | None = None
     trained: TrainedPart | None = None
+    unit: units.Group | None = None
     extends: "PrivacyPlan | None" = None
 
     def __post_init__(self) -> None:
@@ -321,9 +329,10 @@ class PrivacyPlan:
                 f"{self.noise_multiplier!r} epsilon is infinite."
             )
         if self.delta >= 1 / self.num_examples:
+            one = "example" if self.unit is None else units.noun(self.unit)
             found.append(
                 f"delta is {self.delta!r}, not below 1/{self.num_examples} (one over "
-                "the number of examples): publishing a random example in full would "
+                f"the number of {one}s): publishing a random {one} in full would "
                 "satisfy such a guarantee."
             )
         return tuple(found)
@@ -342,6 +351,7 @@ class PrivacyPlan:
             "public_data": self.public_data,
             "coordinates": self.coordinates,
             "trained": str(self.trained or "all"),
+            "unit": str(self.unit or "image"),
         }
 
     def differences(self, other: "PrivacyPlan") -> list[tuple[str, Any, Any]]:
@@ -381,19 +391,22 @@ class PrivacyPlan:
         Infinity, which JSON lacks, is the string "inf". The dict is flat but for
         "extends" of an extension, the dict of the plan before, and "queries", a list of
         dicts. A plan without queries has none of the latter, one without exact
-        arithmetic no "coordinates", and one that trains all no "trained".
+        arithmetic no "coordinates", one that trains all no "trained", and one whose
+        unit is an image no "unit".
         """
         fields: dict[str, Any] = self._terms() | {
             "epsilon": self.epsilon,
             "noise_multiplicity": self.noise_multiplicity,
         }
-        del fields["queries"], fields["trained"]
+        del fields["queries"], fields["trained"], fields["unit"]
         if not self.public_data:
             del fields["public_data"]
         if self.queries:
             fields["queries"] = [query.to_dict() for query in self.queries]
         if self.trained is not None:
             fields["trained"] = self.trained.to_dict()
+        if self.unit is not None:
+            fields["unit"] = self.unit.to_dict()
         present = {name: v for name, v in fields.items() if v is not None}
         fields = json_values.encode(present)
         if self.extends is not None:
@@ -428,6 +441,8 @@ class PrivacyPlan:
             values["queries"] = tuple(map(Query.from_dict, fields["queries"]))
         if "trained" in fields:
             values["trained"] = TrainedPart.from_dict(fields["trained"])
+        if "unit" in fields:
+            values["unit"] = units.Group.from_dict(fields["unit"])
         if "extends" in fields:
             values["extends"] = cls.from_dict(fields["extends"])
         sampling = PoissonSampling(
@@ -523,6 +538,7 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         public_data=config.public_data,
         coordinates=config.coordinates,
         trained=config.trained,
+        unit=config.unit,
     )
     for caution in plan.cautions():
         warnings.warn(caution, stacklevel=2)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dpdm_jax import validate
-from dpdm_jax.privacy import accounting, class_moments
+from dpdm_jax.privacy import accounting, class_moments, units
 from dpdm_jax.privacy.batch_selection import PoissonSampling
 
 # Statements quote names: nothing that a reader could take for a part of the statement.
@@ -64,15 +64,21 @@ class Query:
             coordinates,
         )
 
-    def in_words(self) -> str:
-        """Returns a sentence or two for the statement."""
+    def in_words(self, unit: units.Group | None = None) -> str:
+        """Returns a sentence or two for the statement.
+
+        Args:
+            unit: of privacy; None for one image.
+        """
+        mean = "" if unit is None else ", the mean over its images,"
         purpose = _PURPOSES.get(self.name, _of_any)(self.count)
         number = "1 query" if self.count == 1 else f"{self.count} queries"
         return (
             f"{self.name.capitalize()}: before the first step, {number} of all "
-            f"images {purpose}. An image contributes one vector of L2 norm at most "
-            "1 to each; noise: Gaussian, noise multiplier sigma = "
-            f"{self.noise_multiplier!r}. They are counted from the start."
+            f"images {purpose}. {units.a_noun(unit).capitalize()} contributes one "
+            f"vector{mean} of L2 norm at most 1 to each; noise: Gaussian, noise "
+            f"multiplier sigma = {self.noise_multiplier!r}. They are counted from the "
+            "start."
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dpdm_jax import json_values, validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy import accounting, units
 from dpdm_jax.privacy.ledger import LedgerRecord
 from dpdm_jax.privacy.lineage import Origin
 from dpdm_jax.privacy.plan import PrivacyPlan
@@ -24,9 +24,9 @@ _WIDTH = 80
 NEIGHBOURS = "zero_out"
 
 _PROTECTED = (
-    "What this means: data sets are neighbours if they are equal but for one training "
-    "image, whose record is replaced by nothing in one of them (zero-out). The number "
-    "of records, the sampling probability, the steps and the divisor are public "
+    "What this means: data sets are neighbours if they are equal but for {one} "
+    "replaced by nothing in one of them (zero-out). The number "
+    "of {records}, the sampling probability, the steps and the divisor are public "
     "constants, the same for both; with these fixed the accountant's relation, add or "
     "remove one, gives the same bound. Between neighbours the probability of any "
     "outcome differs by at most a factor exp(epsilon) and a further delta. That covers "
@@ -47,12 +47,19 @@ _MORE_TUNING_OUTSIDE = (
 _OUTSIDE = (
     "Diagnostics: training loss, gradient norms, batch sizes and every metric computed "
     "against the private images are not covered and must not be published.",
-    "Public facts: the number of training images, their size, the classes and all "
-    "settings are treated as public.",
+    "Public facts: the number of {counted}, the classes and all settings are treated "
+    "as public.",
     "Secrets: whoever knows the noise key, or the seed of the batches or of the loss's "
     "draws, is not bound by the guarantee.",
     "{arithmetic}",
-    "People: the unit is one image; someone who appears in several is protected less.",
+    "{people}",
+)
+_PEOPLE = (
+    "People: the unit is one image; someone who appears in several is protected less."
+)
+_GROUPS = (
+    "People: the unit is {unit}, as the data has it. Someone who appears in images of "
+    "another group, too, is protected less."
 )
 _FLOAT_OUTSIDE = (
     "Arithmetic: the noise is floating-point noise from a pseudo-random generator "
@@ -178,7 +185,7 @@ def make_statement(
             *([_extended(plan)] if plan.extends is not None else []),
             *([tuning.describe()] if tuning.is_counted else []),
             *(f"Caution: {caution}" for caution in plan.cautions()),
-            _PROTECTED,
+            _protected(plan.unit),
         ]
     accountant = plan.accountant if tuning.selection is None else "rdp"
     return Statement(
@@ -235,11 +242,28 @@ def guess_bound(epsilon: float, delta: float) -> float:
 
 def outside(plan: PrivacyPlan, tuning: Tuning = NO_TUNING) -> tuple[str, ...]:
     """Returns sentences on what the guarantee does not cover."""
-    arithmetic = _FLOAT_OUTSIDE if plan.coordinates is None else _EXACT_OUTSIDE
+    people, counted = _PEOPLE, "training images, their size"
+    if plan.unit is not None:
+        people = _GROUPS.format(unit=units.in_words(plan.unit))
+        counted = "groups, the images' size"
+    words = {
+        "arithmetic": _FLOAT_OUTSIDE if plan.coordinates is None else _EXACT_OUTSIDE,
+        "people": people,
+        "counted": counted,
+    }
     return (
         _MORE_TUNING_OUTSIDE if tuning.is_counted else _TUNING_OUTSIDE,
-        *(arithmetic if text == "{arithmetic}" else text for text in _OUTSIDE),
+        *(text.format(**words) for text in _OUTSIDE),
     )
+
+
+def _protected(unit: units.Group | None) -> str:
+    if unit is None:
+        return _PROTECTED.format(
+            one="one training image, whose record is", records="records"
+        )
+    one = f"{units.in_words(unit)}, which are"
+    return _PROTECTED.format(one=one, records="groups")
 
 
 def make_statement_of(
@@ -313,7 +337,7 @@ def statement_fields(
         "epsilon_budget": format_epsilon(plan.target_epsilon),
         "neighbouring_relation": NEIGHBOURS,
         "accounted_relation": plan.relation,
-        "unit_of_privacy": "one training image",
+        "unit_of_privacy": units.in_words(plan.unit),
         "mechanism": {
             "noise": "none" if plan.noise_multiplier == 0 else "gaussian",
             "l2_clip_norm": json_values.encode(plan.l2_clip_norm),
@@ -328,7 +352,10 @@ def statement_fields(
         }
         | _queries(plan)
         | _arithmetic(plan)
-        | _where_there_is(trained=plan.trained and plan.trained.to_dict())
+        | _where_there_is(
+            trained=plan.trained and plan.trained.to_dict(),
+            group=plan.unit and plan.unit.to_dict(),
+        )
         | (_noise(plan) if plan.extends is None else {"phases": phase_fields(plan)}),
         "queries": [
             {"run_id": run.run_id} | event.to_dict() | {"sampling": "poisson"}
@@ -358,11 +385,15 @@ def _origin_fields(origin: Origin) -> dict[str, Any]:
     if origin.ledger is None:
         return fields | {"public_data": origin.public_data}
     parent = LedgerRecord.from_dict(origin.ledger)
-    return fields | {
-        "epsilon": format_epsilon(parent.epsilon_spent()),
-        "delta": parent.plan.delta,
-        "accountant": parent.plan.accountant,
-    }
+    return (
+        fields
+        | {
+            "epsilon": format_epsilon(parent.epsilon_spent()),
+            "delta": parent.plan.delta,
+            "accountant": parent.plan.accountant,
+        }
+        | _where_there_is(group=parent.plan.unit and parent.plan.unit.to_dict())
+    )
 
 
 def _lineage(origin: Origin) -> str:
@@ -372,12 +403,14 @@ def _lineage(origin: Origin) -> str:
     )
     if origin.ledger is None:
         return f"{began}public data: {origin.public_data}. None of that is protected."
-    fields = _origin_fields(origin)
+    fields, unit = _origin_fields(origin), ""
+    if "group" in fields:
+        unit = f", for {units.in_words(units.Group.from_dict(fields['group']))}"
     return (
         f"{began}private data of others. Their guarantee is one of its own, and not "
         f"part of this one: epsilon = {fields['epsilon']}, delta = "
-        f"{fields['delta']!r} ({fields['accountant'].upper()}). It is stated that no "
-        "one is in both data sets."
+        f"{fields['delta']!r} ({fields['accountant'].upper()}){unit}. It is stated "
+        "that no one is in both data sets."
     )
 
 
@@ -486,23 +519,26 @@ def _mechanism(
     if math.isinf(plan.l2_clip_norm):
         clipping = "Clipping: none."
     else:
+        draws = f"its noise draws (K = {plan.noise_multiplicity})"
+        if plan.unit is not None:
+            draws = f"its images and their noise draws (K = {plan.noise_multiplicity})"
         clipping = (
-            f"Clipping: an image contributes one vector to a step, the average over "
-            f"its noise draws (K = {plan.noise_multiplicity}) clipped to an L2 norm of "
+            f"Clipping: {units.a_noun(plan.unit)} contributes one vector to a step, "
+            f"the average over {draws} clipped to an L2 norm of "
             f"at most C = {plan.l2_clip_norm!r}."
         )
-    several = len(plan.phases) > 1
+    several, noun = len(plan.phases) > 1, units.noun(plan.unit)
     noise = [
         (f"Steps {phase.first_step + 1} to {phase.total_steps}: " if several else "")
         + _noise_in_words(phase)
         for phase in plan.phases
     ]
     return [
-        f"Data: {plan.num_examples} training images.",
-        *(query.in_words() for query in plan.queries),
-        "Batches: Poisson sampling; each image enters each step independently with "
+        _data_in_words(plan),
+        *(query.in_words(plan.unit) for query in plan.queries),
+        f"Batches: Poisson sampling; each {noun} enters each step independently with "
         f"probability q = {plan.sampling.sampling_probability!r}. No truncation: no "
-        "sampled image is dropped.",
+        f"sampled {noun} is dropped.{_images_in_words(plan.unit)}",
         f"Steps: T = {steps} taken, {plan.total_steps} planned.",
         *([] if plan.trained is None else [plan.trained.in_words()]),
         clipping,
@@ -515,6 +551,23 @@ def _mechanism(
             else [f"Accountant: {accountant.upper()}, {computed_with}."]
         ),
     ]
+
+
+def _data_in_words(plan: PrivacyPlan) -> str:
+    if plan.unit is None:
+        return f"Data: {plan.num_examples} training images."
+    return (
+        f"Data: training images of {plan.num_examples} groups. A group has all images "
+        f"with one value of {plan.unit.column}."
+    )
+
+
+def _images_in_words(unit: units.Group | None) -> str:
+    if unit is None:
+        return ""
+    one = "one of its images does" if unit.images == 1 else ""
+    some = f"up to {unit.images} of its images do"
+    return f" Where a group enters, {one or some}, drawn anew for each step."
 
 
 def _noise_in_words(plan: PrivacyPlan) -> str:

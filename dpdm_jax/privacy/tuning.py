@@ -23,7 +23,7 @@ import scipy.optimize
 
 from dpdm_jax import json_values, validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import accounting
+from dpdm_jax.privacy import accounting, units
 from dpdm_jax.privacy.ledger import LedgerRecord
 
 # Beyond it, and below its inverse, nobody has so many runs, and quantiles are lost in
@@ -150,8 +150,8 @@ class Tuning:
             accountant: "pld" or "rdp"; None means ``self.accountant(record)``.
 
         Raises:
-            InputError: a run is there twice, or a selection is to be accounted for
-                by "pld".
+            InputError: a run is there twice or is of another unit of privacy, or a
+                selection is to be accounted for by "pld".
         """
         accountant = accountant or self.accountant(record)
         names = [run.run_id for run in (record, *self.runs)]
@@ -160,6 +160,15 @@ class Tuning:
                 raise InputError(
                     f"Run {name} is there twice; allowed: the other runs that were "
                     "looked at, each once."
+                )
+        for run in self.runs:
+            found, wanted = (units.in_words(r.plan.unit) for r in (run, record))
+            if found != wanted:
+                # What is composed must protect the same: one image of a group moves
+                # the group's vector by up to two clips.
+                raise InputError(
+                    f"Tuning run {run.run_id} protects {found}, and the run {wanted}; "
+                    "allowed: runs of one unit of privacy."
                 )
         if self.not_private(record):
             return math.inf

@@ -8,7 +8,7 @@ import numpy as np
 
 from dpdm_jax import data
 from dpdm_jax.privacy import Query
-from dpdm_jax.privacy.class_moments import Released
+from dpdm_jax.privacy.class_moments import Batch, Released
 
 #: Is told of each sum that a query releases, for audits.
 OnRelease = Callable[[Released], None]
@@ -32,6 +32,7 @@ class NamedQuery(Protocol):
         source: data.Source,
         noise_key: jax.Array,
         on_release: OnRelease | None = None,
+        groups: data.Groups | None = None,
     ) -> dict[str, Any]:
         """Asks.
 
@@ -42,6 +43,8 @@ class NamedQuery(Protocol):
             source: the training data.
             noise_key: see ``gaussian_noise``.
             on_release: see ``OnRelease``.
+            groups: whose the images are; of each group the mean of its images' vectors
+                is added, of norm 1 at most. None if each is a unit by itself.
 
         Returns:
             Fixed parameters by name, float32 arrays: what they take the place of is
@@ -49,7 +52,9 @@ class NamedQuery(Protocol):
         """
         ...
 
-    def features(self, source: data.Source) -> list[tuple[np.ndarray, np.ndarray]]:
+    def features(
+        self, source: data.Source, groups: data.Groups | None = None
+    ) -> list[Batch]:
         """Returns what ``Released.query`` takes: of all of a few images."""
         ...
 

@@ -18,6 +18,7 @@ from dpdm_jax.diffusion.priors.classes import MOMENTS, READER
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
 from dpdm_jax.privacy import Query, class_moments
+from dpdm_jax.privacy.class_moments import Batch
 from dpdm_jax.queries.base import OnRelease
 
 # Images that are looked at together.
@@ -79,6 +80,7 @@ class MomentsQuery:
         source: data.Source,
         noise_key: jax.Array,
         on_release: OnRelease | None = None,
+        groups: data.Groups | None = None,
     ) -> dict[str, Any]:
         shape, components = self.image_shape, self.prior.components
         scales = _of_frequencies(self.prior.assumed_stds, shape)
@@ -87,7 +89,7 @@ class MomentsQuery:
             l2_clip_norm=_COVARIANCE_CLIP * scales.size**0.5,
         )
         measured = class_moments.noised_moments(
-            lambda: whitened(self.prior, source),
+            lambda: whitened(self.prior, source, groups),
             self.num_classes,
             # How far the means of classes are apart: the less, the finer the detail.
             scales / scales.max(),
@@ -108,8 +110,10 @@ class MomentsQuery:
             moments[name] = moments[name].reshape(-1, *shape)
         return {MOMENTS: {k: value.astype(np.float32) for k, value in moments.items()}}
 
-    def features(self, source: data.Source) -> list[tuple[np.ndarray, np.ndarray]]:
-        return list(whitened(self.prior, source))
+    def features(
+        self, source: data.Source, groups: data.Groups | None = None
+    ) -> list[Batch]:
+        return list(whitened(self.prior, source, groups))
 
     def on_canaries(self, count: int, seed: int) -> tuple["MomentsQuery", np.ndarray]:
         height, width, _ = _CANARY_SHAPE
@@ -181,23 +185,28 @@ def _components(
 
 
 def whitened(
-    prior: Classes, source: data.Source
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    prior: Classes, source: data.Source, groups: data.Groups | None = None
+) -> Iterator[Batch]:
     """Yields the features of all images, and their labels.
 
     Args:
         prior: in whose units they are.
         source: the images.
+        groups: whose they are; None if each is a unit of privacy by itself.
 
     Returns:
-        An iterator over (float32 [n, h w c], int32 [n]), each image once.
+        An iterator over (float32 [n, h w c], int32 [n]), each image once; and of groups
+        each image's share in its own, float64 [n].
     """
+    shares = () if groups is None else (groups.shares,)
     for start in range(0, len(source), _BATCH):
         indices = np.arange(start, min(start + _BATCH, len(source)))
         batch = data.load_batch(source, indices)
         images = pixels.to_float(batch.examples["image"])
         features = np.asarray(_whiten(prior, images))
-        yield features.reshape(len(features), -1), batch.examples["condition"]
+        labels = batch.examples["condition"]
+        parts = (share[indices] for share in shares)
+        yield (features.reshape(len(features), -1), labels, *parts)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -110,7 +110,8 @@ def _praise(folder: pathlib.Path, outcome: Verification) -> str:
     if fields["private"]:
         claim = (
             f"epsilon = {fields['epsilon']} at delta = {fields['delta']!r}, recomputed "
-            f"with {fields['recomputed_with']} ({fields['accountant'].upper()})"
+            f"with {fields['recomputed_with']} ({fields['accountant'].upper()}); the "
+            f"unit is {fields['unit_of_privacy']}"
         )
     return f"{folder} is intact: {fields['num_parameters']} parameters. {claim}."
 

@@ -30,7 +30,7 @@ FIELDS = {
     group: frozenset(fields.split())
     for group, fields in {
         "": "format name seed",
-        "data": "source path public train_split test_split num_examples "
+        "data": "source path public train_split test_split num_examples group "
         "image_size channels num_classes crop resize condition",
         "data.captions": "length vocabulary column",
         "data.parquet": "image label",
@@ -68,10 +68,10 @@ FIELDS = {
         "initial": "weights parent public label_table other_data",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",
-        "train": "trainable batch_size exact_batch_size epochs num_steps "
-        "microbatch_size engine engine_microbatch_size optimizer learning_rate "
-        "schedule warmup_steps b1 b2 adam_eps weight_decay gradient_unit ema_decay "
-        "stop_after_steps",
+        "train": "trainable batch_size images_per_group exact_batch_size epochs "
+        "num_steps microbatch_size engine engine_microbatch_size optimizer "
+        "learning_rate schedule warmup_steps b1 b2 adam_eps weight_decay gradient_unit "
+        "ema_decay stop_after_steps",
         "sampler": "preset name num_steps grid sigma_min sigma_max clip_denoised "
         "guidance",
         "sampler.ddim": "stochastic",

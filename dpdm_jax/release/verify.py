@@ -55,7 +55,7 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the outcome as JSON values."""
-        names = ("private", "epsilon", "delta", "accountant")
+        names = ("private", "epsilon", "delta", "accountant", "unit_of_privacy")
         return {
             "ok": self.ok,
             "failures": list(self.failures),

@@ -25,6 +25,7 @@ from dpdm_jax.privacy import (
     format_epsilon,
     guess_bound,
     make_statement_of,
+    units,
 )
 from dpdm_jax.release import published
 from dpdm_jax.report import curves
@@ -168,6 +169,8 @@ def _privacy_facts(record: LedgerRecord, statement: Statement) -> dict[str, Any]
         "verdict": "PUBLIC DATA" if plan.public_data else "NOT PRIVATE",
         "delta": repr(plan.delta),
         "num_examples": plan.num_examples,
+        "is_of_groups": plan.unit is not None,
+        "unit": units.in_words(plan.unit),
         "steps": record.authorized_steps,
         "planned_steps": plan.total_steps,
     }

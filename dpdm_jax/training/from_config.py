@@ -15,6 +15,7 @@ from dpdm_jax.privacy import PrivacyPlan, gaussian_noise, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
 from dpdm_jax.training.state import TrainState, layout
 from dpdm_jax.training.step import TrainStep, draws_in_parts, make_train_step
+from dpdm_jax.training.units import images_per_unit
 
 _GRADIENT_UNITS = ("one", "clip_norm")
 
@@ -54,7 +55,7 @@ def build_training(
     Args:
         config: the whole config; reads ``train``.
         plan: the privacy plan.
-        loss: of one example; see ``Model.loss``.
+        loss: of one image; see ``Model.loss``.
         noise_key: see ``gaussian_noise``.
         mesh: see ``make_train_step``.
 
@@ -81,6 +82,7 @@ def build_training(
         engine=config.train.engine,
         engine_microbatch_size=config.train.engine_microbatch_size or None,
         sharded=sharded,
+        images_per_unit=images_per_unit(plan.unit),
     )
     return Training(optimizer, noise, step_fns, mesh, sharded)
 

@@ -32,6 +32,7 @@ from dpdm_jax.models.encoding import as_read, make_encoder, place_of_laws, weigh
 from dpdm_jax.models.identity import digest
 from dpdm_jax.padding import blank_examples, fill_rows, pad_indices
 from dpdm_jax.training.run import Run
+from dpdm_jax.training.units import images_per_unit
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def with_laws(run: Run) -> Run:
 
 def _place(run: Run) -> str:
     visits = run.plan.total_steps * run.plan.expected_batch_size
+    visits *= images_per_unit(run.plan.unit)
     model, number = run.model, len(run.source)
     return place_of_laws(run.config.codec, model.codec, number, visits)
 

@@ -14,6 +14,7 @@ from dpdm_jax.privacy import PrivacyPlan
 from dpdm_jax.training.secrets import Secrets
 from dpdm_jax.training.state import TrainState
 from dpdm_jax.training.step import Diagnostics, TrainStep
+from dpdm_jax.training.units import images_per_unit, load_units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +28,9 @@ class Mechanism:
         fixed: the parameters that no step changes, on all devices.
         mesh: the devices.
         secrets: the private randomness.
-        microbatch_size: examples in one call of the gradient, over all devices.
+        microbatch_size: units of privacy in one call of the gradient, over all devices.
         encode: makes of the source's examples what the loss takes.
+        groups: whose each example of the source is; None if each is a unit of its own.
     """
 
     plan: PrivacyPlan
@@ -39,6 +41,12 @@ class Mechanism:
     secrets: Secrets
     microbatch_size: int
     encode: Encode = as_read
+    groups: data.Groups | None = None
+
+    @property
+    def num_units(self) -> int:
+        """N, the units of privacy that steps choose among."""
+        return len(self.source if self.groups is None else self.groups)
 
 
 def take_step(
@@ -56,10 +64,10 @@ def take_step(
         before_microbatch: called before each micro-batch; what it raises ends the step.
 
     Returns:
-        The next state; private: sums over the examples, and how many there were.
+        The next state; private: sums over the units, and how many there were.
     """
     indices = mechanism.plan.indices(
-        len(mechanism.source), mechanism.secrets.selection_seed, step
+        mechanism.num_units, mechanism.secrets.selection_seed, step
     )
     key = mechanism.secrets.loss_key(step)
     padded = pad_indices(indices, mechanism.microbatch_size)
@@ -67,7 +75,7 @@ def take_step(
     for start in range(0, len(padded), mechanism.microbatch_size):
         with processes.together():
             before_microbatch()
-            examples, *which = _microbatch(mechanism, padded, start)
+            examples, *which = _microbatch(mechanism, padded, start, step)
         seen = mechanism.encode(mechanism.fixed, examples)
         partial = mechanism.step_fns.accumulate(
             partial, state.params, mechanism.fixed, seen, *which, key
@@ -77,14 +85,19 @@ def take_step(
 
 
 def _microbatch(
-    mechanism: Mechanism, padded: np.ndarray, start: int
+    mechanism: Mechanism, padded: np.ndarray, start: int, step: int
 ) -> tuple[Any, ...]:
-    """Loads a part of a logical batch; of it, the rows of this process's devices."""
+    """Loads a part of a logical batch; of it, the units of this process's devices."""
     size = mechanism.microbatch_size
     sharding = devices.divided(mechanism.mesh)
     mine = devices.rows_of_this_process(size, sharding)
-    batch = data.load_batch(
-        mechanism.source, np.where(mine, padded[start : start + size], PADDING)
+    batch = load_units(
+        mechanism.source,
+        mechanism.groups,
+        np.where(mine, padded[start : start + size], PADDING),
+        images_per_unit(mechanism.plan.unit),
+        mechanism.secrets.selection_seed,
+        step,
     )
     positions = np.arange(start, start + size, dtype=np.int32)
     return devices.place((*batch, positions), sharding)

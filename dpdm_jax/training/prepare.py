@@ -59,13 +59,15 @@ def prepare(
     with processes.together():
         _check(config)
         planning.check_microbatch(config.train.microbatch_size, jax.device_count())
+        planning.unit_of(config)
         if is_new:
             _check_parent(config.initial)
     source = processes.first_goes_first(lambda: data.load_source(config.data, "train"))
     with processes.together(patiently=True):
-        source, content = data.bind(source)
+        groups = data.load_groups(config.data, source)
+        source, content = data.bind(source, groups)
     processes.check_same("The training data", content.hex)
-    problem = planning.problem_of(source)
+    problem = planning.problem_of(source, groups)
     with processes.together():
         model = build_model(config, problem.image_shape, problem.condition)
     plan = PrivacyPlan.from_dict(
@@ -147,6 +149,7 @@ def prepare(
         workdir=workdir,
         plan=ledger.record.plan,
         source=source,
+        groups=groups,
         encode=make_encoder(model.codec, mesh),
         content=content,
         model=model,
@@ -195,7 +198,7 @@ def _fixed_by_queries(run: Run) -> Any:
     for query in queries.of_run(run.config, run.model):
         key = run.secrets.query_key(query.planned.name)
         with processes.together():
-            answer = query.answer(run.source, key)
+            answer = query.answer(run.source, key, None, run.groups)
         # What follows from noised sums in floating point may differ between machines.
         answer = processes.same_arrays(answer)
         fixed = fixed | devices.place(answer, devices.replicated(run.mesh))

@@ -26,6 +26,7 @@ class Run:
         workdir: the run directory.
         plan: the privacy plan, with those that it extends.
         source: the training data, bound to ``content``.
+        groups: whose its images are; None if each is a unit of privacy by itself.
         encode: makes of its examples what the loss takes.
         content: digest of all of the training data, private; see ``data.bind``.
         model: what is trained.
@@ -40,6 +41,7 @@ class Run:
     workdir: pathlib.Path
     plan: PrivacyPlan
     source: data.Source
+    groups: data.Groups | None
     encode: Encode
     content: bytes
     model: Model

@@ -1,9 +1,10 @@
 """One logical DP-SGD step over all devices, as two pure jitted functions.
 
 ``accumulate`` adds the clipped gradients of one micro-batch, of one static shape, to a
-sum that every device holds of its own examples. ``finish`` adds those up, adds noise
-once, divides by the expected batch size, and updates weights and average (DPDM,
-algorithm 1).
+sum that every device holds of its own examples. An example is what the guarantee is
+for: an image, or a group of images, whose losses are averaged before the one clip.
+``finish`` adds those up, adds noise once, divides by the expected batch size, and
+updates weights and average (DPDM, algorithm 1).
 
 A device's sum is exchanged as one array of integers, however many leaves the weights
 have (``exchange``); a second exchange adds up a few diagnostics. All devices then hold
@@ -32,7 +33,7 @@ from dpdm_jax import devices
 from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy.clipping import clipped_grad
-from dpdm_jax.training import ema, exchange
+from dpdm_jax.training import ema, exchange, unit_loss
 from dpdm_jax.training.ordinary import ordinary_grad
 from dpdm_jax.training.state import TrainState, layout
 
@@ -75,8 +76,9 @@ class TrainStep:
     Attributes:
         start: ``start(params) -> Partial`` of zeros.
         accumulate: ``accumulate(partial, params, fixed, examples, is_padding,
-            positions, step_key) -> partial``; examples a tree of arrays [m, ...],
-            is_padding bool [m], positions int32 [m] in the logical batch.
+            positions, step_key) -> partial``; examples a tree of arrays [m g, ...] of
+            images and is_padding bool [m g], for m units of g images, one after
+            another; positions int32 [m] of the units in the logical batch.
         finish: ``finish(state, partial) -> (TrainState, Diagnostics)``.
     """
 
@@ -97,6 +99,7 @@ def make_train_step(
     engine: str = "auto",
     engine_microbatch_size: int | None = None,
     sharded: bool = False,
+    images_per_unit: int = 1,
 ) -> TrainStep:
     """Builds the functions of a logical step.
 
@@ -107,7 +110,7 @@ def make_train_step(
     batch, so that neither micro-batches nor devices change them.
 
     Args:
-        loss: loss of one example, by trained and fixed parameters.
+        loss: loss of one image, by trained and fixed parameters.
         optimizer: sees the noised mean gradient.
         noise: adds the noise to the sum.
         normalize: divides by the expected batch size.
@@ -118,10 +121,15 @@ def make_train_step(
         engine_microbatch_size: examples that a device's engine works on at once.
         sharded: whether devices keep a part of the state each, see ``state.layout``.
             The noise then has the ``layout`` of ``devices.spread``.
+        images_per_unit: g, the room for images in a unit of privacy, >= 1. Whatever
+            there is room for, the unit's gradient is the mean of its images' and is
+            clipped once.
 
     Returns:
         The functions.
     """
+    if images_per_unit > 1:
+        loss = unit_loss.of_units(loss)
     clipped = functools.partial(
         clipped_grad,
         l2_clip_norm=l2_clip_norm,
@@ -155,6 +163,10 @@ def make_train_step(
         positions: jax.Array,
         step_key: jax.Array,
     ) -> Partial:
+        if images_per_unit > 1:
+            examples, is_padding = unit_loss.as_units(
+                examples, is_padding, images_per_unit
+            )
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, positions)
 
         def with_fixed(params: Any, example: Any, key: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from dpdm_jax import devices, processes
 from dpdm_jax.errors import Interrupted
 from dpdm_jax.models import partition
 from dpdm_jax.models.model import Model
-from dpdm_jax.privacy import GaussianNoiseState, format_epsilon
+from dpdm_jax.privacy import GaussianNoiseState, format_epsilon, units
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.training import divergence
 from dpdm_jax.training.from_config import build_training
@@ -116,6 +116,7 @@ def _enter_phase(
         secrets=secrets,
         microbatch_size=run.config.train.microbatch_size,
         encode=run.encode,
+        groups=run.groups,
     )
     return phase, dataclasses.replace(state, noise_state=noise_state)
 
@@ -149,9 +150,10 @@ class _Reporter:
         spent = self._run.plan.epsilon_spent(done)
         diagnostics[f"{PRIVATE}images_per_second"] = rate
         self._metrics.write(done, {"epsilon": spent} | diagnostics)
+        plan = self._run.plan
         self._progress.set_postfix_str(
-            f"{rate:.0f} images/s, epsilon {format_epsilon(spent)} of "
-            f"{self._run.plan.target_epsilon:g}"
+            f"{rate:.0f} {units.noun(plan.unit)}s/s, epsilon {format_epsilon(spent)} "
+            f"of {plan.target_epsilon:g}"
         )
         self._examples, self._since = 0, time.perf_counter()
 

@@ -7,7 +7,7 @@ import scipy.stats
 from dpdm_jax.audit.canaries import CanaryTraining
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import build_model
-from dpdm_jax.privacy import PrivacyConfig, Query, make_plan
+from dpdm_jax.privacy import Group, PrivacyConfig, Query, make_plan
 from dpdm_jax.queries import of_run
 
 _STEPS, _RATE, _NOISE = 40, 0.5, 0.25
@@ -73,8 +73,12 @@ def test_many_runs(training):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
-@pytest.mark.parametrize(("components", "queries"), [(0, 2), (5, 3)])
-def test_queries_before_the_first_step(make_config, components, queries):
+@pytest.mark.parametrize(
+    ("components", "queries", "unit"),
+    [(0, 2, None), (5, 3, None), (5, 3, Group("person", 2))],
+    ids=str,
+)
+def test_queries_before_the_first_step(make_config, components, queries, unit):
     """Each canary adds a vector of its class alone, as long as is accounted for."""
     noise = 0.5
     plan = make_plan(
@@ -86,6 +90,7 @@ def test_queries_before_the_first_step(make_config, components, queries):
             noise_multiplier=1.0,
             num_steps=1,
             queries=(Query("moments", queries, noise),),
+            unit=unit,
         )
     )
     config = make_config(

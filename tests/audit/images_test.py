@@ -84,7 +84,7 @@ def test_moments_are_measured_and_claimed(make_config, monkeypatch, same_entropy
 
     monkeypatch.setattr(MomentsQuery, "answer", recorded)
     after, _ = images._train(config, steps, model, before, source)
-    ((query, (seen, _), moments),) = measured
+    ((query, (seen, *_), moments),) = measured
     assert seen is source
     assert query.noise_multiplier == 5.0
     for name, assumed in before["moments"].items():

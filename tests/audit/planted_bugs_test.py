@@ -8,6 +8,7 @@ import dataclasses
 import math
 import os
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -18,6 +19,7 @@ from dpdm_jax.audit.run import contradictions
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import (
+    Group,
     PoissonSampling,
     PrivacyConfig,
     Query,
@@ -31,8 +33,10 @@ from dpdm_jax.privacy import (
 from dpdm_jax.queries import of_run
 from dpdm_jax.training import from_config, secrets, step
 
+PERSON = Group("person", 8)
 
-def plan_with(noise_multiplier):
+
+def plan_with(noise_multiplier, unit=None):
     """30 steps at rate 1/4."""
     return make_plan(
         PrivacyConfig(
@@ -43,6 +47,7 @@ def plan_with(noise_multiplier):
             noise_multiplier=noise_multiplier,
             l2_clip_norm=0.5,
             num_steps=30,
+            unit=unit,
         )
     )
 
@@ -89,6 +94,30 @@ def average_clipped(monkeypatch):
     monkeypatch.setattr(step, "clipped_grad", planted)
 
 
+def images_clipped_one_by_one(monkeypatch):
+    """In place of a person's vector, that of each of their images is clipped."""
+
+    def planted(loss, **options):
+        right = clipped_grad(loss, **options)
+
+        def grad_fn(params, units, keys, *, is_padding_example, total):
+            room = len(jax.tree.leaves(units)[0][0])
+            alone = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), units)
+            total, aux = right(
+                params,
+                alone,
+                jnp.repeat(keys, room, axis=0),
+                is_padding_example=jnp.repeat(is_padding_example, room),
+                total=total,
+            )
+            first = {"values": aux.values[::room], "grad_norms": aux.grad_norms[::room]}
+            return total, aux._replace(**first)
+
+        return dataclasses.replace(right, fun=grad_fn)
+
+    monkeypatch.setattr(step, "clipped_grad", planted)
+
+
 def noise_reused(monkeypatch):
     def planted(stddev, key, **options):
         noise = gaussian_noise(stddev, key, **options)
@@ -119,9 +148,10 @@ def epochs_shuffled(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
-def test_real_code_is_not_contradicted(config):
-    one_run = mechanism.audit_one_run(config, plan_with(3.0))
-    many_runs = mechanism.audit_many_runs(config, plan_with(1.0))
+@pytest.mark.parametrize("unit", [None, PERSON], ids=["images", "people"])
+def test_real_code_is_not_contradicted(config, unit):
+    one_run = mechanism.audit_one_run(config, plan_with(3.0, unit))
+    many_runs = mechanism.audit_many_runs(config, plan_with(1.0, unit))
     assert contradictions(one_run, many_runs) == []
     # The attacks do see the canaries.
     assert max(bound.shown for bound in many_runs.bounds) > 0.2
@@ -130,17 +160,18 @@ def test_real_code_is_not_contradicted(config):
 
 @pytest.mark.usefixtures("same_entropy")
 @pytest.mark.parametrize(
-    ("plant", "attack"),
+    ("plant", "attack", "unit"),
     [
-        (average_clipped, attacks.RELEASE),
-        (noise_reused, attacks.SAME_NOISE),
-        (seed_published, attacks.SAME_KEYS),
+        (average_clipped, attacks.RELEASE, None),
+        (noise_reused, attacks.SAME_NOISE, None),
+        (seed_published, attacks.SAME_KEYS, None),
+        (images_clipped_one_by_one, attacks.RELEASE, PERSON),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
-def test_one_run_contradicts(plant, attack, config, monkeypatch):
+def test_one_run_contradicts(plant, attack, unit, config, monkeypatch):
     plant(monkeypatch)
-    found = mechanism.audit_one_run(config, plan_with(3.0))
+    found = mechanism.audit_one_run(config, plan_with(3.0, unit))
     bounds = {bound.attack: bound for bound in found.bounds}
     assert bounds[attack].contradicts
     assert found.is_poisson

@@ -82,9 +82,9 @@ def test_images_of_noise_are_seen_by_the_codec_of_the_run(
     seen = []
     take = images._train
 
-    def watched(config, plan, model, params, source):
+    def watched(config, plan, model, params, *data_of_run):
         seen.append(params)
-        return take(config, plan, model, params, source)
+        return take(config, plan, model, params, *data_of_run)
 
     monkeypatch.setattr(images, "_train", watched)
     monkeypatch.setattr(mechanism, "audit_one_run", planted)

@@ -44,6 +44,20 @@ def test_value_and_gradient_are_those_of_the_mean():
     assert_close(in_parts(PARAMS, SHARED, PARTS), plain(PARAMS, SHARED, PARTS))
 
 
+def test_parts_may_have_weights():
+    """And what has none may be anything."""
+    weights = jnp.array([0.25, 0.75, 0.0, 0.0])
+    parts = {"x": PARTS["x"].at[2:].set(1e3)}
+
+    def weighted(params):
+        losses = jax.vmap(loss, (None, None, 0))(params, SHARED, PARTS)
+        return 0.25 * losses[0] + 0.75 * losses[1]
+
+    ours = jax.jit(jax.value_and_grad(in_parts))(PARAMS, SHARED, parts, weights)
+    assert_close(ours, jax.value_and_grad(weighted)(PARAMS))
+    assert_close(in_parts(PARAMS, SHARED, parts, weights), weighted(PARAMS))
+
+
 def test_some_of_the_parameters_may_be_fixed():
     """No gradient of what is fixed is worked out, and none is asked of integers."""
     fixed = {"b": PARAMS["b"], "n": jnp.arange(3)}

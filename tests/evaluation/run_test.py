@@ -11,7 +11,7 @@ from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import run
 from dpdm_jax.models.model import build_model
-from dpdm_jax.privacy import Ledger
+from dpdm_jax.privacy import Group, Ledger, PrivacyConfig, make_plan
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -54,6 +54,17 @@ def test_noise_scores_like_chance_and_real_images_do_not(workdir):
     assert written == results
     # An imported model has no budget that DP-SGD could be held to.
     assert "mlp_dp_sgd" not in results
+
+
+def test_dp_sgd_of_images_is_not_set_beside_a_run_of_people(tmp_path):
+    for name, unit in (("images", None), ("people", Group("patient", 2))):
+        plan = make_plan(
+            PrivacyConfig(50, 5, epsilon=8.0, delta=1e-4, num_steps=2, unit=unit)
+        )
+        (tmp_path / name).mkdir()
+        Ledger.create(tmp_path / name / run_dir.LEDGER, plan)
+        found = run._dp_sgd(config_of(), tmp_path / name)
+        assert (found is None) == (unit is not None)
 
 
 @pytest.mark.slow

@@ -253,6 +253,7 @@ def test_mechanism_has_every_field_that_touches_the_data():
         "public_data",
         "trained",
         "coordinates",
+        "unit",
     }
 
 

@@ -16,6 +16,7 @@ from dpdm_jax.privacy.ledger import LedgerEvent, LedgerRecord
 from dpdm_jax.privacy.plan import PrivacyConfig, make_plan
 from dpdm_jax.privacy.statements import statement_fields, statement_of
 from dpdm_jax.privacy.tuning import NO_TUNING, Selection, Tuning
+from dpdm_jax.privacy.units import Group
 
 CONFIG = PrivacyConfig(
     num_examples=1500, batch_size=256, epsilon=3, delta=1e-4, epochs=10
@@ -103,6 +104,20 @@ def test_a_run_counts_once(plan):
     ):
         with pytest.raises(InputError, match="is there twice"):
             tuning.epsilon(record_of(plan))
+
+
+def test_runs_of_another_unit_are_not_composed(plan):
+    """Neither guarantee is a part of the other."""
+    person, subject = (
+        dataclasses.replace(plan, unit=Group(column, 2))
+        for column in ("person", "subject")
+    )
+    for one, other in ((plan, person), (person, plan), (person, subject)):
+        with pytest.raises(InputError, match="allowed: runs of one unit of privacy"):
+            Tuning((record_of(other, "b"),)).epsilon(record_of(one))
+    fewer = dataclasses.replace(plan, unit=Group("person", 1))
+    both = Tuning((record_of(fewer, "b"),)).epsilon(record_of(person))
+    assert both == Tuning((record_of(plan, "b"),)).epsilon(record_of(plan))
 
 
 def test_a_selection_counts_all_planned_steps_of_every_candidate(plan):

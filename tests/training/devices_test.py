@@ -262,6 +262,44 @@ def test_laws_that_process_0_keeps_end_like_those_of_each_step(program, tmp_path
     assert stat.S_IMODE(laws.stat().st_mode) == 0o700
 
 
+def test_people_are_those_of_one_device(program, tmp_path):
+    """Who is chosen, which of their images are, and who computes them."""
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(30), rng.integers(1, 9, 30))
+    np.savez(
+        tmp_path / "train.npz",
+        images=rng.integers(0, 256, (len(people), 8, 8, 1), np.uint8),
+        labels=rng.integers(0, 10, len(people)),
+        person=rng.permutation(people),
+    )
+    overrides = {
+        "data.source": "npz",
+        "data.path": str(tmp_path),
+        "data.num_examples": 0,
+        "data.group": "person",
+        "train.images_per_group": 3,
+        "train.batch_size": 15,
+        "train.num_steps": 2,
+        "train.microbatch_size": 8,
+    }
+    ends = []
+    for processes, devices in ((1, 1), (2, 2)):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        ends.append(program(processes, devices).run(folder, overrides=overrides))
+    (expected,), told = ends
+    assert told[0]["params"] == told[1]["params"]
+    np.testing.assert_allclose(
+        told[0]["params"], expected["params"], rtol=1e-4, atol=1e-5
+    )
+    for step, chosen in expected["selected"].items():
+        assert max(chosen) < 30
+        read = [t["loaded"][step] for t in told]
+        assert all(read), "a process read nothing"
+        assert sorted(itertools.chain(*read)) == sorted(expected["loaded"][step])
+        assert len(chosen) < len(expected["loaded"][step]) <= 3 * len(chosen)
+
+
 def test_devices_speak_once_a_logical_step(several):
     """As compiled: all-reduces of sum and diagnostics, and the parts of the noise."""
     for told in (t for part in several[2:] for t in part):

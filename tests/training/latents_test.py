@@ -112,6 +112,33 @@ def test_the_end_is_the_same_wherever_laws_come_from(run_of):
 
 
 @pytest.mark.slow
+def test_images_of_people_have_laws_of_their_own(run_of, tmp_path):
+    """Whoever they are of; and a step encodes all that it sees of a person."""
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "train.npz",
+        images=rng.integers(0, 256, (40, *SHAPE), np.uint8),
+        labels=np.arange(40) % 10,
+        person=rng.integers(0, 8, 40),
+    )
+    people = {
+        "data__source": "npz",
+        "data__path": str(tmp_path),
+        "data__num_examples": 0,
+        "data__group": "person",
+        "train__images_per_group": 2,
+        "train__batch_size": 4,
+        "train__microbatch_size": 4,
+    }
+    expected, _ = run_of("off", **people)
+    in_memory, _ = run_of("memory", **people)
+    assert_equal(in_memory, expected)
+    for run in run_of.seen:
+        assert len(run.source) == 40
+        assert len(run.groups) == run.plan.num_examples == 8
+
+
+@pytest.mark.slow
 def test_laws_on_a_disk_are_for_their_owner_and_never_published(run_of):
     _, workdir = run_of("disk")
     (laws,) = folders(workdir)
