@@ -42,13 +42,14 @@ def define_config_flag(
     """Defines ``--config=FILE.py[:VARIANT]`` and the overrides of its fields.
 
     Args:
-        default: what stands for a missing ``--config``; None for nothing.
+        default: the shipped config that stands for a missing ``--config``, whatever
+            the current folder has; None for nothing.
 
     Returns:
         The flag; its value is the config, or None.
     """
     global _default_spec
-    _default_spec = default
+    _default_spec = default and str(CONFIGS / pathlib.Path(default).name)
     flag = config_flags.DEFINE_config_file(
         "config",
         None,
