@@ -277,6 +277,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     def quiet_main(argv: list[str]) -> None:
         # Orbax and TFDS narrate through absl, whose level app.run has just set.
         absl_logging.set_verbosity(absl_logging.ERROR)
+        from dpdm_jax import jax_settings  # late: JAX must find the flags set
+
+        jax_settings.pin()
         main(argv)
 
     try:

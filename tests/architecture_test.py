@@ -25,7 +25,7 @@ COMMON = {
     "images",
     "user_paths",
 }
-COMMON |= {"conditions", "fusion", "padding", "settings"}
+COMMON |= {"conditions", "fusion", "jax_settings", "padding", "settings"}
 ALLOWED = {
     "data": set(),
     "diffusion": set(),

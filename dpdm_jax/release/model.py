@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from dpdm_jax import (
     devices,
     files,
+    jax_settings,
     processes,
     run_dir,
     stored_config,
@@ -56,6 +57,7 @@ class ReleasedModel:
         self.manifest = manifest
         self._generators: dict[tuple[Any, ...], Generate] = {}
 
+    @jax_settings.pinned()
     def sample(
         self,
         num_images: int,
@@ -143,6 +145,7 @@ class ReleasedModel:
         return self._generators[wanted]
 
 
+@jax_settings.pinned()
 def load_release(path: str | os.PathLike[str]) -> ReleasedModel:
     """Reads a release.
 

@@ -52,6 +52,19 @@ def test_labels_seeds_and_presets(released):
 
 
 @pytest.mark.slow
+def test_settings_of_the_program_around_change_no_image(released):
+    expected, _ = dpdm_jax.load_release(released).sample(8)
+    with (
+        jax.enable_x64(True),
+        jax.default_prng_impl("rbg"),
+        jax.threefry_partitionable(False),
+        jax.numpy_rank_promotion("raise"),
+    ):
+        made, _ = dpdm_jax.load_release(released).sample(8)
+    np.testing.assert_array_equal(made, expected)
+
+
+@pytest.mark.slow
 def test_half_precision_storage_hardly_changes_images(make_config, workdir, released):
     folder = release(make_config(release__dtype="float16"), workdir)
     whole, _ = dpdm_jax.load_release(released).sample(8)
