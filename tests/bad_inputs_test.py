@@ -762,8 +762,8 @@ RUNS = [
             "--workdir={here}/new",
             "--config=configs/released.py:{here}/run/release",
         ),
-        "extra.txt is extra",
-        copied(lambda folder: (folder / "release" / "extra.txt").write_text("")),
+        "MANIFEST.json is missing, and SHA256SUMS lists it",
+        copied(forget("release/MANIFEST.json")),
     ),
     Row(
         (

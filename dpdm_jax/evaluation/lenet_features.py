@@ -131,7 +131,7 @@ def train(
                 for layer, parts in params.items()
                 for part, array in parts.items()
             }
-            cache.write_arrays(path, arrays)
+            cache.keep_arrays(path, arrays)
     else:
         params = {}
         for name, array in stored.items():

@@ -100,6 +100,33 @@ def write_checksums(folder: pathlib.Path) -> None:
     (folder / CHECKSUMS).write_text("".join(lines))
 
 
+def load_failures(folder: pathlib.Path) -> list[str]:
+    """Returns a sentence for each listed file that is not as ``SHA256SUMS`` has it.
+
+    For those who read a release and publish nothing. Links are followed, of which a
+    cache of downloads is made, and what is not listed is not looked at: a model card,
+    what version control or an operating system puts beside.
+
+    Args:
+        folder: the release.
+    """
+    if not folder.is_dir():
+        return [f"{folder} is not a folder."]
+    if not (folder / CHECKSUMS).is_file():
+        return [f"{CHECKSUMS} is missing."]
+    listed, failure = _read_checksums(folder)
+    if failure:
+        return [failure]
+    unlisted = [name for name in REQUIRED if name not in {CHECKSUMS, *listed}]
+    failures = [f"{name} is missing in {CHECKSUMS}." for name in unlisted]
+    for name, expected in listed.items():
+        if not (folder / name).is_file():
+            failures.append(f"{name} is missing, and {CHECKSUMS} lists it.")
+        elif files.sha256(folder / name) != expected:
+            failures.append(f"{name} differs from its checksum.")
+    return failures
+
+
 def digests(folder: pathlib.Path) -> dict[str, str]:
     """Returns the SHA-256 of each file, sums and signature aside, in order."""
     return {

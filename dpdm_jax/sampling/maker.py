@@ -1,5 +1,6 @@
 """The images that a config asks of a run's checkpoint, made by their indices."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import files, json_values, processes, rooms, validate
+from dpdm_jax import files, json_values, processes, rooms, run_dir, validate
 from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
@@ -217,16 +218,33 @@ def open_maker(
     )
 
 
-def claim(folder: pathlib.Path, described: dict[str, Any]) -> None:
-    """Writes the settings of images, or checks that those there are the same.
+def claim(
+    folder: pathlib.Path, described: dict[str, Any], resources: contextlib.ExitStack
+) -> None:
+    """Keeps a folder for images; several processes call it together.
+
+    It has their settings, or those that it has must be the same. Jobs that make images
+    in one folder take turns.
 
     Args:
         folder: of the images; it is made.
         described: see ``Maker``.
+        resources: ends the turn.
 
     Raises:
         InputError: the folder holds images of other settings.
     """
+
+    def take() -> None:
+        _claim(folder, described)  # refused before it waits, and again behind others
+        resources.enter_context(run_dir.alone_in(folder))
+        _claim(folder, described)
+
+    processes.from_first(take)
+
+
+def _claim(folder: pathlib.Path, described: dict[str, Any]) -> None:
+    """Writes the settings of images, or checks that those there are the same."""
     path = folder / SETTINGS
     if not path.exists():
         files.write_json(path, described)

@@ -1,5 +1,6 @@
 """Classifiers on more and more of a run's images, which are made as they are needed."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -68,7 +69,6 @@ def learning_curve(
     processes.from_first(lambda: len(test()))
     maker = open_maker(config, workdir, asked)
     folder = workdir / FOLDER / config.sample.name
-    processes.from_first(lambda: claim(folder / _IMAGES, maker.described))
     made = parts.Parts(folder / _IMAGES, maker)
     points: list[dict[str, Any]] = []
 
@@ -82,10 +82,12 @@ def learning_curve(
             for name in chosen.classifiers
         ]
 
-    for size in chosen.num_images:
-        made.make(num_selection + size)
-        points += processes.from_first(functools.partial(measure, size))
-        processes.from_first(functools.partial(_write, folder, points))
+    with contextlib.ExitStack() as resources:
+        claim(folder / _IMAGES, maker.described, resources)
+        for size in chosen.num_images:
+            made.make(num_selection + size)
+            points += processes.from_first(functools.partial(measure, size))
+            processes.from_first(functools.partial(_write, folder, points))
     return points
 
 
