@@ -180,7 +180,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         _say(f"{workdir} has been trained; sampling from it.")
     else:
         # Before hours of training: what is missing for the last stage.
-        processes.from_first(lambda: evaluation_run.check(config, workdir))
+        processes.from_first(lambda: evaluation_run.check_ahead(config, workdir))
         _train_parent(config, workdir)
         _train_autoencoder(config, workdir)
         _say(f"Training in {workdir}.")

@@ -24,7 +24,7 @@ from dpdm_jax.data import (
     tfds,
 )
 from dpdm_jax.data.captions import Captions
-from dpdm_jax.data.sources import SPLITS, DataSettings, Source
+from dpdm_jax.data.sources import SPLITS, DataSettings, MemorySource, Source
 from dpdm_jax.errors import InputError
 from dpdm_jax.settings import Group, Kind, Room
 
@@ -92,6 +92,8 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
         texts = _texts(config, settings, split, made)
         unlabelled = dataclasses.replace(settings, num_classes=0)
         source = made.of(ROOM.build(config, unlabelled, split), texts)
+    if split == "train" and settings.num_classes == -1:
+        _check_first_label(source)
     # The accountant trusts this number, so it must be that of the data.
     if split == "train" and settings.num_examples not in (0, len(source)):
         raise InputError(
@@ -99,6 +101,19 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
             f"{len(source)} images; allowed: that number, or 0 to take it."
         )
     return source
+
+
+def _check_first_label(source: Source) -> None:
+    """Refuses labels that were counted from 1, where the highest tells the classes."""
+    found = source.condition.num_classes
+    if not found or not isinstance(source, MemorySource):
+        return
+    first, last = int(source.conditions.min()), int(source.conditions.max())
+    if first > 0 and last == found - 1:
+        raise InputError(
+            f"the labels of the training data go from {first} to {last}; allowed: from "
+            f"0, or data.num_classes={found} where the classes before do not occur."
+        )
 
 
 def load_captions(config: ml_collections.ConfigDict, split: str) -> list[str]:

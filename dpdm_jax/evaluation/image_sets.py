@@ -183,7 +183,7 @@ def check_labels(
         raise InputError(
             f"{other.name} has no image of class {', '.join(map(str, missing))}; "
             f"allowed: at least one of each of the {reference.num_classes} classes of "
-            f"{reference.name}."
+            f"{reference.name}, 0 to {reference.num_classes - 1}."
         )
 
 
