@@ -21,7 +21,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 import dpdm_jax
-from dpdm_jax import config_upgrades, configs, xla_flags
+from dpdm_jax import config_upgrades, configs, streams, xla_flags
 from dpdm_jax.errors import InputError, reason
 
 #: The folder of the shipped configs: the repository's, or the installed package's.
@@ -267,6 +267,11 @@ def run(main: Callable[[list[str]], None]) -> None:
     Args:
         main: takes what the flags left of the command line.
     """
+    with streams.tolerated():
+        _run(main)
+
+
+def _run(main: Callable[[list[str]], None]) -> None:
     # TensorFlow (by way of TFDS) announces itself on standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

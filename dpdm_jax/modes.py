@@ -1,13 +1,12 @@
 """What each mode of the command line does, from config to words on the screen."""
 
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
 
-from dpdm_jax import compilation, planning, processes, run_dir
+from dpdm_jax import compilation, json_values, planning, processes, run_dir
 from dpdm_jax.audit import run as audit_run
 from dpdm_jax.autoencoding import train as autoencoding
 from dpdm_jax.errors import InputError
@@ -71,7 +70,7 @@ def plan(
         if not as_json:
             _say(f"\n{compilation.describe(compiled)}")
     if as_json:
-        _say(json.dumps(report))
+        _say(json_values.dumps(report))
 
 
 def extend(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -156,7 +155,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes what of a run may be published."""
     _refuse_release(config, "release")
     folder = build.release(config, workdir)
-    _say((folder / PRIVACY_TEXT).read_text())
+    _say((folder / PRIVACY_TEXT).read_text(encoding="utf-8"))
     _say(f"Release: {folder}")
 
 

@@ -25,7 +25,7 @@ COMMON = {
     "images",
     "user_paths",
 }
-COMMON |= {"conditions", "fusion", "jax_settings", "padding", "settings"}
+COMMON |= {"conditions", "fusion", "jax_settings", "padding", "settings", "streams"}
 ALLOWED = {
     "data": set(),
     "diffusion": set(),

@@ -3,12 +3,11 @@
 python -m dpdm_jax.evaluation --real=PATH --synthetic=PATH --metrics=fid,kid,...
 """
 
-import json
 from typing import Any
 
 from absl import flags
 
-from dpdm_jax import command_line
+from dpdm_jax import command_line, json_values
 from dpdm_jax.errors import InputError
 from dpdm_jax.user_paths import user_path
 
@@ -128,7 +127,7 @@ def main(argv: list[str]) -> None:
             "range": _FLOAT_RANGE.value,
             "rounding": _ROUNDING.value,
         }
-    print(json.dumps(results) if _JSON.value else describe(results))
+    print(json_values.dumps(results) if _JSON.value else describe(results))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def file_names(folder: pathlib.Path) -> list[str]:
 def write_checksums(folder: pathlib.Path) -> None:
     """Writes the checksums of all files, as ``sha256sum -c`` reads them."""
     lines = [f"{digest}  {name}\n" for name, digest in digests(folder).items()]
-    (folder / CHECKSUMS).write_text("".join(lines))
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def load_failures(folder: pathlib.Path) -> list[str]:
@@ -391,7 +391,7 @@ def sample_failures(
 def _read_checksums(folder: pathlib.Path) -> tuple[dict[str, str], str | None]:
     listed: dict[str, str] = {}
     try:
-        *lines, rest = (folder / CHECKSUMS).read_text().split("\n")
+        *lines, rest = (folder / CHECKSUMS).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as e:
         return {}, f"{CHECKSUMS} cannot be read ({type(e).__name__})."
     if rest:

@@ -183,6 +183,6 @@ def _write(folder: pathlib.Path, points: Sequence[dict[str, Any]]) -> None:
 
     with files.replacing(folder / RESULT) as temporary:
         temporary.touch(mode=0o600)
-        lines = (json.dumps(json_values.encode(point)) for point in points)
+        lines = map(json_values.dumps, points)
         temporary.write_text("".join(f"{line}\n" for line in lines))
     plot.draw(folder / PICTURE, points)
