@@ -163,7 +163,7 @@ def parse(argv: Sequence[str]) -> list[str]:
     """
     argv = list(argv)
     _answer(argv[1:])
-    spec = _default_spec
+    spec = _of_stored_run(argv[1:]) or _default_spec
     for i, arg in enumerate(argv):
         name, _, value = arg.partition("=")
         if name in ("--config", "-config"):
@@ -201,6 +201,24 @@ def parse(argv: Sequence[str]) -> list[str]:
         rooms.forget_foreign(flags.FLAGS.config, given)
         rooms.check(flags.FLAGS.config)
     return rest
+
+
+#: Modes that go by what a run was trained with, unless --config says otherwise.
+_OF_RUNS = ("sample", "evaluate", "select", "learning_curve", "release", "audit")
+
+
+def _of_stored_run(args: Sequence[str]) -> str | None:
+    """Returns the config of the run that a command is about; None if it is of none."""
+    given = dict[str, str]()
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.lstrip("-").partition("=")
+        given[name] = value if equals else following
+    workdir = given.get("workdir", "")
+    if not _default_spec or not workdir or given.get("mode") not in _OF_RUNS:
+        return None
+    if not (pathlib.Path(workdir).expanduser() / "config.json").is_file():
+        return None
+    return f"{CONFIGS / 'stored.py'}:{workdir}"
 
 
 def _answer(args: Sequence[str]) -> None:

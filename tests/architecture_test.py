@@ -25,7 +25,15 @@ COMMON = {
     "images",
     "user_paths",
 }
-COMMON |= {"conditions", "fusion", "jax_settings", "padding", "settings", "streams"}
+COMMON |= {
+    "conditions",
+    "fusion",
+    "jax_settings",
+    "padding",
+    "settings",
+    "streams",
+    "tensors",
+}
 ALLOWED = {
     "data": set(),
     "diffusion": set(),

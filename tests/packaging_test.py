@@ -22,7 +22,7 @@ import pathlib, sys
 from dpdm_jax import command_line
 print(command_line.__file__)
 for path in sorted(command_line.CONFIGS.glob("[!_]*.py")):
-    if path.stem != "released":
+    if path.stem not in ("released", "stored"):
         command_line.load_config(f"configs/{path.name}")
     print(path)
 print(command_line.load_config(f"configs/released.py:{sys.argv[1]}").name)

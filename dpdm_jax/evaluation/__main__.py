@@ -38,7 +38,7 @@ _FLOAT_RANGE = flags.DEFINE_string(
     "float_range", "", "Range of float images in .npz files: 0,1 or -1,1 or 0,255."
 )
 _ROUNDING = flags.DEFINE_string(
-    "rounding", "truncate", "Of float images to uint8: truncate | nearest."
+    "rounding", "nearest", "Of float images to uint8: nearest | truncate (the papers')."
 )
 _NEIGHBOUR_IMAGES = flags.DEFINE_integer(
     "neighbour_images", 10_000, "Images of a set that kid and neighbours look at."

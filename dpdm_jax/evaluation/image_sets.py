@@ -74,7 +74,7 @@ def from_source(source: data.Source, name: str) -> ImageSet:
     return ImageSet(name, found["image"], found["condition"], num_classes)
 
 
-def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> ImageSet:
+def load(spec: str, *, float_range: str = "", rounding: str = "nearest") -> ImageSet:
     """Reads a set of images.
 
     Args:
@@ -85,7 +85,8 @@ def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> Ima
             SPLIT it is "train" where there are several.
         float_range: range that float images of an .npz file are in, one of
             ``FLOAT_RANGES``; "" refuses them.
-        rounding: of such images to uint8, "truncate" (as the papers) or "nearest".
+        rounding: of such images to uint8, "nearest", or "truncate" as the papers, which
+            makes 63 of the 256 levels one lower where bytes were divided by 255.
 
     Returns:
         The set. Class folders are numbered by sorted name, as in training.

@@ -11,7 +11,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpdm_jax import conditions, files, json_values, run_dir, stored_config, validate
+from dpdm_jax import (
+    conditions,
+    files,
+    json_values,
+    run_dir,
+    stored_config,
+    tensors,
+    validate,
+)
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import Model, build_model, signature
@@ -339,7 +347,7 @@ def read_parameters(folder: pathlib.Path, model: Model, dtype: str) -> Any:
     """
     path = folder / PARAMETERS
     try:
-        arrays = safetensors.numpy.load(path.read_bytes())
+        arrays = tensors.read(path.read_bytes())
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as e:
         raise InputError(
             f"{path} cannot be read ({type(e).__name__}); allowed: an undamaged file."

@@ -80,8 +80,8 @@ class ReleasedModel:
         Args:
             num_images: how many, >= 1.
             labels: "uniform" (random classes), "balanced" (0, 1, 2, ... in turn), one
-                class as "3", or an integer for each image; None for what the release
-                prefers. A model without classes ignores it.
+                class as 3 or "3", or an integer for each image; None for what the
+                release prefers. A model without classes ignores it.
             seed: >= 0.
             preset: the name of one of the release's sampler presets; None for its
                 default sampler.

@@ -49,6 +49,7 @@ def test_labels_seeds_and_presets(released):
     assert (model.sample(8, labels=asked, seed=1)[0] != first).any()
     assert (model.sample(8, labels=asked, preset="ddim")[0] != first).any()
     assert model.sample(3, labels="7")[1].tolist() == [7, 7, 7]
+    assert model.sample(2, labels=np.int64(7))[1].tolist() == [7, 7]
 
 
 @pytest.mark.slow
@@ -90,6 +91,8 @@ def test_without_classes_there_are_no_labels(released):
         ({"num_images": 0}, "num_images is 0"),
         ({"num_images": 2, "labels": [1]}, r"shape \(1,\)"),
         ({"num_images": 2, "labels": [1, 10]}, "class 10"),
+        ({"num_images": 2, "labels": 10}, "class 10"),
+        ({"num_images": 2, "labels": 1.0}, r"sample\.labels is 1\.0; allowed"),
         ({"num_images": 2, "labels": [0.5, 1.5]}, "float64"),
         ({"num_images": 2, "labels": "all"}, "'all'"),
         ({"num_images": 2, "seed": -1}, "seed is -1"),
