@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from dpdm_jax.errors import InputError
+
 # With the functions of JAX that set them for a block.
 _SETTINGS: dict[str, tuple[Any, Any]] = {
     "jax_enable_x64": (False, jax.enable_x64),
@@ -25,7 +27,16 @@ _OF_PROCESSES = {"jax_random_seed_offset": 0}
 
 
 def pin() -> None:
-    """Sets them for this process; for programs that are the only one in theirs."""
+    """Sets them for this process; for programs that are the only one in theirs.
+
+    Raises:
+        InputError: nothing is to be compiled.
+    """
+    if jax.config.read("jax_disable_jit"):
+        raise InputError(
+            "JAX_DISABLE_JIT is set, without which a private step takes seconds and "
+            "with which hours; allowed: to leave it unset."
+        )
     for name, (value, _) in _SETTINGS.items():
         jax.config.update(name, value)
     for name, number in _OF_PROCESSES.items():

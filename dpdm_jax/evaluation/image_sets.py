@@ -86,7 +86,7 @@ def load(spec: str, *, float_range: str = "", rounding: str = "nearest") -> Imag
         float_range: range that float images of an .npz file are in, one of
             ``FLOAT_RANGES``; "" refuses them.
         rounding: of such images to uint8, "nearest", or "truncate" as the papers, which
-            makes 63 of the 256 levels one lower where bytes were divided by 255.
+            makes 63 of the 256 levels one lower where bytes became float32 in [-1, 1].
 
     Returns:
         The set. Class folders are numbered by sorted name, as in training.

@@ -113,11 +113,11 @@ def test_truncated_png(tmp_path):
 
 def test_bytes_that_were_divided_come_back(tmp_path):
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    np.savez(tmp_path / "a.npz", images=levels / np.float32(255))
-    found = image_sets.load(str(tmp_path / "a.npz"), float_range="0,1")
+    np.savez(tmp_path / "a.npz", images=levels / np.float32(127.5) - np.float32(1))
+    found = image_sets.load(str(tmp_path / "a.npz"), float_range="-1,1")
     np.testing.assert_array_equal(found.images, levels)
     cut = image_sets.load(
-        str(tmp_path / "a.npz"), float_range="0,1", rounding="truncate"
+        str(tmp_path / "a.npz"), float_range="-1,1", rounding="truncate"
     )
     assert np.count_nonzero(cut.images == levels.astype(int) - 1) == 63
 
