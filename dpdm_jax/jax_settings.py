@@ -32,7 +32,7 @@ def pin() -> None:
     Raises:
         InputError: nothing is to be compiled.
     """
-    if jax.config.read("jax_disable_jit"):
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # made by name
         raise InputError(
             "JAX_DISABLE_JIT is set, without which a private step takes seconds and "
             "with which hours; allowed: to leave it unset."
