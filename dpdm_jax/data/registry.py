@@ -37,7 +37,9 @@ ROOM = Room(
         "digits": Kind(digits.load),
         "tfds": Kind(tfds.load, (Group("data.tfds", tfds.Settings),)),
         "idx": Kind(idx.load),
-        "image_folder": Kind(image_folder.load),
+        "image_folder": Kind(
+            image_folder.load, (Group("data.image_folder", image_folder.Settings),)
+        ),
         "npz": Kind(npz.load),
         "glyphs": Kind(glyphs.load, (Group("data.glyphs", glyphs.Settings),)),
         "camelyon17": Kind(

@@ -264,7 +264,9 @@ def _from_image_folder(folder: pathlib.Path, name: str, split: str | None) -> Im
     elif splits:
         folder = folder / _chosen(name, None, splits)
     stored = DataSettings(path=str(folder), train_split=".", test_split=".")
-    result = from_source(image_folder.load(stored, "train"), name)
+    result = from_source(
+        image_folder.load(image_folder.Settings(), stored, "train"), name
+    )
     names = image_folder.class_names(folder)
     return dataclasses.replace(
         result, class_names=None if names is None else tuple(names)
