@@ -21,7 +21,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 import dpdm_jax
-from dpdm_jax import config_upgrades, configs, xla_flags
+from dpdm_jax import config_upgrades, configs, streams, xla_flags
 from dpdm_jax.errors import InputError, reason
 
 #: The folder of the shipped configs: the repository's, or the installed package's.
@@ -42,13 +42,14 @@ def define_config_flag(
     """Defines ``--config=FILE.py[:VARIANT]`` and the overrides of its fields.
 
     Args:
-        default: what stands for a missing ``--config``; None for nothing.
+        default: the shipped config that stands for a missing ``--config``, whatever
+            the current folder has; None for nothing.
 
     Returns:
         The flag; its value is the config, or None.
     """
     global _default_spec
-    _default_spec = default
+    _default_spec = default and str(CONFIGS / pathlib.Path(default).name)
     flag = config_flags.DEFINE_config_file(
         "config",
         None,
@@ -162,7 +163,7 @@ def parse(argv: Sequence[str]) -> list[str]:
     """
     argv = list(argv)
     _answer(argv[1:])
-    spec = _default_spec
+    spec = _of_stored_run(argv[1:]) or _default_spec
     for i, arg in enumerate(argv):
         name, _, value = arg.partition("=")
         if name in ("--config", "-config"):
@@ -200,6 +201,24 @@ def parse(argv: Sequence[str]) -> list[str]:
         rooms.forget_foreign(flags.FLAGS.config, given)
         rooms.check(flags.FLAGS.config)
     return rest
+
+
+#: Modes that go by what a run was trained with, unless --config says otherwise.
+_OF_RUNS = ("sample", "evaluate", "select", "learning_curve", "release", "audit")
+
+
+def _of_stored_run(args: Sequence[str]) -> str | None:
+    """Returns the config of the run that a command is about; None if it is of none."""
+    given = dict[str, str]()
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.lstrip("-").partition("=")
+        given[name] = value if equals else following
+    workdir = given.get("workdir", "")
+    if not _default_spec or not workdir or given.get("mode") not in _OF_RUNS:
+        return None
+    if not (pathlib.Path(workdir).expanduser() / "config.json").is_file():
+        return None
+    return f"{CONFIGS / 'stored.py'}:{workdir}"
 
 
 def _answer(args: Sequence[str]) -> None:
@@ -266,6 +285,11 @@ def run(main: Callable[[list[str]], None]) -> None:
     Args:
         main: takes what the flags left of the command line.
     """
+    with streams.tolerated():
+        _run(main)
+
+
+def _run(main: Callable[[list[str]], None]) -> None:
     # TensorFlow (by way of TFDS) announces itself on standard error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -276,6 +300,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     def quiet_main(argv: list[str]) -> None:
         # Orbax and TFDS narrate through absl, whose level app.run has just set.
         absl_logging.set_verbosity(absl_logging.ERROR)
+        from dpdm_jax import jax_settings  # late: JAX must find the flags set
+
+        jax_settings.pin()
         main(argv)
 
     try:

@@ -1,3 +1,9 @@
+import re
+
+# What an error calls an object of Python's, which says nothing to people.
+_OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
+
+
 class InputError(ValueError):
     """Something the user gave is wrong; the message is one sentence for them.
 
@@ -12,7 +18,7 @@ def reason(error: BaseException) -> str:
     Returns:
         Its kind, and its first sentence if it has one, cut at 120 characters.
     """
-    lines = str(error).strip().splitlines()
+    lines = _OBJECT.sub("", str(error)).strip().splitlines()
     said = lines[0].split(". ")[0][:120].rstrip(". ") if lines else ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 

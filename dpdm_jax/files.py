@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import pathlib
 import secrets
@@ -140,7 +139,7 @@ def write_json(path: pathlib.Path, value: Any, *, private: bool = False) -> None
     make_folder(path.parent)
     with replacing(path) as temporary:
         temporary.touch(mode=0o600 if private else 0o666)
-        temporary.write_text(json.dumps(json_values.encode(value), indent=2) + "\n")
+        temporary.write_text(json_values.dumps(value, indent=2) + "\n")
 
 
 def sha256(path: pathlib.Path) -> str:

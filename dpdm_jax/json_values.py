@@ -1,6 +1,7 @@
 """The one way in which JSON is read and written.
 
-What is ambiguous is refused. Infinity, which JSON lacks, is the text "inf".
+What is ambiguous is refused. Infinity and NaN, which JSON lacks, are the texts "inf"
+and "nan", which Python's ``float`` reads.
 """
 
 import json
@@ -38,15 +39,20 @@ def loads(text: str | bytes) -> Any:
 
 
 def encode(value: Any) -> Any:
-    """Turns values into those that JSON has: lists, texts as names, and "inf"."""
+    """Turns values into those that JSON has: lists, texts as names, "inf" and "nan"."""
     value = validate.plain(value)
     if isinstance(value, dict):
         return {str(k): encode(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(v) for v in value]
-    if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value
+
+
+def dumps(value: Any, *, indent: int | None = None) -> str:
+    """Returns the JSON text of values that need not be those that JSON has."""
+    return json.dumps(encode(value), indent=indent, allow_nan=False)
 
 
 def decode(value: Any) -> Any:

@@ -37,7 +37,8 @@ _MODE = flags.DEFINE_enum(
     "run",
     MODES,
     "plan prints what a run will do; train, sample, evaluate and report are its "
-    "stages; run is the four in turn, behind what a model begins with; autoencoder "
+    "stages; behind training, --workdir of a run brings its config; run is the four "
+    "in turn, behind what a model begins with; autoencoder "
     "trains that of a latent diffusion model, on public images; extend plans further "
     "steps within a new budget (config.extend); select ranks classifiers by its "
     "images; learning_curve tests them on growing numbers of images, privately; "

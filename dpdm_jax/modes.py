@@ -1,13 +1,12 @@
 """What each mode of the command line does, from config to words on the screen."""
 
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
 
-from dpdm_jax import compilation, planning, processes, run_dir
+from dpdm_jax import compilation, json_values, planning, processes, run_dir
 from dpdm_jax.audit import run as audit_run
 from dpdm_jax.autoencoding import train as autoencoding
 from dpdm_jax.errors import InputError
@@ -72,7 +71,7 @@ def plan(
         if not as_json:
             _say(f"\n{compilation.describe(compiled)}")
     if as_json:
-        _say(json.dumps(report))
+        _say(json_values.dumps(report))
 
 
 def extend(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -157,7 +156,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes what of a run may be published."""
     _refuse_release(config, "release")
     folder = build.release(config, workdir)
-    _say((folder / PRIVACY_TEXT).read_text())
+    _say((folder / PRIVACY_TEXT).read_text(encoding="utf-8"))
     _say(f"Release: {folder}")
 
 
@@ -181,7 +180,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         _say(f"{workdir} has been trained; sampling from it.")
     else:
         # Before hours of training: what is missing for the last stage.
-        processes.from_first(lambda: evaluation_run.check(config, workdir))
+        processes.from_first(lambda: evaluation_run.check_ahead(config, workdir))
         _train_parent(config, workdir)
         _train_autoencoder(config, workdir)
         _say(f"Training in {workdir}.")

@@ -2,12 +2,15 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import pathlib
 from collections.abc import Iterator
 
 from dpdm_jax import files
 from dpdm_jax.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 LEDGER = "privacy.json"
@@ -45,3 +48,31 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def alone_in(folder: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process makes the same files, and keeps others waiting.
+
+    Where storage takes no lock, or no file, nothing is waited for: what the block
+    writes says why it cannot.
+
+    Args:
+        folder: of the files; it is made.
+    """
+    handle = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.info("Waiting for another process that writes to %s.", folder)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as e:
+        _log.debug("%s is not locked (%s).", folder, e)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)

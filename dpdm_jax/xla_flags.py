@@ -55,6 +55,14 @@ def configure() -> None:
 
 
 def _check(flags: str) -> None:
+    # If jaxlib mentions this one, it is where flags are looked for.
+    if is_known("xla_force_host_platform_device_count"):
+        for name in re.findall(r"(?:^|\s)--?(xla_\w+)", flags):
+            if not is_known(name):
+                raise InputError(
+                    f"XLA_FLAGS has --{name}, at which this version of jaxlib would "
+                    "abort; allowed: flags that it knows."
+                )
     for passes in re.findall(r"-xla_disable_hlo_passes=(\S*)", flags):
         if _BARRIERS in passes.split(","):
             raise InputError(

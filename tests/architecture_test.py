@@ -25,7 +25,15 @@ COMMON = {
     "images",
     "user_paths",
 }
-COMMON |= {"conditions", "fusion", "padding", "settings"}
+COMMON |= {
+    "conditions",
+    "fusion",
+    "jax_settings",
+    "padding",
+    "settings",
+    "streams",
+    "tensors",
+}
 ALLOWED = {
     "data": set(),
     "diffusion": set(),

@@ -336,6 +336,26 @@ TRAINING = rows_of(
     *TINY,
     "--workdir={here}/run",
 )
+# What the later stages would refuse, said before the first.
+AHEAD = rows_of(
+    "run",
+    fields(
+        {
+            "sample.num_images=20": "samples has up to 2 images of a class; allowed: 5",
+            "sample.labels=3": "samples has no image of class 0, 1, 2, 4, 5, 6, 7, 8,",
+            "sample.labels=nowhere.npy": "FileNotFoundError",
+            "sample.seed=-1": "sample.seed is -1",
+            "sampler.num_steps=1": "sampler.num_steps is 1",
+            "sampler.guidance=-1": "sampler.guidance: The guidance scale is -1.0",
+            "sampler.preset=best": "sampler.preset is 'best'",
+            "data.image_size=5": "the real images are 5x5x1; allowed for the metrics",
+            "data.num_classes=12": "has no image of class 10, 11; allowed: at least",
+        }
+    ),
+    *TINY,
+    "--config.sample.num_images=120",
+    "--workdir={here}/run",
+)
 SAMPLING = rows_of(
     "sample",
     fields(
@@ -465,6 +485,13 @@ def archive(**arrays):
     return lambda here, run: np.savez(here / "data.npz", **arrays)
 
 
+def missing_class(here, run):
+    """A training and a test archive, which has no image of the last class."""
+    few = _LABELS < 2
+    np.savez(here / "train.npz", images=_IMAGES, labels=_LABELS)
+    np.savez(here / "test.npz", images=_IMAGES[few], labels=_LABELS[few])
+
+
 def idx_bytes(array, *, sizes=None):
     sizes = array.shape if sizes is None else sizes
     return (
@@ -572,6 +599,19 @@ DATA = [
         "go up to 2; allowed: 0 to 1",
         archive(images=_IMAGES, labels=_LABELS),
         "--config.data.num_classes=2",
+    ),
+    data_row(
+        *_NPZ,
+        "go from 1 to 3; allowed: from 0, or data.num_classes=4",
+        archive(images=_IMAGES, labels=_LABELS + 1),
+    ),
+    data_row(
+        *("npz", "{here}"),
+        "real testing images has no image of class 2",
+        missing_class,
+        "--mode=run",
+        "--config.evaluate.metrics=('logreg',)",
+        "--config.sample.num_images=120",
     ),
     data_row(*_NPZ, "go down to -1", archive(images=_IMAGES, labels=_LABELS - 1)),
     data_row(
@@ -848,8 +888,8 @@ RUNS = [
             "--workdir={here}/new",
             "--config=configs/released.py:{here}/run/release",
         ),
-        "extra.txt is extra",
-        copied(lambda folder: (folder / "release" / "extra.txt").write_text("")),
+        "MANIFEST.json is missing, and SHA256SUMS lists it",
+        copied(forget("release/MANIFEST.json")),
     ),
     Row(
         (
@@ -962,6 +1002,7 @@ TABLE = [
     *CONFIG_FILES,
     *PLANS,
     *TRAINING,
+    *AHEAD,
     *SAMPLING,
     *EVALUATION,
     *SELECTION,

@@ -151,6 +151,16 @@ def test_sample_mode(finished, dpdm):
         assert archive["labels"].tolist() == [3] * 5
 
 
+def test_a_run_brings_its_own_config(finished, dpdm):
+    workdir, _ = finished
+    few = "--config.sample.name=own", "--config.sample.num_images=5"
+    done = dpdm(f"--workdir={workdir}", "--mode=sample", *few)
+    assert done.returncode == 0, done.stderr
+    folder = workdir / "samples"
+    own, first = (np.load(folder / n / "samples.npz") for n in ("own", "samples"))
+    np.testing.assert_array_equal(own["images"], first["images"][:5])
+
+
 def test_select_mode(finished, dpdm):
     workdir, _ = finished
     done = dpdm(

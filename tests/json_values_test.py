@@ -16,3 +16,9 @@ def test_json_values():
     assert values == {"a": [1, 2], "b": {"c": "inf", "d": "-inf"}, "e": None, "f": 0.5}
     json.dumps(values, allow_nan=False)
     assert json_values.decode(values) == config.to_dict()
+
+
+def test_what_json_lacks_is_text_that_python_reads():
+    text = json_values.dumps({"a": math.nan, "b": [-math.inf]})
+    assert text == '{"a": "nan", "b": ["-inf"]}'
+    assert math.isnan(float(json_values.loads(text)["a"]))

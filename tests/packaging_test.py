@@ -22,7 +22,7 @@ import pathlib, sys
 from dpdm_jax import command_line
 print(command_line.__file__)
 for path in sorted(command_line.CONFIGS.glob("[!_]*.py")):
-    if path.stem != "released":
+    if path.stem not in ("released", "stored"):
         command_line.load_config(f"configs/{path.name}")
     print(path)
 print(command_line.load_config(f"configs/released.py:{sys.argv[1]}").name)
@@ -97,9 +97,13 @@ def test_every_config_is_found_in_an_empty_folder(installed, tmp_path):
 
 
 def test_a_plan_in_an_empty_folder(installed, tmp_path):
-    """Also with a file of one's own, which imports shipped ones past ``configs``."""
+    """Also with a file of one's own, which imports shipped ones past ``configs``.
+
+    Somebody else's package of that name is in the way of none of them.
+    """
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "__init__.py").touch()
+    for name in ("__init__", "base", "digits"):
+        (tmp_path / "configs" / f"{name}.py").write_text("raise SystemExit('foreign')")
     (tmp_path / "configs" / "mine.py").write_text(
         "from dpdm_jax.configs import digits\n"
         "def get_config(variant=''):\n"
@@ -108,9 +112,9 @@ def test_a_plan_in_an_empty_folder(installed, tmp_path):
         "    return config\n"
     )
     command = [sys.executable, "-m", "dpdm_jax.main", "--mode=plan", "--json"]
-    for config, expected in (("digits.py", 718), ("mine.py:480", 479)):
-        flags = [f"--config=configs/{config}"]
-        plan = json.loads(_run([*command, *flags], cwd=tmp_path, env=installed))
+    env = installed | {"PYTHONPATH": f"{tmp_path}:{installed['PYTHONPATH']}"}
+    for flags, expected in ([], 718), (["--config=configs/mine.py:480"], 479):
+        plan = json.loads(_run([*command, *flags], cwd=tmp_path, env=env))
         assert plan["expected_batch_size"] == expected
 
 

@@ -45,6 +45,12 @@ def test_a_flag_that_jaxlib_does_not_know_is_left_out(monkeypatch):
     assert configured(monkeypatch, "--a=b") == "--a=b"
 
 
+def test_a_users_flag_that_jaxlib_does_not_know_is_refused(monkeypatch):
+    mine = "--xla_cpu_enable_fast_math=false --xla_no_such_flag=1"
+    with pytest.raises(InputError, match="has --xla_no_such_flag, at which this"):
+        configured(monkeypatch, mine)
+
+
 def test_flags_under_which_xla_ends_the_process_are_refused(monkeypatch):
     mine = "--a=b --xla_disable_hlo_passes=fusion,cse_barrier_expander --c=d"
     with pytest.raises(InputError, match=r"XLA_FLAGS has .*; allowed: other passes"):

@@ -44,7 +44,7 @@ class Labels:
         return np.arange(count, dtype=np.int32) % self.num_classes
 
     def choose(self, wanted: str | ArrayLike, count: int, seed: int) -> np.ndarray:
-        """See ``Condition``; one class such as "3" is allowed, too."""
+        """See ``Condition``; one class, as 3 or "3", is allowed, too."""
         allowed = (
             f"uniform, balanced, a class 0 to {self.num_classes - 1}, or a .npy file "
             f"of {count} such integers"
@@ -56,6 +56,10 @@ class Labels:
             if wanted == "balanced":
                 return self.in_turn(count)
             if not wanted.isdecimal():
+                raise InputError(f"sample.labels is {wanted!r}; allowed: {allowed}.")
+            labels = np.full(count, int(wanted))
+        elif not isinstance(wanted, str) and np.ndim(wanted) == 0:
+            if not isinstance(wanted, (int, np.integer)) or isinstance(wanted, bool):
                 raise InputError(f"sample.labels is {wanted!r}; allowed: {allowed}.")
             labels = np.full(count, int(wanted))
         else:

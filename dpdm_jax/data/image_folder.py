@@ -1,10 +1,11 @@
-"""Folders of PNG and JPEG files, with one sub-folder per class or none."""
+"""Folders of image files, with one sub-folder per class or none."""
 
 import concurrent.futures
 import dataclasses
 import functools
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,7 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageOps
 
-from dpdm_jax.data import metadata, paths
+from dpdm_jax.data import bit_depth, metadata, paths
 from dpdm_jax.data.captions import complete
 from dpdm_jax.data.groups import complete_groups
 from dpdm_jax.data.sources import (
@@ -27,11 +28,45 @@ from dpdm_jax.errors import InputError, reason
 
 Stored = TypeVar("Stored")
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
-_FORMATS = ("PNG", "JPEG")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+# Of images that are not read. Passed over, they would be missed by nobody.
+_OTHER_IMAGES = (
+    *(".apng", ".avif", ".cr2", ".dcm", ".dicom", ".dng", ".exr", ".hdr", ".heic"),
+    *(".heif", ".ico", ".j2k", ".jp2", ".jpe", ".jxl", ".mha", ".mpo", ".nef", ".nii"),
+    *(".nrrd", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".raw", ".sgi", ".svg"),
+    ".tga",
+)
+_NAMED = 3
+_SEVERAL = ("GIF", "PNG", "TIFF", "WEBP")  # of which files may have several images
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-_WANTED = "a folder of .png, .jpg or .jpeg files, or of one folder per class"
+_WANTED = (
+    f"a folder of {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} files, or of one "
+    "folder per class"
+)
+_NUMBER = re.compile(r"(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """``config.data.image_folder``.
+
+    Attributes:
+        value_range: the values of grey images of more than 8 bits that become 0 and
+            255, low < high; what lies outside is cut to them. Public: it must not be
+            read off private images. () refuses such images.
+    """
+
+    value_range: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = self.value_range
+        if given and (len(given) != 2 or not given[0] < given[1]):
+            raise InputError(
+                f"{bit_depth.RANGE} is {given}; allowed: (LOW, HIGH) with LOW < HIGH, "
+                "or ()."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +81,19 @@ class _Listing:
     classes: list[str] | None
 
 
-def load(config: DataSettings, split: str) -> ArraySource:
-    """Decodes every image of ``PATH/CLASS/*`` or ``PATH/*`` into one array.
+def load(settings: Settings, config: DataSettings, split: str) -> ArraySource:
+    """Decodes every image of ``PATH/CLASS/**`` or ``PATH/*`` into one array.
 
     If PATH has sub-folders named by data.train_split and data.test_split, they are the
-    splits; otherwise PATH is the training split. Classes are numbered by sorted name,
-    those of the training split for both; images follow in order of class and file name.
-    Files that are no images by their suffix, and names that start with a dot, are
-    passed over. The EXIF orientation is applied; transparency is dropped; palettes and
-    CMYK become RGB. Then ``Preparation`` crops, converts and resizes.
+    splits; otherwise PATH is the training split. Classes are numbered in natural order
+    of their names (1, 2, 10), those of the training split for both; images follow in
+    order of class and path. Names that start with a dot, and files that are no images
+    by their suffix, are passed over; images of kinds that are not read are refused.
+    The EXIF orientation is applied; transparency is dropped; palettes and CMYK become
+    RGB. Then ``Preparation`` crops, converts and resizes.
 
     Args:
+        settings: what images of more than 8 bits become.
         config: reads path, train_split, test_split, num_classes and the
             fields of ``Preparation``.
         split: "train" or "test".
@@ -71,7 +108,11 @@ def load(config: DataSettings, split: str) -> ArraySource:
     listing, folder = _find(config, split)
     found = None if listing.classes is None else len(listing.classes)
     num_classes = resolve_num_classes(config.num_classes, found, str(folder))
-    decode = functools.partial(decode_prepared, prepare=Preparation.from_config(config))
+    decode = functools.partial(
+        decode_prepared,
+        prepare=Preparation.from_config(config),
+        value_range=settings.value_range,
+    )
     images = decode_all(decode, listing.files, listing.files)
     labels = np.array(listing.labels) if num_classes else None
     return ArraySource(images, labels, num_classes, name=str(folder))
@@ -160,7 +201,7 @@ def _find(config: DataSettings, split: str) -> tuple[_Listing, Path]:
 
 
 def class_names(folder: Path) -> list[str] | None:
-    """Returns the names of a split's class folders, sorted; None if images lie flat.
+    """Returns the names of a split's class folders, in order; None if images lie flat.
 
     Raises:
         InputError: the folder has no images, or some in itself and some in sub-folders.
@@ -168,31 +209,36 @@ def class_names(folder: Path) -> list[str] | None:
     return _list_images(folder).classes
 
 
-def decode_image(path: Path) -> np.ndarray:
-    """Decodes one PNG or JPEG file.
+def decode_image(path: Path, value_range: tuple[int, ...] = ()) -> np.ndarray:
+    """Decodes one file.
 
     Args:
         path: the file.
+        value_range: see ``Settings``.
 
     Returns:
         uint8 [H, W, C], C = 1 for grey files and 3 for all others.
 
     Raises:
-        InputError: the file is damaged, of another format, or deeper than 8 bits.
+        InputError: the file is damaged, of another format, of several images, or of
+            more than 8 bits a channel where that is not allowed.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise _undecodable(path, error) from error
-    return decode(content, path)
+    return decode(content, path, value_range)
 
 
-def decode(content: bytes, name: object) -> np.ndarray:
-    """Decodes the content of a PNG or JPEG file.
+def decode(
+    content: bytes, name: object, value_range: tuple[int, ...] = ()
+) -> np.ndarray:
+    """Decodes the content of a file.
 
     Args:
         content: of the file.
         name: what messages call it.
+        value_range: see ``Settings``.
 
     Returns:
         As ``decode_image``.
@@ -206,11 +252,22 @@ def decode(content: bytes, name: object) -> np.ndarray:
             stored.verify()
         with Image.open(io.BytesIO(content), formats=_FORMATS) as stored:
             mode = stored.mode
+            # Photographs in JPEG may have a preview behind them.
+            frames = getattr(stored, "n_frames", 1)
+            if frames > 1 and stored.format in _SEVERAL:
+                raise InputError(
+                    f"{name} has {frames} images; allowed: one image a file."
+                )
+            depth = bit_depth.bits(content, stored)
             image = ImageOps.exif_transpose(stored)
+            if depth > 8:
+                return bit_depth.to_bytes(image, depth, value_range, name)
             if mode in _GREY_MODES:
                 return np.asarray(image.convert("L"))[..., None]
             if mode in _COLOUR_MODES:
                 return np.asarray(image.convert("RGB"))
+    except InputError:
+        raise
     # Pillow's decoders raise many kinds of error on damaged files, SyntaxError among
     # them; whichever it is, the user needs the name of the file.
     except Exception as error:
@@ -222,19 +279,22 @@ def decode(content: bytes, name: object) -> np.ndarray:
 
 def _undecodable(name: object, error: Exception) -> InputError:
     return InputError(
-        f"{name} cannot be decoded ({reason(error)}); allowed: an undamaged PNG or "
-        "JPEG file."
+        f"{name} cannot be decoded ({reason(error)}); allowed: an undamaged file of "
+        f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}."
     )
 
 
 def decode_prepared(
-    path: Path, prepare: Callable[[np.ndarray], np.ndarray]
+    path: Path,
+    prepare: Callable[[np.ndarray], np.ndarray],
+    value_range: tuple[int, ...] = (),
 ) -> np.ndarray:
     """Decodes one file and prepares its image.
 
     Args:
         path: the file.
         prepare: of uint8 [H, W, C], such as a ``Preparation``.
+        value_range: see ``Settings``.
 
     Returns:
         uint8 [H', W', C'].
@@ -243,7 +303,7 @@ def decode_prepared(
         InputError: see ``decode_image``; or the image does not fit, which names the
             file.
     """
-    return prepared(decode_image(path), prepare, path)
+    return prepared(decode_image(path, value_range), prepare, path)
 
 
 def prepared(
@@ -300,10 +360,12 @@ def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
     """Lists a split; ``classes`` fixes the numbers of the classes if given."""
     flat = list(_image_files(folder))
     by_class = {
-        sub.name: files
-        for sub in _visible(folder)
-        if sub.is_dir() and (files := list(_image_files(sub)))
+        sub.name: list(_images_below(sub))
+        for sub in sorted(_visible(folder), key=lambda path: natural_order(path.name))
+        if sub.is_dir()
     }
+    empty = [name for name, members in by_class.items() if not members]
+    by_class = {name: members for name, members in by_class.items() if members}
     if flat and by_class:
         raise InputError(
             f"{folder} has images both in itself and in sub-folders; "
@@ -313,6 +375,11 @@ def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
         raise InputError(f"{folder} has no images; allowed: {_WANTED}.")
     if flat:
         return _Listing(flat, [], None)
+    if empty and classes is None:
+        raise InputError(
+            f"{folder / empty[0]} has no images; allowed: at least one in each of the "
+            "class folders, which are numbered in turn, or not to have it."
+        )
     classes = classes or list(by_class)
     files, labels = [], []
     for name, members in by_class.items():
@@ -326,14 +393,36 @@ def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
     return _Listing(files, labels, classes)
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    entries = sorted(folder.iterdir(), key=lambda path: path.name)
-    return (path for path in entries if not path.name.startswith("."))
+def natural_order(name: str) -> tuple[tuple[int | str, ...], str]:
+    """Returns what to sort names by so that numbers in them are in order: 1, 2, 10."""
+    parts = enumerate(_NUMBER.split(name))
+    return tuple(int(part) if i % 2 else part for i, part in parts), name
+
+
+def _visible(folder: Path) -> list[Path]:
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return sorted(entries, key=lambda path: path.name)
 
 
 def _image_files(folder: Path) -> Iterator[Path]:
-    return (
-        path
-        for path in _visible(folder)
-        if path.suffix.lower() in _SUFFIXES and path.is_file()
-    )
+    """Lists what is read of a folder itself.
+
+    Raises:
+        InputError: it has images of other kinds.
+    """
+    found = [path for path in _visible(folder) if path.is_file()]
+    others = [path.name for path in found if path.suffix.lower() in _OTHER_IMAGES]
+    if others:
+        raise InputError(
+            f"{folder} has {len(others)} images of kinds that are not read "
+            f"({', '.join(others[:_NAMED])}); allowed: {', '.join(_SUFFIXES)}."
+        )
+    return (path for path in found if path.suffix.lower() in _SUFFIXES)
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Lists what is read of a folder and of those in it, at any depth."""
+    yield from _image_files(folder)
+    for path in _visible(folder):
+        if path.is_dir():
+            yield from _images_below(path)

@@ -25,7 +25,7 @@ from dpdm_jax.data import (
 )
 from dpdm_jax.data.captions import Captions
 from dpdm_jax.data.groups import Groups
-from dpdm_jax.data.sources import SPLITS, DataSettings, Source
+from dpdm_jax.data.sources import SPLITS, DataSettings, MemorySource, Source
 from dpdm_jax.errors import InputError
 from dpdm_jax.settings import Group, Kind, Room
 
@@ -38,7 +38,9 @@ ROOM = Room(
         "digits": Kind(digits.load),
         "tfds": Kind(tfds.load, (Group("data.tfds", tfds.Settings),)),
         "idx": Kind(idx.load),
-        "image_folder": Kind(image_folder.load),
+        "image_folder": Kind(
+            image_folder.load, (Group("data.image_folder", image_folder.Settings),)
+        ),
         "npz": Kind(npz.load),
         "glyphs": Kind(glyphs.load, (Group("data.glyphs", glyphs.Settings),)),
         "camelyon17": Kind(
@@ -108,6 +110,8 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
         texts = _texts(config, settings, split, made)
         unlabelled = dataclasses.replace(settings, num_classes=0)
         source = made.of(ROOM.build(config, unlabelled, split), texts)
+    if split == "train" and settings.num_classes == -1:
+        _check_first_label(source)
     if split == "train" and not settings.group:
         _check_number(settings, len(source), "images")
     return source
@@ -164,6 +168,19 @@ def _check_number(settings: DataSettings, number: int, units: str) -> None:
         raise InputError(
             f"data.num_examples is {settings.num_examples} but the training data has "
             f"{number} {units}; allowed: that number, or 0 to take it."
+        )
+
+
+def _check_first_label(source: Source) -> None:
+    """Refuses labels that were counted from 1, where the highest tells the classes."""
+    found = source.condition.num_classes
+    if not found or not isinstance(source, MemorySource):
+        return
+    first, last = int(source.conditions.min()), int(source.conditions.max())
+    if first > 0 and last == found - 1:
+        raise InputError(
+            f"the labels of the training data go from {first} to {last}; allowed: from "
+            f"0, or data.num_classes={found} where the classes before do not occur."
         )
 
 

@@ -123,6 +123,11 @@ class MemorySource:
         """Reads examples; see ``Source.examples``."""
         return jax.tree.map(lambda x: x[indices], self._examples)
 
+    @property
+    def conditions(self) -> Any:
+        """What the examples say of themselves, arrays [N, ...]."""
+        return self._examples["condition"]
+
     def with_condition(self, values: Any, condition: Condition) -> "MemorySource":
         """Returns the same images with another condition.
 

@@ -3,12 +3,11 @@
 python -m dpdm_jax.evaluation --real=PATH --synthetic=PATH --metrics=fid,kid,...
 """
 
-import json
 from typing import Any
 
 from absl import flags
 
-from dpdm_jax import command_line
+from dpdm_jax import command_line, json_values
 from dpdm_jax.errors import InputError
 from dpdm_jax.user_paths import user_path
 
@@ -39,7 +38,7 @@ _FLOAT_RANGE = flags.DEFINE_string(
     "float_range", "", "Range of float images in .npz files: 0,1 or -1,1 or 0,255."
 )
 _ROUNDING = flags.DEFINE_string(
-    "rounding", "truncate", "Of float images to uint8: truncate | nearest."
+    "rounding", "nearest", "Of float images to uint8: nearest | truncate (the papers')."
 )
 _NEIGHBOUR_IMAGES = flags.DEFINE_integer(
     "neighbour_images", 10_000, "Images of a set that kid and neighbours look at."
@@ -128,7 +127,7 @@ def main(argv: list[str]) -> None:
             "range": _FLOAT_RANGE.value,
             "rounding": _ROUNDING.value,
         }
-    print(json.dumps(results) if _JSON.value else describe(results))
+    print(json_values.dumps(results) if _JSON.value else describe(results))
 
 
 if __name__ == "__main__":

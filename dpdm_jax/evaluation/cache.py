@@ -1,18 +1,35 @@
-"""The folder in the user's home for what takes long to fetch or to compute."""
+"""The folder in the user's home for what takes long to fetch or to compute.
+
+What is only computed again without it ends no evaluation: where nothing can be written,
+one line says so.
+"""
 
 import hashlib
+import logging
 import os
 import pathlib
 
 import numpy as np
 
 from dpdm_jax import files
+from dpdm_jax.errors import InputError, reason
+
+_log = logging.getLogger(__name__)
 
 
 def default_folder() -> pathlib.Path:
     """Returns ``dpdm_jax`` in the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "dpdm_jax"
+    return caches() / "dpdm_jax"
+
+
+def caches() -> pathlib.Path:
+    """Returns the user's cache folder; one that is not there without a home."""
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return pathlib.Path(root)
+    try:
+        return pathlib.Path.home() / ".cache"
+    except RuntimeError:  # an unknown user, as in a container
+        return pathlib.Path("/nonexistent")
 
 
 def checksum(*parts: str | np.ndarray) -> str:
@@ -36,12 +53,23 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
         return None
 
 
+def keep_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays as ``write_arrays`` does, or goes on without."""
+    try:
+        write_arrays(path, arrays)
+    except (InputError, OSError) as e:
+        _log.warning("%s is not kept for the next time: %s", path.name, reason(e))
+
+
 def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes arrays in one step: a reader sees all or nothing.
 
     Only the user may read the file, since it can be computed from private data.
+
+    Raises:
+        InputError: they cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     with files.replacing(path) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:

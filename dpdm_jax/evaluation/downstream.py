@@ -191,6 +191,25 @@ def set_apart(labelled: LabelledImages) -> tuple[LabelledImages, LabelledImages]
     return (images[~chosen], labels[~chosen]), (images[chosen], labels[chosen])
 
 
+def check_set_apart(labels: np.ndarray, name: str) -> None:
+    """Refuses images of which ``set_apart`` would set none apart.
+
+    Args:
+        labels: int [n], n >= 1.
+        name: what messages call the images.
+
+    Raises:
+        InputError: no class has enough of them.
+    """
+    most = int(np.unique(labels, return_counts=True)[1].max())
+    if most < _SELECTION:
+        raise InputError(
+            f"{name} has up to {most} images of a class; allowed: {_SELECTION} or more "
+            f"of one at least, for one in {_SELECTION} is set apart to select the "
+            "epoch by."
+        )
+
+
 def shuffled(labelled: LabelledImages, seed: int) -> LabelledImages:
     """Puts images in one random order: files often come sorted by class."""
     images, labels = labelled

@@ -74,7 +74,7 @@ def from_source(source: data.Source, name: str) -> ImageSet:
     return ImageSet(name, found["image"], found["condition"], num_classes)
 
 
-def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> ImageSet:
+def load(spec: str, *, float_range: str = "", rounding: str = "nearest") -> ImageSet:
     """Reads a set of images.
 
     Args:
@@ -85,7 +85,8 @@ def load(spec: str, *, float_range: str = "", rounding: str = "truncate") -> Ima
             SPLIT it is "train" where there are several.
         float_range: range that float images of an .npz file are in, one of
             ``FLOAT_RANGES``; "" refuses them.
-        rounding: of such images to uint8, "truncate" (as the papers) or "nearest".
+        rounding: of such images to uint8, "nearest", or "truncate" as the papers, which
+            makes 63 of the 256 levels one lower where bytes became float32 in [-1, 1].
 
     Returns:
         The set. Class folders are numbered by sorted name, as in training.
@@ -183,7 +184,7 @@ def check_labels(
         raise InputError(
             f"{other.name} has no image of class {', '.join(map(str, missing))}; "
             f"allowed: at least one of each of the {reference.num_classes} classes of "
-            f"{reference.name}."
+            f"{reference.name}, 0 to {reference.num_classes - 1}."
         )
 
 
@@ -263,7 +264,9 @@ def _from_image_folder(folder: pathlib.Path, name: str, split: str | None) -> Im
     elif splits:
         folder = folder / _chosen(name, None, splits)
     stored = DataSettings(path=str(folder), train_split=".", test_split=".")
-    result = from_source(image_folder.load(stored, "train"), name)
+    result = from_source(
+        image_folder.load(image_folder.Settings(), stored, "train"), name
+    )
     names = image_folder.class_names(folder)
     return dataclasses.replace(
         result, class_names=None if names is None else tuple(names)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dpdm_jax import files, progress
 from dpdm_jax.errors import InputError, reason
-from dpdm_jax.evaluation import inception
+from dpdm_jax.evaluation import cache, inception
 from dpdm_jax.interop import torch_checkpoints
 from dpdm_jax.user_paths import user_path
 
@@ -115,8 +115,7 @@ def _download(path: pathlib.Path) -> None:
 
 def _torch_cache() -> pathlib.Path:
     """Where ``torch.hub`` keeps downloads."""
-    cache_home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    home = os.environ.get("TORCH_HOME") or pathlib.Path(cache_home) / "torch"
+    home = os.environ.get("TORCH_HOME") or cache.caches() / "torch"
     return pathlib.Path(home) / "hub" / "checkpoints"
 
 

@@ -70,6 +70,25 @@ class LenetFeatures:
         return self._features(self._params, features.over_devices(prepare(images)))
 
 
+def check(image_shape: tuple[int, ...], is_labelled: bool) -> None:
+    """Refuses images that the network cannot be trained on.
+
+    Args:
+        image_shape: (h, w, c).
+        is_labelled: whether they have labels.
+
+    Raises:
+        InputError: they are too small, or not square though unlabelled.
+    """
+    height, width, _ = image_shape
+    if min(height, width) < _MIN_SIZE or (not is_labelled and height != width):
+        raise InputError(
+            f"the real images are {transforms.format_shape(image_shape)}; "
+            f"allowed for the metrics whose names end in _lenet: at least {_MIN_SIZE}x"
+            f"{_MIN_SIZE} pixels, and square unless they have labels."
+        )
+
+
 def train(
     images: np.ndarray,
     labels: np.ndarray | None,
@@ -99,13 +118,7 @@ def train(
     Raises:
         InputError: images are smaller, or not square though unlabelled.
     """
-    height, width = images.shape[1:3]
-    if min(height, width) < _MIN_SIZE or (labels is None and height != width):
-        raise InputError(
-            f"the real images are {transforms.format_shape(images.shape[1:])}; "
-            f"allowed for the metrics whose names end in _lenet: at least {_MIN_SIZE}x"
-            f"{_MIN_SIZE} pixels, and square unless they have labels."
-        )
+    check(images.shape[1:], labels is not None)
     task = "labels" if labels is not None else "rotations"
     settings = {
         "features": "last hidden layer of the CNN, trained on the real images",
@@ -131,7 +144,7 @@ def train(
                 for layer, parts in params.items()
                 for part, array in parts.items()
             }
-            cache.write_arrays(path, arrays)
+            cache.keep_arrays(path, arrays)
     else:
         params = {}
         for name, array in stored.items():

@@ -101,7 +101,7 @@ def measure(
     settings = settings or Settings()
     settings.check()
     sets = Sets(real, synthetic, real_test)
-    _check(metrics, sets, settings)
+    check(metrics, sets, settings)
     found = merged(
         [
             Measured(settings={"seed": settings.seed}),
@@ -134,8 +134,17 @@ def measure(
     )
 
 
-def _check(metrics: Collection[str], sets: Sets, settings: Settings) -> None:
-    """Refuses what can't be measured, before hours go into measuring the rest."""
+def check(metrics: Collection[str], sets: Sets, settings: Settings) -> None:
+    """Refuses what can't be measured, before hours go into measuring the rest.
+
+    Args:
+        metrics: see ``measure``.
+        sets: of which shapes, labels and the largest pixel are read.
+        settings: see ``measure``.
+
+    Raises:
+        InputError: see ``measure``.
+    """
     check_names(metrics)
     for other in (sets.synthetic, sets.real_test):
         if other is not None:

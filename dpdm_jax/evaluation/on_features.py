@@ -61,6 +61,8 @@ def check(metrics: Collection[str], sets: Sets) -> None:
                 f"{each.name} has {len(each)} images; allowed: at least "
                 f"{registry.min_images()}."
             )
+    if any(name.endswith(LENET_SUFFIX) for name in metrics):
+        lenet_features.check(sets.real.images.shape[1:], sets.real.labels is not None)
 
 
 def measure(

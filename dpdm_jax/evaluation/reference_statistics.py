@@ -87,5 +87,5 @@ def statistics(
             for part, moments in zip(("first", "rest"), parts, strict=True)
             for field, array in moments.to_arrays().items()
         }
-        cache.write_arrays(path, arrays | {"kept": kept})
+        cache.keep_arrays(path, arrays | {"kept": kept})
     return result

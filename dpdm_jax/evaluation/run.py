@@ -1,5 +1,6 @@
 """Evaluation of a run's samples against real images."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -12,6 +13,7 @@ from dpdm_jax.evaluation import image_sets, metrics, prompt_classes, registry
 from dpdm_jax.evaluation.dp_sgd import DPSGD
 from dpdm_jax.evaluation.image_sets import ImageSet
 from dpdm_jax.evaluation.settings import Settings
+from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.sampling import maker, prompts
 from dpdm_jax.sampling import run as sampling_run
@@ -56,6 +58,89 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
         InputError: as ``evaluate``; or the weights are not to be had.
     """
+    _check(config, workdir, _real(config, "test"))
+
+
+def check_ahead(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses, before a model is trained, what ``evaluate`` would refuse afterwards.
+
+    Reads the training and the test data.
+
+    Args:
+        config: see ``evaluate``.
+        workdir: a run directory, which may be empty yet.
+
+    Raises:
+        InputError: as ``evaluate``.
+    """
+    train = _real(config, "train")
+    num_classes = train.condition.num_classes or 0
+    test = _real(config, "test", num_classes)
+    _check(config, workdir, test)
+    condition = data.stated_condition(config.data) or train.condition
+    model = build_model(config, train.spec["image"].shape, condition)
+    asked = maker.check_ahead(config, model)
+    labels = asked.labels
+    classes = _prompt_classes(config, num_classes)
+    if classes is not None:
+        labels = prompt_classes.of_images(classes, asked.num_images)
+    samples = _outline("samples", asked.num_images, asked.image_shape, labels)
+    metrics.check(
+        config.evaluate.metrics,
+        image_sets.Sets(
+            _outline_of(train, _NAMES["train"]),
+            dataclasses.replace(samples, num_classes=num_classes),
+            _outline_of(test, _NAMES["test"]),
+        ),
+        settings_of(config, workdir),
+    )
+
+
+_NAMES = {split: f"real {split}ing images" for split in ("train", "test")}
+
+
+def _real(
+    config: ml_collections.ConfigDict, split: str, num_classes: int | None = None
+) -> data.Source:
+    """Reads real images with their labels.
+
+    Args:
+        config: the whole config.
+        split: "train" or "test".
+        num_classes: of the training images, where the config does not state it.
+    """
+    chosen = data.labelled(config.data)
+    if num_classes is not None and chosen.num_classes == -1:
+        chosen.num_classes = num_classes
+    return data.load_source(chosen, split)
+
+
+def _outline_of(source: data.Source, name: str) -> ImageSet:
+    """Returns a set with the labels of a source's images.
+
+    What is not in memory is taken to have every class.
+    """
+    condition, shape = source.condition, source.spec["image"].shape
+    labels = None
+    if condition.num_classes and isinstance(source, data.MemorySource):
+        labels = source.conditions
+    elif condition.num_classes:
+        labels = condition.in_turn(len(source))
+    outline = _outline(name, len(source), shape, labels)
+    return dataclasses.replace(outline, num_classes=condition.num_classes or 0)
+
+
+def _outline(
+    name: str, count: int, shape: tuple[int, int, int], labels: np.ndarray | None
+) -> ImageSet:
+    """Returns a set whose images take no memory."""
+    images = np.broadcast_to(np.uint8(255), (count, *shape))
+    return ImageSet(name, images, labels)
+
+
+def _check(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, test: data.Source
+) -> None:
     chosen = config.evaluate.metrics
     metrics.check_names(chosen)
     settings = settings_of(config, workdir)
@@ -63,7 +148,6 @@ def check(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if set(chosen) & set(registry.FEATURE_METRICS):
         settings.load_inception()
     needing = [name for name in chosen if name in metrics.reading_labels()]
-    test = data.load_source(data.labelled(config.data), "test")
     num_classes = test.condition.num_classes or 0
     if needing and num_classes == 0:
         raise InputError(
@@ -147,12 +231,9 @@ def _prompt_classes(
 def _evaluate(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, folder: pathlib.Path
 ) -> dict[str, Any]:
-    def real(split: str) -> ImageSet:
-        source = data.load_source(data.labelled(config.data), split)
-        return image_sets.from_source(source, f"real {split}ing images")
-
     name = config.sample.name
-    train = real("train")
+    train = image_sets.from_source(_real(config, "train"), _NAMES["train"])
+    test = _real(config, "test", train.num_classes)
     with np.load(folder / sampling_run.ARCHIVE) as archive:
         images, labels = archive["images"], archive.get("labels")
     classes = _prompt_classes(config, train.num_classes)
@@ -162,7 +243,7 @@ def _evaluate(
         config.evaluate.metrics,
         train,
         ImageSet("samples", images, labels, train.num_classes),
-        real("test"),
+        image_sets.from_source(test, _NAMES["test"]),
         settings=settings_of(config, workdir),
         pictures=workdir / run_dir.EVALUATION / name,
     )

@@ -25,8 +25,11 @@ def check(metrics: Collection[str], sets: Sets, settings: Settings) -> None:
     real = sets.real
     for name in (name for name in registry.CLASSIFIERS if name in metrics):
         image_sets.check_labels(real, sets.synthetic, name)
+        downstream.check_set_apart(sets.synthetic.labelled()[1], sets.synthetic.name)
         if sets.real_test is not None:
             image_sets.check_labels(real, sets.real_test, name)
+            image_sets.check_labels(real, real, name)
+            downstream.check_set_apart(real.labelled()[1], real.name)
         registry.build_classifier(name, real.images.shape[1:], real.num_classes)
     if settings.dp_sgd is not None and sets.real_test is None:
         raise InputError(

@@ -2,14 +2,16 @@
 
 import dataclasses
 import os
+import pathlib
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
+import safetensors
 
+from dpdm_jax import tensors
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.interop import inert_pickle
 
@@ -101,7 +103,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     if os.fspath(path).endswith(".safetensors"):
         try:
-            arrays = safetensors.numpy.load_file(path)
+            arrays = tensors.read(pathlib.Path(path).read_bytes())
         except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
             raise foreign(f"safetensors can't read it ({reason(error)})") from error
         return {name: array.astype(np.float32) for name, array in arrays.items()}

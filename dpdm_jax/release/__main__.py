@@ -7,13 +7,12 @@ python -m dpdm_jax.release sign FOLDER --key FILE
 """
 
 import argparse
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import dpdm_jax
-from dpdm_jax import conditions
+from dpdm_jax import conditions, json_values, streams
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.release import bundle, signing
 from dpdm_jax.release.verify import Verification, verify
@@ -79,7 +78,9 @@ def _path(text: str) -> pathlib.Path:
 def _verify(arguments: argparse.Namespace) -> int:
     outcome = verify(arguments.folder, arguments.public_key)
     if arguments.json:
-        print(json.dumps({"release": str(arguments.folder)} | outcome.to_dict()))
+        print(
+            json_values.dumps({"release": str(arguments.folder), **outcome.to_dict()})
+        )
     elif outcome.ok:
         print(_praise(arguments.folder, outcome))
         if arguments.public_key is not None:
@@ -119,7 +120,7 @@ def _praise(folder: pathlib.Path, outcome: Verification) -> str:
 def _show(folder: pathlib.Path) -> int:
     try:
         manifest = bundle.read_manifest(folder)
-        text = (folder / bundle.PRIVACY_TEXT).read_text()
+        text = (folder / bundle.PRIVACY_TEXT).read_text(encoding="utf-8")
         height, width, channels = manifest["model"]["image_shape"]
         about = (
             f"{manifest['name']}: {manifest['num_parameters']} parameters stored as "
@@ -142,4 +143,5 @@ def _show(folder: pathlib.Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with streams.tolerated():
+        sys.exit(main())

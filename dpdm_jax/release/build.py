@@ -110,7 +110,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 )
                 files.write_json(folder / bundle.PRIVACY, fields)
                 text = privacy_files.privacy_text(record, tuning, fields)
-                (folder / bundle.PRIVACY_TEXT).write_text(text)
+                (folder / bundle.PRIVACY_TEXT).write_text(text, encoding="utf-8")
                 bundle.write_checksums(folder)
                 if settings.signing_key:
                     signing.sign(

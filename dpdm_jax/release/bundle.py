@@ -11,7 +11,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dpdm_jax import conditions, files, json_values, run_dir, stored_config, validate
+from dpdm_jax import (
+    conditions,
+    files,
+    json_values,
+    run_dir,
+    stored_config,
+    tensors,
+    validate,
+)
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import Model, build_model, signature
@@ -97,7 +105,34 @@ def file_names(folder: pathlib.Path) -> list[str]:
 def write_checksums(folder: pathlib.Path) -> None:
     """Writes the checksums of all files, as ``sha256sum -c`` reads them."""
     lines = [f"{digest}  {name}\n" for name, digest in digests(folder).items()]
-    (folder / CHECKSUMS).write_text("".join(lines))
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def load_failures(folder: pathlib.Path) -> list[str]:
+    """Returns a sentence for each listed file that is not as ``SHA256SUMS`` has it.
+
+    For those who read a release and publish nothing. Links are followed, of which a
+    cache of downloads is made, and what is not listed is not looked at: a model card,
+    what version control or an operating system puts beside.
+
+    Args:
+        folder: the release.
+    """
+    if not folder.is_dir():
+        return [f"{folder} is not a folder."]
+    if not (folder / CHECKSUMS).is_file():
+        return [f"{CHECKSUMS} is missing."]
+    listed, failure = _read_checksums(folder)
+    if failure:
+        return [failure]
+    unlisted = [name for name in REQUIRED if name not in {CHECKSUMS, *listed}]
+    failures = [f"{name} is missing in {CHECKSUMS}." for name in unlisted]
+    for name, expected in listed.items():
+        if not (folder / name).is_file():
+            failures.append(f"{name} is missing, and {CHECKSUMS} lists it.")
+        elif files.sha256(folder / name) != expected:
+            failures.append(f"{name} differs from its checksum.")
+    return failures
 
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
@@ -312,7 +347,7 @@ def read_parameters(folder: pathlib.Path, model: Model, dtype: str) -> Any:
     """
     path = folder / PARAMETERS
     try:
-        arrays = safetensors.numpy.load(path.read_bytes())
+        arrays = tensors.read(path.read_bytes())
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as e:
         raise InputError(
             f"{path} cannot be read ({type(e).__name__}); allowed: an undamaged file."
@@ -364,7 +399,7 @@ def sample_failures(
 def _read_checksums(folder: pathlib.Path) -> tuple[dict[str, str], str | None]:
     listed: dict[str, str] = {}
     try:
-        *lines, rest = (folder / CHECKSUMS).read_text().split("\n")
+        *lines, rest = (folder / CHECKSUMS).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as e:
         return {}, f"{CHECKSUMS} cannot be read ({type(e).__name__})."
     if rest:

@@ -1,5 +1,6 @@
 """A released model: what anyone can do with a release."""
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike
 from dpdm_jax import (
     devices,
     files,
+    jax_settings,
     processes,
     run_dir,
     stored_config,
@@ -56,6 +58,7 @@ class ReleasedModel:
         self.manifest = manifest
         self._generators: dict[tuple[Any, ...], Generate] = {}
 
+    @jax_settings.pinned()
     def sample(
         self,
         num_images: int,
@@ -77,8 +80,8 @@ class ReleasedModel:
         Args:
             num_images: how many, >= 1.
             labels: "uniform" (random classes), "balanced" (0, 1, 2, ... in turn), one
-                class as "3", or an integer for each image; None for what the release
-                prefers. A model without classes ignores it.
+                class as 3 or "3", or an integer for each image; None for what the
+                release prefers. A model without classes ignores it.
             seed: >= 0.
             preset: the name of one of the release's sampler presets; None for its
                 default sampler.
@@ -143,11 +146,12 @@ class ReleasedModel:
         return self._generators[wanted]
 
 
+@jax_settings.pinned()
 def load_release(path: str | os.PathLike[str]) -> ReleasedModel:
     """Reads a release.
 
-    Checks its sums and that the parameters fit; ``python -m dpdm_jax.release verify``
-    also recomputes epsilon.
+    Checks the sums of its files and that the parameters fit, whatever lies beside;
+    ``python -m dpdm_jax.release verify`` also recomputes epsilon, and refuses others.
 
     Args:
         path: the folder.
@@ -159,7 +163,7 @@ def load_release(path: str | os.PathLike[str]) -> ReleasedModel:
         InputError: the release is damaged, or of another version.
     """
     folder = user_path("the release", path)
-    failures = bundle.file_failures(folder)
+    failures = bundle.load_failures(folder)
     if failures:
         raise InputError(
             f"{folder} is no intact release ({failures[0].rstrip('.')}); allowed: a "
@@ -203,6 +207,20 @@ def open_as_run(
                 "network and diffusion as released."
             )
     origin = {"release": released.manifest["name"], "sha256": bundle.identity(path)}
+    with contextlib.ExitStack() as resources:
+        if not _is_open(path, workdir, origin):
+            processes.from_first(lambda: _wait(workdir, resources))
+            if not _is_open(path, workdir, origin):
+                _open(released, model, config, workdir, origin)
+
+
+def _wait(workdir: pathlib.Path, resources: contextlib.ExitStack) -> None:
+    """Waits for other jobs that open a release in the directory, or train in it."""
+    resources.enter_context(run_dir.alone_in(workdir))
+
+
+def _is_open(path: pathlib.Path, workdir: pathlib.Path, origin: dict[str, Any]) -> bool:
+    """Whether a run directory is that of a release; InputError if of another thing."""
     existing = Checkpoints(workdir)
     try:
         with processes.together():
@@ -212,9 +230,20 @@ def open_as_run(
                         f"{workdir} holds other checkpoints than those of the release "
                         f"{path}; allowed: a new --workdir."
                     )
-                return
+                return True
+            return False
     finally:
         existing.close()
+
+
+def _open(
+    released: ReleasedModel,
+    model: Model,
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    origin: dict[str, Any],
+) -> None:
+    """Writes the checkpoint and the config of a release."""
     values = stored_config.to_values(config)
     checkpoints = Checkpoints(workdir, keep=1)
     params = devices.place(released.params, devices.replicated(devices.data_mesh()))

@@ -33,6 +33,7 @@ FIELDS = {
         "data": "source path public train_split test_split num_examples group "
         "image_size channels num_classes crop resize condition",
         "data.captions": "length vocabulary column",
+        "data.image_folder": "value_range",
         "data.parquet": "image label",
         "data.tfds": "name",
         "data.glyphs": "characters images_per_character seed frame rotation shear "

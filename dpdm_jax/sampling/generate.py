@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from dpdm_jax import devices
 from dpdm_jax.diffusion import guidance, samplers
+from dpdm_jax.diffusion.denoiser import Denoiser
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model
 from dpdm_jax.padding import blank_examples, fill_rows
@@ -74,6 +75,22 @@ def make_generator(
     return generate
 
 
+def guided(model: Model, scale: float) -> Denoiser:
+    """Returns a model's denoiser with guidance.
+
+    Args:
+        model: the model.
+        scale: w >= 0 of classifier-free guidance.
+
+    Raises:
+        InputError: guidance of an unlabelled model, or w < 0.
+    """
+    try:
+        return guidance.guide(model.denoise, scale, model.condition.null)
+    except ValueError as e:
+        raise InputError(f"sampler.guidance: {e}") from None
+
+
 def sampling_program(
     model: Model,
     sampler: samplers.Sampler,
@@ -97,10 +114,7 @@ def sampling_program(
     Raises:
         InputError: guidance of an unlabelled model, or w < 0.
     """
-    try:
-        denoise = guidance.guide(model.denoise, guidance_scale, model.condition.null)
-    except ValueError as e:
-        raise InputError(f"sampler.guidance: {e}") from None
+    denoise = guided(model, guidance_scale)
     shape = model.latent_shape
     per_device = P(mesh.axis_names)
 

@@ -1,7 +1,9 @@
 """The images that a config asks of a run's checkpoint, made by their indices."""
 
+import contextlib
 import dataclasses
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,15 +11,15 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import files, json_values, processes, rooms, validate
+from dpdm_jax import files, json_values, processes, rooms, run_dir, validate
 from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
 from dpdm_jax.models.identity import digest
-from dpdm_jax.models.model import build_model
+from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.sampling import images, prompts
-from dpdm_jax.sampling.generate import Generate, make_generator
+from dpdm_jax.sampling.generate import Generate, guided, make_generator
 from dpdm_jax.sampling.prompts import Prompts
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -139,23 +141,67 @@ def read_asked(
     Raises:
         InputError: a field is out of range, or there is no such checkpoint.
     """
-    settings = config.sample
     with processes.together():
         rooms.check(config)
-        _check(settings)
+        _check(config.sample)
     checkpoints = Checkpoints(workdir)
     try:
         with processes.together():  # what Orbax reads, all read alike
-            image_shape, condition = checkpoints.stored_problem(settings.step)
+            image_shape, condition = checkpoints.stored_problem(config.sample.step)
     finally:
         checkpoints.close()
     with processes.together():
-        found = prompts.of_model(config, condition)
-        if found is not None:
-            values = found.tokens[found.of_images(num_images)]
-        else:
-            values = condition.choose(settings.labels, num_images, settings.seed)
+        return _asked(config, image_shape, condition, num_images)
+
+
+def check_ahead(config: ml_collections.ConfigDict, model: Model) -> Asked:
+    """Refuses, before a model is trained, what it could not be asked for afterwards.
+
+    Args:
+        config: the whole config; reads ``sample``, ``sampler`` and, for prompts,
+            ``data``.
+        model: the model.
+
+    Returns:
+        The images that will be asked for.
+
+    Raises:
+        InputError: a field is out of range, or the sampler does not fit the model.
+    """
+    _check(config.sample)
+    asked = _asked(
+        config, model.sample_shape, model.condition, config.sample.num_images
+    )
+    sampler_config = from_config.with_preset(config)
+    from_config.sampler(sampler_config)
+    guided(model, sampler_config.guidance)
+    _warn_of_guidance(config, sampler_config.guidance)
+    return asked
+
+
+def _asked(
+    config: ml_collections.ConfigDict,
+    image_shape: tuple[int, int, int],
+    condition: Condition,
+    num_images: int,
+) -> Asked:
+    found = prompts.of_model(config, condition)
+    if found is not None:
+        values = found.tokens[found.of_images(num_images)]
+    else:
+        settings = config.sample
+        values = condition.choose(settings.labels, num_images, settings.seed)
     return Asked(image_shape, condition, values, found)
+
+
+def _warn_of_guidance(config: ml_collections.ConfigDict, scale: float) -> None:
+    """Warns of guidance by a condition that training never left out."""
+    if scale > 0 and config.diffusion.label_dropout == 0:
+        warnings.warn(
+            f"sampler.guidance is {scale} and diffusion.label_dropout 0: what the "
+            "network says without a condition, which guidance goes by, is not trained.",
+            stacklevel=2,
+        )
 
 
 def open_maker(
@@ -187,6 +233,7 @@ def open_maker(
         checkpoints.close()
     with processes.together():
         sampler_config = from_config.with_preset(config)
+        _warn_of_guidance(config, sampler_config.guidance)
         generate = make_generator(
             model,
             from_config.sampler(sampler_config),
@@ -217,16 +264,33 @@ def open_maker(
     )
 
 
-def claim(folder: pathlib.Path, described: dict[str, Any]) -> None:
-    """Writes the settings of images, or checks that those there are the same.
+def claim(
+    folder: pathlib.Path, described: dict[str, Any], resources: contextlib.ExitStack
+) -> None:
+    """Keeps a folder for images; several processes call it together.
+
+    It has their settings, or those that it has must be the same. Jobs that make images
+    in one folder take turns.
 
     Args:
         folder: of the images; it is made.
         described: see ``Maker``.
+        resources: ends the turn.
 
     Raises:
         InputError: the folder holds images of other settings.
     """
+
+    def take() -> None:
+        _claim(folder, described)  # refused before it waits, and again behind others
+        resources.enter_context(run_dir.alone_in(folder))
+        _claim(folder, described)
+
+    processes.from_first(take)
+
+
+def _claim(folder: pathlib.Path, described: dict[str, Any]) -> None:
+    """Writes the settings of images, or checks that those there are the same."""
     path = folder / SETTINGS
     if not path.exists():
         files.write_json(path, described)

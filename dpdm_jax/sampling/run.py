@@ -3,6 +3,7 @@
 With several processes each makes its share of every batch, and process 0 writes.
 """
 
+import contextlib
 import logging
 import pathlib
 import re
@@ -45,16 +46,17 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     folder = workdir / run_dir.SAMPLES / settings.name
     asked = read_asked(config, workdir, settings.num_images)
     maker = open_maker(config, workdir, asked)
-    processes.from_first(lambda: claim(folder, maker.described))
-    if parts.is_there(folder / ARCHIVE, settings.num_images):
-        _log.debug("%s already holds these images.", folder)
-    else:
-        made = parts.Parts(folder / _PARTS, maker)
-        made.make(settings.num_images)
-        processes.from_first(lambda: _join_parts(folder, made, asked))
-    processes.from_first(lambda: shutil.rmtree(folder / _PARTS, ignore_errors=True))
-    if settings.png:
-        processes.from_first(lambda: _write_png_files(folder))
+    with contextlib.ExitStack() as resources:
+        claim(folder, maker.described, resources)
+        if parts.is_there(folder / ARCHIVE, settings.num_images):
+            _log.debug("%s already holds these images.", folder)
+        else:
+            made = parts.Parts(folder / _PARTS, maker)
+            made.make(settings.num_images)
+            processes.from_first(lambda: _join_parts(folder, made, asked))
+        processes.from_first(lambda: shutil.rmtree(folder / _PARTS, ignore_errors=True))
+        if settings.png:
+            processes.from_first(lambda: _write_png_files(folder))
     return folder
 
 

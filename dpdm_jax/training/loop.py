@@ -11,7 +11,7 @@ import pathlib
 
 import ml_collections
 
-from dpdm_jax import processes
+from dpdm_jax import jax_settings, processes
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import format_epsilon
 from dpdm_jax.training.beginning import ReadInitial
@@ -24,6 +24,7 @@ from dpdm_jax.training.steps import Snapshot, run_steps
 _log = logging.getLogger(__name__)
 
 
+@jax_settings.pinned()
 def train(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,

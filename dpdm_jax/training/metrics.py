@@ -1,7 +1,6 @@
 """Metrics of a run: a local log, in which what was read off the data is marked."""
 
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -9,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from dpdm_jax import files
+from dpdm_jax import files, json_values
 from dpdm_jax.training.step import Diagnostics
 
 FILE_NAME = "metrics.jsonl"
@@ -60,7 +59,7 @@ class MetricsLog:
             InputError: there is no room for them.
         """
         values = {name: float(value) for name, value in scalars.items()}
-        self._append(json.dumps({"step": step} | values).encode() + b"\n")
+        self._append(json_values.dumps({"step": step} | values).encode() + b"\n")
         if self._events_folder is None:
             return
         with files.writing(self._events_folder):

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,6 +59,57 @@ def test_splits_share_the_class_numbers_of_train(tmp_path, data_config):
     np.testing.assert_array_equal(images_and_labels(test, np.array([0]))[1], [1])
 
 
+def test_classes_are_in_natural_order_and_have_folders_of_their_own(
+    tmp_path, data_config
+):
+    """As labels 0 to 11 would have it, whatever lies how deep."""
+    for label in range(12):
+        deep = "x/y" if label % 2 else "."
+        write(tmp_path / str(label) / deep / "0.png", pixels(4, 4, seed=label))
+    source = data.load_source(config_for(data_config, tmp_path), "train")
+    images, labels = images_and_labels(source, np.arange(12))
+    assert labels.tolist() == list(range(12))
+    np.testing.assert_array_equal(images, [pixels(4, 4, seed=i) for i in range(12)])
+
+
+def test_names_with_and_without_numbers_are_ordered():
+    names = ["b", "a10", "a2b", "10", "2", "a", "02"]
+    expected = ["02", "2", "10", "a", "a2b", "a10", "b"]
+    assert sorted(names, key=image_folder.natural_order) == expected
+
+
+def test_an_empty_class_folder_is_refused(tmp_path, data_config):
+    """Those behind it would have other numbers."""
+    for name in ("train/a/0.png", "train/c/0.png", "test/c/0.png"):
+        write(tmp_path / name, pixels(4, 4))
+    for split in ("train", "test"):
+        (tmp_path / split / "b").mkdir()
+    with pytest.raises(InputError, match=r"train/b has no images; allowed: at least"):
+        data.load_source(config_for(data_config, tmp_path), "train")
+    (tmp_path / "train" / "b").rmdir()
+    test = data.load_source(config_for(data_config, tmp_path), "test")
+    assert images_and_labels(test, np.arange(1))[1].tolist() == [1]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_images_of_16_bits_are_read_by_a_stated_range(
+    tmp_path, data_config, suffix
+):
+    stored = np.array([[0, 1000], [3000, 65535]], np.uint16)
+    Image.fromarray(stored).save(tmp_path / f"a.{suffix}")
+    config = config_for(data_config, tmp_path)
+    config.image_folder.value_range = (1000, 4000)
+    images, _ = images_and_labels(data.load_source(config, "train"), np.arange(1))
+    assert images[0, ..., 0].tolist() == [[0, 0], [170, 255]]
+
+
+def test_a_range_is_two_numbers_in_order(tmp_path, data_config):
+    config = config_for(data_config, tmp_path)
+    config.image_folder.value_range = (9, 9)
+    with pytest.raises(InputError, match=r"value_range is \(9, 9\); allowed: \(LOW, "):
+        data.load_source(config, "train")
+
+
 def test_flat_folder_is_unlabelled(tmp_path, data_config):
     for i in range(3):
         write(tmp_path / f"{i}.png", pixels(4, 4, 1, seed=i))
@@ -105,6 +159,12 @@ def test_rgb_files_of_grey_images_become_grey(tmp_path, data_config):
         ("P", "png", 3),
         ("RGBA", "png", 3),
         ("RGB", "jpeg", 3),
+        ("RGB", "jfif", 3),
+        ("RGB", "webp", 3),
+        ("RGB", "TIFF", 3),
+        ("L", "tif", 1),
+        ("L", "bmp", 1),
+        ("P", "gif", 3),
         ("CMYK", "jpg", 3),
     ],
 )
@@ -122,6 +182,20 @@ def test_exif_orientation_is_applied(tmp_path):
     write(tmp_path / "turned.png", stored, exif=exif)
     image = image_folder.decode_image(tmp_path / "turned.png")
     np.testing.assert_array_equal(image, np.rot90(stored, -1))
+
+
+def deep_png(image):
+    """A PNG file of 16 bits a channel in colour, which Pillow does not write."""
+
+    height, width, _ = image.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = image.astype(">u2").reshape(height, -1)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, body in ((b"IHDR", header), (b"IDAT", data), (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + name + body
+        content += struct.pack(">I", zlib.crc32(name + body))
+    return content
 
 
 def damaged_folder(root, kind):
@@ -143,10 +217,15 @@ def damaged_folder(root, kind):
     elif kind == "zero_bytes":
         (root / "later.png").touch()
     elif kind == "other_format":
-        Image.fromarray(pixels(6, 6)).save(root / "later.png", format="BMP")
+        Image.fromarray(pixels(6, 6)).save(root / "later.png", format="PPM")
     elif kind == "sixteen_bits":
         deep = np.full((6, 6), 40_000, np.uint16)
         Image.fromarray(deep).save(root / "later.png")
+    elif kind == "animated":
+        frames = [Image.fromarray(pixels(6, 6, seed=i)) for i in (0, 1)]
+        frames[0].save(root / "later.gif", save_all=True, append_images=frames[1:])
+    elif kind == "sixteen_bits_in_colour":
+        (root / "later.png").write_bytes(deep_png(np.full((6, 6, 3), 40_000)))
     elif kind == "other_size":
         write(root / "later.png", pixels(7, 6))
     elif kind == "other_channels":
@@ -162,7 +241,9 @@ def damaged_folder(root, kind):
         ("text", r"later\.png cannot be decoded"),
         ("zero_bytes", r"later\.png cannot be decoded"),
         ("other_format", r"later\.png cannot be decoded"),
-        ("sixteen_bits", r"later\.png has pixels of .*'I;16'; allowed: 8 bits"),
+        ("sixteen_bits", r"later\.png has pixels of 16 bits; allowed: 8 bits per ch"),
+        ("animated", r"later\.gif has 2 images; allowed: one image a file"),
+        ("sixteen_bits_in_colour", r"later\.png has 16 bits a channel in .*'RGB'"),
         ("other_size", r"later\.png is 7x6x3 but .*good\.png is 6x6x3; allowed"),
         ("other_channels", r"later\.png is 6x6x1 but .*good\.png is 6x6x3; allowed"),
     ],
@@ -177,7 +258,9 @@ def test_bad_image_is_named(tmp_path, data_config, kind, message):
     ("files", "split", "overrides", "message"),
     [
         ([], "train", {}, "has no images; allowed: a folder of .png"),
-        (["a.gif"], "train", {}, "has no images; allowed: a folder of .png"),
+        (["a.ppm"], "train", {}, r"has 1 images of kinds that are not read \(a\.ppm\)"),
+        (["a/b/c.png", "a/d.tga"], "train", {}, r"/a has 1 images of kinds .*\(d\.tga"),
+        (["a/b.png", "train/a/c.png"], "test", {}, "has no folder test"),
         (["a.png", "b/c.png"], "train", {}, "both in itself and in sub-folders"),
         (["a.png"], "test", {}, "has no folder test; allowed: a folder with train"),
         (["test/a.png"], "train", {}, "has a folder test but no train"),

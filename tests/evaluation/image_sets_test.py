@@ -111,6 +111,17 @@ def test_truncated_png(tmp_path):
         image_sets.load(str(tmp_path))
 
 
+def test_bytes_that_were_divided_come_back(tmp_path):
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    np.savez(tmp_path / "a.npz", images=levels / np.float32(127.5) - np.float32(1))
+    found = image_sets.load(str(tmp_path / "a.npz"), float_range="-1,1")
+    np.testing.assert_array_equal(found.images, levels)
+    cut = image_sets.load(
+        str(tmp_path / "a.npz"), float_range="-1,1", rounding="truncate"
+    )
+    assert np.count_nonzero(cut.images == levels.astype(int) - 1) == 63
+
+
 @pytest.mark.parametrize(
     ("float_range", "rounding", "values", "levels"),
     [

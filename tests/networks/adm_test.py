@@ -10,8 +10,8 @@ from flax import nnx
 from float_sums import clipped_grad
 from scipy import stats
 
-from configs import base
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import base
 from dpdm_jax.diffusion import losses
 from dpdm_jax.diffusion.denoiser import make_denoiser
 from dpdm_jax.diffusion.noise_levels import LogNormal

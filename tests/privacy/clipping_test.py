@@ -514,3 +514,18 @@ def test_jax_privacy_agrees(options, clip):
     for name in ("values", "grad_norms"):
         mine, other = getattr(our_aux, name), getattr(their_aux, name)
         np.testing.assert_allclose(mine[real], other[real], rtol=1e-5)
+
+
+def test_named_arguments_are_put_in_their_place():
+    def loss(w, x, scale=1.0, *, power=2):
+        return jnp.sum(scale * (x - w) ** power)
+
+    w, x = jnp.ones(2), jnp.arange(6.0).reshape(3, 2)
+    fn = privacy.clipped_grad(loss, l2_clip_norm=1.0)
+    expected = fn(w, x).to_float()
+    np.testing.assert_array_equal(fn(w, x=x).to_float(), expected)
+    np.testing.assert_array_equal(fn(x=x, w=w, scale=1.0).to_float(), expected)
+    with pytest.raises(InputError, match="takes power by name alone"):
+        fn(w, x, power=3)
+    with pytest.raises(InputError, match="was given y by name, and the loss cannot be"):
+        fn(w, y=x)

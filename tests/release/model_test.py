@@ -49,6 +49,20 @@ def test_labels_seeds_and_presets(released):
     assert (model.sample(8, labels=asked, seed=1)[0] != first).any()
     assert (model.sample(8, labels=asked, preset="ddim")[0] != first).any()
     assert model.sample(3, labels="7")[1].tolist() == [7, 7, 7]
+    assert model.sample(2, labels=np.int64(7))[1].tolist() == [7, 7]
+
+
+@pytest.mark.slow
+def test_settings_of_the_program_around_change_no_image(released):
+    expected, _ = dpdm_jax.load_release(released).sample(8)
+    with (
+        jax.enable_x64(True),
+        jax.default_prng_impl("rbg"),
+        jax.threefry_partitionable(False),
+        jax.numpy_rank_promotion("raise"),
+    ):
+        made, _ = dpdm_jax.load_release(released).sample(8)
+    np.testing.assert_array_equal(made, expected)
 
 
 @pytest.mark.slow
@@ -77,6 +91,8 @@ def test_without_classes_there_are_no_labels(released):
         ({"num_images": 0}, "num_images is 0"),
         ({"num_images": 2, "labels": [1]}, r"shape \(1,\)"),
         ({"num_images": 2, "labels": [1, 10]}, "class 10"),
+        ({"num_images": 2, "labels": 10}, "class 10"),
+        ({"num_images": 2, "labels": 1.0}, r"sample\.labels is 1\.0; allowed"),
         ({"num_images": 2, "labels": [0.5, 1.5]}, "float64"),
         ({"num_images": 2, "labels": "all"}, "'all'"),
         ({"num_images": 2, "seed": -1}, "seed is -1"),
@@ -97,6 +113,48 @@ def test_damaged_releases_are_not_loaded(bundle_copy, tmp_path):
     (bundle_copy / "params.safetensors").write_bytes(content)
     with pytest.raises(InputError, match="differs from its checksum"):
         dpdm_jax.load_release(bundle_copy)
+
+
+def test_what_hubs_and_systems_do_to_a_folder_does_not_matter(released, tmp_path):
+    """Links to a cache's files, a model card, and what is hidden, are no damage."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    for number, name in enumerate(bundle.file_names(released)):
+        blob, link = blobs / str(number), snapshot / name
+        for path in blob, link:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(released / name, blob)
+        link.symlink_to(blob)
+    for name in "README.md", ".gitattributes", ".DS_Store", ".git/HEAD":
+        (snapshot / name).parent.mkdir(exist_ok=True)
+        (snapshot / name).write_text(name)
+    assert dpdm_jax.load_release(snapshot).manifest["name"] == "digits"
+    with open(blobs / "0", "ab") as file:
+        file.write(b" ")
+    with pytest.raises(InputError, match="differs from its checksum"):
+        dpdm_jax.load_release(snapshot)
+
+
+def test_what_is_read_must_be_listed(bundle_copy):
+    path = bundle_copy / bundle.CHECKSUMS
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(x for x in lines if "params.safetensors" not in x))
+    with pytest.raises(
+        InputError, match=r"params\.safetensors is missing in SHA256SUMS"
+    ):
+        dpdm_jax.load_release(bundle_copy)
+
+
+@pytest.mark.slow
+def test_jobs_that_sample_in_one_directory_take_turns(
+    released, trained, commands, tmp_path
+):
+    flags = f"--config=configs/released.py:{released}", f"--workdir={tmp_path / 'run'}"
+    jobs = [commands.start(*flags, "--mode=sample") for _ in range(2)]
+    for job in jobs:
+        done = job.wait()
+        assert done.returncode == 0, done.stderr
+    made, _ = images_of(tmp_path / "run" / "samples" / "samples")
+    np.testing.assert_array_equal(made, images_of(trained / "samples" / "samples")[0])
 
 
 @pytest.mark.slow

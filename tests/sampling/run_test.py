@@ -83,7 +83,8 @@ def test_files_that_an_interruption_left_out_are_made(workdir, monkeypatch):
     folder = run.sample(config_of(), workdir)
     for name in (run.GRID, run.ARCHIVE):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
-    assert {p.name for p in folder.iterdir()} == {run.GRID, run.ARCHIVE, maker.SETTINGS}
+    left = {run.GRID, run.ARCHIVE, maker.SETTINGS, ".lock"}
+    assert {p.name for p in folder.iterdir()} == left
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Classifiers on more and more of a run's images, which are made as they are needed."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -68,7 +69,6 @@ def learning_curve(
     processes.from_first(lambda: len(test()))
     maker = open_maker(config, workdir, asked)
     folder = workdir / FOLDER / config.sample.name
-    processes.from_first(lambda: claim(folder / _IMAGES, maker.described))
     made = parts.Parts(folder / _IMAGES, maker)
     points: list[dict[str, Any]] = []
 
@@ -82,10 +82,12 @@ def learning_curve(
             for name in chosen.classifiers
         ]
 
-    for size in chosen.num_images:
-        made.make(num_selection + size)
-        points += processes.from_first(functools.partial(measure, size))
-        processes.from_first(functools.partial(_write, folder, points))
+    with contextlib.ExitStack() as resources:
+        claim(folder / _IMAGES, maker.described, resources)
+        for size in chosen.num_images:
+            made.make(num_selection + size)
+            points += processes.from_first(functools.partial(measure, size))
+            processes.from_first(functools.partial(_write, folder, points))
     return points
 
 
@@ -181,6 +183,6 @@ def _write(folder: pathlib.Path, points: Sequence[dict[str, Any]]) -> None:
 
     with files.replacing(folder / RESULT) as temporary:
         temporary.touch(mode=0o600)
-        lines = (json.dumps(json_values.encode(point)) for point in points)
+        lines = map(json_values.dumps, points)
         temporary.write_text("".join(f"{line}\n" for line in lines))
     plot.draw(folder / PICTURE, points)

@@ -1,5 +1,6 @@
 """Sums of clipped per-example gradients behind one call, by interchangeable engines."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -112,7 +113,8 @@ def clipped_grad(
             "auto" chooses by ``choose_engine``.
 
     Returns:
-        ``grad_fn(*args, is_padding_example=None, total=None)`` giving the sum, an
+        ``grad_fn(*args, is_padding_example=None, total=None)``, where arguments of
+        ``fun`` may be named instead, giving the sum, an
         ``ExactSum`` of trees like the differentiated argument, or ``(sum, Aux)`` if any
         by-product was asked for. ``is_padding_example`` is bool [b]; such examples
         count for nothing. Sums of parts of a batch are added by ``+``, from
@@ -147,8 +149,12 @@ def clipped_grad(
     with_aux = fun if has_aux else lambda *args: (fun(*args), None)
 
     def grad_fn(
-        *args: Any, is_padding_example: jax.Array | None = None, total: Any = None
+        *args: Any,
+        is_padding_example: jax.Array | None = None,
+        total: Any = None,
+        **named: Any,
     ) -> Any:
+        args = _in_place(fun, args, named)
         size = batch_size([args[i] for i in batch_argnums])
         examples = [args[i] for i in batch_argnums]
         if prng_argnum is not None:
@@ -247,6 +253,33 @@ def exact_sum(
     )
     total = arithmetic.split(joined, nothing)
     return arithmetic.result(total, jax.tree.structure(one))
+
+
+def _in_place(
+    fun: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[Any, ...]:
+    """Puts named arguments where the loss has them: positions tell what is examples'.
+
+    Raises:
+        InputError: the loss has no such argument, or none with a place.
+    """
+    if not named:
+        return args
+    try:
+        bound = inspect.signature(fun).bind(*args, **named)
+    except (TypeError, ValueError) as e:
+        raise InputError(
+            f"clipped_grad was given {', '.join(named)} by name, and the loss cannot "
+            f"be called so ({e}); allowed: names of its arguments."
+        ) from None
+    bound.apply_defaults()
+    by_name = [name for name in named if name in bound.kwargs]
+    if by_name:
+        raise InputError(
+            f"the loss takes {', '.join(by_name)} by name alone; allowed: "
+            "arguments with a place, of which batch_argnums tells those of examples."
+        )
+    return bound.args
 
 
 def _padding(is_padding_example: Any, size: int) -> jax.Array:
