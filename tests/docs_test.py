@@ -44,10 +44,11 @@ _TINY = (
     "--config.log.tensorboard=False",
     "--config.sampler.name=ddim",
     "--config.sampler.num_steps=2",
-    "--config.sample.num_images=60",
-    "--config.sample.batch_size=60",
+    "--config.sample.num_images=120",
+    "--config.sample.batch_size=120",
     "--config.evaluate.metrics=('logreg',)",
     "--config.evaluate.epochs=1",
+    "--config.evaluate.batch_size=64",
     "--config.evaluate.seeds=1",
     "--config.evaluate.dp_sgd.epochs=0",
     "--config.select.grid.classifier=('logreg',)",
@@ -63,6 +64,7 @@ _TINY = (
 # Whose data is at hand. Commands of others are parsed, which loads their config, and
 # tests/configs_test.py plans each of these.
 _EMBEDDED = {"digits", "digits_public", "digits_finetune", "digits_text", "released"}
+_ONLY_PARSE = str(CHECKOUT / "tests" / "plugins" / "only_parse.py")
 _LARGE = ("--compile-for", "--coordinator_address", "--distributed")
 
 
@@ -105,12 +107,11 @@ class Newcomer:
 
     Attributes:
         folder: the folder.
-        typed: commands by how they were run: "run", "parsed" and others.
     """
 
     def __init__(self, folder: pathlib.Path, run: Callable) -> None:
         self.folder = folder
-        self.typed: dict[str, int] = {}
+        self._typed: set[tuple[str, ...]] = set()  # what would find itself done
         self._run = run
 
     def python(self, text: str) -> None:
@@ -137,19 +138,21 @@ class Newcomer:
             assert path.with_suffix(".py").is_file() or path.is_dir()
             return
         if module == "dpdm_jax.main" and self._is_small(args):
-            how = "plan" if "--mode=plan" in args else "run"
-            if how == "run":
-                args = [*args, *_TINY, *_beginning(args)]
+            if "--mode=plan" not in args:
+                self._must(module, *args, module=_ONLY_PARSE)
+                short = [*_TINY, *_beginning(args)]
+                # A second value of a tuple would be added to the first.
+                names = {flag.partition("=")[0] for flag in short}
+                args = [arg for arg in args if arg.partition("=")[0] not in names]
+                args += short
         elif module == "dpdm_jax.main" or "--checkpoint=FILE.pth" in args:
-            how, args = "parsed", [module, *args]
-            module = str(pathlib.Path(__file__).parent / "plugins" / "only_parse.py")
-        else:
-            how = "run"
-            if module == "dpdm_jax.evaluation":
-                args = [*args, "--epochs=1", "--classifier_seeds=1"]
-                args += ["--cache=", "--lenet_steps=10"]
-        self.typed[how] = self.typed.get(how, 0) + 1
-        self._must(*args, module=module)
+            module, args = _ONLY_PARSE, [module, *args]
+        elif module == "dpdm_jax.evaluation":
+            args = [*args, "--epochs=1", "--classifier_seeds=1"]
+            args += ["--cache=", "--lenet_steps=10"]
+        if (module, *args) not in self._typed:
+            self._must(*args, module=module)
+            self._typed.add((module, *args))
 
     def _is_small(self, args: list[str]) -> bool:
         if any(arg.startswith(_LARGE) for arg in args):
@@ -168,7 +171,8 @@ class Newcomer:
 
 def _beginning(args: list[str]) -> list[str]:
     """Returns flags that a mode needs, or by which a run begins with a short one."""
-    if "--config=configs/digits_finetune.py" in args:
+    begins = any(arg.startswith("--config.initial.weights=") for arg in args)
+    if "--config=configs/digits_finetune.py" in args and not begins:
         return ["--config.initial.weights=runs/digits_public"]
     if "--config=configs/digits_public.py" in args:
         number = "--config.data.num_examples=100"
