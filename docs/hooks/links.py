@@ -1,9 +1,12 @@
 """Links of pages to files outside ``docs/``: pictures come along, others are named.
 
+Names of tests get the file that has them.
+
 So pages can be read in the repository and on the site. A link to a file that is not
 there is a warning, which ``--strict`` makes an error.
 """
 
+import functools
 import logging
 import pathlib
 import posixpath
@@ -16,6 +19,7 @@ from mkdocs.structure.pages import Page
 _log = logging.getLogger("mkdocs.plugins.links")
 # [text](../path), but no web address and no place on the page itself.
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
+_TEST = re.compile(r"`(test_\w+)`")
 _FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
 _PICTURES = (".png", ".svg", ".jpg")
 
@@ -41,6 +45,13 @@ def on_page_markdown(
 ) -> str:
     """Rewrites the links that leave ``docs/`` (an event of MkDocs)."""
     root = pathlib.Path(config.docs_dir).parent
+    tests = _tests(root) if _TEST.search(markdown) else {}
+
+    def place(match: re.Match[str]) -> str:
+        file = tests[match[1]]
+        if config.repo_url:
+            return f"[{match[0]}]({config.repo_url.rstrip('/')}/blob/HEAD/{file})"
+        return f'{match[0]}{{ title="{file}" }}'
 
     def rewrite(match: re.Match[str]) -> str:
         sign, label, link, anchor = match.groups()
@@ -62,8 +73,18 @@ def on_page_markdown(
         return f"{label}: `{inside}`" if in_brackets else f"{label} (`{inside}`)"
 
     parts = _FENCE.split(markdown)
-    parts[::2] = [_LINK.sub(rewrite, part) for part in parts[::2]]
+    parts[::2] = [_TEST.sub(place, _LINK.sub(rewrite, p)) for p in parts[::2]]
     return "".join(parts)
+
+
+@functools.cache
+def _tests(root: pathlib.Path) -> dict[str, str]:
+    """Returns the file of each test, by its name."""
+    return {
+        name: path.relative_to(root).as_posix()
+        for path in sorted((root / "tests").rglob("*_test.py"))
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
 
 
 def _inside_repository(page: str, link: str) -> str | None:
