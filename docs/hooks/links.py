@@ -48,7 +48,9 @@ def on_page_markdown(
     tests = _tests(root) if _TEST.search(markdown) else {}
 
     def place(match: re.Match[str]) -> str:
-        file = tests[match[1]]
+        file = tests.get(match[1])  # a source archive has no tests
+        if file is None:
+            return match[0]
         if config.repo_url:
             return f"[{match[0]}]({config.repo_url.rstrip('/')}/blob/HEAD/{file})"
         return f'{match[0]}{{ title="{file}" }}'
