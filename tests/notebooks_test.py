@@ -58,7 +58,7 @@ def test_form(path):
     for cell in _cells(path, "code"):
         ast.parse(cell)
     first = " ".join(_cells(path, "markdown")[0].split())
-    assert re.search(r"two CPU cores.* \d+ s of processor time", first)
+    assert re.search(r"two CPU cores.*\b\d+ s of processor time", first)
     named = [word.rstrip(".,") for word in first.split() if word.startswith("docs/")]
     assert named
     assert all((CHECKOUT / name).is_file() for name in named)
