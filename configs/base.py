@@ -120,14 +120,14 @@ def get_config() -> ml_collections.ConfigDict:
     # Each device keeps a part of the average and of what the optimizer keeps, and adds
     # the noise of that part. Memory only, where there are several devices.
     train.sharded_state = False
-    train.optimizer = "adam"
-    train.learning_rate = 3e-4
+    train.optimizer = "adam"  # adam | sgd
+    train.learning_rate = 3e-4  # of the optimizer, behind the warm-up
     # constant | cosine | linear (to 5 % at the last step; an extension stays there)
     train.schedule = "constant"
     train.warmup_steps = 0  # steps of linear warm-up
-    train.b1 = 0.9
-    train.b2 = 0.999
-    train.adam_eps = 1e-8
+    train.b1 = 0.9  # of Adam, decay of the mean of gradients
+    train.b2 = 0.999  # of Adam, decay of the mean of their squares
+    train.adam_eps = 1e-8  # of Adam, added to the root of that mean
     # Of Adam, in shares of the learning rate, of the weights that are trained (AdamW).
     train.weight_decay = 0.0
     # What the optimizer's gradients are measured in: one | clip_norm (divided by C, so
@@ -138,7 +138,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.stop_after_steps = 0
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
-    checkpoint.every_steps = 100
+    checkpoint.every_steps = 100  # and one at the end
     # Newest checkpoints kept. With 2 or more a run goes on without a damaged one.
     checkpoint.keep = 2
 
@@ -164,21 +164,21 @@ def get_config() -> ml_collections.ConfigDict:
     )
 
     config.sample = sample = ml_collections.ConfigDict()
-    sample.num_images = 1000
+    sample.num_images = 1000  # in the archive
     sample.batch_size = 100  # images per call; does not change them
     # uniform (random classes), balanced (0, 1, 2, ... in turn), one class as "3", or
     # the labels of a .npy file, one per image.
     sample.labels = "uniform"
-    # Of a model that reads captions: prompts, one a line, for the images in turn; in
-    # a text file, or as they are. Private captions are not protected as prompts.
+    # Of a model that reads captions: a text file of prompts, one a line, for the images
+    # in turn. Private captions are not protected as prompts.
     sample.prompts = ""
-    sample.prompt = ""
+    sample.prompt = ""  # in place of the file: the prompts themselves, one a line
     sample.weights = "ema"  # ema | raw
     sample.step = -1  # which checkpoint; -1 the newest
     sample.rounding = "truncate"  # to uint8: truncate (as the papers) | nearest
     sample.png = False  # also one PNG file an image
     sample.name = "samples"  # sub-folder of <workdir>/samples
-    sample.seed = 0
+    sample.seed = 0  # of the images; public
 
     # --mode=release: what of a run is published, in <workdir>/release.
     config.release = release = ml_collections.ConfigDict()
@@ -215,18 +215,19 @@ def get_config() -> ml_collections.ConfigDict:
     # beside the same caption.
     evaluate.prompt_classes = ()
     evaluate.seeds = 3  # trainings of each classifier, each way
-    # 0 keeps to the classifier's own recipe: DPDM's protocol for all but wrn.
+    # Of each training. 0 keeps to the classifier's own recipe: DPDM's protocol for all
+    # but wrn.
     evaluate.epochs = 0
-    evaluate.batch_size = 0
-    evaluate.learning_rate = 0.0
-    evaluate.seed = 0
+    evaluate.batch_size = 0  # likewise
+    evaluate.learning_rate = 0.0  # likewise
+    evaluate.seed = 0  # of all that evaluation draws
     # Classifiers trained on the private images by DP-SGD at the run's epsilon and
     # delta, to compare with; 0 epochs for none.
     evaluate.dp_sgd = dp_sgd = ml_collections.ConfigDict()
-    dp_sgd.epochs = 10
-    dp_sgd.batch_size = 2048
-    dp_sgd.learning_rate = 2e-3
-    dp_sgd.l2_clip_norm = 1.0
+    dp_sgd.epochs = 10  # of expected batches
+    dp_sgd.batch_size = 2048  # expected
+    dp_sgd.learning_rate = 2e-3  # of Adam
+    dp_sgd.l2_clip_norm = 1.0  # bound on one image's gradient
 
     # --mode=select: classifiers trained on some of the samples and ranked by their
     # accuracy on others, each trained evaluate.seeds times.
@@ -234,22 +235,22 @@ def get_config() -> ml_collections.ConfigDict:
     # Every combination of these. All but the names are fields of the recipe
     # (dpdm_jax/evaluation/recipes.py); () keeps to evaluate's, or the classifier's own.
     select.grid = grid = ml_collections.ConfigDict()
-    grid.classifier = ("logreg", "mlp")
-    grid.learning_rate = (3e-4, 1e-3, 3e-3)
-    grid.epochs = ()
-    grid.batch_size = ()
-    grid.optimizer = ()
-    grid.schedule = ()
-    grid.weight_decay = ()
-    grid.label_smoothing = ()
-    grid.augmentation = ()
+    grid.classifier = ("logreg", "mlp")  # names of classifiers
+    grid.learning_rate = (3e-4, 1e-3, 3e-3)  # at first
+    grid.epochs = ()  # of each training
+    grid.batch_size = ()  # images of a step
+    grid.optimizer = ()  # adam | sgd (with momentum)
+    grid.schedule = ()  # constant | cosine
+    grid.weight_decay = ()  # added to the gradient, times the weights
+    grid.label_smoothing = ()  # probability that goes to all classes alike
+    grid.augmentation = ()  # True: mirrored at random, and shifted
     # Rank them by real test images, too: for the owner, outside the guarantee.
     select.real_test = False
 
     # --mode=learning_curve: accuracy on real test images of classifiers, trained as
     # evaluate says on growing numbers of images: for the owner, outside the guarantee.
     config.learning_curve = learning_curve = ml_collections.ConfigDict()
-    learning_curve.classifiers = ("mlp",)
+    learning_curve.classifiers = ("mlp",)  # names, as of evaluate.metrics
     learning_curve.num_images = (1000, 5000, 20_000)  # to train on
     learning_curve.selection_images = 1000  # others, which select the epoch
     # Of one training: more images get fewer epochs, but one; 0 for any number.
@@ -265,9 +266,8 @@ def get_config() -> ml_collections.ConfigDict:
     audit.image_canaries = 0
     audit.runs = 1000  # tiny runs, half of them with one canary more; 0 for none
     audit.run_steps = 100  # of each of those at most
-    # Membership: images of each split at most, and noise draws of each.
-    audit.images = 1000
-    audit.noise_draws = 16
+    audit.images = 1000  # of each split at most, for the attack by membership
+    audit.noise_draws = 16  # of each of these images
     audit.seed = 0  # which canaries are in, and the draws for membership; public
 
     config.report = report = ml_collections.ConfigDict()

@@ -437,7 +437,7 @@ def test_epsilon_is_one_number_wherever_it_is_printed(
     of_reals = accounting.epsilon_of_events(
         [(*query[:3], None) for query in queries], plan.delta, plan.accountant
     )
-    # The fourth decimal stays; README, "Arithmetic", names the exception.
+    # The fourth decimal stays; docs/arithmetic.md names the exception.
     assert abs(by_api - of_reals) < _OF_ARITHMETIC.get(spec, 5e-6)
     assert (
         len(

@@ -28,6 +28,7 @@ _COSTLY = (
     "privacy/clipping_test.py",
     "training/trainable_test.py",
     "training/loop_test.py",
+    "docs_test.py",
     "entry_points_test.py",
     "training/faults_test.py",
     "configs_test.py",

@@ -1,16 +1,20 @@
 """What a wheel holds, and that it does its work without the repository."""
 
+import email
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import yaml
 from commands import CHECKOUT
 
+import dpdm_jax
 from dpdm_jax.configs import base
 
 pytestmark = pytest.mark.slow
@@ -78,11 +82,48 @@ def test_a_wheel_holds_the_package_and_its_configs(wheel):
     assert {"dpdm_jax/py.typed", "dpdm_jax/report/templates/report.html"} <= names
 
 
+def test_metadata(wheel):
+    """What an index shows; the version stands in the package alone."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        said = email.message_from_bytes(archive.read(name))
+        (licence,) = (n for n in archive.namelist() if n.endswith("/LICENSE"))
+        assert archive.read(licence) == (CHECKOUT / "LICENSE").read_bytes()
+    assert said["Version"] == dpdm_jax.__version__
+    assert said["License"] == "Apache-2.0"
+    assert said.get_payload() == (CHECKOUT / "README.md").read_text()
+    assert "Typing :: Typed" in said.get_all("Classifier")
+    assert len(said.get_all("Project-URL")) == 3
+    extras = set(said.get_all("Provides-Extra"))
+    assert {"audit", "docs", "parquet", "sign", "text", "tfds", "torch"} <= extras
+
+
+def test_changelog_and_citation_have_the_version():
+    changes = (CHECKOUT / "CHANGELOG.md").read_text()
+    titles = re.findall(r"^## (\S+)", changes, re.M)
+    assert titles[:2] == ["Unreleased", dpdm_jax.__version__]
+    citation = yaml.safe_load((CHECKOUT / "CITATION.cff").read_text())
+    assert citation["version"] == dpdm_jax.__version__
+
+
+def test_forms_of_issues_are_complete():
+    folder = CHECKOUT / ".github" / "ISSUE_TEMPLATE"
+    forms = sorted(folder.glob("[!c]*.yml"))
+    for path in forms:
+        form = yaml.safe_load(path.read_text())
+        assert {"name", "description", "body"} <= set(form), path
+    assert "SECURITY.md" in (folder / "bug.yml").read_text()
+
+
 def test_a_source_archive_makes_the_same_wheel(wheel, tmp_path):
     _run([sys.executable, "-c", _BUILD_SDIST], cwd=wheel.parents[1] / "copy")
     (archive,) = wheel.parents[1].glob("*.tar.gz")
     shutil.unpack_archive(archive, tmp_path, filter="data")
     (source,) = tmp_path.iterdir()
+    for name in ("CHANGELOG.md", "CITATION.cff", "SECURITY.md", "mkdocs.yml"):
+        assert (source / name).read_bytes() == (CHECKOUT / name).read_bytes()
+    pages = {p.relative_to(CHECKOUT) for p in (CHECKOUT / "docs").rglob("*.md")}
+    assert pages == {p.relative_to(source) for p in (source / "docs").rglob("*.md")}
     assert _names(_build_wheel(source, tmp_path / "built")) == _names(wheel)
 
 

@@ -83,16 +83,16 @@ def measure(
         As JSON has values: under each metric's name its number, and beside it
 
         - NAME_floor for fid and fid_lenet: the distance between two disjoint random
-          parts of the real images, halves, or the one part as large as the synthetic
-          set if that is smaller: what perfect images could score.
+            parts of the real images, halves, or the one part as large as the synthetic
+            set if that is smaller: what perfect images could score.
         - NAME_std for kid (over subsets), classifiers and alignment (over seeds; null
-          for one).
+            for one).
         - alignment_real_test: the same of ``real_test``, if there is such.
         - NAME_real for classifiers: the same classifier trained on ``real``, if there
-          is ``real_test``; NAME_dp_sgd: trained on it by DP-SGD, if ``settings`` say
-          so. Both with _std.
+            is ``real_test``; NAME_dp_sgd: trained on it by DP-SGD, if ``settings`` say
+            so. Both with _std.
         - NAME_ensemble and NAME_real_ensemble for classifiers, if there are several
-          seeds: accuracy of the mean of their probabilities.
+            seeds: accuracy of the mean of their probabilities.
         - counts, image_shape, settings, caveats, details, private.
 
     Raises:
