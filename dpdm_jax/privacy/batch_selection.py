@@ -1,7 +1,6 @@
 """Which examples enter which step: Poisson sampling, the sampler that is accounted."""
 
 import dataclasses
-import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from jaxtyping import Int64
 from dpdm_jax import validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.padding import pad_indices
+from dpdm_jax.privacy import seeded_draws
 
 SEED_BYTES = 32
 MIN_SEED_BYTES = 16
@@ -280,16 +280,6 @@ def _check_seed(seed: bytes) -> None:
 
 def _draws(seed: bytes, step: int, start: int, num_examples: int) -> np.ndarray:
     """Returns uint64 [<= _BLOCK], uniform, for the block of examples at ``start``."""
-    count = min(_BLOCK, num_examples - start)
-    # Lengths come first, so that no two (seed, step, start) give the same input.
-    key = b"".join(
-        (
-            len(_DOMAIN).to_bytes(8, "little"),
-            _DOMAIN,
-            len(seed).to_bytes(8, "little"),
-            seed,
-            step.to_bytes(8, "little"),
-            start.to_bytes(8, "little"),
-        )
+    return seeded_draws.draws(
+        _DOMAIN, seed, step, start, min(_BLOCK, num_examples - start)
     )
-    return np.frombuffer(hashlib.shake_256(key).digest(8 * count), "<u8")

@@ -6,10 +6,10 @@ secret seed, by step and group, so that a step that is taken again sees the same
 and so that no group's draw depends on another's images.
 """
 
-import hashlib
-
 import numpy as np
 from jaxtyping import Int64
+
+from dpdm_jax.privacy import seeded_draws
 
 _DOMAIN = b"dpdm_jax.privacy.group_selection.1"
 
@@ -21,7 +21,7 @@ def choose(
 
         >>> known = bytes(16)  # protects nobody; privacy.new_seed() does
         >>> choose(known, 0, 7, size=10, count=3).tolist()
-        [0, 1, 2]
+        [0, 4, 9]
         >>> choose(known, 1, 7, size=2, count=3).tolist()
         [0, 1]
 
@@ -37,17 +37,6 @@ def choose(
     """
     if size <= count:
         return np.arange(size, dtype=np.int64)
-    # Lengths come first, so that no two inputs give the same bytes.
-    key = b"".join(
-        (
-            len(_DOMAIN).to_bytes(8, "little"),
-            _DOMAIN,
-            len(seed).to_bytes(8, "little"),
-            seed,
-            step.to_bytes(8, "little"),
-            group.to_bytes(8, "little"),
-        )
-    )
-    draws = np.frombuffer(hashlib.shake_256(key).digest(8 * size), "<u8")
+    draws = seeded_draws.draws(_DOMAIN, seed, step, group, size)
     # The images with the smallest of independent uniform draws are a uniform choice.
     return np.sort(np.argsort(draws, kind="stable")[:count]).astype(np.int64)
