@@ -21,7 +21,7 @@ def choose(
 
         >>> known = bytes(16)  # protects nobody; privacy.new_seed() does
         >>> choose(known, 0, 7, size=10, count=3).tolist()
-        [0, 1, 2]
+        [0, 4, 9]
         >>> choose(known, 1, 7, size=2, count=3).tolist()
         [0, 1]
 
