@@ -7,6 +7,10 @@ it is from.
     python -m dpdm_jax.main --config=configs/camelyon17_finetune.py \
         --config.initial.weights=runs/imagenet_32_public \
         --config.data.path=data/camelyon17_v1.0
+
+The unit is one patch, as in the paper. A patient has thousands:
+--config.data.group=patient --config.data.num_examples=0 protects them, and there are
+few (docs/people.md).
 """
 
 import ml_collections

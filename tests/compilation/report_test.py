@@ -61,6 +61,24 @@ def check_work(report):
 
 
 @pytest.mark.slow
+def test_people_take_the_work_of_their_images(on_cpu, monkeypatch):
+    """Of as many as there is room for; the programs are lowered alone."""
+    sizes = dict.fromkeys(("arguments", "temporaries", "peak", "code"), 0)
+
+    def lowered(lower):
+        assert lower() is not None
+        return {"memory": sizes, "compile_seconds": 0.0}
+
+    monkeypatch.setattr(report_lib, "_compile", lowered)
+    config = small_config(images_per_group=3)
+    config.data.update(source="npz", group="person")
+    people = compilation.compile_report(config, compilation.find_target("cpu"))
+    works = [r["expected_flops_of_accumulate"] for r in (people, on_cpu)]
+    assert works[0] == pytest.approx(3 * works[1])
+    assert people["microbatches_per_step"] == on_cpu["microbatches_per_step"]
+
+
+@pytest.mark.slow
 def test_cpu(on_cpu):
     check_work(on_cpu)
     for program in on_cpu["programs"].values():
