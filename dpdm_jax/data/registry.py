@@ -60,6 +60,9 @@ CONDITIONS = Room(
     },
 )
 
+#: The sources whose highest label tells the number of classes, unless it is stated.
+COUNTED = ("idx", "npz", "parquet")
+
 #: The sources that have captions, all of which keep their examples in memory.
 CAPTIONED: Mapping[str, captions.Read] = {
     "digits": digits.captions,
@@ -94,7 +97,7 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
         texts = _texts(config, settings, split, made)
         unlabelled = dataclasses.replace(settings, num_classes=0)
         source = made.of(ROOM.build(config, unlabelled, split), texts)
-    if split == "train" and settings.num_classes == -1:
+    if split == "train" and settings.num_classes == -1 and config.source in COUNTED:
         _check_first_label(source)
     # The accountant trusts this number, so it must be that of the data.
     if split == "train" and settings.num_examples not in (0, len(source)):
