@@ -19,6 +19,7 @@ from dpdm_jax.data import (
     glyphs,
     idx,
     image_folder,
+    image_zip,
     npz,
     parquet,
     tfds,
@@ -40,6 +41,7 @@ ROOM = Room(
         "image_folder": Kind(
             image_folder.load, (Group("data.image_folder", image_folder.Settings),)
         ),
+        "image_zip": Kind(image_zip.load),
         "npz": Kind(npz.load),
         "glyphs": Kind(glyphs.load, (Group("data.glyphs", glyphs.Settings),)),
         "camelyon17": Kind(
