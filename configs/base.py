@@ -114,6 +114,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Examples that the engine works on at once on one device; 0 for all of a call,
     # or for what "auto" chooses.
     train.engine_microbatch_size = 0
+    # Each device keeps a part of the average and of what the optimizer keeps, and adds
+    # the noise of that part. Memory only, where there are several devices.
+    train.sharded_state = False
     train.optimizer = "adam"
     train.learning_rate = 3e-4
     # constant | cosine | linear (to 5 % at the last step; an extension stays there)

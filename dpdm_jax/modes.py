@@ -50,9 +50,10 @@ def plan(
         target = None if compile_for is None else compilation.find_target(compile_for)
 
     def make_report() -> dict[str, Any]:
-        return planning.plan_report(
+        report = planning.plan_report(
             config, estimate_cost=target is None, record=_ledger_of(workdir)
         )
+        return report | autoencoding.planned(config)
 
     report = processes.from_first(make_report)
     if not as_json:
@@ -257,6 +258,8 @@ def _lines(name: str, value: Any) -> Iterable[Any]:
         return map(_in_words, value)
     if name == "trained":
         return [_in_words(value)]
+    if name == "autoencoder":
+        return [f"trained first, {_in_words(value)}"]
     if name == "trained_modules":
         return [f"{module}: {count}" for module, count in value.items()]
     return [value]

@@ -29,6 +29,9 @@ def progress_bar(
         disable=not shown or sys.stderr is None,
         # A bar that redraws would fill the log of a batch job.
         mininterval=0.5 if sys.stderr is not None and sys.stderr.isatty() else 15.0,
+        # The time left by all units so far: of what is drawn now and then alone, tqdm
+        # would smooth the rate of the first, which compiles.
+        smoothing=0,
         # tqdm hides the bar where the terminal states a width of 0.
         ncols=shutil.get_terminal_size().columns,
     )

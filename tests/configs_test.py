@@ -71,6 +71,7 @@ PARENTS = [
     ("imagenet_32_public", 81_150_723, "camelyon17_finetune"),
     ("glyphs_public", 236_368, "mnist_finetune"),
     ("digits_public", 93_888, "digits_finetune"),
+    ("digits_text_public", 222_144, "digits_text"),
     ("glyphs_ldm_public", 624_265, "mnist_ldm_cpu"),
     # The autoencoder, the U-Net and the classes: 27 rows of 5, 1,001 of 512.
     ("emnist_ldm_public", 102_553_535 + 4_606_467 + 27 * 5, "mnist_ldm"),
@@ -115,6 +116,28 @@ def no_timing():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "_matrix_product_rate", lambda: 1e11)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_are_built_once():
+    """A config's budgets have one model, whose building takes most of a plan."""
+    made = {}
+
+    def build_once(config, sample_shape, condition):
+        groups = (
+            config.codec,
+            config.network,
+            config.diffusion,
+            config.train.trainable,
+        )
+        key = (*map(repr, groups), sample_shape, condition)
+        if key not in made:
+            made[key] = build_model(config, sample_shape, condition)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "build_model", build_once)
+        yield build_once
 
 
 @pytest.mark.slow
@@ -369,13 +392,13 @@ def specs():
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", specs())
 def test_epsilon_is_one_number_wherever_it_is_printed(
-    spec, tmp_path, capsys, monkeypatch
+    spec, models_are_built_once, tmp_path, capsys, monkeypatch
 ):
     config = command_line.load_config(spec)
     config.data.captions.vocabulary = ""  # bytes: the file is the user's
     report = planning.plan_report(config, estimate_cost=False)
     problem = planning.public_problem(config)
-    model = build_model(config, problem.image_shape, problem.condition)
+    model = models_are_built_once(config, problem.image_shape, problem.condition)
     plan = planning.privacy_plan(config, problem.num_examples, model)
     coordinates = model.num_parameters
     ledger = Ledger.create(tmp_path / "privacy.json", plan)

@@ -145,9 +145,8 @@ class CanaryTraining:
             secrets=secrets,
             microbatch_size=self._microbatch_size,
         )
-        state = devices.place(
-            self._start(secrets.noise_key), devices.replicated(self._mesh)
-        )
+        state = self._start(secrets.noise_key)
+        state = devices.place(state, self._training.layout(state))
         weights, sizes = [np.array(state.params)], []
         for step in range(self._plan.num_steps):
             state, _, size = take_step(mechanism, state, step)

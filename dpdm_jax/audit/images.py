@@ -128,9 +128,8 @@ def _train(
         microbatch_size=config.train.microbatch_size,
         encode=make_encoder(model.codec, mesh),
     )
-    state = devices.place(
-        create_state(trained, training.optimizer, training.noise), everywhere
-    )
+    state = create_state(trained, training.optimizer, training.noise)
+    state = devices.place(state, training.layout(state))
     sizes = []
     for step in range(plan.num_steps):
         state, _, size = take_step(mechanism, state, step)

@@ -101,7 +101,7 @@ def of_step(
         secrets = fresh_secrets()
         training = build_training(config, plan, loss, secrets.noise_key, mesh)
         state = create_state(jnp.zeros(size), training.optimizer, training.noise)
-        state = devices.place(state, devices.replicated(mesh))
+        state = devices.place(state, training.layout(state))
         room = -(-(_BYSTANDERS + 1) // mesh.size) * mesh.size
         spec = data.image_spec((1, 1, 1), conditions.Unconditional())
         batch = devices.place(

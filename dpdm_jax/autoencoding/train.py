@@ -25,7 +25,7 @@ from dpdm_jax.networks.codecs.autoencoder import AutoencoderCodec
 from dpdm_jax.networks.codecs.registry import TRAINING
 from dpdm_jax.networks.codecs.training import Settings
 from dpdm_jax.progress import progress_bar
-from dpdm_jax.training import rngs
+from dpdm_jax.training import divergence, rngs
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.metrics import MetricsLog
 
@@ -125,6 +125,26 @@ def is_wanted(config: ml_collections.ConfigDict) -> bool:
     codec, initial = config.codec, config.initial
     is_given = codec.weights or initial.weights or initial.parent
     return bool(TRAINING.build(codec) and config.data.public and not is_given)
+
+
+def planned(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the training of an autoencoder that comes before a run, for its plan.
+
+    Args:
+        config: the whole config.
+
+    Returns:
+        {"autoencoder": steps and images of a step}, or {} if none ``is_wanted``.
+    """
+    if not is_wanted(config):
+        return {}
+    settings: Settings = TRAINING.build(config.codec)
+    return {
+        "autoencoder": {
+            "num_steps": settings.num_steps,
+            "batch_size": settings.batch_size,
+        }
+    }
 
 
 def is_finished(workdir: pathlib.Path) -> bool:
@@ -235,9 +255,13 @@ def _take_steps(job: _Job, state: State, picture: Picture | None) -> None:
                 every = config.log.snapshot_every_steps
                 if picture is not None and (is_last or (every and done % every == 0)):
                     picture(*_reconstructed(job, state), done)
+                is_kept = is_last or done % config.checkpoint.every_steps == 0
+                if is_kept:
+                    with processes.together():
+                        divergence.check(state.params, done, settings.path)
                 if is_last:
                     _finish(job, state)
-                elif done % config.checkpoint.every_steps == 0:
+                elif is_kept:
                     job.checkpoints.save(job.codec, state, job.meta)
     except Interrupted:
         if job.checkpoints.newest() != done:

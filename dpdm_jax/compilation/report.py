@@ -229,13 +229,11 @@ def _programs(
 
     trained, fixed = model.split(_placed(model.shapes, everywhere))
     released = _placed(model.ordinary.shapes, everywhere)
-    state = _placed(
-        jax.eval_shape(
-            lambda params: create_state(params, training.optimizer, training.noise),
-            trained,
-        ),
-        everywhere,
+    state = jax.eval_shape(
+        lambda params: create_state(params, training.optimizer, training.noise),
+        trained,
     )
+    state = _placed_in(state, training.layout(state))
     partial = _placed(jax.eval_shape(step.start, trained), per_device)
     size = config.train.microbatch_size
     batch = _placed(
@@ -274,8 +272,14 @@ def _bytes_of(shapes: Any) -> int:
 
 
 def _placed(tree: Any, sharding: Sharding) -> Any:
+    return _placed_in(tree, jax.tree.map(lambda _: sharding, tree))
+
+
+def _placed_in(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings,
     )
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:  # a type checker does not follow __path__
     from configs import cifar10 as cifar10
     from configs import cifar10_finetune as cifar10_finetune
     from configs import digits as digits
+    from configs import digits_finetune as digits_finetune
     from configs import digits_public as digits_public
+    from configs import digits_text_public as digits_text_public
     from configs import emnist_ldm_public as emnist_ldm_public
     from configs import glyphs_ldm_public as glyphs_ldm_public
     from configs import glyphs_public as glyphs_public

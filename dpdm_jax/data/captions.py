@@ -5,13 +5,17 @@ A caption belongs to its image: both are one private record.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from dpdm_jax.conditions import Tokens, tokenizers
 from dpdm_jax.conditions.tokenizers import Tokenizer
-from dpdm_jax.data.sources import DataSettings, MemorySource
+from dpdm_jax.data.sources import (
+    ConditionedSource,
+    MemorySource,
+    Source,
+)
 from dpdm_jax.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -31,11 +35,6 @@ class Settings(tokenizers.Settings):
     column: str = "text"
 
 
-#: Reads the captions of a source's examples, in their order, by ``config.data``, the
-#: column of a table, and "train" or "test".
-Read = Callable[[DataSettings, str, str], list[str]]
-
-
 @dataclasses.dataclass(frozen=True)
 class Captions:
     """What ``data.condition = "captions"`` makes of a source.
@@ -53,7 +52,7 @@ class Captions:
         """Of the examples."""
         return self.tokenizer.condition
 
-    def of(self, source: MemorySource, texts: Sequence[str]) -> MemorySource:
+    def of(self, source: Source, texts: Sequence[str]) -> Source:
         """Returns a source whose examples have captions for their condition.
 
         Args:
@@ -77,7 +76,9 @@ class Captions:
                 len(texts),
                 self.settings.length,
             )
-        return source.with_condition(tokens, self.condition)
+        if isinstance(source, MemorySource):
+            return source.with_condition(tokens, self.condition)
+        return ConditionedSource(source, tokens, self.condition)
 
 
 def build(settings: Settings) -> Captions:

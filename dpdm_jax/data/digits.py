@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dpdm_jax import validate
+from dpdm_jax.data import digit_captions
 from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
@@ -24,31 +25,6 @@ NUM_TEST = 360
 SPLIT_SEED = 1797
 _NUM_CLASSES = 10
 _MAX_INK = 16
-
-#: The classes in words.
-WORDS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-)
-#: How captions speak of a digit, by its word or its figure.
-WORDINGS = (
-    "a handwritten {word}",
-    "a handwritten {figure}",
-    "the digit {word}",
-    "the digit {figure}",
-    "the number {word}",
-    "a scan of the number {figure}",
-    "{word}, written by hand",
-    "a small picture of the digit {word}",
-)
 
 
 def load(config: DataSettings, split: str) -> MemorySource:
@@ -86,7 +62,7 @@ def load(config: DataSettings, split: str) -> MemorySource:
 def captions(config: DataSettings, column: str, split: str) -> list[str]:
     """Returns a caption for each of ``load``'s images, such as "the digit three".
 
-    Each is one of ``WORDINGS``, drawn at random once and for all.
+    Each is one of ``digit_captions.WORDINGS``, drawn at random once and for all.
 
     Args:
         config: see ``load``.
@@ -98,13 +74,8 @@ def captions(config: DataSettings, column: str, split: str) -> list[str]:
     """
     del column
     chosen = _chosen(config, split)
-    # Of the classes, the draw knows nothing.
-    draws = np.random.RandomState(SPLIT_SEED + 1)
-    wordings = draws.randint(len(WORDINGS), size=NUM_TRAIN + NUM_TEST)[chosen]
-    return [
-        WORDINGS[wording].format(word=WORDS[label], figure=label)
-        for wording, label in zip(wordings, _load_digits().target[chosen], strict=True)
-    ]
+    wordings = digit_captions.drawn(NUM_TRAIN + NUM_TEST, SPLIT_SEED + 1)[chosen]
+    return digit_captions.written(wordings, _load_digits().target[chosen])
 
 
 def _chosen(config: DataSettings, split: str) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.data import digit_captions
 from dpdm_jax.data.font_rendering import (
     FRAMES,
     MAX_STROKE,
@@ -36,6 +37,8 @@ from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError
 
 _SIZES = (4, 512)
+# Beside the numbers of images, of which there are fewer.
+_CAPTIONS = 2**40
 _TEST_FRACTION = 10
 # Pixels of the bitmaps that glyphs are made from: at least, and a pixel of the image.
 _EM, _EM_PER_PIXEL = 96, 2.4
@@ -226,6 +229,38 @@ def load(settings: Settings, config: DataSettings, split: str) -> GlyphSource:
     test_fonts = max(1, round(len(files) / _TEST_FRACTION))
     chosen = files[:test_fonts] if name == "test" else files[test_fonts:]
     return GlyphSource(chosen, settings, config, name)
+
+
+def captions(
+    settings: Settings, config: DataSettings, column: str, split: str
+) -> list[str]:
+    """Returns a caption for each of ``load``'s images, such as "the digit three".
+
+    Each is one of ``digit_captions.WORDINGS``, drawn at random by the seed.
+
+    Args:
+        settings: what is rendered: figures alone.
+        config: see ``load``.
+        column: of a table, which there is none of.
+        split: "train" or "test".
+
+    Raises:
+        InputError: a character is no figure, or another split is asked for.
+    """
+    del column
+    name = split_name(config, split)
+    validate.one_of(f"data.{split}_split", name, SPLITS)
+    if not set(settings.characters) <= set("0123456789"):
+        raise InputError(
+            f"data.glyphs.characters is {settings.characters!r} and data.condition is "
+            "'captions'; allowed: figures, of which there are captions, or labels."
+        )
+    number = settings.images_per_character
+    figures = number * [int(character) for character in settings.characters]
+    # A stream for each split, and none of the images'.
+    seeds = np.random.SeedSequence((settings.seed, SPLITS.index(name), _CAPTIONS))
+    seed = int(seeds.generate_state(1)[0])
+    return digit_captions.written(digit_captions.drawn(len(figures), seed), figures)
 
 
 def _check_range(

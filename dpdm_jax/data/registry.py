@@ -5,7 +5,6 @@ source pays for another one's.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import ml_collections
 
@@ -65,13 +64,19 @@ CONDITIONS = Room(
 #: The sources whose highest label tells the number of classes, unless it is stated.
 COUNTED = ("idx", "npz", "parquet")
 
-#: The sources that have captions, all of which keep their examples in memory.
-CAPTIONED: Mapping[str, captions.Read] = {
-    "digits": digits.captions,
-    "image_folder": image_folder.captions,
-    "npz": npz.captions,
-    "parquet": parquet.captions,
-}
+#: The sources that have captions. What reads those of its examples, in their order,
+#: takes its own settings, those of every source, the column of a table, and "train" or
+#: "test".
+CAPTIONED = Room(
+    "data.source",
+    {
+        "digits": Kind(digits.captions),
+        "glyphs": Kind(glyphs.captions, (Group("data.glyphs", glyphs.Settings),)),
+        "image_folder": Kind(image_folder.captions),
+        "npz": Kind(npz.captions),
+        "parquet": Kind(parquet.captions),
+    },
+)
 
 
 def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
@@ -192,10 +197,10 @@ def _texts(
     split: str,
     made: Captions,
 ) -> list[str]:
-    read = CAPTIONED.get(config.source)
-    if read is None:
+    if config.source not in CAPTIONED.kinds:
         raise InputError(
             f"data.condition is 'captions' and data.source is {config.source!r}, which "
-            f"has none; allowed: {', '.join(CAPTIONED)}."
+            f"has none; allowed: {', '.join(CAPTIONED.kinds)}."
         )
-    return read(settings, made.settings.column, split)
+    texts: list[str] = CAPTIONED.build(config, settings, made.settings.column, split)
+    return texts

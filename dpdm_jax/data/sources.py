@@ -133,6 +133,30 @@ class MemorySource:
         return MemorySource(self._examples | {"condition": values}, condition)
 
 
+class ConditionedSource:
+    """Images of a source that need not lie in memory, with another condition."""
+
+    def __init__(self, source: Source, values: Any, condition: Condition):
+        """Keeps them.
+
+        Args:
+            source: of the images.
+            values: of its examples, arrays [N, ...].
+            condition: which allows them.
+        """
+        self._source, self._values = source, values
+        self.condition = condition
+        self.spec = {**source.spec, "condition": condition.spec}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def examples(self, indices: np.ndarray) -> Example:
+        """Reads examples; see ``Source.examples``."""
+        condition = jax.tree.map(lambda x: x[indices], self._values)
+        return self._source.examples(indices) | {"condition": condition}
+
+
 class ArraySource(MemorySource):
     """A source of images of bytes that lie in memory."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpdm_jax import devices
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
 from dpdm_jax.networks.codecs import Codec
@@ -33,7 +34,7 @@ def digest(tree: Any) -> str:
     """Returns a checksum of arrays, such as the weights that images were made with."""
     checksum = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        checksum.update(np.ascontiguousarray(leaf).tobytes())
+        checksum.update(np.ascontiguousarray(devices.to_host(leaf)).tobytes())
     return checksum.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """A denoiser from a config: the one place that joins a network to the diffusion."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Set
 from typing import Any
@@ -65,9 +66,11 @@ class Model:
     codec: Codec
     trainable: Trainable
 
-    @property
+    @functools.cached_property
     def ordinary(self) -> "Model":
         """The same without adapters, as samples and releases are of."""
+        if not self.trainable.frozen and not self.trainable.adapted:
+            return self
         return dataclasses.replace(self, trainable=Trainable())
 
     @property
@@ -121,11 +124,12 @@ class Model:
     def _is_alone(self) -> bool:
         return not self._kept_names
 
-    @property
+    @functools.cached_property
     def _kept_names(self) -> Set[str]:
         return _kept_names(self.prior, self.codec, self.condition)
 
-    @property
+    # Once: a trace of all laws of a large model takes a second.
+    @functools.cached_property
     def shapes(self) -> Params:
         """Shapes and dtypes of the parameters; allocates none, and uses no device."""
         return jax.eval_shape(lambda: self.init(jax.random.key(0)))
@@ -150,12 +154,12 @@ class Model:
     @property
     def num_parameters(self) -> int:
         """Number of scalars, trained or fixed; those of adapters are not counted."""
-        return num_scalars(self.ordinary.shapes)
+        return num_scalars(self.shapes) - self.num_adapters
 
     @property
     def num_adapters(self) -> int:
         """Number of scalars of low-rank adapters."""
-        return num_scalars(self.shapes) - self.num_parameters
+        return num_scalars(adapters.taken_apart(self._of_network(self.shapes))[1])
 
     @property
     def num_trained(self) -> int:

@@ -36,7 +36,7 @@ class Trainable:
         selector: what a config says, without blanks.
         frozen: paths of the parameters that no step changes.
         adapted: paths of the layers that get low-rank adapters, which are trained.
-        rank: of those; 0 without.
+        rank: of those, see ``adapters.drawn``; 0 without.
     """
 
     selector: str = ALL
@@ -174,7 +174,7 @@ def _matrices(known: Parts) -> list[str]:
 
 
 def _largest_rank(shapes: Mapping[str, Any], matrices: Iterable[str]) -> int:
-    return min((min(shapes[name].shape) for name in matrices), default=0)
+    return max((min(shapes[name].shape) for name in matrices), default=0)
 
 
 def _allowed(shapes: Mapping[str, Any], known: Parts) -> str:

@@ -60,21 +60,23 @@ def drawn(
     Args:
         params: of a network, without adapters.
         layers: paths of those that get one; each has a matrix for a kernel.
-        rank: of the products A B.
+        rank: of the products A B; of a layer with fewer inputs or outputs as many as it
+            has, since no product has a higher rank.
         key: typed PRNG key.
 
     Returns:
         The adapters. A is uniform on +-1 / sqrt(in), as PyTorch's layers begin.
     """
     kernels = [_at(params, layer)[_KERNEL] for layer in layers]
-    total = sum(kernel.shape[0] * rank for kernel in kernels)
+    ranks = [min(rank, *kernel.shape) for kernel in kernels]
+    total = sum(kernel.shape[0] * r for kernel, r in zip(kernels, ranks, strict=True))
     draw = jax.random.uniform(key, (total,), minval=-1.0)  # one, as of all parameters
     found, start = {}, 0
-    for layer, kernel in zip(layers, kernels, strict=True):
+    for layer, kernel, r in zip(layers, kernels, ranks, strict=True):
         inputs, outputs = kernel.shape
-        a = draw[start : start + inputs * rank].reshape(inputs, rank)
-        start += inputs * rank
-        found[layer] = {"a": a / np.sqrt(inputs), "b": jnp.zeros((rank, outputs))}
+        a = draw[start : start + inputs * r].reshape(inputs, r)
+        start += inputs * r
+        found[layer] = {"a": a / np.sqrt(inputs), "b": jnp.zeros((r, outputs))}
     return found
 
 

@@ -1,6 +1,7 @@
 """The one interface through which the rest of the package sees a network."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
@@ -62,7 +63,8 @@ class Network:
     parts: Parts = dataclasses.field(default_factory=Parts)
     embed: Callable[[Params, Any], Any] | None = None
 
-    @property
+    # Once: a trace of all laws of a large network takes a second.
+    @functools.cached_property
     def shapes(self) -> Params:
         """Shapes and dtypes of the parameters; allocates none, and uses no device."""
         return jax.eval_shape(lambda: self.init(jax.random.key(0)))

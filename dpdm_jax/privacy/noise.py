@@ -1,13 +1,17 @@
 """Gaussian noise and normalization of the clipped sum, as optax transforms."""
 
+import itertools
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int32, Key
 
 from dpdm_jax import validate
@@ -16,6 +20,8 @@ from dpdm_jax.fusion import materialize
 from dpdm_jax.privacy.exact import discrete_gaussian
 from dpdm_jax.privacy.exact.grid import ExactSum, words_to_float
 
+#: ``layout(shape)``, of an array.
+Layout = Callable[[tuple[int, ...]], NamedSharding]
 # Of keys, whose bits are drawn by counters.
 _IMPLEMENTATION = "threefry2x32"
 
@@ -47,6 +53,7 @@ def gaussian_noise(
     key: Key[Array, ""] | Key[Array, " n"],
     *,
     sharding: NamedSharding | None = None,
+    layout: Layout | None = None,
 ) -> optax.GradientTransformation:
     """Adds fresh independent Gaussian noise to every coordinate of an exact sum.
 
@@ -65,6 +72,9 @@ def gaussian_noise(
             from ``new_noise_key()``, and never from a published seed.
         sharding: of a vector: under ``jit`` each device draws its part, and the parts
             are gathered. None draws all noise on every device. It is the same noise.
+        layout: of leaves, by their shapes, over one axis of devices: under ``jit`` each
+            device draws the noise of what it holds of them, and no more; takes the
+            place of ``sharding``. It is the same noise.
 
     Returns:
         The transform from ``ExactSum`` to float32 leaves; its state holds the key. With
@@ -108,6 +118,8 @@ def gaussian_noise(
         # Each key is folded with its position: two equal ones would cancel otherwise.
         keys = jax.vmap(jax.random.fold_in)(state.key, jnp.arange(state.key.size))
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.count)
+        if layout is not None:
+            return _noised_in_parts(updates, stddev, step_keys, layout), next_state
         return _noised(updates, stddev, step_keys, sharding), next_state
 
     return optax.GradientTransformation(init_fn, update_fn)
@@ -127,17 +139,90 @@ def _noised(
     # One draw for all leaves: every separate draw is compiled apart, which takes XLA
     # tens of seconds for a network of a few hundred leaves.
     drawn = discrete_gaussian.draw(keys, size, stddev / total.spacing, sharding)
+    return jax.tree.unflatten(treedef, _added(lows, highs, drawn, total.spacing))
+
+
+def _noised_in_parts(
+    total: ExactSum, stddev: float, keys: jax.Array, layout: Layout
+) -> Any:
+    """The same where each device holds parts of leaves, and gives those parts."""
+    lows, treedef = jax.tree.flatten(total.low)
+    highs = jax.tree.leaves(total.high)
+    if sum(leaf.size for leaf in lows) == 0:
+        return total.to_float()
+    shardings = [layout(leaf.shape) for leaf in lows]
+    offsets = itertools.accumulate((leaf.size for leaf in lows), initial=0)
+    wholes = [
+        (leaf.shape, offset, sharding.spec)
+        for leaf, offset, sharding in zip(lows, offsets, shardings, strict=False)
+    ]
+
+    def on_device(
+        key_data: jax.Array, lows: list[jax.Array], highs: list[jax.Array]
+    ) -> list[jax.Array]:
+        keys = jax.random.wrap_key_data(key_data, impl=_IMPLEMENTATION)
+        positions = [
+            _positions(part.shape, *whole).reshape(-1)
+            for part, whole in zip(lows, wholes, strict=True)
+        ]
+        drawn = discrete_gaussian.draw_at(
+            keys, jnp.concatenate(positions), stddev / total.spacing
+        )
+        return _added(lows, highs, drawn, total.spacing)
+
+    specs = [sharding.spec for sharding in shardings]
+    noised = jax.shard_map(
+        on_device,
+        mesh=shardings[0].mesh,
+        in_specs=(P(), specs, specs),
+        out_specs=specs,
+        check_vma=False,
+    )(jax.random.key_data(keys), lows, highs)
+    return jax.tree.unflatten(treedef, noised)
+
+
+def _positions(
+    part: tuple[int, ...], whole: tuple[int, ...], offset: int, spec: P
+) -> jax.Array:
+    """Where the coordinates of a device's part of a leaf are among all leaves'.
+
+    Args:
+        part: shape of the part.
+        whole: shape of the leaf.
+        offset: of the leaf's first coordinate.
+        spec: of the leaf.
+
+    Returns:
+        uint32, of the part's shape.
+    """
+    found = jnp.zeros((), jnp.uint32)
+    names = [*spec, *(len(whole) - len(spec)) * [None]]
+    for held, size, name in zip(part, whole, names, strict=True):
+        index = jnp.arange(held, dtype=jnp.uint32)
+        if name is not None:
+            index = index + lax.axis_index(name).astype(jnp.uint32) * jnp.uint32(held)
+        found = found[..., None] * jnp.uint32(size) + index
+    return found + jnp.uint32(offset)
+
+
+def _added(
+    lows: list[jax.Array],
+    highs: list[jax.Array],
+    drawn: tuple[jax.Array, jax.Array],
+    spacing: float,
+) -> list[jax.Array]:
+    """Adds drawn words to those of leaves; returns the leaves in float32."""
     all_lows, all_highs = (
         jnp.concatenate([word.reshape(-1) for word in words]) + more
         for words, more in zip((lows, highs), drawn, strict=True)
     )
     # Once: every use of a leaf would have the CPU compiler compute it anew.
-    noised = materialize(words_to_float(all_lows, all_highs, total.spacing))
+    noised = materialize(words_to_float(all_lows, all_highs, spacing))
     leaves, offset = [], 0
     for low in lows:
         leaves.append(noised[offset : offset + low.size].reshape(low.shape))
         offset += low.size
-    return jax.tree.unflatten(treedef, leaves)
+    return leaves
 
 
 def normalize_by(constant: float) -> optax.GradientTransformation:

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpdm_jax import devices
+from dpdm_jax.errors import InputError
 from dpdm_jax.training.step import Diagnostics
 
 #: So many logged steps in a row without a finite gradient are told to the owner.
@@ -21,7 +23,25 @@ def are_finite(params: Any) -> bool:
     Args:
         params: pytree of float arrays.
     """
-    return all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(params))
+    return all(np.isfinite(devices.to_host(x)).all() for x in jax.tree.leaves(params))
+
+
+def check(weights: Any, step: int, group: str) -> None:
+    """Stops a training that is lost; it may, since the weights are what is kept of it.
+
+    Args:
+        weights: pytree of float arrays.
+        step: steps that were taken.
+        group: of the config, that has the learning rate.
+
+    Raises:
+        InputError: a weight is NaN or infinite.
+    """
+    if not are_finite(weights):
+        raise InputError(
+            f"The weights are not finite after step {step}, which no further step "
+            f"mends; allowed: a new run, with a lower {group}.learning_rate."
+        )
 
 
 class GradientWatch:

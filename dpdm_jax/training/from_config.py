@@ -1,6 +1,7 @@
 """The training step that a config and its privacy plan describe."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -12,6 +13,7 @@ from dpdm_jax import devices, validate
 from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy import PrivacyPlan, gaussian_noise, normalize_by
 from dpdm_jax.training.optimizer import build_optimizer
+from dpdm_jax.training.state import TrainState, layout
 from dpdm_jax.training.step import TrainStep, draws_in_parts, make_train_step
 
 _GRADIENT_UNITS = ("one", "clip_norm")
@@ -25,11 +27,19 @@ class Training:
         optimizer: sees the noised mean gradient.
         noise: adds the noise; its state holds the key.
         step_fns: the functions of a logical step.
+        mesh: the devices.
+        sharded: whether devices keep a part of the state each.
     """
 
     optimizer: optax.GradientTransformation
     noise: optax.GradientTransformation
     step_fns: TrainStep
+    mesh: Mesh
+    sharded: bool
+
+    def layout(self, state: TrainState) -> TrainState:
+        """Returns where a state's arrays are; see ``state.layout``."""
+        return layout(state, self.mesh, sharded=self.sharded)
 
 
 def build_training(
@@ -53,10 +63,12 @@ def build_training(
     """
     # Of an extension, too: it goes on at the rate that the first steps ended with.
     optimizer = build_optimizer(config.train, plan.phases[0].num_steps)
+    sharded = config.train.sharded_state
     noise = gaussian_noise(
         plan.noise_stddev,
         noise_key,
         sharding=devices.divided(mesh) if draws_in_parts(mesh) else None,
+        layout=functools.partial(devices.spread, mesh) if sharded else None,
     )
     step_fns = make_train_step(
         loss,
@@ -68,8 +80,9 @@ def build_training(
         ema_decay=config.train.ema_decay,
         engine=config.train.engine,
         engine_microbatch_size=config.train.engine_microbatch_size or None,
+        sharded=sharded,
     )
-    return Training(optimizer, noise, step_fns)
+    return Training(optimizer, noise, step_fns, mesh, sharded)
 
 
 def _gradient_unit(config: ml_collections.ConfigDict, plan: PrivacyPlan) -> float:

@@ -102,10 +102,9 @@ def prepare(
     resources.callback(checkpoints.close)
 
     params, fixed = model.split(begun_with.params)
-    everywhere = devices.replicated(mesh)
-    state, fixed = devices.place(
-        (create_state(params, training.optimizer, training.noise), fixed), everywhere
-    )
+    state = create_state(params, training.optimizer, training.noise)
+    where, everywhere = training.layout(state), devices.replicated(mesh)
+    state, fixed = devices.place(state, where), devices.place(fixed, everywhere)
     if checkpoints.steps():
         restored = restore(
             workdir, checkpoints, ledger, model, (state, fixed), config, content
@@ -131,7 +130,7 @@ def prepare(
                         f"{was or 'random'}, not {now or 'random ones'}; allowed: the "
                         "same, or a new run directory."
                     )
-    state, fixed = devices.place((state, fixed), everywhere)
+    state, fixed = devices.place(state, where), devices.place(fixed, everywhere)
 
     if ledger is None:
         ledger = SharedLedger(

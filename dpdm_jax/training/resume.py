@@ -33,6 +33,7 @@ _MAY_CHANGE = frozenset(
         "train.engine",
         "train.engine_microbatch_size",
         "train.microbatch_size",
+        "train.sharded_state",
         "train.stop_after_steps",
     }
 )

@@ -6,6 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
+
+from dpdm_jax import devices
 
 
 @jax.tree_util.register_dataclass
@@ -41,4 +44,32 @@ def create_state(
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
         noise_state=noise.init(params),
+    )
+
+
+def layout(state: TrainState, mesh: Mesh, *, sharded: bool) -> TrainState:
+    """Returns where a state's arrays are, as a tree of shardings like it.
+
+    Args:
+        state: a state, or shapes.
+        mesh: the devices.
+        sharded: whether each device holds a part of the average and of what the
+            optimizer keeps, instead of all of it (ZeRO, Rajbhandari et al. 2020, arXiv
+            1910.02054). The weights, which every gradient needs, are whole.
+    """
+    whole = devices.replicated(mesh)
+
+    def everywhere(tree: Any) -> Any:
+        return jax.tree.map(lambda _: whole, tree)
+
+    def parts(tree: Any) -> Any:
+        return jax.tree.map(lambda x: devices.spread(mesh, x.shape), tree)
+
+    kept = parts if sharded else everywhere
+    return TrainState(
+        step=whole,  # type: ignore[arg-type]  # where it is
+        params=everywhere(state.params),
+        ema_params=kept(state.ema_params),
+        opt_state=kept(state.opt_state),
+        noise_state=everywhere(state.noise_state),
     )

@@ -5,11 +5,16 @@ sum that every device holds of its own examples. ``finish`` adds those up, adds 
 once, divides by the expected batch size, and updates weights and average (DPDM,
 algorithm 1).
 
-A device's sum is one array of integers, so that the step exchanges it by one
-all-reduce, however many leaves the weights have; a second one adds up a few
-diagnostics. All devices then hold the whole sum, the same to the last bit however many
-they are, and add the same noise to it; where ``draws_in_parts``, each draws a part of
-the noise, and an all-gather joins the parts.
+A device's sum is exchanged as one array of integers, however many leaves the weights
+have (``exchange``); a second exchange adds up a few diagnostics. All devices then hold
+the whole sum, the same to the last bit however many they are, and add the same noise to
+it; where ``draws_in_parts``, each draws a part of the noise, and an all-gather joins
+the parts.
+
+Where the state is ``sharded``, each device is given a part of the sum, adds the noise
+of that part, and updates its part of weights, average and what the optimizer keeps;
+all-gathers, one a leaf, join the weights alone. While examples are worked through, each
+device's own sum is whole: an engine adds to it example by example.
 """
 
 import dataclasses
@@ -27,9 +32,9 @@ from dpdm_jax import devices
 from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy.clipping import clipped_grad
-from dpdm_jax.training import ema
+from dpdm_jax.training import ema, exchange
 from dpdm_jax.training.ordinary import ordinary_grad
-from dpdm_jax.training.state import TrainState
+from dpdm_jax.training.state import TrainState, layout
 
 
 class Diagnostics(NamedTuple):
@@ -91,6 +96,7 @@ def make_train_step(
     ema_decay: float,
     engine: str = "auto",
     engine_microbatch_size: int | None = None,
+    sharded: bool = False,
 ) -> TrainStep:
     """Builds the functions of a logical step.
 
@@ -110,6 +116,8 @@ def make_train_step(
         ema_decay: nominal decay of the average.
         engine: see ``clipped_grad``.
         engine_microbatch_size: examples that a device's engine works on at once.
+        sharded: whether devices keep a part of the state each, see ``state.layout``.
+            The noise then has the ``layout`` of ``devices.spread``.
 
     Returns:
         The functions.
@@ -178,19 +186,31 @@ def make_train_step(
         donate_argnums=0,
     )
 
-    @functools.partial(jax.jit, out_shardings=replicated, donate_argnums=0)
+    kept = None if sharded else replicated  # None: as constrained
+    states: Any = TrainState(
+        step=replicated,  # type: ignore[arg-type]  # where it is
+        params=replicated,
+        ema_params=kept,
+        opt_state=kept,
+        noise_state=replicated,
+    )
+
+    @functools.partial(jax.jit, out_shardings=(states, replicated), donate_argnums=0)
     def finish(state: TrainState, partial: Partial) -> tuple[TrainState, Diagnostics]:
-        # As one array, for one exchange.
-        flat = jnp.concatenate(
-            [x.reshape(len(x), -1) for x in jax.tree.leaves(partial.total)], axis=1
+        add_up = exchange.added_up_in_parts if sharded else exchange.added_up
+        noised, noise_state = noise.update(
+            add_up(partial.total, mesh), state.noise_state
         )
-        summed = jnp.sum(flat, axis=0, dtype=flat.dtype)
-        total = _unflat(summed, jax.tree.map(lambda x: x[0], partial.total))
         diagnostics = Diagnostics(*jnp.sum(partial.counts, axis=0))
-        noised, noise_state = noise.update(total, state.noise_state)
         mean, _ = normalize.update(noised, normalize.init(None))
-        updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        before = state.params
+        if sharded:  # each device moves the weights that it holds the rest of
+            where = layout(state, mesh, sharded=True)
+            before = jax.lax.with_sharding_constraint(
+                before, jax.tree.map(lambda x: devices.spread(mesh, x.shape), before)
+            )
+        updates, opt_state = optimizer.update(mean, state.opt_state, before)
+        params = optax.apply_updates(before, updates)
         step = state.step + 1
         decay = ema.decay_at(step, ema_decay)
         next_state = TrainState(
@@ -200,6 +220,8 @@ def make_train_step(
             opt_state=opt_state,
             noise_state=noise_state,
         )
+        if sharded:
+            next_state = jax.lax.with_sharding_constraint(next_state, where)
         return next_state, diagnostics
 
     return TrainStep(start, accumulate, finish)
@@ -212,16 +234,6 @@ def draws_in_parts(mesh: Mesh) -> bool:
     share it; other compilers fuse it with the addition.
     """
     return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
-
-
-def _unflat(flat: jax.Array, like: Any) -> Any:
-    """A vector as leaves of another tree's shapes."""
-    leaves, treedef = jax.tree.flatten(like)
-    found, offset = [], 0
-    for leaf in leaves:
-        found.append(flat[offset : offset + leaf.size].reshape(leaf.shape))
-        offset += leaf.size
-    return jax.tree.unflatten(treedef, found)
 
 
 def _diagnostics(

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from dpdm_jax import devices, processes
-from dpdm_jax.errors import InputError, Interrupted
+from dpdm_jax.errors import Interrupted
 from dpdm_jax.models import partition
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import GaussianNoiseState, format_epsilon
@@ -66,10 +66,16 @@ def run_steps(
                 if reporter is not None:
                     reporter.took_step(done, sums, examples)
                 if done % every == 0 or done == stop:
-                    _check_weights(state, done)
+                    with processes.together():
+                        divergence.check(
+                            (state.params, state.ema_params), done, "train"
+                        )
                     save(run, state)
                 if snapshot is not None and _is_snapshot(config, done):
-                    average = partition.join(state.ema_params, run.fixed)
+                    average = devices.place(
+                        state.ema_params, devices.replicated(run.mesh)
+                    )
+                    average = partition.join(average, run.fixed)
                     snapshot(run.model, run.model.merged(average), done)
     except Interrupted:
         save(run, state)  # as it was after the last whole step
@@ -112,16 +118,6 @@ def _enter_phase(
         encode=run.encode,
     )
     return phase, dataclasses.replace(state, noise_state=noise_state)
-
-
-def _check_weights(state: TrainState, done: int) -> None:
-    """Stops a run that is lost; it may, since the weights are what it makes public."""
-    with processes.together():
-        if not divergence.are_finite((state.params, state.ema_params)):
-            raise InputError(
-                f"The weights are not finite after step {done}, which no further step "
-                "mends; allowed: a new run, with a lower train.learning_rate."
-            )
 
 
 class _Reporter:

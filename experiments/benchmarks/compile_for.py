@@ -19,6 +19,13 @@ _CONFIGS = (
     "imagenet_32",
     "celeba_64",
     "cifar10_finetune",
+    "mnist_adm",
+    "mnist_ldm",
+    "cifar10_ldm",
+    "celeba_32_ldm",
+    "celeba_64_ldm",
+    "celeba_hq_ldm",
+    "celeba_hq_text_ldm",
 )
 _DTYPES = ("float32", "bfloat16")
 _RESULTS = pathlib.Path(__file__).parent / "results" / "compile_for.json"

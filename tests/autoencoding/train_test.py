@@ -1,8 +1,10 @@
 """An autoencoder's training, from a config to the run that begins with it."""
 
+import dataclasses
 import json
 import signal
 import time
+import types
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from dpdm_jax import data, modes
 from dpdm_jax.autoencoding.checkpoints import Checkpoints, read_trained
+from dpdm_jax.autoencoding.step import make_training
 from dpdm_jax.autoencoding.train import FOLDER, _Order, is_finished, train
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks.codecs import KEPT, build_codec
@@ -32,6 +35,22 @@ SETTINGS = {
     "codec__training__scale_images": 150,
     "diffusion__parameterization": "edm",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def steps_are_compiled_once():
+    made = {}
+
+    def make_once(codec, settings, mesh):
+        # A codec has what its config says; its steps take no data.
+        key = (codec.sample_shape, codec.identity, settings, mesh)
+        if key not in made:
+            made[key] = make_training(codec, settings, mesh)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dpdm_jax.autoencoding.train.make_training", make_once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +204,48 @@ def test_what_cannot_be_trained_is_refused_before_a_file_is_written(
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
         train(tiny_config(**merged), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_ends_with_its_last_sound_checkpoint(
+    make, tmp_path, monkeypatch
+):
+    def losing_weights(*arguments):
+        training = make_training(*arguments)
+
+        def step_at(done, start):
+            take = training.step_at(done, start)
+
+            def stepped(*given):
+                state, numbers = take(*given)
+                lost = jax.tree.map(lambda x: x * np.nan, state.params)
+                params = lost if done == 3 else state.params
+                return dataclasses.replace(state, params=params), numbers
+
+            return stepped
+
+        return types.SimpleNamespace(init=training.init, step_at=step_at)
+
+    monkeypatch.setattr("dpdm_jax.autoencoding.train.make_training", losing_weights)
+    with pytest.raises(
+        InputError, match=r"after step 4, .* lower codec\.training\.learning_rate"
+    ):
+        train(make(), tmp_path)
+    checkpoints = Checkpoints(tmp_path / FOLDER)
+    assert checkpoints.newest() == 2
+    checkpoints.close()
+
+
+def test_the_plan_of_a_run_says_that_its_autoencoder_comes_first(
+    make, tmp_path, capsys
+):
+    modes.plan(make(), tmp_path, as_json=False, compile_for=None)
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("autoencoder "))
+    assert line.endswith("  trained first, num_steps 4, batch_size 8")
+    given = make(codec__weights="somewhere")
+    modes.plan(given, tmp_path, as_json=True, compile_for=None)
+    assert "autoencoder" not in json.loads(capsys.readouterr().out)
 
 
 def test_another_training_is_not_gone_on_with(trained, make):

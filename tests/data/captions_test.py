@@ -10,7 +10,8 @@ from PIL import Image
 from dpdm_jax import data, planning, rooms
 from dpdm_jax.conditions import Tokens
 from dpdm_jax.configs import base
-from dpdm_jax.data import captions, digits
+from dpdm_jax.data import captions, digit_captions, digits
+from dpdm_jax.data.sources import ConditionedSource
 from dpdm_jax.errors import InputError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), np.uint8)
@@ -162,11 +163,36 @@ def test_digits_are_spoken_of_by_their_class(data_config):
     labels = labels.examples(np.arange(len(labels)))["condition"]
     texts = data.load_captions(config, "train")
     for text, label in zip(texts, labels, strict=True):
-        assert digits.WORDS[label] in text or str(label) in text
-    wordings = {w.format(word="three", figure=3) for w in digits.WORDINGS}
+        assert digit_captions.WORDS[label] in text or str(label) in text
+    wordings = {w.format(word="three", figure=3) for w in digit_captions.WORDINGS}
     known = captions.by_label(texts, labels)
     assert {known[wording] for wording in wordings} == {3}
     assert len(data.load_captions(config, "test")) == digits.NUM_TEST
+
+
+def test_characters_of_fonts_are_spoken_of_by_their_figure(data_config):
+    config = data_config(source="glyphs", condition="captions", image_size=8)
+    config.glyphs.images_per_character = 3
+    config.glyphs.characters = "073"
+    source = data.load_source(config, "train")
+    texts = data.load_captions(config, "train")
+    tokens, _ = data.tokenizer(config)(texts)
+    indices = np.array([5, 0, 5])
+    seen = source.examples(indices)
+    np.testing.assert_array_equal(seen["condition"], tokens[indices])
+    plain = data.load_source(data.labelled(config), "train").examples(indices)
+    np.testing.assert_array_equal(seen["image"], plain["image"])
+    for text, figure in zip(texts, 3 * [0, 7, 3], strict=True):
+        assert digit_captions.WORDS[figure] in text or str(figure) in text
+    assert texts != data.load_captions(config, "test")
+    # What is not in memory is held to its captions, too.
+    _, content = data.bind(source)
+    others = ConditionedSource(source, tokens[::-1], source.condition)
+    assert data.bind(others)[1] != content
+
+    config.glyphs.characters = "0a"
+    with pytest.raises(InputError, match=r"'0a' and data\.condition is 'capt"):
+        data.load_source(config, "train")
 
 
 def test_a_caption_beside_several_labels_has_none():
@@ -267,7 +293,7 @@ def test_many_images_without_captions_are_counted():
 def test_a_source_without_captions_is_refused(load):
     with pytest.raises(
         InputError,
-        match=r"data\.source is 'idx', which has none; allowed: digits, image_folder",
+        match=r"data\.source is 'idx', which has none; allowed: digits, glyphs, imag",
     ):
         load("idx")
     with pytest.raises(

@@ -118,7 +118,7 @@ def test_low_rank_adapters_come_with_the_condition(network):
         ("attention,blocks/*", "blocks/*"),
         ("lora", "lora:"),
         ("lora:0", "lora:0"),
-        ("lora:33", "lora:33"),
+        ("lora:65", "lora:65"),
         ("lora:x", "lora:x"),
         ("lora:2,lora:4", "lora:4"),
         ("lora:2,attention", "lora:2"),
@@ -130,7 +130,7 @@ def test_what_selects_nothing_is_refused_with_what_there_is(selector, wrong, net
     assert str(caught.value) == (
         f"train.trainable is {selector!r}, of which {wrong!r} selects nothing; allowed "
         "with this network: all, attention, attention:FIRST-LAST (1 to 7), resblocks, "
-        "resblocks:FIRST-LAST (1 to 8), condition, lora:RANK (1 to 32) once, a pattern "
+        "resblocks:FIRST-LAST (1 to 8), condition, lora:RANK (1 to 64) once, a pattern "
         "of its parameters' paths such as down/*, or several of these with commas "
         "between."
     )

@@ -77,6 +77,14 @@ def test_they_start_as_nothing_and_can_learn(params, drawn):
     assert all(np.any(other[layer]["a"] != drawn[layer]["a"]) for layer in drawn)
 
 
+def test_a_short_side_has_the_rank_that_it_can_have():
+    sides = {"wide": (6, 9), "narrow": (6, 2)}
+    params = {name: {"kernel": jnp.zeros(sides[name])} for name in sides}
+    found = adapters.drawn(params, list(sides), 4, jax.random.key(1))
+    shapes = {name: (x["a"].shape, x["b"].shape) for name, x in found.items()}
+    assert shapes == {"wide": ((6, 4), (4, 9)), "narrow": ((6, 2), (2, 2))}
+
+
 @pytest.mark.parametrize("remat", [False, True])
 def test_merged_weights_are_the_same_function(params, trained, remat):
     network = tiny(remat=remat)

@@ -5,6 +5,7 @@ Jobs come in on standard input, one JSON object a line. Each is answered by a li
 too; what else is printed goes to the errors.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -104,24 +105,35 @@ class Spy:
 
 
 def flat(tree):
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]).tolist()
+    leaves = map(devices.to_host, jax.tree.leaves(tree))
+    return np.concatenate([np.ravel(x) for x in leaves]).tolist()
 
 
-def noise_of_two_steps(seed):
-    """The first values of the step's noise, laid out over the devices as in a step."""
+def held(tree):
+    """The share of arrays that this process's first device holds."""
+    leaves = jax.tree.leaves(tree)
+    parts = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+    return parts / sum(leaf.size for leaf in leaves)
+
+
+def noise_of_two_steps(seed, **options):
+    """The step's noise, laid out over the devices as in a step.
+
+    Of a leaf that divides over eight devices and one that does not.
+    """
     mesh = devices.data_mesh()
-    noise = gaussian_noise(
-        1.0, fixed_secrets(seed).noise_key, sharding=devices.divided(mesh)
-    )
-    update = jax.jit(noise.update, out_shardings=devices.replicated(mesh))
+    noise = gaussian_noise(1.0, fixed_secrets(seed).noise_key, **options)
+    update = jax.jit(noise.update)
     zeros, state = (
-        privacy.exact_sum(jnp.zeros((1, 10_007)), l2_clip_norm=1.0),
+        privacy.exact_sum(
+            [jnp.zeros((1, 2, 1000, 4)), jnp.zeros((1, 3, 669))], l2_clip_norm=1.0
+        ),
         devices.place(noise.init(None), devices.replicated(mesh)),
     )
     drawn = []
     for _ in range(2):
         values, state = update(zeros, state)
-        drawn.append(np.asarray(values).tolist())
+        drawn.append(flat(values))
     return drawn
 
 
@@ -191,13 +203,21 @@ def answer(job, spy):
     try:
         state = loop.train(config, pathlib.Path(job["workdir"]))
         told["params"], told["ema"] = flat(state.params), flat(state.ema_params)
+        told["held"] = {
+            name: held(getattr(state, name))
+            for name in ("params", "ema_params", "opt_state")
+        }
     except Interrupted as e:
         told["signal"] = e.signal_number
     told["last_step"] = spy.step
     told["drawn_secrets"] = spy.drawn_secrets
     told["selected"], told["loaded"] = spy.selected, spy.loaded
     told["exchanges"] = spy.exchanges
-    told["noise"] = noise_of_two_steps(5)
+    mesh = devices.data_mesh()
+    told["noise"] = noise_of_two_steps(5, sharding=devices.divided(mesh))
+    told["noise_in_parts"] = noise_of_two_steps(
+        5, layout=functools.partial(devices.spread, mesh)
+    )
     told["sums"] = sums_by_devices()
     if job.get("sample"):
         run.sample(config, pathlib.Path(job["workdir"]))

@@ -126,6 +126,16 @@ def several(program, tmp_path_factory):
     return folder, checkpoints, interrupted, alone, last
 
 
+@pytest.fixture(scope="module")
+def sharded(program, tmp_path_factory):
+    """A run whose devices keep a part of the state each: 2 x 4, then 1 x 8."""
+    folder = tmp_path_factory.mktemp("sharded")
+    overrides = {"train.sharded_state": True}
+    stopped = overrides | {"train.stop_after_steps": 2}
+    first = program(2, 4).run(folder, overrides=stopped)
+    return first, program(1, 8).run(folder, overrides=overrides)
+
+
 def samples(folder):
     with np.load(folder / "run" / "samples" / "samples" / "samples.npz") as archive:
         return archive["images"].astype(int)
@@ -172,6 +182,7 @@ def test_noise_is_that_of_one_device_bit_for_bit(one, several):
     assert abs(drawn.std() - 1) < 0.025
     for told in (t for part in several[2:] for t in part):
         np.testing.assert_array_equal(told["noise"], drawn)
+        np.testing.assert_array_equal(told["noise_in_parts"], drawn)
 
 
 def test_a_sum_is_that_of_one_device_bit_for_bit(one, several):
@@ -181,6 +192,24 @@ def test_a_sum_is_that_of_one_device_bit_for_bit(one, several):
     for told, numbers in ((alone[0], "1248"), *((t, "8") for t in last)):
         assert list(told["sums"]) == list(numbers)
         assert all(found == expected for found in told["sums"].values())
+
+
+def test_devices_that_keep_parts_of_the_state_end_alike(one, sharded):
+    first, (last,) = sharded
+    expected = one[1]
+    for name in ("params", "ema"):
+        assert first[0][name] == first[1][name]
+        np.testing.assert_allclose(last[name], expected[name], rtol=1e-4, atol=1e-5)
+    # All of it in eighths, but for a few arrays that do not divide.
+    for told in (*first, last):
+        assert told["held"]["params"] == 1
+        assert 1 / 8 <= told["held"]["ema_params"] < 0.2
+        assert 1 / 8 <= told["held"]["opt_state"] < 0.2
+        # The sum is given out in parts, and the weights alone are gathered.
+        exchanges = told["exchanges"]["finish"]
+        assert exchanges.count("reduce-scatter") == 1
+        assert set(exchanges) == {"all-gather", "all-reduce", "reduce-scatter"}
+    assert set(expected["held"].values()) == {1}
 
 
 def test_secrets_are_drawn_by_process_0_alone(several):

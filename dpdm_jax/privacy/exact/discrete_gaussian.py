@@ -10,6 +10,7 @@ import dataclasses
 import decimal
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.extend
@@ -265,23 +266,18 @@ def draw(
 def _draw(
     key_data: jax.Array, size: int, stddev: float, sharding: NamedSharding | None
 ) -> tuple[jax.Array, jax.Array]:
-    combination = combination_of(stddev)
-    words = _words_of(combination.stddev)
-    on_cpu = jax.default_backend() == "cpu"
     parts = 1 if sharding is None else sharding.num_devices
-    # At least two blocks a device: what a loop gives is in memory, so that nothing that
-    # reads it draws anew.
-    block = max(1, min(_CPU_BLOCK if on_cpu else _BLOCK, -(-size // (2 * parts))))
+    block = _block(size, parts)
     blocks = -(-size // (block * parts))
 
     def draw_part(key_data: jax.Array, part: jax.Array) -> jax.Array:
-        def draw_block(i: jax.Array) -> jax.Array:
+        def positions_of(i: jax.Array) -> jax.Array:
             start = jnp.uint32(part * blocks + i) * jnp.uint32(block)
-            positions = start + jnp.arange(block, dtype=jnp.uint32)
-            return jnp.stack(_combined(key_data, positions, combination, words))
+            return start + jnp.arange(block, dtype=jnp.uint32)
 
-        drawn = lax.map(draw_block, jnp.arange(blocks, dtype=jnp.uint32))
-        return drawn.transpose(1, 0, 2).reshape(2, blocks * block)
+        return _in_blocks(
+            key_data, positions_of, jnp.arange(blocks, dtype=jnp.uint32), stddev
+        )
 
     if sharding is None:
         drawn = draw_part(key_data, jnp.uint32(0))
@@ -297,6 +293,55 @@ def _draw(
         everywhere = NamedSharding(sharding.mesh, P())
         drawn = lax.with_sharding_constraint(drawn, everywhere)
     return drawn[0, :size], drawn[1, :size]
+
+
+def draw_at(
+    keys: jax.Array, positions: jax.Array, stddev: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns some of the integers that ``draw`` would give.
+
+    Args:
+        keys: see ``draw``.
+        positions: of the integers, uint32 [n]. Any number; each is drawn by itself.
+        stddev: see ``draw``.
+
+    Returns:
+        Words, see ``draw``: low and high, int32 [n] each.
+
+    Raises:
+        InputError: S is out of range.
+    """
+    size = positions.size
+    block = _block(size, 1)
+    rows = jnp.pad(positions, (0, -size % block)).reshape(-1, block)
+    drawn = _in_blocks(jax.random.key_data(keys), lambda row: row, rows, stddev)
+    return drawn[0, :size], drawn[1, :size]
+
+
+def _block(size: int, parts: int) -> int:
+    """How many coordinates a device draws at once.
+
+    At least two blocks a device: what a loop gives is in memory, so that nothing that
+    reads it draws anew.
+    """
+    most = _CPU_BLOCK if jax.default_backend() == "cpu" else _BLOCK
+    return max(1, min(most, -(-size // (2 * parts))))
+
+
+def _in_blocks(
+    key_data: jax.Array,
+    positions_of: Callable[[jax.Array], jax.Array],
+    blocks: jax.Array,
+    stddev: float,
+) -> jax.Array:
+    """Returns words [2, blocks x block], drawn block by block."""
+    combination = combination_of(stddev)
+    words = _words_of(combination.stddev)
+
+    def draw_block(which: jax.Array) -> jax.Array:
+        return jnp.stack(_combined(key_data, positions_of(which), combination, words))
+
+    return lax.map(draw_block, blocks).transpose(1, 0, 2).reshape(2, -1)
 
 
 def _combined(
