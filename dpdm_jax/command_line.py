@@ -210,7 +210,7 @@ _OF_RUNS = ("sample", "evaluate", "select", "learning_curve", "release", "audit"
 def _of_stored_run(args: Sequence[str]) -> str | None:
     """Returns the config of the run that a command is about; None if it is of none."""
     given = dict[str, str]()
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip(args, [*args, ""][1:], strict=True):
         name, equals, value = arg.lstrip("-").partition("=")
         given[name] = value if equals else following
     workdir = given.get("workdir", "")

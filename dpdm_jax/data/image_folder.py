@@ -6,15 +6,15 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
 import tqdm
 from PIL import Image, ImageOps
 
-from dpdm_jax.data import bit_depth, metadata, paths
+from dpdm_jax.data import bit_depth, dataset_json, metadata, paths
 from dpdm_jax.data.captions import complete
 from dpdm_jax.data.groups import complete_groups
 from dpdm_jax.data.sources import (
@@ -88,7 +88,8 @@ def load(settings: Settings, config: DataSettings, split: str) -> ArraySource:
     splits; otherwise PATH is the training split. Classes are numbered in natural order
     of their names (1, 2, 10), those of the training split for both; images follow in
     order of class and path. Names that start with a dot, and files that are no images
-    by their suffix, are passed over; images of kinds that are not read are refused.
+    by their suffix, are passed over; images of kinds that are not read are refused. A
+    split's ``dataset.json`` states the labels of its images in place of folders.
     The EXIF orientation is applied; transparency is dropped; palettes and CMYK become
     RGB. Then ``Preparation`` crops, converts and resizes.
 
@@ -358,6 +359,9 @@ def decode_all(
 
 def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
     """Lists a split; ``classes`` fixes the numbers of the classes if given."""
+    stated = folder / dataset_json.NAME
+    if stated.is_file():
+        return _list_stated(folder, stated)
     flat = list(_image_files(folder))
     by_class = {
         sub.name: list(_images_below(sub))
@@ -393,10 +397,43 @@ def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
     return _Listing(files, labels, classes)
 
 
+def _list_stated(folder: Path, stated: Path) -> _Listing:
+    """Lists a split whose labels are in a file."""
+    found = list(_images_below(folder))
+    if not found:
+        raise InputError(f"{folder} has no images; allowed: {_WANTED}.")
+    labels = dataset_json.read(stated.read_bytes(), stated)
+    if labels is None:
+        return _Listing(found, [], None)
+    names = [path.relative_to(folder).as_posix() for path in found]
+    numbers = dataset_json.of_files(labels, names, stated)
+    return _Listing(found, numbers, [str(i) for i in range(max(numbers) + 1)])
+
+
 def natural_order(name: str) -> tuple[tuple[int | str, ...], str]:
     """Returns what to sort names by so that numbers in them are in order: 1, 2, 10."""
     parts = enumerate(_NUMBER.split(name))
     return tuple(int(part) if i % 2 else part for i, part in parts), name
+
+
+def image_names(names: Iterable[str], where: object) -> list[str]:
+    """Chooses the names of images that are read, in the order given.
+
+    Args:
+        names: of files.
+        where: they are, for messages.
+
+    Raises:
+        InputError: there are images of other kinds.
+    """
+    by_suffix = [(name, PurePosixPath(name).suffix.lower()) for name in names]
+    others = [name for name, suffix in by_suffix if suffix in _OTHER_IMAGES]
+    if others:
+        raise InputError(
+            f"{where} has {len(others)} images of kinds that are not read "
+            f"({', '.join(others[:_NAMED])}); allowed: {', '.join(_SUFFIXES)}."
+        )
+    return [name for name, suffix in by_suffix if suffix in _SUFFIXES]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -410,14 +447,8 @@ def _image_files(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: it has images of other kinds.
     """
-    found = [path for path in _visible(folder) if path.is_file()]
-    others = [path.name for path in found if path.suffix.lower() in _OTHER_IMAGES]
-    if others:
-        raise InputError(
-            f"{folder} has {len(others)} images of kinds that are not read "
-            f"({', '.join(others[:_NAMED])}); allowed: {', '.join(_SUFFIXES)}."
-        )
-    return (path for path in found if path.suffix.lower() in _SUFFIXES)
+    found = [path.name for path in _visible(folder) if path.is_file()]
+    return (folder / name for name in image_names(found, folder))
 
 
 def _images_below(folder: Path) -> Iterator[Path]:

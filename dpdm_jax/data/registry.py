@@ -19,6 +19,7 @@ from dpdm_jax.data import (
     glyphs,
     idx,
     image_folder,
+    image_zip,
     npz,
     parquet,
     tfds,
@@ -41,6 +42,7 @@ ROOM = Room(
         "image_folder": Kind(
             image_folder.load, (Group("data.image_folder", image_folder.Settings),)
         ),
+        "image_zip": Kind(image_zip.load),
         "npz": Kind(npz.load),
         "glyphs": Kind(glyphs.load, (Group("data.glyphs", glyphs.Settings),)),
         "camelyon17": Kind(
@@ -60,6 +62,9 @@ CONDITIONS = Room(
         "captions": Kind(captions.build, (Group("data.captions", captions.Settings),)),
     },
 )
+
+#: The sources whose highest label tells the number of classes, unless it is stated.
+COUNTED = ("idx", "npz", "parquet")
 
 #: The sources that have captions. What reads those of its examples, in their order,
 #: takes its own settings, those of every source, the column of a table, and "train" or
@@ -110,7 +115,7 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
         texts = _texts(config, settings, split, made)
         unlabelled = dataclasses.replace(settings, num_classes=0)
         source = made.of(ROOM.build(config, unlabelled, split), texts)
-    if split == "train" and settings.num_classes == -1:
+    if split == "train" and settings.num_classes == -1 and config.source in COUNTED:
         _check_first_label(source)
     if split == "train" and not settings.group:
         _check_number(settings, len(source), "images")

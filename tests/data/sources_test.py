@@ -74,7 +74,7 @@ def test_array_source_refuses(images, labels, num_classes, message):
     [
         (
             {"source": "mnist"},
-            "source is 'mnist'; allowed: digits, tfds, idx, image_folder, npz, glyphs",
+            "source is 'mnist'; allowed: digits, tfds, idx, image_folder, image_zip",
         ),
         ({"crop": "middle"}, "crop is 'middle'; allowed: none, center_square, celeba"),
         ({"resize": "nearest"}, "resize is 'nearest'; allowed: lanczos, bicubic"),

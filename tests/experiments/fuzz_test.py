@@ -49,7 +49,7 @@ def read_carelessly(path, names):
         return {name: archive[name] for name in names if name in archive}
 
 
-def decode_carelessly(path):
+def decode_carelessly(path, value_range=()):
     image = image_folder.Image.open(path)
     return np.asarray(image.convert("RGB"))
 
