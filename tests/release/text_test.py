@@ -29,6 +29,7 @@ def config_of(folder, **fields):
         {"source": "npz", "path": str(folder), "num_examples": 0, "num_classes": 0}
     )
     config.data.captions.length = 16
+    config.initial.parent = ""
     config.network.mlp.update({"base_width": 4, "hidden_width": 8})
     config.diffusion.noise_multiplicity = 2
     config.train.update({"batch_size": 40, "num_steps": 2, "microbatch_size": 64})
