@@ -63,7 +63,8 @@ _TINY = (
 )
 # Whose data is at hand. Commands of others are parsed, which loads their config, and
 # tests/configs_test.py plans each of these.
-_EMBEDDED = {"digits", "digits_public", "digits_finetune", "digits_text", "released"}
+_PARENTS = {"digits_finetune": "digits_public", "digits_text": "digits_text_public"}
+_EMBEDDED = {"digits", *_PARENTS, *_PARENTS.values(), "released"}
 _ONLY_PARSE = str(CHECKOUT / "tests" / "plugins" / "only_parse.py")
 _LARGE = ("--compile-for", "--coordinator_address", "--distributed")
 
@@ -172,11 +173,12 @@ class Newcomer:
 def _beginning(args: list[str]) -> list[str]:
     """Returns flags that a mode needs, or by which a run begins with a short one."""
     begins = any(arg.startswith("--config.initial.weights=") for arg in args)
-    if "--config=configs/digits_finetune.py" in args and not begins:
-        return ["--config.initial.weights=runs/digits_public"]
-    if "--config=configs/digits_public.py" in args:
-        number = "--config.data.num_examples=100"
-        return [number, "--config.data.glyphs.images_per_character=10"]
+    for child, parent in _PARENTS.items():
+        if f"--config=configs/{child}.py" in args and not begins:
+            return [f"--config.initial.weights=runs/{parent}"]
+        if f"--config=configs/{parent}.py" in args:
+            number = "--config.data.num_examples=100"
+            return [number, "--config.data.glyphs.images_per_character=10"]
     return ["--config.extend.num_steps=2"] if "--mode=extend" in args else []
 
 
@@ -196,13 +198,14 @@ def _check_install(what: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def newcomer(commands, tmp_path_factory) -> Newcomer:
-    """A folder in which the public stage of fine-tuning has been trained, shortly."""
+    """A folder in which public stages have been trained, shortly."""
     # Once for all pages: the plans that most of their commands make.
     commands.plan()
     commands.plan(train__num_steps=2, train__batch_size=100)
     made = Newcomer(tmp_path_factory.mktemp("newcomer"), commands.run)
-    command = "python -m dpdm_jax.main --mode=train --config=configs/digits_public.py"
-    made.type(command.split())
+    for parent in _PARENTS.values():
+        command = f"python -m dpdm_jax.main --mode=train --config=configs/{parent}.py"
+        made.type(command.split())
     return made
 
 

@@ -125,9 +125,12 @@ _IMAGES = hnp.arrays(np.uint8, _SHAPES)
 
 @st.composite
 def labelled(draw) -> tuple[np.ndarray, np.ndarray]:
-    """Images, and a label below 256 for each."""
+    """Images, and a label below 256 for each, of which one is 0."""
     images = draw(_IMAGES)
-    return images, draw(hnp.arrays(np.uint8, len(images)))
+    labels = draw(hnp.arrays(np.uint8, len(images)))
+    # Where the highest label tells the classes, the first of them must occur.
+    labels[draw(st.integers(0, len(images) - 1))] = 0
+    return images, labels
 
 
 def all_of(source: data.Source) -> tuple[np.ndarray, np.ndarray]:

@@ -70,9 +70,9 @@ FIELDS = {
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
         "moments_noise_multiplier fixed_keys_seed",
         "train": "trainable batch_size images_per_group exact_batch_size epochs "
-        "num_steps microbatch_size engine engine_microbatch_size optimizer "
-        "learning_rate schedule warmup_steps b1 b2 adam_eps weight_decay gradient_unit "
-        "ema_decay stop_after_steps",
+        "num_steps microbatch_size engine engine_microbatch_size sharded_state "
+        "optimizer learning_rate schedule warmup_steps b1 b2 adam_eps weight_decay "
+        "gradient_unit ema_decay stop_after_steps",
         "sampler": "preset name num_steps grid sigma_min sigma_max clip_denoised "
         "guidance",
         "sampler.ddim": "stochastic",

@@ -201,8 +201,9 @@ def run(config_of, tmp_path_factory):
     return Run(
         config=config,
         workdir=tmp_path_factory.mktemp("run"),
-        plan=types.SimpleNamespace(total_steps=1, expected_batch_size=1),
+        plan=types.SimpleNamespace(total_steps=1, expected_batch_size=1, unit=None),
         source=source,
+        groups=None,
         encode=make_encoder(model.codec, mesh),
         content=data.bind(source)[1],
         model=model,
