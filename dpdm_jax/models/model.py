@@ -66,11 +66,9 @@ class Model:
     codec: Codec
     trainable: Trainable
 
-    @functools.cached_property
+    @property
     def ordinary(self) -> "Model":
         """The same without adapters, as samples and releases are of."""
-        if not self.trainable.frozen and not self.trainable.adapted:
-            return self
         return dataclasses.replace(self, trainable=Trainable())
 
     @property

@@ -234,6 +234,16 @@ def test_a_model_is_split_merged_and_begun(selector, options):
     assert "trainable" not in signature(plain)
 
 
+def test_a_pattern_of_all_parameters_leaves_no_word_in_what_is_released():
+    model, plain = (
+        build_model(adm_config(selector), SHAPE, of_classes(3))
+        for selector in ("*", "all")
+    )
+    assert not model.trainable.frozen
+    assert signature(model)["trainable"] == "*"
+    assert signature(model.ordinary) == signature(plain)
+
+
 def test_a_prior_stays_fixed_beside_a_part_of_the_network():
     config = adm_config("lora:2")
     config.diffusion.parameterization = "edm_moments"
