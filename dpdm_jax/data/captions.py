@@ -11,11 +11,7 @@ import numpy as np
 
 from dpdm_jax.conditions import Tokens, tokenizers
 from dpdm_jax.conditions.tokenizers import Tokenizer
-from dpdm_jax.data.sources import (
-    ConditionedSource,
-    MemorySource,
-    Source,
-)
+from dpdm_jax.data.sources import ConditionedSource, MemorySource, Source
 from dpdm_jax.errors import InputError
 
 _log = logging.getLogger(__name__)

@@ -218,9 +218,7 @@ def make_train_step(
         before = state.params
         if sharded:  # each device moves the weights that it holds the rest of
             where = layout(state, mesh, sharded=True)
-            before = jax.lax.with_sharding_constraint(
-                before, jax.tree.map(lambda x: devices.spread(mesh, x.shape), before)
-            )
+            before = jax.lax.with_sharding_constraint(before, where.ema_params)
         updates, opt_state = optimizer.update(mean, state.opt_state, before)
         params = optax.apply_updates(before, updates)
         step = state.step + 1
