@@ -1,4 +1,5 @@
 import re
+from collections.abc import Sequence
 
 # What an error calls an object of Python's, which says nothing to people.
 _OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
@@ -33,3 +34,17 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal_number: int):
         super().__init__()
         self.signal_number = signal_number
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Returns the first few of many names for a message, and how many more there are.
+
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+
+    Args:
+        names: what is listed.
+        most: of them that are named.
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

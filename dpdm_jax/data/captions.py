@@ -12,12 +12,9 @@ import numpy as np
 from dpdm_jax.conditions import Tokens, tokenizers
 from dpdm_jax.conditions.tokenizers import Tokenizer
 from dpdm_jax.data.sources import ConditionedSource, MemorySource, Source
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, listed
 
 _log = logging.getLogger(__name__)
-
-# Of those without a caption, so many are named.
-_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +100,9 @@ def complete(
         for name, text in zip(names, texts, strict=True)
         if text is None or not text.strip()
     ]
-    more = len(missing) - _NAMED
-    listed = ", ".join(missing[:_NAMED]) + (f" and {more} more" if more > 0 else "")
     raise InputError(
         f"{len(missing)} of {len(texts)} images have no caption in {where} "
-        f"({listed}); allowed: a caption for each."
+        f"({listed(missing)}); allowed: a caption for each."
     )
 
 

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, listed
 
 # How programs write that there is no value. A group of such images would be of several
 # people, who would be protected less than the statement says.
 _MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>"})
-# Of images without a group, so many are named.
-_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,10 +126,8 @@ def complete_groups(
         if text.casefold() in _MISSING:
             missing.append(name)
     if missing:
-        more = len(missing) - _NAMED
-        listed = ", ".join(missing[:_NAMED]) + (f" and {more} more" if more > 0 else "")
         raise InputError(
             f"{len(missing)} of {len(values)} images have no {column} in {where} "
-            f"({listed}); allowed: one for each, as data.group is {column!r}."
+            f"({listed(missing)}); allowed: one for each, as data.group is {column!r}."
         )
     return found
