@@ -85,6 +85,8 @@ def get_config() -> ml_collections.ConfigDict:
     # standard deviation over what one image contributes at most. The steps get what
     # they leave of the budget.
     privacy.moments_noise_multiplier = config_dict.placeholder(float)
+    # In its place: the fraction of epsilon that these queries alone spend; 0: not used.
+    privacy.moments_share = 0.0
     # Replaces the secret keys by this seed, for tests: the run is then NOT PRIVATE.
     privacy.fixed_keys_seed = config_dict.placeholder(int)
 

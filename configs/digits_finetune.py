@@ -16,7 +16,7 @@ from dpdm_jax.configs import base, digits, digits_public
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config: that of digits with the public model and fewer steps."""
     base.parse_variant(variant, ())
-    config = digits.get_config()
+    config = digits.network_alone()
     config.name = "digits_finetune"
     config.network = digits_public.get_config().network
     config.initial.parent = "configs/digits_public.py"

@@ -13,7 +13,7 @@ from dpdm_jax.configs import base, digits
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config: a larger model than that of digits, on other images."""
     base.parse_variant(variant, ())
-    config = digits.get_config()
+    config = digits.network_alone()
     config.name = "digits_public"
     config.data.source = "glyphs"
     config.data.public = "characters of matplotlib's fonts"

@@ -17,7 +17,7 @@ from dpdm_jax.diffusion.priors import Classes, Prior
 from dpdm_jax.diffusion.priors.classes import MOMENTS, READER
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
-from dpdm_jax.privacy import Query, class_moments
+from dpdm_jax.privacy import Query, accounting, class_moments
 from dpdm_jax.privacy.class_moments import Batch
 from dpdm_jax.queries.base import OnRelease
 
@@ -32,6 +32,12 @@ _COVARIANCE_CLIP = 1.25
 # the variance of one of these.
 _LEAST_REST = 0.02
 _LEAST_VARIANCE = 1e-4
+
+# How strong the noise is: by itself, or by what it takes of the budget.
+_SIGMA, _SHARE = "moments_noise_multiplier", "moments_share"
+
+# In place of a share of a budget without end.
+_NEXT_TO_NONE = 1e-3
 
 # Canaries: small images, since covariances grow with their square, and contrasts over
 # those assumed.
@@ -144,21 +150,43 @@ def build(
         InputError: moments are measured and not used, or used and not measured; or a
             field is out of range.
     """
-    noise_multiplier = config.privacy.moments_noise_multiplier
+    sigma, share = config.privacy[_SIGMA], config.privacy[_SHARE]
+    validate.real(f"privacy.{_SHARE}", share, minimum=0, below=1)
+    stated = {_SIGMA: sigma, _SHARE: share}
+    given = [_SIGMA] * (sigma is not None) + [_SHARE] * (share != 0)
     kind = config.diffusion.parameterization
-    uses = isinstance(prior, Classes)
-    if (noise_multiplier is not None) != uses:
-        raise InputError(
-            f"privacy.moments_noise_multiplier is {noise_multiplier} with "
-            f"diffusion.parameterization {kind!r}; allowed: a number above 0 with "
-            "'edm_moments', and none with another."
-        )
     if not isinstance(prior, Classes):
+        if given:
+            raise InputError(
+                f"privacy.{given[0]} is {stated[given[0]]} with "
+                f"diffusion.parameterization {kind!r}; allowed: "
+                f"{'none' if given[0] == _SIGMA else '0'}, or 'edm_moments'."
+            )
         return None
+    if len(given) != 1:
+        values = " and ".join(f"privacy.{k} is {v}" for k, v in stated.items())
+        raise InputError(
+            f"{values} with diffusion.parameterization {kind!r}; allowed: one of them."
+        )
     clip = from_config.MOMENTS.read(config.diffusion).clip
-    validate.real("privacy.moments_noise_multiplier", noise_multiplier, above=0)
     num_classes = num_classes_for(condition, READER)
-    return MomentsQuery(prior, image_shape, num_classes, clip, noise_multiplier)
+    query = MomentsQuery(prior, image_shape, num_classes, clip, 1.0)
+    if share:
+        sigma = _share_of_budget(config.privacy, query.planned.count)
+    validate.real(f"privacy.{_SIGMA}", sigma, above=0)
+    return dataclasses.replace(query, noise_multiplier=sigma)
+
+
+def _share_of_budget(privacy: ml_collections.ConfigDict, count: int) -> float:
+    """Returns the noise multiplier with which sums alone take a share of epsilon."""
+    if math.isinf(privacy.epsilon):
+        return _NEXT_TO_NONE
+    return accounting.calibrate_noise_multiplier(
+        accounting.PoissonSampling(1.0, count),
+        privacy[_SHARE] * privacy.epsilon,
+        privacy.delta,
+        privacy.accountant,
+    )
 
 
 def _components(

@@ -68,7 +68,7 @@ FIELDS = {
         "learned_range",
         "initial": "weights parent public label_table other_data",
         "privacy": "epsilon delta l2_clip_norm accountant noise_multiplier "
-        "moments_noise_multiplier fixed_keys_seed",
+        "moments_noise_multiplier moments_share fixed_keys_seed",
         "train": "trainable batch_size images_per_group exact_batch_size epochs "
         "num_steps microbatch_size engine engine_microbatch_size sharded_state "
         "optimizer learning_rate schedule warmup_steps b1 b2 adam_eps weight_decay "

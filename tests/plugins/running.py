@@ -10,8 +10,8 @@ import pytest
 
 array_types.install()  # before what it checks is imported
 
-from dpdm_jax import command_line, rooms, settings, xla_flags  # noqa: E402
-from dpdm_jax.configs import base  # noqa: E402
+from dpdm_jax import rooms, settings, xla_flags  # noqa: E402
+from dpdm_jax.configs import base, digits  # noqa: E402
 
 xla_flags.configure()
 
@@ -143,7 +143,7 @@ def tiny_config():
     """Makes the digits config, cut down to seconds; ``a__b`` is ``config.a.b``."""
 
     def make(**overrides):
-        config = command_line.load_config("configs/digits.py")
+        config = digits.network_alone()
         small = {
             "network__mlp__base_width": 4,
             "network__mlp__hidden_width": 8,

@@ -14,7 +14,8 @@ from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
 from dpdm_jax.models.model import build_model
-from dpdm_jax.privacy import read_ledger
+from dpdm_jax.privacy import PoissonSampling, accounting, read_ledger
+from dpdm_jax.queries import of_run
 from dpdm_jax.queries.class_moments import MomentsQuery
 from dpdm_jax.release.build import release
 from dpdm_jax.release.model import load_release
@@ -256,14 +257,50 @@ def test_a_release_has_the_moments_and_counts_them(make_config, tmp_path, compon
     assert labels.shape == (4,)
 
 
+@pytest.mark.parametrize("epsilon", [1.0, 10.0])
+def test_a_share_of_the_budget(make_config, epsilon):
+    """The queries alone spend their share; the noise is the least that does so."""
+    config = make_config(
+        privacy__moments_noise_multiplier=None,
+        privacy__moments_share=0.7,
+        privacy__epsilon=epsilon,
+        diffusion__edm_moments__components=2,
+    )
+    model = build_model(config, (8, 8, 1), of_classes(10))
+    query = of_run(config, model)[0].planned
+    assert query.count == 3
+    spent = [
+        accounting.epsilon_of_events(
+            [accounting.Event(PoissonSampling(1.0, 3), sigma, 3)], config.privacy.delta
+        )
+        for sigma in (query.noise_multiplier, query.noise_multiplier * 0.999)
+    ]
+    assert spent[0] <= 0.7 * epsilon < spent[1]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (
             {"privacy__moments_noise_multiplier": None},
-            "privacy.moments_noise_multiplier is None with "
-            "diffusion.parameterization 'edm_moments'; allowed",
+            "privacy.moments_noise_multiplier is None and privacy.moments_share is 0.0 "
+            "with diffusion.parameterization 'edm_moments'; allowed: one of them",
         ),
+        (
+            {"privacy__moments_share": 0.5},
+            "privacy.moments_noise_multiplier is 5.0 and privacy.moments_share is 0.5 "
+            "with diffusion.parameterization 'edm_moments'; allowed: one of them",
+        ),
+        (
+            {
+                "privacy__moments_noise_multiplier": None,
+                "privacy__moments_share": 0.5,
+                "diffusion__parameterization": "edm_dct",
+            },
+            "privacy.moments_share is 0.5 with diffusion.parameterization 'edm_dct'; "
+            "allowed: 0, or 'edm_moments'",
+        ),
+        ({"privacy__moments_share": 1.0}, "privacy.moments_share is 1.0; allowed"),
         (
             {"diffusion__parameterization": "edm_dct"},
             "privacy.moments_noise_multiplier is 5.0 with "
