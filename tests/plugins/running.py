@@ -19,10 +19,12 @@ import cheap_compilation  # noqa: E402
 import compiled_steps  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
+import remembered  # noqa: E402
 
 from dpdm_jax.training import prepare, steps  # noqa: E402
 
 cheap_compilation.install()
+remembered.install()
 
 TESTS = Path(__file__).parents[1]
 
