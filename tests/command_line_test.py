@@ -7,6 +7,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "is_seen"),
     [("/site-packages/orbax/checkpoint/future.py", False), ("/mine/run.py", True)],
@@ -25,6 +26,7 @@ command_line.run(lambda argv: exec(code))
     assert ("the disk is full" in result.stderr) == is_seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "gpu", "nonsense"])
 def test_a_device_that_is_not_there_gets_one_sentence(platform):
     script = """
@@ -45,6 +47,7 @@ command_line.run(lambda argv: jax.devices())
     assert result.returncode == 2
 
 
+@pytest.mark.slow
 def test_an_error_of_ones_own_keeps_its_traceback():
     script = """
 import jax
@@ -61,6 +64,7 @@ command_line.run(lambda argv: 1 / 0)
     assert result.returncode == 1
 
 
+@pytest.mark.slow
 def test_only_what_a_library_left_behind_is_silent():
     """A coroutine that is given up says nothing; an error of one's own is shown."""
     script = """

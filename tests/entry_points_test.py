@@ -47,6 +47,7 @@ def finished(tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProces
 @pytest.fixture(scope="module")
 def dpdm(commands):
     """Runs further command lines."""
+    commands.plan(train__num_steps=4, train__batch_size=100)
     return commands.run
 
 

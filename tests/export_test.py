@@ -24,8 +24,10 @@ _PLATFORMS = ("cuda", "tpu")
 @pytest.fixture(scope="module")
 def config():
     config = command_line.load_config("configs/mnist.py")
-    config.network.ncsnpp.base_width = 8
-    config.network.ncsnpp.num_res_blocks = 1
+    config.network.ncsnpp.update(
+        {"base_width": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1}
+        | {"attention_resolutions": (14,)}
+    )
     config.diffusion.noise_multiplicity = 2
     return config
 

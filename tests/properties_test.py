@@ -86,6 +86,7 @@ def configs(draw, *, sections=None, nan=True, most=3) -> ml_collections.ConfigDi
     return config
 
 
+@pytest.mark.slow
 @settings(40)
 @hypothesis.given(config=configs(sections=_SECTIONS))
 def test_a_config_plans_within_its_budget_or_gets_a_sentence(config):
@@ -106,6 +107,7 @@ def test_a_config_plans_within_its_budget_or_gets_a_sentence(config):
     assert model.num_parameters > 0
 
 
+@pytest.mark.slow
 @settings(200)
 @hypothesis.given(config=configs(nan=False, most=10))
 def test_a_config_comes_back_from_its_file(config):

@@ -19,6 +19,7 @@ with streams.tolerated():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["| true", "2>&1 | true", ">&-", "2>&- >&-"])
 def test_a_stream_without_a_reader_ends_nothing(tmp_path, redirection):
     command = f'set -o pipefail; "$0" -c "$1" {redirection}'
@@ -32,6 +33,7 @@ def test_a_stream_without_a_reader_ends_nothing(tmp_path, redirection):
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.slow
 def test_letters_that_a_locale_lacks_are_replaced(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM],

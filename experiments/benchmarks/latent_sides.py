@@ -32,7 +32,8 @@ _LEAST = {
         "latent_unet": {
             "base_channels": 32,
             "channel_multipliers": (1,),
-            "attention_factors": (1,),
+            "num_res_blocks": 1,
+            "attention_factors": (),
             "num_heads": 2,
         }
     },

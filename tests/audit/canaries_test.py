@@ -60,6 +60,7 @@ def test_one_run(training):
     assert np.abs(again.sums - sums).max() > 1  # under secrets of its own
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
 def test_many_runs(training):
     some, fewer = np.arange(20), np.arange(5)

@@ -163,9 +163,11 @@ def test_real_code_is_not_contradicted(config, unit):
     ("plant", "attack", "unit"),
     [
         (average_clipped, attacks.RELEASE, None),
-        (noise_reused, attacks.SAME_NOISE, None),
-        (seed_published, attacks.SAME_KEYS, None),
-        (images_clipped_one_by_one, attacks.RELEASE, PERSON),
+        pytest.param(noise_reused, attacks.SAME_NOISE, None, marks=pytest.mark.slow),
+        pytest.param(seed_published, attacks.SAME_KEYS, None, marks=pytest.mark.slow),
+        pytest.param(
+            images_clipped_one_by_one, attacks.RELEASE, PERSON, marks=pytest.mark.slow
+        ),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -177,6 +179,7 @@ def test_one_run_contradicts(plant, attack, unit, config, monkeypatch):
     assert found.is_poisson
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
 def test_many_runs_contradict_half_the_noise(config, monkeypatch):
     noise_halved(monkeypatch)
@@ -184,6 +187,7 @@ def test_many_runs_contradict_half_the_noise(config, monkeypatch):
     assert any(bound.contradicts for bound in found.bounds)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
 def test_batch_sizes_contradict_shuffling(config, monkeypatch):
     epochs_shuffled(monkeypatch)
@@ -281,8 +285,10 @@ def test_real_queries_are_not_contradicted(config_with_queries):
     ("plant", "attack"),
     [
         (queries_without_noise, attacks.QUERIES),
-        (features_unclipped, attacks.QUERIES),
-        (queries_key_published, attacks.QUERIES_SAME_KEYS),
+        pytest.param(features_unclipped, attacks.QUERIES, marks=pytest.mark.slow),
+        pytest.param(
+            queries_key_published, attacks.QUERIES_SAME_KEYS, marks=pytest.mark.slow
+        ),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -295,6 +301,7 @@ def test_one_run_contradicts_queries(plant, attack, config_with_queries, monkeyp
     assert any(attacks.ATTACKS[attack] in each for each in contradictions(found))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("same_entropy")
 @pytest.mark.parametrize("plant", [noise_of_queries_reused, noise_of_steps_reused])
 def test_noise_used_again_is_seen(plant, config_with_queries, monkeypatch):

@@ -95,6 +95,7 @@ def test_images_of_noise_are_seen_by_the_codec_of_the_run(
     jax.tree.map(np.testing.assert_array_equal, params[KEPT], expected)
 
 
+@pytest.mark.slow
 def test_run_without_guarantee_has_no_claim_to_audit(trained, make_config, monkeypatch):
     record = read_ledger(trained / run_dir.LEDGER)
     fixed = dataclasses.replace(record, fixed_keys=True)

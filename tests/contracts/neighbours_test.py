@@ -37,16 +37,19 @@ ENGINES = {
     "book-keeping": {"engine": "book_keeping"},
     "book-keeping of 3": {"engine": "book_keeping", "microbatch_size": 3},
 }
-# The convolutional network takes long to compile; with one draw see the perceptron.
-CASES = [
+PERCEPTRONS = [
     ("perceptron", multiplicity, engine)
     for multiplicity in (1, 4)
     for engine in ENGINES
-] + [("ncsnpp", 4, engine) for engine in ("vmap", "scan of 3", "book-keeping")]
+]
+# The convolutional network takes long to compile; with one draw see the perceptron.
+CASES = PERCEPTRONS + [
+    pytest.param("ncsnpp", 4, engine, marks=pytest.mark.slow)
+    for engine in ("vmap", "scan of 3", "book-keeping")
+]
 every_case = pytest.mark.parametrize(("network", "multiplicity", "engine"), CASES)
 every_perceptron = pytest.mark.parametrize(
-    ("network", "multiplicity", "engine"),
-    [case for case in CASES if case[0] == "perceptron"],
+    ("network", "multiplicity", "engine"), PERCEPTRONS
 )
 # Of float64, in which sums are compared, and of gradients in batches of another size.
 ROUNDING, OTHER_SHAPE = 1e-12, 1e-5

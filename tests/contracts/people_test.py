@@ -148,7 +148,9 @@ def sums_of(make_config):
     return make
 
 
-@pytest.mark.parametrize("engine", ["vmap", "book_keeping"])
+@pytest.mark.parametrize(
+    "engine", ["vmap", pytest.param("book_keeping", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", SIZES)
 def test_a_person_moves_the_sum_by_at_most_one_clip(sums_of, name, engine):
     sums = sums_of(train__engine=engine)
@@ -207,6 +209,7 @@ def test_others_are_chosen_and_seen_as_before(sums_of, name):
         assert (~batches[0].is_padding[~others]).sum() == min(SIZES[name], ROOM)
 
 
+@pytest.mark.slow
 def test_the_mean_is_of_the_images_that_there_are(sums_of):
     """Room that a person does not fill makes their vector no shorter."""
     found = {}
@@ -257,6 +260,7 @@ def test_images_are_drawn_without_replacement_each_as_often_as_another():
         assert others != [places.tolist() for places in drawn[:100]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [1, ROOM])
 def test_people_of_one_image_are_todays_images_bit_for_bit(make_config, tmp_path, room):
     images = loop.train(
@@ -276,6 +280,7 @@ def test_people_of_one_image_are_todays_images_bit_for_bit(make_config, tmp_path
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_run_of_people_goes_on_as_if_it_had_not_been_interrupted(
     make_config, tmp_path
 ):
@@ -301,6 +306,7 @@ def begun(make_config, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -318,6 +324,7 @@ def test_a_run_goes_on_with_its_own_unit_alone(begun, make_config, changes, says
     assert str(found.value).count(". ") == 0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_people_alone(begun, make_config, people, tmp_path):
     """The images are the same; two of them changed hands, or a name was changed."""
     with np.load(people[0] / "train.npz") as archive:

@@ -120,6 +120,7 @@ def test_num_examples_is_of_the_training_split_alone(data_config):
     assert len(data.load_source(config, "test")) == 360
 
 
+@pytest.mark.slow
 def test_import_is_light():
     code = (
         "import sys, dpdm_jax.data;"

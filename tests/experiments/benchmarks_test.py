@@ -11,7 +11,13 @@ import types
 import cheap_compilation
 import pytest
 
-from experiments.benchmarks import first_step, scaling, worker
+from experiments.benchmarks import (
+    finetune_step,
+    first_step,
+    memory,
+    scaling,
+    worker,
+)
 
 # Key -> the package without which it is not printed.
 STEP_KEYS = {
@@ -61,25 +67,46 @@ def _sides_compile_cheaply(monkeypatch):
     )
 
 
+class Forked:
+    """What benchmarks know of ``subprocess``, by the server of commands.
+
+    Its processes need not import what the server has.
+    """
+
+    DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
+
+    def __init__(self, commands):
+        self._commands = commands
+
+    def Popen(self, command, cwd, env=None, **pipes):
+        assert command[:2] == [sys.executable, "-m"]
+        told = {"XLA_FLAGS": os.environ["XLA_FLAGS"]}
+        name = "JAX_COMPILATION_CACHE_DIR"
+        told |= {name: env[name]} if name in (env or {}) else {}
+        is_piped = pipes.get("stdout") == subprocess.PIPE
+        started = self._commands.start(
+            *command[3:], module=command[2], cwd=cwd, env=told, piped=is_piped
+        )
+        return types.SimpleNamespace(
+            stdin=started.stdin,
+            stdout=started.stdout,
+            poll=started.poll,
+            wait=lambda: started.wait().returncode,
+        )
+
+    def run(self, command, check, cwd, **pipes):
+        assert check
+        assert pipes == {"stdout": subprocess.PIPE, "text": True}
+        done = self._commands.start(*command[3:], module=command[2], cwd=cwd).wait()
+        assert done.returncode == 0, done.stderr
+        return done
+
+
 @pytest.fixture
 def forked(commands, monkeypatch):
     """Sides in processes that need not import what the server of commands has."""
-
-    def start(command, cwd, **pipes):
-        assert command[:2] == [sys.executable, "-m"]
-        assert pipes == dict.fromkeys(("stdin", "stdout"), subprocess.PIPE) | {
-            "text": True
-        }
-        return commands.start(
-            *command[3:],
-            module=command[2],
-            cwd=cwd,
-            env={"XLA_FLAGS": os.environ["XLA_FLAGS"]},
-            piped=True,
-        )
-
-    replaced = types.SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
-    monkeypatch.setattr(worker, "subprocess", replaced)
+    for module in (worker, first_step, finetune_step, memory):
+        monkeypatch.setattr(module, "subprocess", Forked(commands))
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_a_whole_model_has_network_and_autoencoder(tmp_path):
     )
     condition = Tokens(length=3, vocabulary=5)
     network = latent_unet.build(settings, TEXT, (2, 2, 4), condition)
-    params = random_like(jax.eval_shape(network.init, jax.random.key(0)))
+    params = random_like(network.shapes)
     of_network = officially(params, name_maps.official_names(params))
     of_codec = params_of(KL)
     condition = "cond_stage_model."
@@ -234,7 +234,7 @@ def test_classes_of_a_checkpoint_are_rows_of_the_table():
         base_channels=32, channel_multipliers=(1,), attention_factors=(), num_heads=4
     )
     network = latent_unet.build(settings, TEXT, (2, 2, 3), Labels(4))
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    shapes = network.shapes
     names = name_maps.official_names(shapes)
     assert names["cond_stage_model.embedding.weight"].official_shape == (4, 512)
     alone = name_maps.condition_names(shapes["context"])

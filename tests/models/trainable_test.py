@@ -1,5 +1,7 @@
 """What a config selects of a network, and what a model makes of it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,7 @@ def adm_config(selector="all", *, low_frequencies=0):
     return config
 
 
+@functools.cache
 def model_of(selector="all", num_classes=3, **options):
     return build_model(adm_config(selector, **options), SHAPE, of_classes(num_classes))
 
@@ -153,6 +156,7 @@ CELEBA_64 = {"base_channels": 128, "head_channels": 0, "num_heads": 8}
 CELEBA_32 = {"base_channels": 192, "head_channels": 32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "side", "total", "attention", "of_a_rank"),
     [

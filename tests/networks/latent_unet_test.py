@@ -20,6 +20,7 @@ CAPTIONS = Tokens(length=3, vocabulary=5)
 HEAD = (1280 + 1) * 30522
 
 
+@functools.cache
 def tiny(condition=CLASSES, shape=(2, 2, 3), **changes):
     fields = {
         "base_channels": 32,
@@ -34,7 +35,7 @@ def tiny(condition=CLASSES, shape=(2, 2, 3), **changes):
 
 
 def shapes_of(network):
-    return jax.eval_shape(network.init, jax.random.key(0))
+    return network.shapes
 
 
 def run(network, condition):
@@ -44,6 +45,7 @@ def run(network, condition):
     return functools.partial(jax.jit(network.apply), params, x, steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "shape", "condition", "embedder", "count"),
     [
@@ -100,12 +102,13 @@ def run(network, condition):
 def test_parameter_count_is_the_official_one(fields, shape, condition, embedder, count):
     settings = latent_unet.Settings(**fields)
     network = latent_unet.build(settings, PUBLISHED, shape, condition)
-    parts = shapes_of(network)
+    parts = network.shapes
     of_context = sum(leaf.size for leaf in jax.tree.leaves(parts["context"]))
     assert of_context == embedder
     assert network.num_parameters - of_context == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "side", "count"),
     [

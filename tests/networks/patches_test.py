@@ -63,7 +63,7 @@ def test_every_network_may_have_more_channels_than_the_image(name, patch_size):
     config.ncsnpp.update({"base_width": 8, "channel_multipliers": (1,)})
     config.low_frequencies.count = 2
     network = build_network(config, SHAPE, of_classes(2), outputs=2)
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    shapes = network.shapes
     arguments = jnp.zeros((3, *SHAPE)), jnp.ones(3), jnp.arange(3)
     out = jax.eval_shape(network.apply, shapes, *arguments)
     assert (out.shape, out.dtype) == ((3, *SHAPE[:2], 6), jnp.float32)

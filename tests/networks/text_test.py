@@ -56,7 +56,7 @@ def test_captions_matter_and_examples_are_independent(name):
 
 def test_the_perceptron_on_low_frequencies_reads_captions_too():
     network = network_of("mlp", low_frequencies={"count": 2})
-    params = jax.eval_shape(network.init, jax.random.key(0))
+    params = network.shapes
     block = params["low_frequencies"]["blocks"]["block_0"]
     assert "text" in block
     assert "label" not in block

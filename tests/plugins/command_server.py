@@ -15,6 +15,7 @@ import traceback
 
 import cheap_compilation
 import jax
+import remembered
 from jax._src import xla_bridge  # there is no public way to ask
 
 from dpdm_jax import command_line, evaluation, modes, planning, report, settings
@@ -108,6 +109,7 @@ def run(job: dict) -> int:
 
 if __name__ == "__main__":
     cheap_compilation.install()
+    remembered.install()
     os.fsync = lambda handle: None  # no test cuts the power
     gc.freeze()  # what is imported stays, and stays shared with the processes
     status = run(serve())

@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 _TESTS = """
 import subprocess, sys, time
 
@@ -64,6 +66,7 @@ def test_the_costliest_tests_and_the_total_are_printed(tmp_path):
     assert float(total.split()[0]) >= sum(costs.values())
 
 
+@pytest.mark.slow
 def test_workers_over_budget_fail_though_every_test_passes(tmp_path):
     status, said = run(tmp_path, workers=2, budget=0.8)
     assert "3 passed" in said
@@ -73,6 +76,7 @@ def test_workers_over_budget_fail_though_every_test_passes(tmp_path):
     assert "FAILED: the tests take more processor time than their budget." in said
 
 
+@pytest.mark.slow
 def test_a_crash_is_one_failure_among_the_others(tmp_path):
     status, said = run(tmp_path, workers=1, budget=100, tests=_CRASH)
     assert status == 1, said

@@ -15,14 +15,17 @@ from dpdm_jax.configs import base, digits  # noqa: E402
 
 xla_flags.configure()
 
+import built_once  # noqa: E402
 import cheap_compilation  # noqa: E402
 import compiled_steps  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
+import remembered  # noqa: E402
 
 from dpdm_jax.training import prepare, steps  # noqa: E402
 
 cheap_compilation.install()
+remembered.install()
 
 TESTS = Path(__file__).parents[1]
 
@@ -96,6 +99,12 @@ def _no_power_cuts():
     """Spares the wait for the disk: only a power cut would show a difference."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_are_built_once():
+    with built_once.installed():
         yield
 
 

@@ -25,7 +25,14 @@ ENGINES = {
     "book-keeping": {"engine": "book_keeping"},
     "book-keeping of 2": {"engine": "book_keeping", "microbatch_size": 2},
 }
-every_engine = pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES.keys())
+QUICK = ("vmap", "scan of 2", "book-keeping")
+every_engine = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, options in ENGINES.items()
+    ],
+)
 
 PARAMS = {
     "hidden": {"w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.zeros(4)},

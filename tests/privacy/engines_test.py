@@ -547,6 +547,7 @@ def traits_of(model):
     )
 
 
+@pytest.mark.slow
 def test_auto_avoids_loops_where_they_are_slow():
     arguments = ("cpu", 64, 7 * MEBI)
     fast, slow = (LossTraits(slow, largest_array=1) for slow in (False, True))

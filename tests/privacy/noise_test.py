@@ -3,6 +3,7 @@
 Keys are fixed, so a test that passes once passes always.
 """
 
+import functools
 import inspect
 import os
 
@@ -48,16 +49,22 @@ def flat(tree):
     return np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64)
 
 
-def noise_of_steps(key, updates, num_steps, stddev=STDDEV):
-    """(noised sum - sum) / stddev of successive steps, [num_steps, coordinates]."""
+@functools.partial(jax.jit, static_argnames=("num_steps", "stddev"))
+def noised_of_steps(key, updates, num_steps, stddev):
+    """What the transform makes of the same sum in successive steps; compiled once."""
     tx = gaussian_noise(stddev, key)
-    updates = updates if is_sum(updates) else exact(updates)
 
     def step(state, _):
         noised, state = tx.update(updates, state)
         return state, noised
 
-    _, noised = jax.lax.scan(step, tx.init(updates), length=num_steps)
+    return jax.lax.scan(step, tx.init(updates), length=num_steps)[1]
+
+
+def noise_of_steps(key, updates, num_steps, stddev=STDDEV):
+    """(noised sum - sum) / stddev of successive steps, [num_steps, coordinates]."""
+    updates = updates if is_sum(updates) else exact(updates)
+    noised = noised_of_steps(key, updates, num_steps, stddev)
     joined = [np.reshape(leaf, (num_steps, -1)) for leaf in jax.tree.leaves(noised)]
     return (np.concatenate(joined, 1) - flat(updates)) / stddev
 

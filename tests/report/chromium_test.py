@@ -111,6 +111,7 @@ def page(writer) -> str:
     return write_report(writer.workdir).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_fits_phone_and_laptop_and_draws_everything(chromium, page, tmp_path):
     found, errors = measure(chromium, page, tmp_path)
     assert errors == []
@@ -122,6 +123,7 @@ def test_fits_phone_and_laptop_and_draws_everything(chromium, page, tmp_path):
         assert [name for name in seen["loads"] if not name.startswith("data:")] == []
 
 
+@pytest.mark.slow
 def test_the_measurement_sees_what_is_wrong(chromium, page, tmp_path):
     wide = page.replace("<main>", '<main><div style="width: 2000px">wide</div>')
     assert wide != page
@@ -133,6 +135,7 @@ def test_the_measurement_sees_what_is_wrong(chromium, page, tmp_path):
     assert any("Content Security Policy" in line for line in errors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [_PHONE, _LAPTOP])
 @pytest.mark.parametrize("dark", [False, True])
 def test_screenshot(chromium, page, writer, tmp_path, width, dark):

@@ -72,6 +72,7 @@ def test_prompts_take_turns_and_stand_beside_their_images(workdir):
     assert height == 2 * (48 + 2) + 2
 
 
+@pytest.mark.slow
 def test_a_file_gives_the_same_images_and_is_warned_of(workdir, tmp_path, caplog):
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeffa tiny 3\r\na dog\r\n", encoding="utf-8")
@@ -92,6 +93,7 @@ def test_other_prompts_are_other_images_and_other_settings(workdir):
     assert (read(other)["images"] != one).any()
 
 
+@pytest.mark.slow
 def test_tokens_may_be_given_themselves(workdir, tmp_path):
     tokens = tokenizers.of_bytes(BYTES.length)(["a dog"]).tokens.repeat(5, axis=0)
     np.save(tmp_path / "tokens.npy", tokens)
@@ -102,6 +104,7 @@ def test_tokens_may_be_given_themselves(workdir, tmp_path):
     np.testing.assert_array_equal(found["images"], asked["images"])
 
 
+@pytest.mark.slow
 def test_long_prompts_are_cut_and_said(workdir, caplog):
     with caplog.at_level(logging.WARNING):
         run.sample(config_of(prompt="a handwritten three"), workdir)

@@ -42,7 +42,7 @@ class Spy:
     """Watches a run from inside, and can disturb it."""
 
     def __init__(self):
-        self.exchanges: dict[str, list[str]] = {}
+        self.exchanges: dict[str, list[str]] | None = None
         self.on_load = lambda step: None
         self.forget()
         self._watch_secrets()
@@ -92,7 +92,7 @@ class Spy:
                 function = getattr(fns, name)
 
                 def call(*arguments):
-                    if name not in self.exchanges:
+                    if self.exchanges is not None and name not in self.exchanges:
                         text = function.lower(*arguments).compile().as_text()
                         self.exchanges[name] = sorted(_EXCHANGE.findall(text))
                     return function(*arguments)
@@ -171,7 +171,7 @@ def answer(job, spy):
             settings.assign(config, name, value)
     rooms.forget_foreign(config, list(job["overrides"]))
     told = {"devices": jax.device_count(), "local_devices": jax.local_device_count()}
-    spy.exchanges.clear()
+    spy.exchanges = {} if job.get("exchanges") else None
 
     def refusal(workdir):
         try:
@@ -213,12 +213,13 @@ def answer(job, spy):
     told["drawn_secrets"] = spy.drawn_secrets
     told["selected"], told["loaded"] = spy.selected, spy.loaded
     told["exchanges"] = spy.exchanges
-    mesh = devices.data_mesh()
-    told["noise"] = noise_of_two_steps(5, sharding=devices.divided(mesh))
-    told["noise_in_parts"] = noise_of_two_steps(
-        5, layout=functools.partial(devices.spread, mesh)
-    )
-    told["sums"] = sums_by_devices()
+    if job.get("measure"):
+        mesh = devices.data_mesh()
+        told["noise"] = noise_of_two_steps(5, sharding=devices.divided(mesh))
+        told["noise_in_parts"] = noise_of_two_steps(
+            5, layout=functools.partial(devices.spread, mesh)
+        )
+        told["sums"] = sums_by_devices()
     if job.get("sample"):
         run.sample(config, pathlib.Path(job["workdir"]))
     return told

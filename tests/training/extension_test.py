@@ -199,6 +199,7 @@ def test_killed_in_its_first_step_and_later_it_ends_bit_for_bit(
     assert sizes == [expected[step] for step in taken]
 
 
+@pytest.mark.slow
 def test_without_the_checkpoint_between_the_plans_each_has_its_own_noise(
     extended, undisturbed, tmp_path
 ):
@@ -219,6 +220,7 @@ def test_an_unfinished_run_takes_what_was_planned_first(partial, spent, tmp_path
     assert arrays_of(workdir)[1] != ours[1]
 
 
+@pytest.mark.slow
 def test_copies_that_are_extended_apart_share_neither_noise_nor_batches(
     spent, undisturbed, tmp_path
 ):
@@ -235,6 +237,7 @@ def test_copies_that_are_extended_apart_share_neither_noise_nor_batches(
     assert sizes[0] != sizes[1]
 
 
+@pytest.mark.slow
 def test_extending_twice(undisturbed, tmp_path):
     workdir = copy_of(undisturbed, tmp_path / "run")
     with pytest.raises(InputError, match=r"epsilon is 12\.0; allowed: more than"):
@@ -247,6 +250,7 @@ def test_extending_twice(undisturbed, tmp_path):
     assert record.epsilon_spent() == logged(workdir, "epsilon")[-1]
 
 
+@pytest.mark.slow
 def test_secrets_of_an_extension_are_in_no_file(undisturbed):
     path = undisturbed / "checkpoints" / str(_STEPS) / "private" / "metadata"
     secrets = Secrets.from_dict(json.loads(path.read_text()))
@@ -261,6 +265,7 @@ def test_secrets_of_an_extension_are_in_no_file(undisturbed):
             assert not any(needle in content for needle in needles), path
 
 
+@pytest.mark.slow
 def test_a_larger_budget_on_resuming_stays_refused(extended, tmp_path):
     workdir = copy_of(extended, tmp_path / "run")
     before = (workdir / "privacy.json").read_bytes()

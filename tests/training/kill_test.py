@@ -23,6 +23,7 @@ _FLAGS = (
     "--config.network.mlp.hidden_width=8",
     "--config.diffusion.noise_multiplicity=2",
     "--config.privacy.fixed_keys_seed=1",
+    "--config.privacy.accountant=rdp",  # the quicker, as each step is logged
     "--config.train.batch_size=100",
     f"--config.train.num_steps={_STEPS}",
     "--config.train.microbatch_size=64",

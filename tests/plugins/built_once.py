@@ -1,0 +1,69 @@
+"""Networks and samplers of a test file that are alike are built, and compiled, once.
+
+Building a network traces all of its modules; a sampler's program is compiled anew by
+whoever asks for images. Both depend on configs alone.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+from dpdm_jax.models import model as models
+from dpdm_jax.sampling import generate
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Has it so within; see ``running``."""
+    networks, codecs = _shared(models.build_network), _shared(models.build_codec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "build_network", networks)
+        patch.setattr(models, "build_codec", codecs)
+        patch.setattr(generate, "sampling_program", _shared_program())
+        yield
+
+
+def _where() -> tuple[Any, ...]:
+    """The test file, and how it compiles and checks arrays."""
+    file = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[0]
+    cheaply = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+    return file, cheaply, jaxtyping.config.jaxtyping_disable
+
+
+def _shared(build: Callable[..., Any]) -> Callable[..., Any]:
+    made: dict[Any, Any] = {}
+
+    def build_once(config: Any, *args: Any, **options: Any) -> Any:
+        fields = repr(config.to_dict())
+        key = (*_where(), fields, *map(repr, (args, sorted(options.items()))))
+        if key not in made:
+            made[key] = build(config, *args, **options)
+        return made[key]
+
+    return build_once
+
+
+def _shared_program() -> Callable[..., Any]:
+    build, made = generate.sampling_program, {}
+
+    def build_once(model, sampler, key, mesh, *, guidance_scale):
+        with np.printoptions(threshold=sys.maxsize):
+            parts = (model.parameterization, model.prior, model.condition, sampler)
+            said = repr(parts)
+        drawn = np.asarray(jax.random.key_data(key)).tobytes()
+        known = (*_where(), said, drawn, mesh, guidance_scale)
+        # By identity; what is kept here is no other object later.
+        known += (id(model.network), id(model.codec), id(build))
+        if known not in made:
+            program = build(model, sampler, key, mesh, guidance_scale=guidance_scale)
+            made[known] = model, program
+        return made[known][1]
+
+    return build_once
