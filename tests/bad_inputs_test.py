@@ -324,6 +324,12 @@ TRAINING = rows_of(
             "data.num_examples=1000": "is 1000 but the training data has 1437",
             "data.num_classes=5": "go up to 9; allowed: 0 to 4",
             "seed=99999999999999999999": "seed is 99999999999999999999",
+            "sample.labels=nowhere.npy": "FileNotFoundError",
+            "sample.labels=12": "asks for class 12",
+            "sampler.num_steps=1": "sampler.num_steps is 1",
+            "sampler.guidance=-1": "sampler.guidance: The guidance scale is -1.0",
+            "evaluate.metrics=('fidd',)": "a metric is 'fidd'; allowed: fid, kid",
+            "evaluate.seeds=0": "classifier_seeds is 0",
         }
     )
     | {

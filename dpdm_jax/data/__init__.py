@@ -13,6 +13,7 @@ from dpdm_jax.data.registry import (
     load_captions,
     load_groups,
     load_source,
+    loaded_once,
     stated_condition,
     tokenizer,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "load_captions",
     "load_groups",
     "load_source",
+    "loaded_once",
     "resize",
     "set_channels",
     "stated_condition",

@@ -4,8 +4,10 @@ The modules are imported here, the libraries that they read with where they are 
 source pays for another one's.
 """
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import ml_collections
 
@@ -90,10 +92,31 @@ GROUPED: Mapping[str, Callable[[DataSettings, str, str], list[str]]] = {
 }
 
 
+_Loaded = dict[tuple[ml_collections.FrozenConfigDict, str], Source]
+_loaded: contextvars.ContextVar[_Loaded | None] = contextvars.ContextVar(
+    "loaded", default=None
+)
+
+
+@contextlib.contextmanager
+def loaded_once() -> Iterator[None]:
+    """Has ``load_source`` read each split of each config once, and keep it.
+
+    What a command checks before it trains, trains on and evaluates against is then
+    decoded once. One within another keeps for itself.
+    """
+    before = _loaded.set({})
+    try:
+        yield
+    finally:
+        _loaded.reset(before)
+
+
 def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
     """Loads the train or test split that a config describes.
 
-    All sources crop, convert and resize as the config says.
+    All sources crop, convert and resize as the config says. Within ``loaded_once``
+    what has been loaded is returned again.
 
     Args:
         config: ``config.data``.
@@ -106,6 +129,16 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
         InputError: a field has a value that is not allowed, or the data is missing,
             damaged, or not what the config says.
     """
+    kept = _loaded.get()
+    if kept is None:
+        return _load(config, split)
+    key = (ml_collections.FrozenConfigDict(config), split)
+    if key not in kept:
+        kept[key] = _load(config, split)
+    return kept[key]
+
+
+def _load(config: ml_collections.ConfigDict, split: str) -> Source:
     settings = _settings(config, split)
     made: Captions | None = CONDITIONS.build(config)
     if made is None:
