@@ -86,10 +86,11 @@ def load(settings: Settings, config: DataSettings, split: str) -> ArraySource:
 
     If PATH has sub-folders named by data.train_split and data.test_split, they are the
     splits; otherwise PATH is the training split. Classes are numbered in natural order
-    of their names (1, 2, 10), those of the training split for both; images follow in
-    order of class and path. Names that start with a dot, and files that are no images
-    by their suffix, are passed over; images of kinds that are not read are refused. A
-    split's ``dataset.json`` states the labels of its images in place of folders.
+    of their names (1, 2, 10), those of the training split for both, or as
+    ``data.class_names`` has them; images follow in order of folder and path. Names that
+    start with a dot, and files that are no images by their suffix, are passed over;
+    images of kinds that are not read are refused. A split's ``dataset.json`` states the
+    labels of its images in place of folders.
     The EXIF orientation is applied; transparency is dropped; palettes and CMYK become
     RGB. Then ``Preparation`` crops, converts and resizes.
 
@@ -184,7 +185,7 @@ def _find(config: DataSettings, split: str) -> tuple[_Listing, Path]:
                 "allowed: both, or neither."
             )
         train_folder = root
-    train = _list_images(train_folder)
+    train = _list_images(train_folder, list(config.class_names) or None)
     listing, folder = train, train_folder
     if split == "test":
         if not test_folder.is_dir():
@@ -389,8 +390,9 @@ def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
     for name, members in by_class.items():
         if name not in classes:
             raise InputError(
-                f"{folder} has the class {name!r}, which the training images have "
-                f"not; allowed: {', '.join(classes)}."
+                f"{folder} has the class {name!r}, which is neither in "
+                "data.class_names nor one of the training images; allowed: "
+                f"{', '.join(classes)}."
             )
         files += members
         labels += [classes.index(name)] * len(members)

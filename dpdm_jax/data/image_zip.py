@@ -28,7 +28,8 @@ def load(config: DataSettings, split: str) -> ArraySource:
     """Decodes every image of a zip file into one array, in natural order of paths.
 
     Labels are those of its ``dataset.json``. Without that file they are the images'
-    topmost folders in the zip file, in natural order; images in none have no labels.
+    topmost folders in the zip file, in natural order or as ``data.class_names`` has
+    them; images in none have no labels.
 
     Args:
         config: reads path, num_classes, train_split, test_split and the fields of
@@ -120,16 +121,18 @@ def _labels(
                 f"two, or {dataset_json.NAME}."
             )
         return None
-    training = _find(config, "train")
-    classes = folders
-    if training != path:
-        with _opened(training) as other:
-            classes = _folders(_names(other, training))
-    classes = sorted(set(classes), key=image_folder.natural_order)
+    classes = list(config.class_names)
+    if not classes:
+        training, classes = _find(config, "train"), folders
+        if training != path:
+            with _opened(training) as other:
+                classes = _folders(_names(other, training))
+        classes = sorted(set(classes), key=image_folder.natural_order)
     if foreign := sorted(set(folders) - set(classes)):
         raise InputError(
-            f"{path} has the class {foreign[0]!r}, which the training images have not; "
-            f"allowed: {', '.join(classes)}."
+            f"{path} has the class {foreign[0]!r}, which is neither in "
+            "data.class_names nor one of the training images; allowed: "
+            f"{', '.join(classes)}."
         )
     return [classes.index(folder) for folder in folders]
 

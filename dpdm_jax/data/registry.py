@@ -66,7 +66,7 @@ CONDITIONS = Room(
 )
 
 #: The sources whose highest label tells the number of classes, unless it is stated.
-COUNTED = ("idx", "npz", "parquet")
+COUNTED = ("idx", "image_folder", "image_zip", "npz", "parquet")
 
 #: The sources that have captions. What reads those of its examples, in their order,
 #: takes its own settings, those of every source, the column of a table, and "train" or
@@ -275,7 +275,8 @@ def stated_condition(config: ml_collections.ConfigDict) -> Condition | None:
     made: Captions | None = CONDITIONS.build(config)
     if made is not None:
         return made.condition
-    return None if config.num_classes < 0 else of_classes(config.num_classes)
+    num_classes = _EVERY.read(config).num_classes
+    return None if num_classes < 0 else of_classes(num_classes)
 
 
 def _settings(config: ml_collections.ConfigDict, split: str) -> DataSettings:

@@ -1,15 +1,16 @@
 """The interface of every image source, and what all of them read of a config."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from dpdm_jax import validate
-from dpdm_jax.conditions import Condition, of_classes
+from dpdm_jax.conditions import Condition, class_names, of_classes
 from dpdm_jax.data import transforms
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, listed
 
 SPLITS = ("train", "test")
 # Labels, and one more for no label, are int32.
@@ -37,6 +38,10 @@ class DataSettings:
         channels: 1 or 3; 0 as stored.
         num_classes: -1 from the data, 0 unlabelled. Where the condition is captions,
             evaluation alone reads labels.
+        class_names: of the labels 0, 1, ..., in order; () where they are not stated.
+            Public: report, samples and release show them, and names that are read off
+            private data are shown nowhere. Class folders, and names that the data has
+            itself, are held to them; a class may be without images.
         crop: see ``transforms``: "none", "center_square" or "celeba".
         resize: likewise: "lanczos", "bicubic", "bilinear" or "box".
 
@@ -52,6 +57,7 @@ class DataSettings:
     image_size: int = 0
     channels: int = 0
     num_classes: int = -1
+    class_names: tuple[str, ...] = ()
     crop: str = "none"
     resize: str = "lanczos"
 
@@ -62,6 +68,10 @@ class DataSettings:
         validate.integer("data.image_size", self.image_size, minimum=0)
         validate.integer("data.num_classes", self.num_classes, minimum=-1)
         validate.integer("data.num_examples", self.num_examples, minimum=0)
+        if self.class_names:
+            class_names.check(self.class_names, self.num_classes)
+            if self.num_classes == -1:
+                object.__setattr__(self, "num_classes", len(self.class_names))
 
 
 @runtime_checkable
@@ -261,6 +271,25 @@ def resolve_num_classes(requested: int, found: int | None, name: str) -> int:
             f"{requested - 1}, for data.num_classes is {requested}."
         )
     return requested
+
+
+def check_same_names(config: DataSettings, found: Sequence[str], name: str) -> None:
+    """Refuses data whose classes have other names, or another order, than is stated.
+
+    Args:
+        config: which may state names.
+        found: names that the data has itself, in order of its labels.
+        name: what messages call the data.
+
+    Raises:
+        InputError: they differ.
+    """
+    stated = config.class_names
+    if stated and config.num_classes and tuple(found) != tuple(stated):
+        raise InputError(
+            f"data.class_names is {listed(stated)} and {name} has the classes "
+            f"{listed(found)}; allowed: those names in that order, or ()."
+        )
 
 
 def split_name(config: DataSettings, split: str) -> str:
