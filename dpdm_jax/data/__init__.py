@@ -24,6 +24,7 @@ from dpdm_jax.data.sources import (
     Source,
     image_spec,
 )
+from dpdm_jax.data.stored_images import StoredSource
 from dpdm_jax.data.transforms import (
     CROPS,
     RESIZE_FILTERS,
@@ -44,6 +45,7 @@ __all__ = [
     "MemorySource",
     "Preparation",
     "Source",
+    "StoredSource",
     "bind",
     "center_crop_celeba",
     "center_crop_square",

@@ -19,16 +19,20 @@ from dpdm_jax.data import (
     captions,
     digits,
     glyphs,
+    huggingface,
     idx,
     image_folder,
     image_zip,
     npz,
     parquet,
     tfds,
+    webdataset,
 )
 from dpdm_jax.data.captions import Captions
-from dpdm_jax.data.groups import Groups
+from dpdm_jax.data.columns import Column
+from dpdm_jax.data.groups import Groups, complete_groups
 from dpdm_jax.data.sources import SPLITS, DataSettings, MemorySource, Source
+from dpdm_jax.data.stored_images import StoredSource
 from dpdm_jax.errors import InputError
 from dpdm_jax.settings import Group, Kind, Room
 
@@ -51,6 +55,12 @@ ROOM = Room(
             camelyon17.load, (Group("data.camelyon17", camelyon17.Settings),)
         ),
         "parquet": Kind(parquet.load, (Group("data.parquet", parquet.Settings),)),
+        "huggingface": Kind(
+            huggingface.load, (Group("data.huggingface", huggingface.Settings),)
+        ),
+        "webdataset": Kind(
+            webdataset.load, (Group("data.webdataset", webdataset.Settings),)
+        ),
     },
     shared=(_EVERY,),
 )
@@ -65,8 +75,19 @@ CONDITIONS = Room(
     },
 )
 
-#: The sources whose highest label tells the number of classes, unless it is stated.
-COUNTED = ("idx", "image_folder", "image_zip", "npz", "parquet")
+#: The sources that can leave images in their files; the first three always do.
+ON_DEMAND = (
+    *("camelyon17", "glyphs", "tfds"),
+    *("huggingface", "image_folder", "image_zip", "webdataset"),
+)
+
+#: Reads a column of a data set, by ``config.data``, its name and "train" or "test".
+ReadColumn = Callable[[DataSettings, str, str], Column]
+
+
+def _captions_of(read: ReadColumn) -> Kind:
+    return Kind(lambda *which: captions.complete(*read(*which)))
+
 
 #: The sources that have captions. What reads those of its examples, in their order,
 #: takes its own settings, those of every source, the column of a table, and "train" or
@@ -76,19 +97,22 @@ CAPTIONED = Room(
     {
         "digits": Kind(digits.captions),
         "glyphs": Kind(glyphs.captions, (Group("data.glyphs", glyphs.Settings),)),
-        "image_folder": Kind(image_folder.captions),
-        "npz": Kind(npz.captions),
-        "parquet": Kind(parquet.captions),
+        "huggingface": _captions_of(huggingface.column),
+        "image_folder": _captions_of(image_folder.column),
+        "npz": _captions_of(npz.captions),
+        "parquet": _captions_of(parquet.column),
+        "webdataset": _captions_of(webdataset.column),
     },
 )
 
-#: The sources that can say whose an image is: each reads the values of a column, by
-#: ``config.data``, the column and "train" or "test", in the order of its examples.
-GROUPED: Mapping[str, Callable[[DataSettings, str, str], list[str]]] = {
-    "camelyon17": camelyon17.groups,
-    "image_folder": image_folder.groups,
-    "npz": npz.groups,
-    "parquet": parquet.groups,
+#: The sources that can say whose an image is, by a column.
+GROUPED: Mapping[str, ReadColumn] = {
+    "camelyon17": camelyon17.column,
+    "huggingface": huggingface.column,
+    "image_folder": image_folder.column,
+    "npz": npz.column,
+    "parquet": parquet.column,
+    "webdataset": webdataset.column,
 }
 
 
@@ -148,7 +172,7 @@ def _load(config: ml_collections.ConfigDict, split: str) -> Source:
         texts = _texts(config, settings, split, made)
         unlabelled = dataclasses.replace(settings, num_classes=0)
         source = made.of(ROOM.build(config, unlabelled, split), texts)
-    if split == "train" and settings.num_classes == -1 and config.source in COUNTED:
+    if split == "train":
         _check_first_label(source)
     if split == "train" and not settings.group:
         _check_number(settings, len(source), "images")
@@ -173,7 +197,8 @@ def load_groups(config: ml_collections.ConfigDict, source: Source) -> Groups | N
     if not settings.group:
         return None
     check_group(config)
-    values = GROUPED[config.source](settings, settings.group, "train")
+    column = GROUPED[config.source](settings, settings.group, "train")
+    values = complete_groups(column.values, column.names, settings.group, column.where)
     if len(values) != len(source):
         raise InputError(
             f"data.group is {settings.group!r}, which has {len(values)} values for "
@@ -211,8 +236,10 @@ def _check_number(settings: DataSettings, number: int, units: str) -> None:
 
 def _check_first_label(source: Source) -> None:
     """Refuses labels that were counted from 1, where the highest tells the classes."""
+    if not isinstance(source, MemorySource | StoredSource) or not source.is_counted:
+        return
     found = source.condition.num_classes
-    if not found or not isinstance(source, MemorySource):
+    if not found:
         return
     first, last = int(source.conditions.min()), int(source.conditions.max())
     if first > 0 and last == found - 1:
@@ -283,6 +310,11 @@ def _settings(config: ml_collections.ConfigDict, split: str) -> DataSettings:
     validate.one_of("split", split, SPLITS)
     ROOM.kind(config)  # its name before the other settings
     settings: DataSettings = _EVERY.read(config)
+    if settings.on_demand and config.source not in ON_DEMAND:
+        raise InputError(
+            f"data.on_demand is True and data.source is {config.source!r}, which is "
+            f"read into memory; allowed: {', '.join(ON_DEMAND)}."
+        )
     return settings
 
 

@@ -44,6 +44,9 @@ class DataSettings:
             itself, are held to them; a class may be without images.
         crop: see ``transforms``: "none", "center_square" or "celeba".
         resize: likewise: "lanczos", "bicubic", "bilinear" or "box".
+        on_demand: images stay in their files and are decoded whenever a step reads
+            them, for data larger than memory; of image_folder, image_zip, huggingface
+            and webdataset. camelyon17, glyphs and tfds with random access always are.
 
     Raises:
         InputError: a field is out of range.
@@ -60,6 +63,7 @@ class DataSettings:
     class_names: tuple[str, ...] = ()
     crop: str = "none"
     resize: str = "lanczos"
+    on_demand: bool = False
 
     def __post_init__(self) -> None:
         validate.one_of("data.crop", self.crop, transforms.CROPS)
@@ -113,15 +117,19 @@ def image_spec(shape: tuple[int, ...], condition: Condition) -> Example:
 class MemorySource:
     """A source whose examples lie in memory; see ``Source``."""
 
-    def __init__(self, examples: Example, condition: Condition):
+    def __init__(
+        self, examples: Example, condition: Condition, *, is_counted: bool = False
+    ):
         """Keeps arrays.
 
         Args:
             examples: a pytree of arrays [N, ...], N >= 1.
             condition: see ``Source``.
+            is_counted: whether the highest label told the number of classes.
         """
         self._examples = examples
         self.condition = condition
+        self.is_counted = is_counted
         self.spec = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples
         )
@@ -212,15 +220,12 @@ class ArraySource(MemorySource):
                 f"the images of {name} have shape {images.shape}; "
                 "allowed: at least one image of at least 1x1."
             )
-        found = None
-        if labels is not None:
-            labels = np.asarray(labels)
-            found = _count_classes(labels, len(images), name)
-        num_classes = resolve_num_classes(num_classes, found, name)
-        if labels is None or num_classes == 0:
-            labels = np.zeros(len(images))
-        examples = {"image": images, "condition": labels.astype(np.int32)}
-        super().__init__(examples, of_classes(num_classes))
+        values, condition = checked_labels(labels, len(images), num_classes, name)
+        super().__init__(
+            {"image": images, "condition": values},
+            condition,
+            is_counted=num_classes == -1,
+        )
 
     def prepared(self, preparation: transforms.Preparation) -> MemorySource:
         """Returns the source with its images cropped, converted and resized.
@@ -237,7 +242,31 @@ class ArraySource(MemorySource):
             return self
         images = np.stack([preparation(image) for image in stored])
         prepared = self._examples | {"image": images}
-        return MemorySource(prepared, self.condition)
+        return MemorySource(prepared, self.condition, is_counted=self.is_counted)
+
+
+def checked_labels(
+    labels: np.ndarray | None, count: int, num_classes: int, name: str
+) -> tuple[np.ndarray, Condition]:
+    """Checks labels; arguments and errors as of ``ArraySource``.
+
+    Args:
+        labels: integers [N], or None.
+        count: N.
+        num_classes: -1 takes the largest label + 1, 0 ignores the labels.
+        name: what messages call the data.
+
+    Returns:
+        int32 [N], zeros where there are none, and the condition that they are.
+    """
+    found = None
+    if labels is not None:
+        labels = np.asarray(labels)
+        found = _count_classes(labels, count, name)
+    num_classes = resolve_num_classes(num_classes, found, name)
+    if labels is None or num_classes == 0:
+        labels = np.zeros(count)
+    return labels.astype(np.int32), of_classes(num_classes)
 
 
 def resolve_num_classes(requested: int, found: int | None, name: str) -> int:

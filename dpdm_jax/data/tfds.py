@@ -73,7 +73,7 @@ def load(settings: Settings, config: DataSettings, split: str) -> Source:
     keys = (image_key, label_key if num_classes else None)
     prepare = Preparation.from_config(config)
     try:
-        return _read(builder, name, keys, prepare, num_classes)
+        return _read(builder, config, name, keys, prepare, num_classes)
     except InputError:
         raise
     # Unknown splits, missing shards and damaged records each have their own errors, of
@@ -214,6 +214,7 @@ def _only(usual: str, keys: list[str], name: str) -> str | None:
 
 def _read(
     builder: Any,
+    config: DataSettings,
     split: str,
     keys: tuple[str, str | None],
     prepare: Preparation,
@@ -224,6 +225,11 @@ def _read(
     if builder.info.available_file_formats() & random_access:
         records = builder.as_data_source(split=split)
         return RandomAccessSource(records, keys, prepare, num_classes)
+    if config.on_demand:
+        raise InputError(
+            f"data.on_demand is True and {builder.name} lies in files without random "
+            "access; allowed: False, or the data prepared as array_record."
+        )
     decoders = tfds.decode.PartialDecoding({key: True for key in keys if key})
     # One file after another: the order is the same in every run.
     read_config = tfds.ReadConfig(interleave_cycle_length=1)

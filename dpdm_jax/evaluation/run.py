@@ -167,7 +167,9 @@ def _outline_of(source: data.Source, name: str) -> ImageSet:
     """
     condition, shape = source.condition, source.spec["image"].shape
     labels = None
-    if condition.num_classes and isinstance(source, data.MemorySource):
+    if condition.num_classes and isinstance(
+        source, data.MemorySource | data.StoredSource
+    ):
         labels = source.conditions
     elif condition.num_classes:
         labels = condition.in_turn(len(source))

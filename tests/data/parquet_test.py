@@ -98,7 +98,7 @@ def test_columns_have_other_names(tmp_path, load):
         (
             {"image": FILES, "text": [1, 2, 3]},
             {"condition": "captions"},
-            "row 0 of .* has the text '1'; allowed: a text",
+            "row 0 of .* has the caption '1' in the column 'text' of .*; allowed: a",
         ),
         ({"image": FILES}, {"condition": "captions"}, "has no column 'text'"),
     ],
