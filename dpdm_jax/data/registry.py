@@ -75,9 +75,9 @@ CONDITIONS = Room(
     },
 )
 
-#: The sources that can leave images in their files; the first three always do.
+#: The sources that can leave images in their files; the first two always do.
 ON_DEMAND = (
-    *("camelyon17", "glyphs", "tfds"),
+    *("camelyon17", "tfds"),
     *("huggingface", "image_folder", "image_zip", "webdataset"),
 )
 

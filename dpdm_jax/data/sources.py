@@ -46,7 +46,7 @@ class DataSettings:
         resize: likewise: "lanczos", "bicubic", "bilinear" or "box".
         on_demand: images stay in their files and are decoded whenever a step reads
             them, for data larger than memory; of image_folder, image_zip, huggingface
-            and webdataset. camelyon17, glyphs and tfds with random access always are.
+            and webdataset. camelyon17, and tfds with random access, always are so.
 
     Raises:
         InputError: a field is out of range.
