@@ -90,20 +90,23 @@ def _find(config: DataSettings, split: str) -> Path:
 def _read(folder: Path, required: str, *others: str) -> tables.Rows:
     """Maps columns into memory; ``others`` where all files have them."""
     pyarrow = tables.pyarrow_for("huggingface")
-    files, found = _files(folder), []
-    for file in files:
+    parts = []
+    for file in _files(folder):
         try:
             with pyarrow.memory_map(str(file)) as mapped:
                 table = pyarrow.ipc.open_stream(mapped).read_all()
+            held = table.column_names
+            chosen = [name for name in (required, *others) if name in held]
+            table = table.select(chosen)
+            # Places that a damaged file states may lie outside of it.
+            table.validate(full=True)
         except Exception as error:  # Arrow's, and Python's
             raise InputError(
                 f"{file} cannot be read as an Arrow stream ({reason(error)}); allowed: "
                 "an undamaged file."
             ) from None
-        held = table.column_names
-        chosen = table.select([n for n in (required, *others) if n in held])
-        found.append(tables.with_columns(chosen, held))
-    return tables.joined(folder, files, found, required)
+        parts.append(tables.Part(file, table, held))
+    return tables.joined(folder, parts, required)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -66,8 +66,8 @@ def _read(config: DataSettings, split: str, required: str, *others: str) -> tabl
     import pyarrow.parquet
 
     path = paths.existing(config.path, _WANTED)
-    files, found = _find(path, config, split), []
-    for file in files:
+    parts = []
+    for file in _find(path, config, split):
         try:
             with pyarrow.parquet.ParquetFile(file) as opened:
                 held = opened.schema_arrow.names
@@ -79,8 +79,8 @@ def _read(config: DataSettings, split: str, required: str, *others: str) -> tabl
                 f"{file} cannot be read as Parquet ({reason(error)}); allowed: an "
                 "undamaged file."
             ) from None
-        found.append(tables.with_columns(table, held))
-    return tables.joined(path, files, found, required)
+        parts.append(tables.Part(file, table, held))
+    return tables.joined(path, parts, required)
 
 
 def _find(path: Path, config: DataSettings, split: str) -> list[Path]:

@@ -18,6 +18,9 @@ from dpdm_jax.data.transforms import format_shape
 from dpdm_jax.errors import InputError
 from dpdm_jax.padding import blank_examples
 
+# Images that wait in their order at once: all of a large set would double its memory.
+_PIECE = 512
+
 #: Reads the image of a number, decoded and prepared, uint8 [H, W, C]; several threads
 #: call it at once. Errors name the image.
 Read = Callable[[int], np.ndarray]
@@ -86,40 +89,42 @@ class StoredSource:
     def examples(self, indices: np.ndarray) -> Example:
         """Reads examples; see ``Source.examples``."""
         found = blank_examples(self.spec, len(indices))
-        shape = self.spec["image"].shape
-        # Pillow decodes outside the interpreter's lock; map keeps the order.
-        for i, image in enumerate(self._pool.map(self._read, indices.tolist())):
-            if image.shape != shape:
-                raise _other_shape(self._names, int(indices[i]), image.shape, shape)
-            found["image"][i] = image
+        _read_into(found["image"], self._read, indices, self._names, self._pool)
         found["condition"][:] = self.conditions[indices]
         return found
 
 
 def _read_all(read: Read, names: Sequence[object]) -> np.ndarray:
     """Reads all images into one array, uint8 [N, H, W, C]."""
-    first = read(0)
-    images = np.empty((len(names), *first.shape), np.uint8)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = tqdm.tqdm(
-            pool.map(read, range(len(names))),
-            desc="reading images",
-            total=len(names),
-            leave=False,
-            disable=None,
-        )
-        for i, image in enumerate(decoded):
-            if image.shape != first.shape:
-                raise _other_shape(names, i, image.shape, first.shape)
-            images[i] = image
+    images = np.empty((len(names), *read(0).shape), np.uint8)
+    with (
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm.tqdm(
+            desc="reading images", total=len(names), leave=False, disable=None
+        ) as progress,
+    ):
+        _read_into(images, read, np.arange(len(names)), names, pool, progress.update)
     return images
 
 
-def _other_shape(
-    names: Sequence[object], i: int, shape: tuple[int, ...], first: tuple[int, ...]
-) -> InputError:
-    return InputError(
-        f"{names[i]} is {format_shape(shape)} but {names[0]} is {format_shape(first)}; "
-        "allowed: one shape, which data.crop, data.image_size and data.channels can "
-        "give."
-    )
+def _read_into(
+    images: np.ndarray,
+    read: Read,
+    indices: np.ndarray,
+    names: Sequence[object],
+    pool: concurrent.futures.Executor,
+    on_piece: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Reads images of given numbers into an array [n, H, W, C]."""
+    for start in range(0, len(indices), _PIECE):
+        piece = indices[start : start + _PIECE].tolist()
+        # Pillow decodes outside the interpreter's lock; map keeps the order.
+        for i, image in enumerate(pool.map(read, piece)):
+            if image.shape != images.shape[1:]:
+                raise InputError(
+                    f"{names[piece[i]]} is {format_shape(image.shape)} but {names[0]} "
+                    f"is {format_shape(images.shape[1:])}; allowed: one shape, which "
+                    "data.crop, data.image_size and data.channels can give."
+                )
+            images[start + i] = image
+        on_piece(len(piece))

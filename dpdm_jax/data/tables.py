@@ -73,35 +73,58 @@ def pyarrow_for(source: str) -> Any:
     return pyarrow
 
 
-def joined(
-    path: Path, files: Sequence[Path], tables: Sequence[Any], required: str
-) -> Rows:
-    """Joins the tables of a split's files.
+class Part(NamedTuple):
+    """A file of a split.
+
+    Attributes:
+        file: of the part.
+        table: the columns that are wanted, as far as it has them.
+        held: the names of all columns that it has.
+    """
+
+    file: Path
+    table: Any
+    held: Sequence[str]
+
+
+def joined(path: Path, parts: Sequence[Part], required: str) -> Rows:
+    """Joins the files of a split.
 
     Args:
         path: of the files, for messages.
-        files: at least one.
-        tables: of each file the columns that are wanted.
+        parts: at least one.
         required: a column that each has.
 
     Raises:
         InputError: one has it not, or there are no rows.
     """
-    for file, table in zip(files, tables, strict=True):
-        if required not in table.column_names:
-            held = table.schema.metadata or {}
-            names = held.get(_ALL_COLUMNS, b"").decode() or "others"
-            raise InputError(f"{file} has no column {required!r}; allowed: {names}.")
+    for part in parts:
+        if required not in part.held:
+            raise InputError(
+                f"{part.file} has no column {required!r}; allowed: "
+                f"{', '.join(part.held)}."
+            )
+    tables = [part.table for part in parts]
     starts = [0, *itertools.accumulate(table.num_rows for table in tables)]
     if not starts[-1]:
         raise InputError(f"{path} has no rows; allowed: at least one image.")
 
     def name(row: int) -> str:
         number = bisect.bisect_right(starts, row) - 1
-        return f"row {row - starts[number]} of {files[number]}"
+        return f"row {row - starts[number]} of {parts[number].file}"
 
     everywhere = set.intersection(*(set(table.column_names) for table in tables))
-    chunked = pyarrow_for("").chunked_array
+    for part in parts:
+        for column in everywhere:
+            first, found = (
+                t.schema.field(column).type for t in (tables[0], part.table)
+            )
+            if found != first:
+                raise InputError(
+                    f"the column {column!r} of {part.file} is {found} and that of "
+                    f"{parts[0].file} is {first}; allowed: one type in all files."
+                )
+    chunked = pyarrow_for("parquet").chunked_array
     columns = {
         column: chunked(
             [chunk for table in tables for chunk in table[column].chunks],
@@ -110,17 +133,6 @@ def joined(
         for column in everywhere
     }
     return Rows(str(path), Made(starts[-1], name), columns, _class_names(tables[0]))
-
-
-_ALL_COLUMNS = b"dpdm_jax.columns"
-
-
-def with_columns(table: Any, held: Sequence[str]) -> Any:
-    """Returns a table that knows which columns its file has, for messages."""
-    metadata = dict(table.schema.metadata or {})
-    return table.replace_schema_metadata(
-        metadata | {_ALL_COLUMNS: ", ".join(held).encode()}
-    )
 
 
 def _class_names(table: Any) -> dict[str, list[str]]:
@@ -204,7 +216,7 @@ def _file_of(folder: Path, path: object, name: str) -> bytes | None:
 
 
 def _integers(rows: Rows, column: str) -> np.ndarray:
-    types = pyarrow_for("").types
+    types = pyarrow_for("parquet").types
     found = rows.columns[column]
     if types.is_integer(found.type) and not found.null_count:
         return np.asarray(found.to_numpy())

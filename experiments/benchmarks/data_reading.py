@@ -2,7 +2,7 @@
 
 python -m experiments.benchmarks.data_reading --json --sizes 10000 100000
 
-Grey images of 28x28 pixels, PNG, as a shard of WebDataset and as a folder of Hugging
+Grey images of 28x28 pixels, PNG, as shards of WebDataset and as a folder of Hugging
 Face's; read into memory and on demand (``data.on_demand``), each in a process of its
 own. One JSON line a size (Linux only).
 """
@@ -26,6 +26,7 @@ from experiments.benchmarks import machine, resident
 _SIDE = 28
 # Files differ as little as those of MNIST do in size; more of them would take hours.
 _DISTINCT = 500
+_SHARD = 10_000  # images, as writers of WebDataset cut them
 _BATCH = 512
 _BATCHES = 20
 _MARK = "measured: "
@@ -38,13 +39,13 @@ def write(folder: pathlib.Path, count: int) -> None:
     files = _pngs()
     shard = folder / "webdataset"
     shard.mkdir()
-    with tarfile.open(shard / "train.tar", "w") as archive:
-        for i in range(count):
-            member = tarfile.TarInfo(f"{i:07d}.png")
-            member.size = len(files[i % _DISTINCT])
-            archive.addfile(member, io.BytesIO(files[i % _DISTINCT]))
-            # What it keeps of each would be most of this process's memory.
-            archive.members = []  # type: ignore[attr-defined]
+    for start in range(0, count, _SHARD):
+        path = shard / f"train-{start // _SHARD:05d}.tar"
+        with tarfile.open(path, "w") as archive:
+            for i in range(start, min(start + _SHARD, count)):
+                member = tarfile.TarInfo(f"{i:07d}.png")
+                member.size = len(files[i % _DISTINCT])
+                archive.addfile(member, io.BytesIO(files[i % _DISTINCT]))
     table = folder / "huggingface"
     table.mkdir()
     image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
