@@ -589,6 +589,7 @@ def data_row(source, path, says, prepare=None, *more):
             *(f"--config.data.{name}=0" for name in ("num_examples", "image_size")),
             "--config.data.channels=0",
             "--config.data.num_classes=-1",
+            "--config.sampler.guidance=0",  # of images without labels
             *more,
         ),
         says,
