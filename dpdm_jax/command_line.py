@@ -175,6 +175,7 @@ def parse(argv: Sequence[str]) -> list[str]:
     # config_flags wants the file before the overrides of its fields.
     argv[1:] = sorted(argv[1:], key=lambda arg: not arg.startswith("--config="))
     given: set[str] = set()
+    unset: list[str] = []
     if spec is not None:
         if not any(arg.startswith("--config=") for arg in argv):
             argv.insert(1, f"--config={resolve_config_path(spec)}")
@@ -182,6 +183,10 @@ def parse(argv: Sequence[str]) -> list[str]:
         for arg in argv[1:]:
             if match := _OVERRIDE.fullmatch(arg):
                 given.add(_check_field(config, match.group(1)))
+        # What a config file sets and none need be: config_flags cannot take it back.
+        nones = {f"--config.{name}=None": name for name in given if _may_be_none(name)}
+        unset = [nones[arg] for arg in argv if arg in nones]
+        argv = [arg for arg in argv if arg not in nones]
     # config_flags looks for overrides there, whatever it is given to parse.
     sys.argv = argv
     try:
@@ -198,6 +203,7 @@ def parse(argv: Sequence[str]) -> list[str]:
     if spec is not None:
         from dpdm_jax import rooms  # late, likewise
 
+        flags.FLAGS.config.update_from_flattened_dict(dict.fromkeys(unset))
         # What the file sets for a kind that the command line replaces is not meant.
         rooms.forget_foreign(flags.FLAGS.config, given)
         rooms.check(flags.FLAGS.config)
@@ -235,6 +241,18 @@ def _answer(args: Sequence[str]) -> None:
         app.usage(shorthelp=True, writeto_stdout=True)
         print("\n--version prints the version, --helpfull lists libraries' flags, too.")
         sys.exit(0)
+
+
+def _may_be_none(name: str) -> bool:
+    """Whether a field, by its whole name, is None where nothing sets it."""
+    from dpdm_jax.configs import base  # late, likewise
+
+    value: object = base.get_config()
+    for part in name.split("."):
+        if not isinstance(value, ml_collections.ConfigDict) or part not in value:
+            return False
+        value = value[part]
+    return value is None
 
 
 def _check_field(config: ml_collections.ConfigDict, dotted: str) -> str:

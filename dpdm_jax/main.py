@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     """Dispatches to the modes."""
     del argv
     # Imported late: JAX must find the flags set, and errors in flags come at once.
-    from dpdm_jax import modes, processes
+    from dpdm_jax import data, modes, processes
 
     config = _CONFIG.value
     where = (_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -100,7 +100,8 @@ def main(argv: list[str]) -> None:
             f"--compile-for is {_COMPILE_FOR.value!r} with --mode={_MODE.value}; "
             "allowed: with --mode=plan."
         )
-    getattr(modes, _MODE.value)(config, workdir)
+    with data.loaded_once():
+        getattr(modes, _MODE.value)(config, workdir)
 
 
 if __name__ == "__main__":

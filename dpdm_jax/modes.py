@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from dpdm_jax import compilation, json_values, planning, processes, run_dir
+from dpdm_jax import compilation, data, json_values, planning, processes, run_dir
 from dpdm_jax.audit import run as audit_run
 from dpdm_jax.autoencoding import train as autoencoding
 from dpdm_jax.errors import InputError
@@ -87,6 +87,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _refuse_extension(config, "train")
     _say(f"Training in {workdir}.")
     _use_autoencoder(config, workdir)
+    processes.from_first(lambda: _check_sampling(config, workdir))
     _train(config, workdir)
     _print_statement(workdir)
 
@@ -194,6 +195,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _print_statement(workdir)
 
 
+def _check_sampling(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    if not (workdir / run_dir.LEDGER).exists():  # before any budget is spent
+        evaluation_run.check_sampling(config, workdir)
+
+
 def _train_parent(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains the stage before, unless that is done, and begins with its weights."""
     with processes.together():
@@ -202,10 +208,12 @@ def _train_parent(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
         return
     parent, folder = found
     if not _is_trained(folder):
-        _train_parent(parent, folder)
-        _train_autoencoder(parent, folder)
-        _say(f"Training {config.initial.parent} in {folder}, to begin with.")
-        _train(parent, folder)
+        # Its data is another's, and need not be kept for what follows.
+        with data.loaded_once():
+            _train_parent(parent, folder)
+            _train_autoencoder(parent, folder)
+            _say(f"Training {config.initial.parent} in {folder}, to begin with.")
+            _train(parent, folder)
     config.initial.weights = str(folder)
 
 

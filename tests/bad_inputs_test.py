@@ -282,9 +282,13 @@ PLANS = rows_of(
                 "captions of 64 tokens"
             ),
             "data.parquet.image=x": "or data.source='parquet'",
+            "data.webdataset.label=x": "or data.source='webdataset'",
+            "data.class_names=('a','b')": "has 2 names (a, b) for 10 classes",
+            "data.class_names=('a','b/c')": "name in data.class_names is 'b/c'; allow",
+            "data.class_names='ab'": "data.class_names",
             "data.group=patient": (
                 "data.group is 'patient' and data.source is 'digits', which has no "
-                "groups; allowed: camelyon17, image_folder, npz, parquet"
+                "groups; allowed: camelyon17, huggingface, image_folder, npz"
             ),
             "data.group=a/b --config.data.source=npz": (
                 "data.group is 'a/b'; allowed: up to 40 letters"
@@ -324,6 +328,12 @@ TRAINING = rows_of(
             "data.num_examples=1000": "is 1000 but the training data has 1437",
             "data.num_classes=5": "go up to 9; allowed: 0 to 4",
             "seed=99999999999999999999": "seed is 99999999999999999999",
+            "sample.labels=nowhere.npy": "FileNotFoundError",
+            "sample.labels=12": "asks for class 12",
+            "sampler.num_steps=1": "sampler.num_steps is 1",
+            "sampler.guidance=-1": "sampler.guidance: The guidance scale is -1.0",
+            "evaluate.metrics=('fidd',)": "a metric is 'fidd'; allowed: fid, kid",
+            "evaluate.seeds=0": "classifier_seeds is 0",
         }
     )
     | {
@@ -579,6 +589,7 @@ def data_row(source, path, says, prepare=None, *more):
             *(f"--config.data.{name}=0" for name in ("num_examples", "image_size")),
             "--config.data.channels=0",
             "--config.data.num_classes=-1",
+            "--config.sampler.guidance=0",  # of images without labels
             *more,
         ),
         says,
@@ -659,10 +670,10 @@ DATA = [
         archive(images=_IMAGES, captions=np.array(["a", "b", "", "d", "e", "f"])),
         *_CAPTIONS,
     ),
-    data_row(*_NPZ, "holds no captions", archive(images=_IMAGES), *_CAPTIONS),
+    data_row(*_NPZ, "holds no array 'captions'", archive(images=_IMAGES), *_CAPTIONS),
     data_row(
         *_NPZ,
-        "holds no array 'patient'; allowed with data.group 'patient': strings or",
+        "holds no array 'patient'; allowed: strings, or integers for groups",
         archive(images=_IMAGES),
         *_PATIENTS,
     ),
@@ -691,10 +702,15 @@ DATA = [
         *_PATIENTS,
         "--config.data.num_examples=6",
     ),
-    data_row(*_PNG, "allowed for groups: one of", pictures((4, 4, 3)), *_PATIENTS),
     data_row(
         *_PNG,
-        "has no column 'patient'; allowed: file_name, and that of data.group",
+        "allowed for captions and groups: one of",
+        pictures((4, 4, 3)),
+        *_PATIENTS,
+    ),
+    data_row(
+        *_PNG,
+        "has no column 'patient'; allowed: file_name, and those that",
         with_table("file_name,subject", "0.png,7"),
         *_PATIENTS,
     ),
@@ -706,6 +722,31 @@ DATA = [
     ),
     data_row(*_PNG, "has no metadata.csv", pictures((4, 4, 3)), *_CAPTIONS),
     data_row("parquet", "{here}", "has no file train.parquet or train-*.parquet"),
+    data_row("huggingface", "{here}", "has no state.json, and none called 'train'"),
+    data_row("webdataset", "{here}", "has no file train.tar, train-*.tar or train/*"),
+    data_row(
+        "webdataset",
+        "{here}/x-{{00..02}}.tar",
+        "3 missing (x-00.tar, x-01.tar, x-02.tar) in",
+    ),
+    data_row(
+        *_NPZ,
+        "data.source is 'npz', which is read into memory; allowed: camelyon17, tfds",
+        archive(images=_IMAGES),
+        "--config.data.on_demand=True",
+    ),
+    data_row(
+        *_PNG,
+        "class '1', which is neither in data.class_names nor one of",
+        lambda here, run: [
+            (
+                (here / "data" / name).mkdir(parents=True),
+                Image.fromarray(_IMAGES[0]).save(here / "data" / name / "0.png"),
+            )
+            for name in "01"
+        ],
+        "--config.data.class_names=('0','2')",
+    ),
     data_row("idx", "{here}", "which has none; allowed: digits", None, *_CAPTIONS),
     data_row("idx", "{here}", "has no file train-images-idx3-ubyte"),
     data_row(

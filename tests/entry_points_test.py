@@ -97,6 +97,24 @@ def test_the_package_is_the_command(dpdm):
     assert done.stderr.startswith("error: --config.train.batchsize is an unknown")
 
 
+def test_what_a_config_file_sets_can_be_taken_back(tmp_path, dpdm):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dpdm_jax.configs import digits\n"
+        "def get_config():\n"
+        "    config = digits.get_config()\n"
+        "    config.privacy.noise_multiplier = 9.0\n"
+        "    return config\n"
+    )
+    plans = [
+        json.loads(dpdm(f"--config={path}", "--mode=plan", "--json", *more).stdout)
+        for more in ([], ["--config.privacy.noise_multiplier=None"])
+    ]
+    assert plans[0]["noise_multiplier"] == 9
+    assert plans[1]["noise_multiplier"] < 9
+    assert plans[1]["epsilon"] > plans[0]["epsilon"]
+
+
 def test_main_job_again_finds_it_done(finished, dpdm):
     workdir, _ = finished
     before = (workdir / "privacy.json").read_bytes()

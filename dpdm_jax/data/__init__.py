@@ -13,6 +13,7 @@ from dpdm_jax.data.registry import (
     load_captions,
     load_groups,
     load_source,
+    loaded_once,
     stated_condition,
     tokenizer,
 )
@@ -23,6 +24,7 @@ from dpdm_jax.data.sources import (
     Source,
     image_spec,
 )
+from dpdm_jax.data.stored_images import StoredSource
 from dpdm_jax.data.transforms import (
     CROPS,
     RESIZE_FILTERS,
@@ -43,6 +45,7 @@ __all__ = [
     "MemorySource",
     "Preparation",
     "Source",
+    "StoredSource",
     "bind",
     "center_crop_celeba",
     "center_crop_square",
@@ -53,6 +56,7 @@ __all__ = [
     "load_captions",
     "load_groups",
     "load_source",
+    "loaded_once",
     "resize",
     "set_channels",
     "stated_condition",

@@ -16,7 +16,7 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.data import image_folder, paths
-from dpdm_jax.data.groups import complete_groups
+from dpdm_jax.data.columns import Column
 from dpdm_jax.data.random_access import RandomAccessSource
 from dpdm_jax.data.sources import DataSettings, resolve_num_classes, split_name
 from dpdm_jax.data.transforms import Preparation, center_crop_square
@@ -116,22 +116,22 @@ def load(settings: Settings, config: DataSettings, split: str) -> RandomAccessSo
     )
 
 
-def groups(config: DataSettings, column: str, split: str) -> list[str]:
+def column(config: DataSettings, name: str, split: str) -> Column:
     """Reads whose ``load``'s patches are.
 
     Args:
         config: see ``load``.
-        column: "patient".
+        name: "patient".
         split: "train" or "test".
 
     Raises:
         InputError: see ``load``; or it is another column.
     """
-    validate.one_of("data.group", column, ("patient",))
+    validate.one_of("data.group", name, ("patient",))
     folder = paths.existing_folder(config.path, _WANTED)
     path = folder / _METADATA
     patches = read_table(path, split_name(config, split))
-    return complete_groups(patches.patients, patches.files, column, str(path))
+    return Column(patches.patients, patches.files, str(path))
 
 
 def read_table(path: Path, split: str) -> Patches:

@@ -79,9 +79,7 @@ def build(settings: Settings) -> Captions:
     return Captions(settings, tokenizers.build(settings))
 
 
-def complete(
-    texts: Sequence[str | None], names: Sequence[str], where: str
-) -> list[str]:
+def complete(texts: Sequence[object], names: Sequence[str], where: str) -> list[str]:
     """Returns the captions, if every image has one.
 
     Args:
@@ -90,15 +88,22 @@ def complete(
         where: the captions are looked for, for messages.
 
     Raises:
-        InputError: some are missing; says how many and names them.
+        InputError: some are missing, which says how many and names them; or one is no
+            text.
     """
-    found = [text for text in texts if text is not None and text.strip()]
+    for name, text in zip(names, texts, strict=True):
+        if not isinstance(text, str | None):
+            raise InputError(
+                f"{name} has the caption {str(text)[:80]!r} in {where}; allowed: a "
+                "text."
+            )
+    found = [text for text in texts if isinstance(text, str) and text.strip()]
     if len(found) == len(texts):
         return found
     missing = [
         name
         for name, text in zip(names, texts, strict=True)
-        if text is None or not text.strip()
+        if not isinstance(text, str) or not text.strip()
     ]
     raise InputError(
         f"{len(missing)} of {len(texts)} images have no caption in {where} "

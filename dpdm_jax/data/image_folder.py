@@ -1,32 +1,25 @@
 """Folders of image files, with one sub-folder per class or none."""
 
-import concurrent.futures
 import dataclasses
-import functools
 import io
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import numpy as np
-import tqdm
 from PIL import Image, ImageOps
 
 from dpdm_jax.data import bit_depth, dataset_json, metadata, paths
-from dpdm_jax.data.captions import complete
-from dpdm_jax.data.groups import complete_groups
+from dpdm_jax.data.columns import Column
 from dpdm_jax.data.sources import (
-    ArraySource,
     DataSettings,
+    Source,
     resolve_num_classes,
     split_name,
 )
-from dpdm_jax.data.transforms import Preparation, format_shape
+from dpdm_jax.data.stored_images import source_of
+from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
-
-Stored = TypeVar("Stored")
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
@@ -73,30 +66,33 @@ class Settings:
 class _Listing:
     """The files of one split, in their lasting order.
 
-    ``classes`` is None and ``labels`` empty for images that lie flat.
+    ``classes`` is None and ``labels`` empty for images that lie flat. Where a file
+    states the labels, the highest tells how many classes there are.
     """
 
     files: list[Path]
     labels: list[int]
     classes: list[str] | None
+    is_counted: bool = False
 
 
-def load(settings: Settings, config: DataSettings, split: str) -> ArraySource:
-    """Decodes every image of ``PATH/CLASS/**`` or ``PATH/*`` into one array.
+def load(settings: Settings, config: DataSettings, split: str) -> Source:
+    """Reads the images ``PATH/CLASS/**`` or ``PATH/*``.
 
     If PATH has sub-folders named by data.train_split and data.test_split, they are the
     splits; otherwise PATH is the training split. Classes are numbered in natural order
-    of their names (1, 2, 10), those of the training split for both; images follow in
-    order of class and path. Names that start with a dot, and files that are no images
-    by their suffix, are passed over; images of kinds that are not read are refused. A
-    split's ``dataset.json`` states the labels of its images in place of folders.
+    of their names (1, 2, 10), those of the training split for both, or as
+    ``data.class_names`` has them; images follow in order of folder and path. Names that
+    start with a dot, and files that are no images by their suffix, are passed over;
+    images of kinds that are not read are refused. A split's ``dataset.json`` states the
+    labels of its images in place of folders.
     The EXIF orientation is applied; transparency is dropped; palettes and CMYK become
     RGB. Then ``Preparation`` crops, converts and resizes.
 
     Args:
         settings: what images of more than 8 bits become.
-        config: reads path, train_split, test_split, num_classes and the
-            fields of ``Preparation``.
+        config: reads path, train_split, test_split, num_classes, class_names, on_demand
+            and the fields of ``Preparation``.
         split: "train" or "test".
 
     Returns:
@@ -109,18 +105,23 @@ def load(settings: Settings, config: DataSettings, split: str) -> ArraySource:
     listing, folder = _find(config, split)
     found = None if listing.classes is None else len(listing.classes)
     num_classes = resolve_num_classes(config.num_classes, found, str(folder))
-    decode = functools.partial(
-        decode_prepared,
-        prepare=Preparation.from_config(config),
-        value_range=settings.value_range,
+    prepare = Preparation.from_config(config)
+
+    def read(index: int) -> np.ndarray:
+        return decode_prepared(listing.files[index], prepare, settings.value_range)
+
+    return source_of(
+        read,
+        np.array(listing.labels) if num_classes else None,
+        -1 if listing.is_counted and config.num_classes == -1 else num_classes,
+        names=listing.files,
+        name=str(folder),
+        on_demand=config.on_demand,
     )
-    images = decode_all(decode, listing.files, listing.files)
-    labels = np.array(listing.labels) if num_classes else None
-    return ArraySource(images, labels, num_classes, name=str(folder))
 
 
-def captions(config: DataSettings, column: str, split: str) -> list[str]:
-    """Reads the captions of ``load``'s images from the table in the split's folder.
+def column(config: DataSettings, name: str, split: str) -> Column:
+    """Reads a column of the table in the split's folder, for ``load``'s images.
 
     The layout of Hugging Face's image folders: ``metadata.csv``, or ``metadata.jsonl``
     with one JSON object a line, has a row for each image. Its ``file_name`` is
@@ -128,35 +129,16 @@ def captions(config: DataSettings, column: str, split: str) -> list[str]:
 
     Args:
         config: see ``load``.
-        column: which has the captions.
+        name: of the column.
         split: "train" or "test".
 
     Raises:
-        InputError: see ``load``; or the table is missing, damaged, or lacks an image;
-            the message names it.
+        InputError: see ``load``; or the table is missing or damaged.
     """
     listing, folder = _find(config, split)
-    table, rows = metadata.read(folder, column)
+    table, rows = metadata.read(folder, name)
     names = _names(listing, folder, table, rows)
-    return complete([rows.get(name) for name in names], names, str(table))
-
-
-def groups(config: DataSettings, column: str, split: str) -> list[str]:
-    """Reads whose ``load``'s images are, from the table that has their captions.
-
-    Args:
-        config: see ``load``.
-        column: which has texts or integers.
-        split: "train" or "test".
-
-    Raises:
-        InputError: see ``captions``.
-    """
-    listing, folder = _find(config, split)
-    table, rows = metadata.read(folder, column, metadata.GROUPS)
-    names = _names(listing, folder, table, rows)
-    values = [rows.get(name) for name in names]
-    return complete_groups(values, names, column, str(table))
+    return Column([rows.get(name) for name in names], names, str(table))
 
 
 def _names(
@@ -184,7 +166,7 @@ def _find(config: DataSettings, split: str) -> tuple[_Listing, Path]:
                 "allowed: both, or neither."
             )
         train_folder = root
-    train = _list_images(train_folder)
+    train = _list_images(train_folder, list(config.class_names) or None)
     listing, folder = train, train_folder
     if split == "test":
         if not test_folder.is_dir():
@@ -317,46 +299,6 @@ def prepared(
         raise InputError(f"{name}: {error}") from error
 
 
-def decode_all(
-    decode: Callable[[Stored], np.ndarray],
-    stored: Sequence[Stored],
-    names: Sequence[object],
-) -> np.ndarray:
-    """Decodes images into one array.
-
-    Args:
-        decode: gives uint8 [H, W, C] of a stored image.
-        stored: N >= 1 images.
-        names: what messages call them.
-
-    Returns:
-        uint8 [N, H, W, C].
-
-    Raises:
-        InputError: see ``decode``; or an image is of another shape than the first.
-    """
-    first = decode(stored[0])
-    images = np.empty((len(stored), *first.shape), np.uint8)
-    # Pillow decodes and resizes outside the interpreter's lock; map keeps the order.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = tqdm.tqdm(
-            pool.map(decode, stored),
-            desc="reading images",
-            total=len(stored),
-            leave=False,
-            disable=None,
-        )
-        for i, image in enumerate(decoded):
-            if image.shape != first.shape:
-                raise InputError(
-                    f"{names[i]} is {format_shape(image.shape)} but {names[0]} is "
-                    f"{format_shape(first.shape)}; allowed: one shape, which "
-                    "data.crop, data.image_size and data.channels can give."
-                )
-            images[i] = image
-    return images
-
-
 def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
     """Lists a split; ``classes`` fixes the numbers of the classes if given."""
     stated = folder / dataset_json.NAME
@@ -389,8 +331,9 @@ def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
     for name, members in by_class.items():
         if name not in classes:
             raise InputError(
-                f"{folder} has the class {name!r}, which the training images have "
-                f"not; allowed: {', '.join(classes)}."
+                f"{folder} has the class {name!r}, which is neither in "
+                "data.class_names nor one of the training images; allowed: "
+                f"{', '.join(classes)}."
             )
         files += members
         labels += [classes.index(name)] * len(members)
@@ -407,7 +350,8 @@ def _list_stated(folder: Path, stated: Path) -> _Listing:
         return _Listing(found, [], None)
     names = [path.relative_to(folder).as_posix() for path in found]
     numbers = dataset_json.of_files(labels, names, stated)
-    return _Listing(found, numbers, [str(i) for i in range(max(numbers) + 1)])
+    classes = [str(i) for i in range(max(numbers) + 1)]
+    return _Listing(found, numbers, classes, is_counted=True)
 
 
 def natural_order(name: str) -> tuple[tuple[int | str, ...], str]:

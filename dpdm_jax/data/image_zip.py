@@ -11,11 +11,11 @@ import numpy as np
 
 from dpdm_jax.data import dataset_json, image_folder, paths
 from dpdm_jax.data.sources import (
-    ArraySource,
     DataSettings,
-    resolve_num_classes,
+    Source,
     split_name,
 )
+from dpdm_jax.data.stored_images import source_of
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
@@ -24,16 +24,17 @@ _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 _WANTED = "a .zip file of images, or a folder with train.zip and test.zip"
 
 
-def load(config: DataSettings, split: str) -> ArraySource:
-    """Decodes every image of a zip file into one array, in natural order of paths.
+def load(config: DataSettings, split: str) -> Source:
+    """Reads the images of a zip file, in natural order of paths.
 
     Labels are those of its ``dataset.json``. Without that file they are the images'
-    topmost folders in the zip file, in natural order; images in none have no labels.
+    topmost folders in the zip file, in natural order or as ``data.class_names`` has
+    them; images in none have no labels.
 
     Args:
-        config: reads path, num_classes, train_split, test_split and the fields of
-            ``Preparation``. The path is a folder that holds ``SPLIT.zip``, or one file,
-            which then is the training split.
+        config: reads path, num_classes, class_names, on_demand, train_split, test_split
+            and the fields of ``Preparation``. The path is a folder that holds
+            ``SPLIT.zip``, or one file, which then is the training split.
         split: "train" or "test".
 
     Returns:
@@ -48,21 +49,26 @@ def load(config: DataSettings, split: str) -> ArraySource:
     with _opened(path) as archive:
         names = _names(archive, path)
         labels = _labels(config, archive, names, path)
-        lock = threading.Lock()
+    archive, lock = zipfile.ZipFile(path), threading.Lock()
 
-        def decode(name: str) -> np.ndarray:
+    def read(index: int) -> np.ndarray:
+        where = f"{path}: {names[index]}"
+        try:
             with lock:
-                content = archive.read(name)
-            where = f"{path}: {name}"
-            return image_folder.prepared(
-                image_folder.decode(content, where), prepare, where
-            )
+                content = archive.read(names[index])
+        except Exception as e:  # a damaged zip raises many kinds
+            raise _unreadable(path, e) from None
+        decoded = image_folder.decode(content, where)
+        return image_folder.prepared(decoded, prepare, where)
 
-        images = image_folder.decode_all(decode, names, names)
-    found = None if labels is None else max(labels) + 1
-    num_classes = resolve_num_classes(config.num_classes, found, str(path))
-    given = np.array(labels) if num_classes else None
-    return ArraySource(images, given, num_classes, name=str(path))
+    return source_of(
+        read,
+        None if labels is None else np.array(labels),
+        config.num_classes,
+        names=names,
+        name=str(path),
+        on_demand=config.on_demand,
+    )
 
 
 def _find(config: DataSettings, split: str) -> pathlib.Path:
@@ -87,10 +93,14 @@ def _opened(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
     except InputError:
         raise
     except Exception as e:  # a damaged zip raises many kinds
-        raise InputError(
-            f"{path} cannot be read as a zip file ({reason(e)}); allowed: an undamaged "
-            "one."
-        ) from None
+        raise _unreadable(path, e) from None
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} cannot be read as a zip file ({reason(error)}); allowed: an undamaged "
+        "one."
+    )
 
 
 def _names(archive: zipfile.ZipFile, path: pathlib.Path) -> list[str]:
@@ -120,16 +130,18 @@ def _labels(
                 f"two, or {dataset_json.NAME}."
             )
         return None
-    training = _find(config, "train")
-    classes = folders
-    if training != path:
-        with _opened(training) as other:
-            classes = _folders(_names(other, training))
-    classes = sorted(set(classes), key=image_folder.natural_order)
+    classes = list(config.class_names)
+    if not classes:
+        training, classes = _find(config, "train"), folders
+        if training != path:
+            with _opened(training) as other:
+                classes = _folders(_names(other, training))
+        classes = sorted(set(classes), key=image_folder.natural_order)
     if foreign := sorted(set(folders) - set(classes)):
         raise InputError(
-            f"{path} has the class {foreign[0]!r}, which the training images have not; "
-            f"allowed: {', '.join(classes)}."
+            f"{path} has the class {foreign[0]!r}, which is neither in "
+            "data.class_names nor one of the training images; allowed: "
+            f"{', '.join(classes)}."
         )
     return [classes.index(folder) for folder in folders]
 

@@ -12,23 +12,16 @@ from typing import Any
 from dpdm_jax import json_values
 from dpdm_jax.errors import InputError, reason
 
-#: What a column is read for.
-CAPTIONS, GROUPS = "captions", "groups"
-
 NAMES = ("metadata.csv", "metadata.jsonl")
-_FIELDS = {CAPTIONS: "data.captions.column", GROUPS: "data.group"}
 _FILE = "file_name"
 
 
-def read(
-    folder: Path, column: str, purpose: str = CAPTIONS
-) -> tuple[Path, dict[str, Any]]:
+def read(folder: Path, column: str) -> tuple[Path, dict[str, Any]]:
     """Reads a column of a folder's table.
 
     Args:
         folder: which has one of the tables.
-        column: to read, of texts.
-        purpose: of the column, ``CAPTIONS`` or ``GROUPS``; those may be integers, too.
+        column: to read, of texts or integers.
 
     Returns:
         The table's path, and what the column has by ``file_name``; None where a row has
@@ -42,7 +35,7 @@ def read(
     if len(found) != 1:
         raise InputError(
             f"{folder} has {' and '.join(NAMES) if found else 'no metadata.csv'}; "
-            f"allowed for {purpose}: one of {', '.join(NAMES)}."
+            f"allowed for captions and groups: one of {', '.join(NAMES)}."
         )
     (table,) = found
     values: dict[str, Any] = {}
@@ -53,16 +46,16 @@ def read(
             for key in (_FILE, column):
                 if key not in row:
                     raise InputError(
-                        f"{where} has no column {key!r}; allowed: {_FILE}, and that "
-                        f"of {_FIELDS[purpose]}."
+                        f"{where} has no column {key!r}; allowed: {_FILE}, and those "
+                        "that data.captions.column and data.group name."
                     )
-            name = _checked(row[_FILE], _FILE, where)
+            name = row[_FILE]
+            if name is not None and not isinstance(name, str):
+                raise InputError(f"{where} has the {_FILE} {name!r}; allowed: a text.")
             if not name or name in values:
                 what = f"{_FILE} {name!r} again" if name else f"no {_FILE}"
                 raise InputError(f"{where} has {what}; allowed: a row for each image.")
-            values[name] = _checked(
-                row[column], column, where, integers=purpose == GROUPS
-            )
+            values[name] = _checked(row[column], column, where)
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
@@ -87,13 +80,10 @@ def _json_rows(table: Path) -> Iterator[Mapping[str, Any]]:
                 yield row if isinstance(row, dict) else {}
 
 
-def _checked(value: Any, column: str, where: str, *, integers: bool = False) -> Any:
-    is_allowed = value is None or isinstance(value, str)
-    if integers and isinstance(value, int) and not isinstance(value, bool):
-        is_allowed = True
-    if not is_allowed:
-        allowed = "a text or an integer" if integers else "a text"
+def _checked(value: Any, column: str, where: str) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
         raise InputError(
-            f"{where} has the {column} {str(value)[:80]!r}; allowed: {allowed}."
+            f"{where} has the {column} {str(value)[:80]!r}; allowed: a text or an "
+            "integer."
         )
     return value

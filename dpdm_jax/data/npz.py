@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dpdm_jax.data import paths
-from dpdm_jax.data.captions import complete
-from dpdm_jax.data.groups import complete_groups
+from dpdm_jax.data.columns import Column
 from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
@@ -50,56 +49,35 @@ def load(config: DataSettings, split: str) -> MemorySource:
     return source.prepared(Preparation.from_config(config))
 
 
-def captions(config: DataSettings, column: str, split: str) -> list[str]:
-    """Reads ``captions`` [N], strings of NumPy's.
+def column(config: DataSettings, name: str, split: str) -> Column:
+    """Reads an array [N] of strings or integers, beside ``load``'s images.
 
     Args:
         config: see ``load``.
-        column: of a table, which an archive has not.
+        name: of the array.
         split: "train" or "test".
 
     Raises:
-        InputError: see ``load``; or the array is missing or lacks captions.
-    """
-    del column
-    path = _find(config, split)
-    found = read_arrays(path, ("captions",)).get("captions")
-    if found is None or found.dtype.kind != "U" or found.ndim != 1:
-        holds = "no captions"
-        if found is not None:
-            holds = f"captions that are {found.dtype} of shape {found.shape}"
-        raise InputError(
-            f"{path} holds {holds}; allowed: an array of strings called captions, one "
-            "per image, as np.array(list) makes it."
-        )
-    names = [f"image {i}" for i in range(len(found))]
-    return complete(found.tolist(), names, str(path))
-
-
-def groups(config: DataSettings, column: str, split: str) -> list[str]:
-    """Reads whose ``load``'s images are, from an array [N] of strings or integers.
-
-    Args:
-        config: see ``load``.
-        column: the array's name.
-        split: "train" or "test".
-
-    Raises:
-        InputError: see ``load``; or the array is missing, of another kind, or lacks
-            images.
+        InputError: see ``load``; or the array is missing, or of another kind.
     """
     path = _find(config, split)
-    found = read_arrays(path, (column,)).get(column)
+    found = read_arrays(path, (name,)).get(name)
     if found is None or found.dtype.kind not in "Uiu" or found.ndim != 1:
-        holds = f"no array {column!r}"
+        holds = f"no array {name!r}"
         if found is not None:
-            holds = f"an array {column!r} of {found.dtype} of shape {found.shape}"
+            holds = f"an array {name!r} of {found.dtype} of shape {found.shape}"
         raise InputError(
-            f"{path} holds {holds}; allowed with data.group {column!r}: strings or "
-            "integers called so, one per image."
+            f"{path} holds {holds}; allowed: strings, or integers for groups, called "
+            "so, one per image, as np.array(list) makes them."
         )
     names = [f"image {i}" for i in range(len(found))]
-    return complete_groups(found.tolist(), names, column, str(path))
+    return Column(found.tolist(), names, str(path))
+
+
+def captions(config: DataSettings, name: str, split: str) -> Column:
+    """Reads the array ``captions``; see ``column``, whose name is of a table."""
+    del name
+    return column(config, "captions", split)
 
 
 def _find(config: DataSettings, split: str) -> Path:

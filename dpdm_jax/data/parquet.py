@@ -1,47 +1,38 @@
-"""Parquet files with encoded images, as Hugging Face's data sets come."""
+"""Parquet files with encoded images, as Hugging Face's hub has them."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-
-from dpdm_jax.data import image_folder, paths
-from dpdm_jax.data.captions import complete
-from dpdm_jax.data.groups import complete_groups
-from dpdm_jax.data.sources import ArraySource, DataSettings, split_name
-from dpdm_jax.data.transforms import Preparation
+from dpdm_jax.data import paths, tables
+from dpdm_jax.data.columns import Column
+from dpdm_jax.data.sources import DataSettings, Source, split_name
+from dpdm_jax.data.tables import Columns
 from dpdm_jax.errors import InputError, reason
 
 _END = ".parquet"
+_SHARD = re.compile(r".*-(\d+)-of-(\d+)(-[0-9a-f]+)?\.parquet")
 _WANTED = (
     "a .parquet file, or a folder with SPLIT.parquet or SPLIT-00000-of-00002.parquet "
-    "and so on"
+    "and so on, in itself or in its sub-folder data"
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """``config.data.parquet``: names of columns.
-
-    Attributes:
-        image: of PNG or JPEG files: their bytes, or a struct with a field ``bytes``.
-        label: of integers; data without it is unlabelled.
-    """
-
-    image: str = "image"
-    label: str = "label"
+class Settings(Columns):
+    """``config.data.parquet``: names of columns; see ``Columns``."""
 
 
-def load(settings: Settings, config: DataSettings, split: str) -> ArraySource:
+def load(settings: Settings, config: DataSettings, split: str) -> Source:
     """Decodes every image of a split into one array.
 
     Args:
         settings: names of columns.
-        config: reads path, num_classes, train_split, test_split and the fields of
-            ``Preparation``. The path is a folder with the files of each split, whose
-            rows follow in order of file name; or one file, which then is the
-            training split.
+        config: reads path, num_classes, class_names, train_split, test_split and the
+            fields of ``Preparation``. The path is a folder with the files of each
+            split, whose rows follow in order of file name; or one file, which then is
+            the training split.
         split: "train" or "test".
 
     Returns:
@@ -52,108 +43,44 @@ def load(settings: Settings, config: DataSettings, split: str) -> ArraySource:
             type, or an image is damaged or does not fit; the message names it.
     """
     rows = _read(config, split, settings.image, settings.label)
-    content, labels = rows.columns[settings.image], None
-    if config.num_classes != 0 and settings.label in rows.columns:
-        labels = _integers(rows, settings.label)
-    prepare = Preparation.from_config(config)
-
-    def decode(row: int) -> np.ndarray:
-        stored, name = content[row], rows.names[row]
-        data = stored.get("bytes") if isinstance(stored, dict) else stored
-        if not isinstance(data, bytes):
-            raise InputError(
-                f"{name} has no bytes of an image in the column {settings.image!r}; "
-                "allowed: images that lie in the files themselves."
-            )
-        return image_folder.prepared(image_folder.decode(data, name), prepare, name)
-
-    images = image_folder.decode_all(decode, range(len(content)), rows.names)
-    return ArraySource(images, labels, config.num_classes, name=rows.path)
+    return tables.source(rows, settings, config)
 
 
-def captions(config: DataSettings, column: str, split: str) -> list[str]:
-    """Reads the captions of ``load``'s images.
+def column(config: DataSettings, name: str, split: str) -> Column:
+    """Reads what a column says of ``load``'s images.
 
     Args:
         config: see ``load``.
-        column: which has them.
+        name: of the column.
         split: "train" or "test".
 
     Raises:
-        InputError: see ``load``; or captions are missing.
+        InputError: see ``load``.
     """
-    rows = _read(config, split, column)
-    texts = rows.columns[column]
-    for name, text in zip(rows.names, texts, strict=True):
-        if not isinstance(text, str | None):
-            raise InputError(
-                f"{name} has the {column} {str(text)[:80]!r}; allowed: a text."
-            )
-    return complete(texts, rows.names, f"the column {column!r} of {rows.path}")
+    return tables.column(_read(config, split, name), name)
 
 
-def groups(config: DataSettings, column: str, split: str) -> list[str]:
-    """Reads whose ``load``'s images are.
-
-    Args:
-        config: see ``load``.
-        column: which has texts or integers.
-        split: "train" or "test".
-
-    Raises:
-        InputError: see ``load``; or images have no value.
-    """
-    rows = _read(config, split, column)
-    where = f"the column {column!r} of {rows.path}"
-    return complete_groups(rows.columns[column], rows.names, column, where)
-
-
-class _Rows(NamedTuple):
-    """Rows of a split's files, one file after another.
-
-    Attributes:
-        path: of the files, for messages.
-        names: of the rows, likewise.
-        columns: those that were asked for, by name.
-    """
-
-    path: str
-    names: list[str]
-    columns: dict[str, list[Any]]
-
-
-def _read(config: DataSettings, split: str, required: str, *others: str) -> _Rows:
+def _read(config: DataSettings, split: str, required: str, *others: str) -> tables.Rows:
     """Reads columns; ``others`` where all files have them."""
-    library = _import_pyarrow()
+    tables.pyarrow_for("parquet")
+    import pyarrow.parquet
+
     path = paths.existing(config.path, _WANTED)
-    files = _find(path, config, split)
-    names: list[str] = []
-    tables: list[dict[str, list[Any]]] = []
-    for file in files:
+    parts = []
+    for file in _find(path, config, split):
         try:
-            with library.ParquetFile(file) as opened:
+            with pyarrow.parquet.ParquetFile(file) as opened:
                 held = opened.schema_arrow.names
                 chosen = [name for name in (required, *others) if name in held]
-                tables.append(opened.read(columns=chosen).to_pydict())
-                names += [f"row {i} of {file}" for i in range(opened.metadata.num_rows)]
+                table = opened.read(columns=chosen)
         # Arrow has errors of its own, and raises those of Python's, too.
         except Exception as error:
             raise InputError(
                 f"{file} cannot be read as Parquet ({reason(error)}); allowed: an "
                 "undamaged file."
             ) from None
-        if required not in chosen:
-            raise InputError(
-                f"{file} has no column {required!r}; allowed: {', '.join(held)}."
-            )
-    if not names:
-        raise InputError(f"{path} has no rows; allowed: at least one image.")
-    everywhere = set.intersection(*(set(table) for table in tables))
-    columns = {
-        name: [value for table in tables for value in table[name]]
-        for name in everywhere
-    }
-    return _Rows(str(path), names, columns)
+        parts.append(tables.Part(file, table, held))
+    return tables.joined(path, parts, required)
 
 
 def _find(path: Path, config: DataSettings, split: str) -> list[Path]:
@@ -166,31 +93,27 @@ def _find(path: Path, config: DataSettings, split: str) -> list[Path]:
             )
         return [path]
     name = split_name(config, split)
-    found = [path / f"{name}{_END}", *sorted(path.glob(f"{name}-*{_END}"))]
-    found = [file for file in found if file.is_file()]
-    if not found:
+    for folder in (path, path / "data"):
+        found = [folder / f"{name}{_END}", *sorted(folder.glob(f"{name}-*{_END}"))]
+        if found := [file for file in found if file.is_file()]:
+            _check_whole(found)
+            return found
+    raise InputError(
+        f"{path} has no file {name}{_END} or {name}-*{_END}; data.path allows: "
+        f"{_WANTED}."
+    )
+
+
+def _check_whole(files: Sequence[Path]) -> None:
+    """Refuses a part of the files that a split is said to have.
+
+    Raises:
+        InputError: some are missing.
+    """
+    matches = [match for file in files if (match := _SHARD.fullmatch(file.name))]
+    stated = {int(match[2]) for match in matches}
+    if matches and stated != {len(matches)}:
         raise InputError(
-            f"{path} has no file {name}{_END} or {name}-*{_END}; data.path allows: "
-            f"{_WANTED}."
+            f"{files[0].parent} has {len(matches)} of the {max(stated)} files that "
+            f"{files[-1].name} is one of; allowed: all of them."
         )
-    return found
-
-
-def _integers(rows: _Rows, column: str) -> np.ndarray:
-    values = rows.columns[column]
-    for name, value in zip(rows.names, values, strict=True):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise InputError(f"{name} has the {column} {value!r}; allowed: an integer.")
-    return np.array(values)
-
-
-def _import_pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError(
-            f"data.source is 'parquet', which needs pyarrow ({reason(error)}); "
-            "allowed: pip install 'dpdm_jax[parquet]', or the source image_folder or "
-            "npz."
-        ) from None
-    return pyarrow.parquet

@@ -4,8 +4,10 @@ The modules are imported here, the libraries that they read with where they are 
 source pays for another one's.
 """
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import ml_collections
 
@@ -17,16 +19,20 @@ from dpdm_jax.data import (
     captions,
     digits,
     glyphs,
+    huggingface,
     idx,
     image_folder,
     image_zip,
     npz,
     parquet,
     tfds,
+    webdataset,
 )
 from dpdm_jax.data.captions import Captions
-from dpdm_jax.data.groups import Groups
+from dpdm_jax.data.columns import Column
+from dpdm_jax.data.groups import Groups, complete_groups
 from dpdm_jax.data.sources import SPLITS, DataSettings, MemorySource, Source
+from dpdm_jax.data.stored_images import StoredSource
 from dpdm_jax.errors import InputError
 from dpdm_jax.settings import Group, Kind, Room
 
@@ -49,6 +55,12 @@ ROOM = Room(
             camelyon17.load, (Group("data.camelyon17", camelyon17.Settings),)
         ),
         "parquet": Kind(parquet.load, (Group("data.parquet", parquet.Settings),)),
+        "huggingface": Kind(
+            huggingface.load, (Group("data.huggingface", huggingface.Settings),)
+        ),
+        "webdataset": Kind(
+            webdataset.load, (Group("data.webdataset", webdataset.Settings),)
+        ),
     },
     shared=(_EVERY,),
 )
@@ -63,8 +75,19 @@ CONDITIONS = Room(
     },
 )
 
-#: The sources whose highest label tells the number of classes, unless it is stated.
-COUNTED = ("idx", "npz", "parquet")
+#: The sources that can leave images in their files; the first two always do.
+ON_DEMAND = (
+    *("camelyon17", "tfds"),
+    *("huggingface", "image_folder", "image_zip", "webdataset"),
+)
+
+#: Reads a column of a data set, by ``config.data``, its name and "train" or "test".
+ReadColumn = Callable[[DataSettings, str, str], Column]
+
+
+def _captions_of(read: ReadColumn) -> Kind:
+    return Kind(lambda *which: captions.complete(*read(*which)))
+
 
 #: The sources that have captions. What reads those of its examples, in their order,
 #: takes its own settings, those of every source, the column of a table, and "train" or
@@ -74,26 +97,50 @@ CAPTIONED = Room(
     {
         "digits": Kind(digits.captions),
         "glyphs": Kind(glyphs.captions, (Group("data.glyphs", glyphs.Settings),)),
-        "image_folder": Kind(image_folder.captions),
-        "npz": Kind(npz.captions),
-        "parquet": Kind(parquet.captions),
+        "huggingface": _captions_of(huggingface.column),
+        "image_folder": _captions_of(image_folder.column),
+        "npz": _captions_of(npz.captions),
+        "parquet": _captions_of(parquet.column),
+        "webdataset": _captions_of(webdataset.column),
     },
 )
 
-#: The sources that can say whose an image is: each reads the values of a column, by
-#: ``config.data``, the column and "train" or "test", in the order of its examples.
-GROUPED: Mapping[str, Callable[[DataSettings, str, str], list[str]]] = {
-    "camelyon17": camelyon17.groups,
-    "image_folder": image_folder.groups,
-    "npz": npz.groups,
-    "parquet": parquet.groups,
+#: The sources that can say whose an image is, by a column.
+GROUPED: Mapping[str, ReadColumn] = {
+    "camelyon17": camelyon17.column,
+    "huggingface": huggingface.column,
+    "image_folder": image_folder.column,
+    "npz": npz.column,
+    "parquet": parquet.column,
+    "webdataset": webdataset.column,
 }
+
+
+_Loaded = dict[tuple[ml_collections.FrozenConfigDict, str], Source]
+_loaded: contextvars.ContextVar[_Loaded | None] = contextvars.ContextVar(
+    "loaded", default=None
+)
+
+
+@contextlib.contextmanager
+def loaded_once() -> Iterator[None]:
+    """Has ``load_source`` read each split of each config once, and keep it.
+
+    What a command checks before it trains, trains on and evaluates against is then
+    decoded once. One within another keeps for itself.
+    """
+    before = _loaded.set({})
+    try:
+        yield
+    finally:
+        _loaded.reset(before)
 
 
 def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
     """Loads the train or test split that a config describes.
 
-    All sources crop, convert and resize as the config says.
+    All sources crop, convert and resize as the config says. Within ``loaded_once``
+    what has been loaded is returned again.
 
     Args:
         config: ``config.data``.
@@ -106,6 +153,16 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
         InputError: a field has a value that is not allowed, or the data is missing,
             damaged, or not what the config says.
     """
+    kept = _loaded.get()
+    if kept is None:
+        return _load(config, split)
+    key = (ml_collections.FrozenConfigDict(config), split)
+    if key not in kept:
+        kept[key] = _load(config, split)
+    return kept[key]
+
+
+def _load(config: ml_collections.ConfigDict, split: str) -> Source:
     settings = _settings(config, split)
     made: Captions | None = CONDITIONS.build(config)
     if made is None:
@@ -115,7 +172,7 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
         texts = _texts(config, settings, split, made)
         unlabelled = dataclasses.replace(settings, num_classes=0)
         source = made.of(ROOM.build(config, unlabelled, split), texts)
-    if split == "train" and settings.num_classes == -1 and config.source in COUNTED:
+    if split == "train":
         _check_first_label(source)
     if split == "train" and not settings.group:
         _check_number(settings, len(source), "images")
@@ -140,7 +197,8 @@ def load_groups(config: ml_collections.ConfigDict, source: Source) -> Groups | N
     if not settings.group:
         return None
     check_group(config)
-    values = GROUPED[config.source](settings, settings.group, "train")
+    column = GROUPED[config.source](settings, settings.group, "train")
+    values = complete_groups(column.values, column.names, settings.group, column.where)
     if len(values) != len(source):
         raise InputError(
             f"data.group is {settings.group!r}, which has {len(values)} values for "
@@ -178,8 +236,10 @@ def _check_number(settings: DataSettings, number: int, units: str) -> None:
 
 def _check_first_label(source: Source) -> None:
     """Refuses labels that were counted from 1, where the highest tells the classes."""
+    if not isinstance(source, MemorySource | StoredSource) or not source.is_counted:
+        return
     found = source.condition.num_classes
-    if not found or not isinstance(source, MemorySource):
+    if not found:
         return
     first, last = int(source.conditions.min()), int(source.conditions.max())
     if first > 0 and last == found - 1:
@@ -242,13 +302,19 @@ def stated_condition(config: ml_collections.ConfigDict) -> Condition | None:
     made: Captions | None = CONDITIONS.build(config)
     if made is not None:
         return made.condition
-    return None if config.num_classes < 0 else of_classes(config.num_classes)
+    num_classes = _EVERY.read(config).num_classes
+    return None if num_classes < 0 else of_classes(num_classes)
 
 
 def _settings(config: ml_collections.ConfigDict, split: str) -> DataSettings:
     validate.one_of("split", split, SPLITS)
     ROOM.kind(config)  # its name before the other settings
     settings: DataSettings = _EVERY.read(config)
+    if settings.on_demand and config.source not in ON_DEMAND:
+        raise InputError(
+            f"data.on_demand is True and data.source is {config.source!r}, which is "
+            f"read into memory; allowed: {', '.join(ON_DEMAND)}."
+        )
     return settings
 
 

@@ -1,15 +1,16 @@
 """The interface of every image source, and what all of them read of a config."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from dpdm_jax import validate
-from dpdm_jax.conditions import Condition, of_classes
+from dpdm_jax.conditions import Condition, class_names, of_classes
 from dpdm_jax.data import transforms
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, listed
 
 SPLITS = ("train", "test")
 # Labels, and one more for no label, are int32.
@@ -37,8 +38,15 @@ class DataSettings:
         channels: 1 or 3; 0 as stored.
         num_classes: -1 from the data, 0 unlabelled. Where the condition is captions,
             evaluation alone reads labels.
+        class_names: of the labels 0, 1, ..., in order; () where they are not stated.
+            Public: report, samples and release show them, and names that are read off
+            private data are shown nowhere. Class folders, and names that the data has
+            itself, are held to them; a class may be without images.
         crop: see ``transforms``: "none", "center_square" or "celeba".
         resize: likewise: "lanczos", "bicubic", "bilinear" or "box".
+        on_demand: images stay in their files and are decoded whenever a step reads
+            them, for data larger than memory; of image_folder, image_zip, huggingface
+            and webdataset. camelyon17, and tfds with random access, always are so.
 
     Raises:
         InputError: a field is out of range.
@@ -52,8 +60,10 @@ class DataSettings:
     image_size: int = 0
     channels: int = 0
     num_classes: int = -1
+    class_names: tuple[str, ...] = ()
     crop: str = "none"
     resize: str = "lanczos"
+    on_demand: bool = False
 
     def __post_init__(self) -> None:
         validate.one_of("data.crop", self.crop, transforms.CROPS)
@@ -62,6 +72,10 @@ class DataSettings:
         validate.integer("data.image_size", self.image_size, minimum=0)
         validate.integer("data.num_classes", self.num_classes, minimum=-1)
         validate.integer("data.num_examples", self.num_examples, minimum=0)
+        if self.class_names:
+            class_names.check(self.class_names, self.num_classes)
+            if self.num_classes == -1:
+                object.__setattr__(self, "num_classes", len(self.class_names))
 
 
 @runtime_checkable
@@ -103,15 +117,19 @@ def image_spec(shape: tuple[int, ...], condition: Condition) -> Example:
 class MemorySource:
     """A source whose examples lie in memory; see ``Source``."""
 
-    def __init__(self, examples: Example, condition: Condition):
+    def __init__(
+        self, examples: Example, condition: Condition, *, is_counted: bool = False
+    ):
         """Keeps arrays.
 
         Args:
             examples: a pytree of arrays [N, ...], N >= 1.
             condition: see ``Source``.
+            is_counted: whether the highest label told the number of classes.
         """
         self._examples = examples
         self.condition = condition
+        self.is_counted = is_counted
         self.spec = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples
         )
@@ -202,15 +220,12 @@ class ArraySource(MemorySource):
                 f"the images of {name} have shape {images.shape}; "
                 "allowed: at least one image of at least 1x1."
             )
-        found = None
-        if labels is not None:
-            labels = np.asarray(labels)
-            found = _count_classes(labels, len(images), name)
-        num_classes = resolve_num_classes(num_classes, found, name)
-        if labels is None or num_classes == 0:
-            labels = np.zeros(len(images))
-        examples = {"image": images, "condition": labels.astype(np.int32)}
-        super().__init__(examples, of_classes(num_classes))
+        values, condition = checked_labels(labels, len(images), num_classes, name)
+        super().__init__(
+            {"image": images, "condition": values},
+            condition,
+            is_counted=num_classes == -1,
+        )
 
     def prepared(self, preparation: transforms.Preparation) -> MemorySource:
         """Returns the source with its images cropped, converted and resized.
@@ -227,7 +242,31 @@ class ArraySource(MemorySource):
             return self
         images = np.stack([preparation(image) for image in stored])
         prepared = self._examples | {"image": images}
-        return MemorySource(prepared, self.condition)
+        return MemorySource(prepared, self.condition, is_counted=self.is_counted)
+
+
+def checked_labels(
+    labels: np.ndarray | None, count: int, num_classes: int, name: str
+) -> tuple[np.ndarray, Condition]:
+    """Checks labels; arguments and errors as of ``ArraySource``.
+
+    Args:
+        labels: integers [N], or None.
+        count: N.
+        num_classes: -1 takes the largest label + 1, 0 ignores the labels.
+        name: what messages call the data.
+
+    Returns:
+        int32 [N], zeros where there are none, and the condition that they are.
+    """
+    found = None
+    if labels is not None:
+        labels = np.asarray(labels)
+        found = _count_classes(labels, count, name)
+    num_classes = resolve_num_classes(num_classes, found, name)
+    if labels is None or num_classes == 0:
+        labels = np.zeros(count)
+    return labels.astype(np.int32), of_classes(num_classes)
 
 
 def resolve_num_classes(requested: int, found: int | None, name: str) -> int:
@@ -261,6 +300,25 @@ def resolve_num_classes(requested: int, found: int | None, name: str) -> int:
             f"{requested - 1}, for data.num_classes is {requested}."
         )
     return requested
+
+
+def check_same_names(config: DataSettings, found: Sequence[str], name: str) -> None:
+    """Refuses data whose classes have other names, or another order, than is stated.
+
+    Args:
+        config: which may state names.
+        found: names that the data has itself, in order of its labels.
+        name: what messages call the data.
+
+    Raises:
+        InputError: they differ.
+    """
+    stated = config.class_names
+    if stated and config.num_classes and tuple(found) != tuple(stated):
+        raise InputError(
+            f"data.class_names is {listed(stated)} and {name} has the classes "
+            f"{listed(found)}; allowed: those names in that order, or ()."
+        )
 
 
 def split_name(config: DataSettings, split: str) -> str:

@@ -19,6 +19,7 @@ from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
     Source,
+    check_same_names,
     resolve_num_classes,
     split_name,
 )
@@ -26,6 +27,7 @@ from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError, reason
 
 _CHUNK = 256
+_CHOICE = {"label": " by data.tfds.label"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +36,12 @@ class Settings:
 
     Attributes:
         name: TFDS builder, such as "mnist" or "imagenet_resized/32x32".
+        label: the feature that has the labels, of classes or of plain integers; "" for
+            the one of classes, or the one called "label".
     """
 
     name: str = ""
+    label: str = ""
 
 
 def load(settings: Settings, config: DataSettings, split: str) -> Source:
@@ -59,15 +64,16 @@ def load(settings: Settings, config: DataSettings, split: str) -> Source:
     """
     builder = _prepared_builder(settings.name, config.path)
     name = split_name(config, split)
-    image_key, label_key = _feature_keys(builder, labelled=config.num_classes != 0)
-    found = builder.info.features[label_key].num_classes if label_key else None
+    image_key = _image_key(builder)
+    label_key = _label_key(builder, settings, config) if config.num_classes else None
+    found = _num_classes(builder, label_key, config) if label_key else None
     num_classes = resolve_num_classes(
         config.num_classes, found, f"the TFDS builder {settings.name}"
     )
     keys = (image_key, label_key if num_classes else None)
     prepare = Preparation.from_config(config)
     try:
-        return _read(builder, name, keys, prepare, num_classes)
+        return _read(builder, config, name, keys, prepare, num_classes)
     except InputError:
         raise
     # Unknown splits, missing shards and damaged records each have their own errors, of
@@ -126,15 +132,15 @@ def _prepared_builder(name: str, path: str) -> Any:
     return builder
 
 
-def _feature_keys(builder: Any, labelled: bool) -> tuple[str, str | None]:
-    """Finds the image feature and, if wanted and there is one, the label."""
-    tfds = _import_tfds()
+def _of_kind(builder: Any, kind: type) -> list[str]:
     features = builder.info.features
+    return sorted(key for key, f in features.items() if isinstance(f, kind))
 
-    def of_kind(kind: type) -> list[str]:
-        return sorted(key for key, f in features.items() if isinstance(f, kind))
 
-    image = _only("image", of_kind(tfds.features.Image), builder.name)
+def _image_key(builder: Any) -> str:
+    """Finds the image feature."""
+    tfds, features = _import_tfds(), builder.info.features
+    image = _only("image", _of_kind(builder, tfds.features.Image), builder.name)
     if image is None:
         raise InputError(
             f"the TFDS builder {builder.name} has no image feature; "
@@ -147,9 +153,52 @@ def _feature_keys(builder: Any, labelled: bool) -> tuple[str, str | None]:
             f"{np.dtype(feature.np_dtype)} with {feature.shape[-1]} channels; "
             "allowed: uint8 with 1 or 3."
         )
-    if not labelled:
-        return image, None
-    return image, _only("label", of_kind(tfds.features.ClassLabel), builder.name)
+    return image
+
+
+def _label_key(builder: Any, settings: Settings, config: DataSettings) -> str | None:
+    """Finds the feature of the labels; None where there is none."""
+    tfds, features = _import_tfds(), builder.info.features
+    of_classes = _of_kind(builder, tfds.features.ClassLabel)
+    integers = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Tensor)
+        and feature.shape == ()
+        and np.issubdtype(feature.np_dtype, np.integer)
+    ]
+    wanted = settings.label
+    if not wanted and (of_classes or not integers):
+        return _only("label", of_classes, builder.name)
+    if not wanted and "label" in integers:
+        return "label"
+    if not wanted and config.num_classes < 0:
+        return None  # who states no classes may have none
+    if wanted not in integers:  # classes are such, too
+        raise InputError(
+            f"data.tfds.label is {wanted!r}; allowed for the TFDS builder "
+            f"{builder.name}: {', '.join(sorted(integers)) or 'none, it has no labels'}"
+            ", with data.num_classes where they are no classes of TFDS's."
+        )
+    return wanted
+
+
+def _num_classes(builder: Any, key: str, config: DataSettings) -> int:
+    """Returns how many classes the labels are of, as builder or config states it."""
+    feature = builder.info.features[key]
+    name = f"the TFDS builder {builder.name}"
+    if not isinstance(feature, _import_tfds().features.ClassLabel):
+        if config.num_classes < 0:
+            raise InputError(
+                f"the labels {key!r} of {name} are integers, whose number of classes "
+                "it does not state; allowed: data.num_classes, of labels from 0."
+            )
+        return config.num_classes
+    found: int = feature.num_classes
+    names = list(feature.names or ())
+    if names != [str(i) for i in range(found)]:  # TFDS's, where there are no others
+        check_same_names(config, names, name)
+    return found
 
 
 def _only(usual: str, keys: list[str], name: str) -> str | None:
@@ -158,13 +207,14 @@ def _only(usual: str, keys: list[str], name: str) -> str | None:
     if len(keys) > 1:
         raise InputError(
             f"the TFDS builder {name} has the {usual} features {', '.join(keys)}; "
-            f"allowed: one of them, or one called {usual!r}."
+            f"allowed: one of them{_CHOICE.get(usual, '')}, or one called {usual!r}."
         )
     return keys[0]
 
 
 def _read(
     builder: Any,
+    config: DataSettings,
     split: str,
     keys: tuple[str, str | None],
     prepare: Preparation,
@@ -175,6 +225,11 @@ def _read(
     if builder.info.available_file_formats() & random_access:
         records = builder.as_data_source(split=split)
         return RandomAccessSource(records, keys, prepare, num_classes)
+    if config.on_demand:
+        raise InputError(
+            f"data.on_demand is True and {builder.name} lies in files without random "
+            "access; allowed: False, or the data prepared as array_record."
+        )
     decoders = tfds.decode.PartialDecoding({key: True for key in keys if key})
     # One file after another: the order is the same in every run.
     read_config = tfds.ReadConfig(interleave_cycle_length=1)

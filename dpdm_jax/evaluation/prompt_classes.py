@@ -49,7 +49,10 @@ def _beside_captions(
     config: ml_collections.ConfigDict, prompts: Sequence[str]
 ) -> tuple[int, ...]:
     source = data.load_source(data.labelled(config.data), "train")
-    labels = source.examples(np.arange(len(source)))["condition"]
+    if isinstance(source, data.MemorySource | data.StoredSource):
+        labels = source.conditions  # without a look at the images
+    else:
+        labels = source.examples(np.arange(len(source)))["condition"]
     known = captions.by_label(data.load_captions(config.data, "train"), labels)
     unknown = [prompt for prompt in prompts if prompt not in known]
     if unknown:

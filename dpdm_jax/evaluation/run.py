@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import warnings
 from typing import Any
 
 import ml_collections
@@ -17,6 +18,7 @@ from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.sampling import maker, prompts
 from dpdm_jax.sampling import run as sampling_run
+from dpdm_jax.sampling.maker import Asked
 
 
 def evaluate(
@@ -80,6 +82,49 @@ def check_ahead(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Non
     condition = data.stated_condition(config.data) or train.condition
     model = build_model(config, train.spec["image"].shape, condition)
     asked = maker.check_ahead(config, model)
+    _check_sets(config, workdir, asked, train, test)
+
+
+def check_sampling(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses, before a model is trained, what it could not be asked for afterwards.
+
+    For training alone, which does without test data and Inception's weights: they are
+    not looked for. What the training data lacks for the metrics is a warning, for these
+    can be chosen anew once the model is trained.
+
+    Args:
+        config: see ``evaluate``.
+        workdir: a run directory, which may be empty yet.
+
+    Raises:
+        InputError: a field of ``sample``, ``sampler`` or ``evaluate`` is out of range,
+            or the sampler does not fit the model.
+    """
+    metrics.check_names(config.evaluate.metrics)
+    settings_of(config, workdir).check()
+    train = data.load_source(config.data, "train")
+    model = build_model(config, train.spec["image"].shape, train.condition)
+    asked = maker.check_ahead(config, model)
+    if data.tokenizer(config.data) is not None:
+        return  # labels would have to be read for evaluation alone
+    try:
+        _check_labels(config, train)
+        _check_sets(config, workdir, asked, train, train)
+    except InputError as error:
+        warnings.warn(
+            f"once it is trained, evaluation will be refused: {error}", stacklevel=2
+        )
+
+
+def _check_sets(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    asked: Asked,
+    train: data.Source,
+    test: data.Source,
+) -> None:
+    """Refuses what could not be measured of the images that are asked for."""
+    num_classes = train.condition.num_classes or 0
     labels = asked.labels
     classes = _prompt_classes(config, num_classes)
     if classes is not None:
@@ -122,7 +167,9 @@ def _outline_of(source: data.Source, name: str) -> ImageSet:
     """
     condition, shape = source.condition, source.spec["image"].shape
     labels = None
-    if condition.num_classes and isinstance(source, data.MemorySource):
+    if condition.num_classes and isinstance(
+        source, data.MemorySource | data.StoredSource
+    ):
         labels = source.conditions
     elif condition.num_classes:
         labels = condition.in_turn(len(source))
@@ -147,6 +194,11 @@ def _check(
     settings.check()
     if set(chosen) & set(registry.FEATURE_METRICS):
         settings.load_inception()
+    _check_labels(config, test)
+
+
+def _check_labels(config: ml_collections.ConfigDict, test: data.Source) -> None:
+    chosen = config.evaluate.metrics
     needing = [name for name in chosen if name in metrics.reading_labels()]
     num_classes = test.condition.num_classes or 0
     if needing and num_classes == 0:

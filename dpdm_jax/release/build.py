@@ -93,6 +93,8 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 "samples": None,
                 "emptied_in_config": emptied,
             }
+            if names := values["data"].get("class_names"):
+                manifest["class_names"] = names
             with _building(workdir / run_dir.RELEASE) as folder:
                 if settings.samples:
                     manifest["samples"] = _write_samples(
@@ -194,6 +196,7 @@ def _write_samples(
         with np.load(source / sampling_run.ARCHIVE, allow_pickle=False) as archive:
             made, labels = archive["images"], archive.get("labels")
             texts = archive.get("prompts")
+            names = archive.get("class_names", np.array(())).tolist()
         from_file = published.is_file(settings["labels"])
         described = {
             "num_images": len(made),
@@ -214,7 +217,7 @@ def _write_samples(
             f"The samples in {source} were made with other weights than those to be "
             "released; allowed: samples of this checkpoint's average."
         )
-    images.write_npz(folder / bundle.SAMPLES, made, labels, texts)
+    images.write_npz(folder / bundle.SAMPLES, made, labels, texts, names)
     return described
 
 

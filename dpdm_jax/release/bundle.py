@@ -70,6 +70,7 @@ _MODEL_FIELDS = {"image_shape", "num_classes", "parameterization", "parameters"}
 # Of models whose condition is no class, and of those of latents.
 _OPTIONAL = frozenset({"condition", "codec"})
 _OF_SAMPLES = frozenset({"prompts"})  # of images asked for by texts
+_CLASS_NAMES = "class_names"  # of classes whose names the config states
 _SAMPLES_FIELDS = {
     "num_images",
     "labels",
@@ -224,7 +225,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
             f"{path} states the format {manifest.get('format')!r}; allowed: "
             f"{' or '.join(FORMATS)}."
         )
-    _check_fields(path, "", manifest, _MANIFEST_FIELDS)
+    _check_fields(path, "", manifest, _MANIFEST_FIELDS, frozenset({_CLASS_NAMES}))
     _check_fields(path, "model.", manifest["model"], _MODEL_FIELDS, _OPTIONAL)
     if manifest["samples"] is not None:
         fields = manifest["samples"]
@@ -240,6 +241,12 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
             maximum=validate.MAX_COUNT,
         )
     return manifest
+
+
+def class_names(manifest: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the classes in order of the labels; [] if not stated."""
+    names: list[str] = manifest.get(_CLASS_NAMES, [])
+    return names
 
 
 def _check_fields(
@@ -386,11 +393,14 @@ def sample_failures(
     try:
         with np.load(path, allow_pickle=False) as archive:
             names = sorted(archive)
+            of_classes = archive.get(_CLASS_NAMES)
             shape, dtype = archive["images"].shape, archive["images"].dtype
     except Exception as e:  # a damaged zip raises many kinds
         return [f"{SAMPLES} cannot be read ({type(e).__name__})."]
     wanted = (described["num_images"], *model.sample_shape)
     allowed = {"images", "labels", *_OF_SAMPLES.intersection(described)}
+    if of_classes is not None and of_classes.tolist() == class_names(manifest):
+        allowed.add(_CLASS_NAMES)
     if shape != wanted or dtype != np.uint8 or not {*names} <= allowed:
         return [f"{SAMPLES} does not hold uint8 images of shape {wanted} alone."]
     return []

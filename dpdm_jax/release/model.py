@@ -20,6 +20,7 @@ from dpdm_jax import (
     stored_config,
     validate,
 )
+from dpdm_jax.conditions import class_names
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model, signature
@@ -80,8 +81,8 @@ class ReleasedModel:
         Args:
             num_images: how many, >= 1.
             labels: "uniform" (random classes), "balanced" (0, 1, 2, ... in turn), one
-                class as 3 or "3", or an integer for each image; None for what the
-                release prefers. A model without classes ignores it.
+                class as 3, "3" or by its name, or an integer for each image; None for
+                what the release prefers. A model without classes ignores it.
             seed: >= 0.
             preset: the name of one of the release's sampler presets; None for its
                 default sampler.
@@ -108,6 +109,7 @@ class ReleasedModel:
             chosen = self._tokens(prompts, num_images)
         else:
             wanted = settings.labels if labels is None else labels
+            wanted = class_names.label_of(self.config.data.class_names, wanted)
             chosen = condition.choose(wanted, num_images, seed)
         generate = self._generator(seed, preset, batch_size)
         made = generate(self.params, np.arange(num_images), chosen)

@@ -31,11 +31,14 @@ FIELDS = {
     for group, fields in {
         "": "format name seed",
         "data": "source path public train_split test_split num_examples group "
-        "image_size channels num_classes crop resize condition",
+        "image_size channels num_classes class_names crop resize on_demand "
+        "condition",
         "data.captions": "length vocabulary column",
         "data.image_folder": "value_range",
+        "data.huggingface": "image label",
         "data.parquet": "image label",
-        "data.tfds": "name",
+        "data.webdataset": "label",
+        "data.tfds": "name label",
         "data.glyphs": "characters images_per_character seed frame rotation shear "
         "scale stroke elastic_amplitude elastic_smoothness",
         "data.camelyon17": "center",

@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from dpdm_jax import planning
+from dpdm_jax.conditions import class_names
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import PrivacyPlan, accounting
@@ -251,6 +252,12 @@ def _config_failures(
             f"{bundle.CONFIG} gives the name {config.name!r}; {bundle.MANIFEST} has "
             f"{manifest['name']!r}."
         )
+    if list(config.data.class_names) != bundle.class_names(manifest):
+        failures.append(
+            f"{bundle.CONFIG} and {bundle.MANIFEST} have other names of the classes."
+        )
+    if config.data.class_names:
+        class_names.check(config.data.class_names, model.condition.num_classes or 0)
     if manifest["format"] == bundle.FORMAT:
         _, emptied = published.clean_config(bundle.read_json(folder, bundle.CONFIG))
         failures += [f"{bundle.CONFIG}: {name} is not empty." for name in emptied]

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jinja2
@@ -139,7 +139,9 @@ def _facts(contents: Contents, statement: Statement | None) -> dict[str, Any]:
         "reason": _reason(statement)
         if statement is None or statement.not_private
         else None,
-        "sample_sets": [_sample_facts(each) for each in contents.samples],
+        "sample_sets": [
+            _sample_facts(each, _class_names(contents)) for each in contents.samples
+        ],
         "max_classes": MAX_CLASSES,
         "snapshot": contents.snapshot if not contents.samples else None,
         "private": None if private is None else _private_facts(private, contents),
@@ -190,10 +192,20 @@ def _privacy_facts(record: LedgerRecord, statement: Statement) -> dict[str, Any]
     }
 
 
-def _sample_facts(samples: SampleSet) -> dict[str, Any]:
+def _class_names(contents: Contents) -> list[str]:
+    """Returns the names that the config states, in order of the labels."""
+    data = (contents.config or {}).get("data")
+    names = data.get("class_names") if isinstance(data, dict) else None
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _sample_facts(samples: SampleSet, names: Sequence[str]) -> dict[str, Any]:
     rows = [
         {
             "label": label if isinstance(label, int) else None,
+            "class_name": names[label]
+            if isinstance(label, int) and label < len(names)
+            else None,
             "prompt": label if isinstance(label, str) else None,
             "images": [_png(image) for image in images],
         }

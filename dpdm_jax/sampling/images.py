@@ -1,7 +1,7 @@
 """Generated images as uint8, as pictures for people, and as files."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -134,6 +134,7 @@ def write_npz(
     images: np.ndarray,
     labels: np.ndarray | None,
     prompts: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
 ) -> None:
     """Writes images in one step, as the data source ``npz`` reads them.
 
@@ -142,6 +143,7 @@ def write_npz(
         images: uint8 [n, h, w, c], stored as ``images``.
         labels: int [n], stored as ``labels`` in int32; None for unlabelled images.
         prompts: strings [n], stored as ``prompts``; None for images without such.
+        class_names: of the labels 0, 1, ..., stored as strings; () stores none.
 
     Raises:
         InputError: the arrays are not as described.
@@ -157,6 +159,8 @@ def write_npz(
         arrays["labels"] = labels.astype(np.int32)
     if prompts is not None:
         arrays["prompts"] = prompts
+    if labels is not None and class_names:
+        arrays["class_names"] = np.array(class_names)
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # not allow_pickle
 

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from dpdm_jax import files, json_values, processes, rooms, run_dir, validate
-from dpdm_jax.conditions import Condition
+from dpdm_jax.conditions import Condition, class_names
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
@@ -36,12 +36,14 @@ class Asked(NamedTuple):
         condition: what images are asked for by.
         values: of all images, [n, ...].
         prompts: that images are asked for by in turn; None where they are not.
+        class_names: of the labels, in order; () where they are not stated.
     """
 
     image_shape: tuple[int, int, int]
     condition: Condition
     values: Any
     prompts: Prompts | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -189,9 +191,12 @@ def _asked(
     if found is not None:
         values = found.tokens[found.of_images(num_images)]
     else:
-        settings = config.sample
-        values = condition.choose(settings.labels, num_images, settings.seed)
-    return Asked(image_shape, condition, values, found)
+        wanted = class_names.label_of(config.data.class_names, config.sample.labels)
+        values = condition.choose(wanted, num_images, config.sample.seed)
+    names = tuple(config.data.class_names) if condition.num_classes else ()
+    if names:
+        class_names.check(names, condition.num_classes or 0)
+    return Asked(image_shape, condition, values, found, names)
 
 
 def _warn_of_guidance(config: ml_collections.ConfigDict, scale: float) -> None:

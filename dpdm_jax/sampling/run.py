@@ -27,7 +27,8 @@ _GRID_PER_CLASS = 10
 def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     """Makes images from a checkpoint.
 
-    Writes ``samples.npz`` (images uint8 [n, h, w, c], labels int32 [n]), ``grid.png``
+    Writes ``samples.npz`` (images uint8 [n, h, w, c], labels int32 [n], class_names of
+    the labels where ``data.class_names`` states them), ``grid.png``
     and, if asked, a PNG file an image, in <workdir>/samples/<sample.name>/. Called
     again after an interruption it goes on; with more images it adds to them.
 
@@ -64,7 +65,9 @@ def _join_parts(folder: pathlib.Path, made: parts.Parts, asked: Asked) -> None:
     joined = made.read(np.arange(asked.num_images))
     images.write_png(folder / GRID, _picture(joined, asked))
     # Last: once it is there, nothing is made again.
-    images.write_npz(folder / ARCHIVE, joined, asked.labels, asked.texts)
+    images.write_npz(
+        folder / ARCHIVE, joined, asked.labels, asked.texts, asked.class_names
+    )
 
 
 def _picture(made: np.ndarray, asked: Asked) -> np.ndarray:
@@ -80,7 +83,10 @@ def _write_png_files(folder: pathlib.Path) -> None:
     with np.load(folder / ARCHIVE) as archive:
         made = archive["images"]
         labels, texts = archive.get("labels"), archive.get("prompts")
+        of_classes = archive.get("class_names")
     names = None if labels is None else [str(label) for label in labels]
+    if labels is not None and of_classes is not None:
+        names = of_classes[labels].tolist()
     if texts is not None:
         # In order of the prompts, which may have signs that no file system takes.
         number = {text: i for i, text in enumerate(dict.fromkeys(texts.tolist()))}

@@ -102,18 +102,21 @@ def _open_events(folder: pathlib.Path) -> Any:
 def private_diagnostics(sums: Diagnostics) -> dict[str, float]:
     """Turns a logical batch's sums into means, under names that mark them private.
 
-    Where every example was left out, as none had a finite gradient, they are NaN.
+    Where every example was left out, as none had a finite gradient, they are NaN. An
+    empty batch has none: a loss of 0 would be that of a perfect model.
     """
-    finite = float(sums.examples) - float(sums.non_finite)
-    if not finite:
-        finite = math.nan if sums.examples else 1.0
+    counts = {
+        f"{PRIVATE}non_finite": float(sums.non_finite),
+        f"{PRIVATE}batch_size": float(sums.examples),
+    }
+    if not sums.examples:
+        return counts
+    finite = float(sums.examples) - float(sums.non_finite) or math.nan
     found = {
         f"{PRIVATE}loss": float(sums.loss) / finite,
         f"{PRIVATE}grad_norm": float(sums.grad_norm) / finite,
         f"{PRIVATE}clip_fraction": float(sums.clipped) / finite,
-        f"{PRIVATE}non_finite": float(sums.non_finite),
-        f"{PRIVATE}batch_size": float(sums.examples),
-    }
+    } | counts
     if math.isnan(sums.grad_norm):  # of ordinary gradients there are none
         del found[f"{PRIVATE}grad_norm"], found[f"{PRIVATE}clip_fraction"]
     return found

@@ -10,12 +10,13 @@ def rise(run: Callable[[], object]) -> int:
     # What the compiler left on the heap would be reused and hide the call's needs.
     ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     run()
-    return _status_bytes("VmHWM") - before
+    return status_bytes("VmHWM") - before
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
+    """What /proc/self/status says of this process, such as VmRSS or RssAnon."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

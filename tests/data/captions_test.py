@@ -258,7 +258,7 @@ ROWS = list(zip(NAMES, TEXTS, strict=True))
         (csv_of([*ROWS, ("", "x")]), "Row 5 of .* has no file_name"),
         (csv_of(ROWS, "file_name,caption"), "no column 'text'; allowed: file_name"),
         (csv_of(ROWS, "name,text"), "no column 'file_name'"),
-        (no_table, r"has no metadata\.csv; allowed for captions: one of metadata\.csv"),
+        (no_table, r"has no metadata\.csv; allowed for captions and groups: one of"),
         (both_tables, r"has metadata\.csv and metadata\.jsonl; allowed"),
         (table_of("metadata.csv", b"file_name,text\n\xff,x\n"), "UnicodeDecodeError"),
         (table_of("metadata.csv", b'file_name,text\n"a.png,x\n'), "cannot be read"),
@@ -267,15 +267,15 @@ ROWS = list(zip(NAMES, TEXTS, strict=True))
         (table_of("metadata.jsonl", b"[1]\n"), "Row 1 of .* no column 'file_name'"),
         (
             table_of("metadata.jsonl", b'{"file_name": "a.png", "text": 3}\n'),
-            "Row 1 of .* has the text '3'; allowed: a text",
+            "a.png has the caption '3' in .*metadata.jsonl; allowed: a text",
         ),
         (
             npz_of(*TEXTS[:3], ""),
             r"1 of 4 images have no caption in .*train\.npz \(image 3\)",
         ),
         (npz_of(*TEXTS[:3]), "has 3 captions and 4 images; allowed: one for each"),
-        (npz_of(1, 2, 3, 4), "captions that are int64 of shape"),
-        (no_captions, "holds no captions; allowed: an array of strings"),
+        (npz_of(1, 2, 3, 4), "image 0 has the caption '1'"),
+        (no_captions, "holds no array 'captions'; allowed: strings"),
     ],
 )
 def test_bad_captions(tmp_path, load, write, message):
@@ -293,7 +293,7 @@ def test_many_images_without_captions_are_counted():
 def test_a_source_without_captions_is_refused(load):
     with pytest.raises(
         InputError,
-        match=r"data\.source is 'idx', which has none; allowed: digits, glyphs, imag",
+        match=r"data\.source is 'idx', which has none; allowed: digits, glyphs, hugg",
     ):
         load("idx")
     with pytest.raises(

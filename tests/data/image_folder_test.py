@@ -1,3 +1,4 @@
+import json
 import struct
 import zlib
 
@@ -284,3 +285,39 @@ def test_missing_folder_is_refused(tmp_path, data_config):
     config = config_for(data_config, tmp_path / "nothing")
     with pytest.raises(InputError, match="nothing', which is missing; allowed: a fold"):
         data.load_source(config, "train")
+
+
+def test_stated_names_number_the_classes(tmp_path, data_config):
+    """In the order stated; a class may be without images, or without a folder."""
+    for name in ("train/dog/a.png", "train/cat/b.png", "test/dog/c.png"):
+        write(tmp_path / name, pixels(4, 4))
+    (tmp_path / "train" / "bird").mkdir()
+    names = ("dog", "bird", "cat", "fish")
+
+    def load(split, **fields):
+        source = data.load_source(config_for(data_config, tmp_path, **fields), split)
+        return source.condition.num_classes, source.conditions.tolist()
+
+    assert load("train", class_names=names) == (4, [2, 0])
+    assert load("test", class_names=names) == (4, [0])
+    assert load("train", class_names=names, num_classes=0) == (0, [0, 0])
+    for fields, message in (
+        ({"class_names": names[:3], "num_classes": 4}, "3 names .* for 4 classes"),
+        ({"class_names": ("dog", "bird")}, "class 'cat', which is neither in data.cl"),
+        ({"class_names": ("dog", "dog")}, "has 'dog' again"),
+        ({"class_names": ("a/b",)}, "name in data.class_names is 'a/b'; allowed: up"),
+        ({}, "bird has no images; allowed: at least one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load("train", **fields)
+
+
+def test_labels_of_a_file_begin_at_0(tmp_path, data_config):
+    for i in (1, 2):
+        write(tmp_path / f"{i}.png", pixels(4, 4))
+    labels = {"labels": [["1.png", 1], ["2.png", 2]]}
+    (tmp_path / "dataset.json").write_text(json.dumps(labels))
+    with pytest.raises(InputError, match="go from 1 to 2; allowed: from 0, or"):
+        data.load_source(config_for(data_config, tmp_path), "train")
+    config = config_for(data_config, tmp_path, class_names=("none", "one", "two"))
+    assert data.load_source(config, "train").conditions.tolist() == [1, 2]

@@ -68,6 +68,20 @@ def test_files_of_a_split_follow_each_other(tmp_path, load):
         load(tmp_path, "test")
 
 
+def test_a_split_is_whole_and_of_one_kind(tmp_path, load):
+    shard = "train-{:05d}-of-00002-0a1b.parquet".format
+    for folder in (tmp_path / "part" / "data", tmp_path / "mixed"):
+        folder.mkdir(parents=True)
+        write(folder / shard(1), image=STRUCTS[:1], label=[1])
+    with pytest.raises(InputError, match="has 1 of the 2 files that train-00001-of"):
+        load(tmp_path / "part")
+    write(tmp_path / "mixed" / shard(0), image=STRUCTS[1:], label=["a", "b"])
+    with pytest.raises(InputError, match=r"'label' of .* is int64 and that"):
+        load(tmp_path / "mixed")
+    write(tmp_path / "part" / "data" / shard(0), image=STRUCTS[1:], label=[0, 2])
+    assert len(load(tmp_path / "part")) == 3
+
+
 def test_columns_have_other_names(tmp_path, load):
     path = write(tmp_path / "x.parquet", img=STRUCTS, fine=LABELS)
     names = {"image": "img", "label": "fine"}
@@ -98,7 +112,7 @@ def test_columns_have_other_names(tmp_path, load):
         (
             {"image": FILES, "text": [1, 2, 3]},
             {"condition": "captions"},
-            "row 0 of .* has the text '1'; allowed: a text",
+            "row 0 of .* has the caption '1' in the column 'text' of .*; allowed: a",
         ),
         ({"image": FILES}, {"condition": "captions"}, "has no column 'text'"),
     ],

@@ -120,6 +120,20 @@ def test_num_examples_is_of_the_training_split_alone(data_config):
     assert len(data.load_source(config, "test")) == 360
 
 
+def test_a_command_reads_each_split_once(data_config):
+    config = data_config(num_classes=10)
+    with data.loaded_once():
+        train = data.load_source(config, "train")
+        with data.loaded_once():  # of other data, for a while
+            assert data.load_source(config, "train") is not train
+        again = config.copy_and_resolve_references()
+        assert data.load_source(again, "train") is train
+        assert data.load_source(config, "test") is not train
+        again.num_classes = 0
+        assert data.load_source(again, "train").condition.num_classes == 0
+    assert data.load_source(config, "train") is not train
+
+
 @pytest.mark.slow
 def test_import_is_light():
     code = (

@@ -1,3 +1,4 @@
+import functools
 import sys
 
 import numpy as np
@@ -230,6 +231,53 @@ def test_several_labels_can_be_ignored(tmp_path, data_config):
     prepare(tmp_path, "twice", features, {"train": split})
     config = config_for(data_config, tmp_path, "twice", num_classes=0)
     assert data.load_source(config, "train").condition.num_classes == 0
+
+
+def test_a_feature_of_labels_is_chosen(tmp_path, data_config):
+    """Of several classes, and of integers that TFDS calls no classes."""
+    features = {
+        "image": tfds.features.Image(),
+        "kind": tfds.features.ClassLabel(names=["cat", "dog"]),
+        "place": tfds.features.ClassLabel(num_classes=3),
+        "age": np.int64,
+    }
+    split = [
+        {"image": image, "kind": i % 2, "place": 2, "age": i}
+        for i, image in enumerate(TRAIN)
+    ]
+    prepare(tmp_path, "many", features, {"train": split}, "array_record")
+
+    def load(label, **fields):
+        config = config_for(data_config, tmp_path, "many", **fields)
+        config.tfds.label = label
+        return data.load_source(config, "train")
+
+    of_kind = load("kind", class_names=("cat", "dog"))
+    assert images_and_labels(of_kind, np.arange(7))[1].tolist() == [0, 1] * 3 + [0]
+    assert load("place", class_names=("a", "b", "c")).condition.num_classes == 3
+    ages = load("age", num_classes=7)
+    assert images_and_labels(ages, np.arange(7))[1].tolist() == list(range(7))
+    for label, fields, message in (
+        ("kind", {"class_names": ("dog", "cat")}, "cat, dog; allowed: those names"),
+        ("age", {}, "'age' of .* are integers, whose number of classes"),
+        ("image", {}, "label is 'image'; allowed .*: age, kind, place, with"),
+        ("", {}, "one of them by data.tfds.label, or one called 'label'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load(label, **fields)
+
+
+def test_integers_are_no_labels_unless_classes_are_stated(tmp_path, data_config):
+    features = {"image": tfds.features.Image(), "label": np.int32, "age": np.int32}
+    split = [{"image": TRAIN[0], "label": 3, "age": 1}]
+    prepare(tmp_path, "plain", features, {"train": split})
+    load = functools.partial(config_for, data_config, tmp_path, "plain")
+    with pytest.raises(InputError, match=r"'label' of .* are integers, whose"):
+        data.load_source(load(), "train")
+    with pytest.raises(InputError, match="go up to 3; allowed: 0 to 2"):
+        data.load_source(load(num_classes=3), "train")
+    assert data.load_source(load(num_classes=4), "train").condition.num_classes == 4
+    assert data.load_source(load(num_classes=0), "train").condition.num_classes == 0
 
 
 @pytest.mark.parametrize("whole_records", [False, True])

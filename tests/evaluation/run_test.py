@@ -1,5 +1,6 @@
 """Evaluating the samples of a run directory on real digits."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,6 +9,7 @@ from reading import images_and_labels
 
 from dpdm_jax import command_line, data, planning, run_dir
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.data import registry
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import run
 from dpdm_jax.models.model import build_model
@@ -126,6 +128,34 @@ def test_prompts_without_classes_are_refused_before_training(
     config.sample.update(sample)
     with pytest.raises(InputError, match=message):
         run.check(config, tmp_path)
+
+
+def test_what_is_checked_before_training_is_what_is_trained_on(tmp_path, monkeypatch):
+    loads = []
+    digits = registry.ROOM.kinds["digits"]
+    counting = dataclasses.replace(
+        digits, build=lambda *args: loads.append(args[-1]) or digits.build(*args)
+    )
+    monkeypatch.setitem(registry.ROOM.kinds, "digits", counting)
+    config = config_of()
+    with data.loaded_once():
+        run.check_ahead(config, tmp_path)
+        data.load_source(config.data, "train")
+        run.check(config, tmp_path)
+    assert sorted(loads) == ["test", "train"]
+
+
+def test_before_training_alone_no_test_data_is_read(tmp_path):
+    config = config_of()
+    config.data.test_split = ""
+    run.check_sampling(config, tmp_path)
+    config.data.num_classes = 0
+    config.sampler.guidance = 0.0
+    with pytest.warns(UserWarning, match="has mlp, and the data has no labels"):
+        run.check_sampling(config, tmp_path)
+    config.sampler.num_steps = 1
+    with pytest.raises(InputError, match="num_steps is 1"):
+        run.check_sampling(config, tmp_path)
 
 
 def test_classes_of_prompts_are_refused_where_there_are_labels(tmp_path):

@@ -47,6 +47,7 @@ KEYS = {
     "sampling": {"ours_over_torch": "torch"},
     "evaluation": {"ours_over_torch": "pytorch_fid"},
     "noise_draw": {"exact_over_float": None},
+    "data_reading": {"on_demand_over_in_memory": None, "same_digest": None},
     "first_step": {
         "cold_seconds": None,
         "warm_seconds": None,
@@ -117,6 +118,7 @@ def forked(commands, monkeypatch):
         "sampling",
         "evaluation",
         "noise_draw",
+        "data_reading",
         "finetune_step",
         "latent_step",
         # Compile several programs anew.
@@ -127,7 +129,7 @@ def forked(commands, monkeypatch):
 def test_prints_the_documented_keys(name, capfd, request):
     if name != "sampling":  # whose sides are processes as for users
         request.getfixturevalue("forked")
-    if name in ("memory", "finetune_step") and sys.platform != "linux":
+    if name in ("memory", "finetune_step", "data_reading") and sys.platform != "linux":
         pytest.skip("reads /proc")
     benchmark = importlib.import_module(f"experiments.benchmarks.{name}")
     benchmark.main(["--quick", "--json"])

@@ -63,6 +63,11 @@ def test_contents(released):
     assert manifest["step"] == 6
     assert manifest["dtype"] == "float32"
     assert manifest["weights"] == "ema"
+    names = read(released, "config.json")["data"]["class_names"]
+    assert names[9] == "nine"
+    assert manifest["class_names"] == names
+    with np.load(released / "samples.npz") as archive:
+        assert archive["class_names"].tolist() == names
     arrays = safetensors.numpy.load_file(released / "params.safetensors")
     assert sum(a.size for a in arrays.values()) == manifest["num_parameters"]
     assert {a.dtype for a in arrays.values()} == {np.dtype("float32")}

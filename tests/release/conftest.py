@@ -9,12 +9,21 @@ from dpdm_jax.release.build import release
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.loop import train
 
+CLASS_NAMES = (
+    *("zero", "one", "two", "three", "four"),
+    *("five", "six", "seven", "eight", "nine"),
+)
+
 
 @pytest.fixture(scope="session")
 def make_config(tiny_config):
-    """``tiny_config`` with few samples of few steps."""
+    """``tiny_config`` with few samples of few steps, and names of its classes."""
     return functools.partial(
-        tiny_config, sampler__num_steps=4, sample__num_images=30, sample__batch_size=8
+        tiny_config,
+        data__class_names=CLASS_NAMES,
+        sampler__num_steps=4,
+        sample__num_images=30,
+        sample__batch_size=8,
     )
 
 

@@ -149,6 +149,7 @@ def test_ambiguous_json(either_copy, name, old, new):
         ("PRIVACY.json", lambda v: v["outside"].pop(), "states outside"),
         ("PRIVACY.json", lambda v: v["cautions"].append("none"), "states cautions"),
         ("MANIFEST.json", lambda v: v.update(epsilon=0.01), "unknown field 'epsilon'"),
+        ("MANIFEST.json", lambda v: v.update(class_names=["x"]), "have other names"),
         ("MANIFEST.json", lambda v: v["model"].update(x=1), "unknown field 'model.x'"),
         ("MANIFEST.json", lambda v: v.update(step=10**400), "step is 1000"),
         ("MANIFEST.json", lambda v: v.update(step=-1), "step is -1"),

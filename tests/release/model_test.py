@@ -50,6 +50,7 @@ def test_labels_seeds_and_presets(released):
     assert (model.sample(8, labels=asked, preset="ddim")[0] != first).any()
     assert model.sample(3, labels="7")[1].tolist() == [7, 7, 7]
     assert model.sample(2, labels=np.int64(7))[1].tolist() == [7, 7]
+    assert model.sample(2, labels="seven")[1].tolist() == [7, 7]
 
 
 @pytest.mark.slow

@@ -338,6 +338,16 @@ def test_prompts_are_shown_and_cautioned_against(writer, report):
         assert "outside the guarantee: make sure that none is a caption" in page.text
 
 
+def test_classes_have_the_names_that_the_config_states(writer, report):
+    names = ("<b>no<.b>", *map(str, range(1, 10)))
+    writer.config(data={"class_names": names})
+    writer.ledger()
+    writer.samples(num_classes=10)
+    page = report(private=False)
+    assert "0 <b>no<.b>" in page.text
+    assert "synthetic images of class 0 <b>no<.b>" in str(page.all("div"))
+
+
 def test_results_of_another_kind_are_said(writer, report):
     writer.ledger()
     (writer.workdir / "evaluation").mkdir()
