@@ -197,6 +197,12 @@ def get_config() -> ml_collections.ConfigDict:
     # (dpdm_jax/privacy/tuning.py says what that asks for); 0 if not.
     release.selection_mean = 0.0
     release.selection_shape = 1.0  # of that number: inf Poisson, 1 geometric, >= 0
+    # The model card (README.md): what the weights may be used under, by a hub's name of a
+    # licence (apache-2.0, cc-by-4.0); "" is said to be unknown.
+    release.license = ""
+    # The model card: a Markdown file of your own words on the data, whom to ask, how to
+    # cite. It is published as it is.
+    release.about = ""
     # The file of a private key to sign with (python -m dpdm_jax.release make-key FILE).
     release.signing_key = ""
     # A release to sample from; configs/released.py sets it.

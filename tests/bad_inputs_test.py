@@ -459,6 +459,8 @@ RELEASING = rows_of(
     fields(
         {
             "release.dtype=int8": "allowed: float32, float16",
+            "release.license=Mine!": "release.license is 'Mine!'",
+            "release.about=none.md": "release.about is 'none.md', which cannot be read",
             "release.step=-2": "release.step is -2",
             "release.step=7": "no checkpoint of step 7",
             "release.samples=../x": "release.samples is '../x'",

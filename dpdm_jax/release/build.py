@@ -24,7 +24,7 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model, signature
 from dpdm_jax.privacy import LedgerRecord, Selection, Tuning, read_ledger
-from dpdm_jax.release import bundle, privacy_files, published, signing
+from dpdm_jax.release import bundle, card, privacy_files, published, signing
 from dpdm_jax.release.verify import verify
 from dpdm_jax.sampling import images, maker
 from dpdm_jax.sampling import run as sampling_run
@@ -34,7 +34,7 @@ from dpdm_jax.user_paths import user_path
 
 
 def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
-    """Writes <workdir>/release/: averaged weights, config and privacy statement.
+    """Writes <workdir>/release/: averaged weights, config, privacy statement, card.
 
     The folder appears whole or not at all, and takes the place of an earlier release
     only then. With several processes process 0 writes.
@@ -74,6 +74,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 )
             record = _read_accounts(workdir, stored)
             tuning = read_tuning(settings)
+            about = card.read_about(settings)
             _check_private(settings, record, tuning)
             trained = stored_config.read(
                 stored["config"], f"the checkpoint of {workdir}"
@@ -111,6 +112,14 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 files.write_json(folder / bundle.PRIVACY, fields)
                 text = privacy_files.privacy_text(record, tuning, fields)
                 (folder / bundle.PRIVACY_TEXT).write_text(text, encoding="utf-8")
+                text = card.card(
+                    manifest,
+                    fields,
+                    values,
+                    license_name=settings.license,
+                    about=about,
+                )
+                (folder / bundle.CARD).write_text(text, encoding="utf-8")
                 bundle.write_checksums(folder)
                 if settings.signing_key:
                     signing.sign(

@@ -47,6 +47,7 @@ def test_contents(released):
         "MANIFEST.json",
         "PRIVACY.json",
         "PRIVACY.md",
+        "README.md",
         "SHA256SUMS",
         "config.json",
         "params.safetensors",
