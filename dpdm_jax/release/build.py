@@ -3,9 +3,6 @@
 import contextlib
 import json
 import pathlib
-import secrets
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -94,7 +91,8 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 "samples": None,
                 "emptied_in_config": emptied,
             }
-            with _building(workdir / run_dir.RELEASE) as folder:
+            target = workdir / run_dir.RELEASE
+            with files.replacing_folder(target, bundle.is_bundle, "release") as folder:
                 if settings.samples:
                     manifest["samples"] = _write_samples(
                         folder, workdir, settings.samples, digest(params)
@@ -245,47 +243,3 @@ def _write_metrics(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
             "metrics; allowed: a run that was evaluated, or False."
         )
     return names
-
-
-@contextlib.contextmanager
-def _building(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder that takes the place of ``target`` if all goes well."""
-    _tidy(target)
-    if target.exists() and not bundle.is_bundle(target):
-        raise InputError(
-            f"{target} exists and is no release; allowed: a name that is free, or an "
-            "earlier release."
-        )
-    folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        with files.writing(target):
-            folder.mkdir()
-            yield folder
-            files.sync_tree(folder)
-            _replace(target, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _tidy(target: pathlib.Path) -> None:
-    """Removes what a killed process left; brings back what it had moved away."""
-    for path in target.parent.glob(f".{target.name}.*"):
-        if path.suffix == ".old" and not target.exists():
-            path.rename(target)
-        else:
-            shutil.rmtree(path)
-
-
-def _replace(target: pathlib.Path, folder: pathlib.Path) -> None:
-    old = folder.with_name(f"{folder.name}.old")
-    if target.exists():
-        target.rename(old)
-    try:
-        folder.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    files.sync(target.parent)
-    if old.exists():
-        shutil.rmtree(old)
