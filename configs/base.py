@@ -187,6 +187,8 @@ def get_config() -> ml_collections.ConfigDict:
         "float32"  # of the stored weights: float32 | float16 (half the size)
     )
     release.samples = ""  # sub-folder of samples/ to publish too, made with the weights
+    # Publish the sampler as a file too, which samples with JAX and NumPy alone.
+    release.export = False
     # Publish evaluation/*.json too: measured on private images, outside the guarantee.
     release.metrics = False
     release.allow_not_private = False  # release a run that gives no guarantee

@@ -1,9 +1,10 @@
-"""Command line: check, show or sign a release.
+"""Command line: check, show, sign or export a release.
 
 python -m dpdm_jax.release verify FOLDER [--public-key FILE] [--json]
 python -m dpdm_jax.release show FOLDER
 python -m dpdm_jax.release make-key FILE
 python -m dpdm_jax.release sign FOLDER --key FILE
+python -m dpdm_jax.release export FOLDER --out FOLDER [--preset NAME] [--batch_size N]
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 import dpdm_jax
 from dpdm_jax import conditions, json_values, streams
 from dpdm_jax.errors import InputError, reason
-from dpdm_jax.release import bundle, signing
+from dpdm_jax.release import bundle, exported, signing
 from dpdm_jax.release.verify import Verification, verify
 from dpdm_jax.user_paths import user_path
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m dpdm_jax.release",
-        description="Check, show or sign a release.",
+        description="Check, show, sign or export a release.",
     )
     parser.add_argument(
         "--version", action="version", version=f"dpdm_jax {dpdm_jax.__version__}"
@@ -50,6 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     sign = commands.add_parser("sign", help="check a release, and sign it")
     sign.add_argument("folder", type=_path)
     sign.add_argument("--key", type=_path, required=True)
+    export = commands.add_parser(
+        "export", help="write a sampler that needs JAX and NumPy alone"
+    )
+    export.add_argument("folder", type=_path)
+    export.add_argument("--out", type=_path, required=True, help="a new folder")
+    export.add_argument("--preset", default="", help="one of its sampler presets")
+    export.add_argument("--batch_size", type=int, help="images of one call")
     arguments = parser.parse_args(argv)
     try:
         match arguments.command:
@@ -59,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 public = signing.make_key(arguments.file)
                 print(f"Keep private: {arguments.file}\nMake known: {public}")
                 return 0
+            case "export":
+                return _export(arguments)
             case "sign":
                 return _sign(arguments.folder, arguments.key)
             case _:
@@ -100,6 +110,17 @@ def _sign(folder: pathlib.Path, key: pathlib.Path) -> int:
         return 1
     signing.sign(folder, key)
     print(f"{folder / bundle.SIGNATURE} signs all that {bundle.CHECKSUMS} lists.")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    written = exported.write_apart(
+        arguments.folder,
+        arguments.out,
+        preset=arguments.preset,
+        batch_size=arguments.batch_size,
+    )
+    print(f"{written / exported.README} says how to sample with what is beside it.")
     return 0
 
 

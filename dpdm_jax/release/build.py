@@ -21,7 +21,14 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model, signature
 from dpdm_jax.privacy import LedgerRecord, Selection, Tuning, read_ledger
-from dpdm_jax.release import bundle, card, privacy_files, published, signing
+from dpdm_jax.release import (
+    bundle,
+    card,
+    exported,
+    privacy_files,
+    published,
+    signing,
+)
 from dpdm_jax.release.verify import verify
 from dpdm_jax.sampling import images, maker
 from dpdm_jax.sampling import run as sampling_run
@@ -103,6 +110,8 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 )
                 files.write_json(folder / bundle.CONFIG, values)
                 files.write_json(folder / bundle.MANIFEST, manifest)
+                if settings.export:
+                    exported.write(folder)
                 stated = bundle.stated_files(bundle.digests(folder))
                 fields = privacy_files.privacy_fields(
                     record, tuning, manifest, metrics, stated
@@ -116,6 +125,11 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                     values,
                     license_name=settings.license,
                     about=about,
+                    without_us=(
+                        exported.how_to_sample(folder, manifest)
+                        if settings.export
+                        else ""
+                    ),
                 )
                 (folder / bundle.CARD).write_text(text, encoding="utf-8")
                 bundle.write_checksums(folder)

@@ -38,6 +38,7 @@ CHECKSUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
 SAMPLES = "samples.npz"
 CARD = "README.md"
+SAMPLER = "sampler.npz"
 METRICS = run_dir.EVALUATION
 
 #: What every release has.

@@ -86,6 +86,7 @@ def card(
     *,
     license_name: str = "",
     about: str = "",
+    without_us: str = "",
 ) -> str:
     """Returns the model card of a release.
 
@@ -95,6 +96,7 @@ def card(
         config: the published config as JSON values.
         license_name: what the weights may be used under, see ``LICENSE``.
         about: what the publisher says besides, in Markdown.
+        without_us: how to sample without this software; "" if one cannot.
     """
     by_text = is_text(conditions.from_dict(manifest["model"]))
     front = [
@@ -113,6 +115,7 @@ def card(
         *(["## About it", about] if about else []),
         "## Sample from it",
         _how_to_sample(manifest, by_text),
+        *([without_us] if without_us else []),
         "## Intended use",
         _intended(statement),
         "## Limits",
