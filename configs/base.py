@@ -176,7 +176,11 @@ def get_config() -> ml_collections.ConfigDict:
     sample.weights = "ema"  # ema | raw
     sample.step = -1  # which checkpoint; -1 the newest
     sample.rounding = "truncate"  # to uint8: truncate (as the papers) | nearest
-    sample.png = False  # also one PNG file an image
+    # Files of the images beside the archive, separated by commas: npz (the archive, which
+    # is always there), png (a folder a class), parquet (as Hugging Face's data sets;
+    # extra parquet), webdataset (tar files).
+    sample.formats = "npz"
+    sample.png = False  # the same as png among the formats
     sample.name = "samples"  # sub-folder of <workdir>/samples
     sample.seed = 0  # of the images; public
 

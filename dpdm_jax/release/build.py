@@ -32,6 +32,7 @@ from dpdm_jax.release import (
 from dpdm_jax.release.verify import verify
 from dpdm_jax.sampling import images, maker
 from dpdm_jax.sampling import run as sampling_run
+from dpdm_jax.sampling.formats import registry
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.resume import check_is_of_run
 from dpdm_jax.user_paths import user_path
@@ -102,7 +103,11 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
             with files.replacing_folder(target, bundle.is_bundle, "release") as folder:
                 if settings.samples:
                     manifest["samples"] = _write_samples(
-                        folder, workdir, settings.samples, digest(params)
+                        folder,
+                        workdir,
+                        settings.samples,
+                        digest(params),
+                        model.condition.num_classes or 0,
                     )
                 metrics = _write_metrics(folder, workdir) if settings.metrics else []
                 bundle.write_parameters(
@@ -206,7 +211,11 @@ def _check_private(
 
 
 def _write_samples(
-    folder: pathlib.Path, workdir: pathlib.Path, name: str, weights_sha256: str
+    folder: pathlib.Path,
+    workdir: pathlib.Path,
+    name: str,
+    weights_sha256: str,
+    num_classes: int,
 ) -> dict[str, Any]:
     """Copies images and labels, if they were made with the released weights."""
     source = workdir / run_dir.SAMPLES / name
@@ -236,6 +245,11 @@ def _write_samples(
             "released; allowed: samples of this checkpoint's average."
         )
     images.write_npz(folder / bundle.SAMPLES, made, labels, texts)
+    # As they were written there, but of these images and no others.
+    for name in registry.read_digests(source):
+        if name in registry.FORMATS and registry.FORMATS[name].IS_COMPACT:
+            whole = sampling_run.read_set(folder / bundle.SAMPLES, num_classes)
+            registry.write_one(folder / run_dir.SAMPLES, name, whole)
     return described
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dpdm_jax import conditions, validate
+from dpdm_jax import conditions, run_dir, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import units
 from dpdm_jax.release import bundle
@@ -243,7 +243,13 @@ def _table(
         if of := origin.get("public_data"):
             rows["begins with"] += f", trained on public data ({of})"
     if samples := manifest["samples"]:
-        rows["images in it"] = f"{samples['num_images']} in `{bundle.SAMPLES}`"
+        folders = {
+            f"{name.rpartition('/')[0]}/"
+            for name in statement["files"]
+            if name.startswith(f"{run_dir.SAMPLES}/")
+        }
+        places = ", ".join(f"`{each}`" for each in (bundle.SAMPLES, *sorted(folders)))
+        rows["images in it"] = f"{samples['num_images']}, in {places}"
     lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
 

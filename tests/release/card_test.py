@@ -49,7 +49,7 @@ def test_words_of_the_card(released, read):
     text = (released / "README.md").read_text()
     stated = read("PRIVACY.json")
     assert f"**epsilon = {stated['epsilon']} at delta = 0.0001**" in text
-    assert "30 in `samples.npz`" in text
+    assert "30, in `samples.npz`" in text
     for part in ("Sample from it", "Intended use", "Limits", "Outside the guarantee"):
         assert f"\n## {part}\n" in text
     assert all(f"- {each}" in text for each in stated["outside"])
