@@ -147,6 +147,14 @@ def get_config() -> ml_collections.ConfigDict:
     log.snapshot_every_steps = 250  # a picture of samples; 0 for none
     log.snapshot_per_class = 8  # images per class in the picture
     log.tensorboard = True  # events too, where TensorBoard is installed
+    # Further places to follow the run in, separated by commas: wandb, mlflow (extras of
+    # these names), or MODULE:NAME of a class of your own. They are told what is public:
+    # the plan, and epsilon at each step.
+    log.writers = ""
+    # Those of log.writers whose place is private, as you say: they are told loss,
+    # gradient norms and all else that no epsilon covers, too.
+    log.private_writers = ""
+    log.project = "dpdm_jax"  # what wandb calls a project, mlflow an experiment
 
     # The papers' training-time sampler: deterministic DDIM.
     config.sampler = sampler = ml_collections.ConfigDict()
