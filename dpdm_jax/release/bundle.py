@@ -140,6 +140,19 @@ def load_failures(folder: pathlib.Path) -> list[str]:
     return failures
 
 
+def check_loads(folder: pathlib.Path) -> None:
+    """Refuses a release that ``load_failures`` finds fault with.
+
+    Raises:
+        InputError: there is a fault.
+    """
+    if failures := load_failures(folder):
+        raise InputError(
+            f"{folder} is no intact release ({failures[0].rstrip('.')}); allowed: a "
+            "folder as --mode=release writes it."
+        )
+
+
 def digests(folder: pathlib.Path) -> dict[str, str]:
     """Returns the SHA-256 of each file, sums and signature aside, in order."""
     return {

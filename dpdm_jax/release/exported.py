@@ -123,12 +123,7 @@ def write_apart(
         InputError: the release is damaged, or see ``write``; or the target is something
             else.
     """
-    failures = bundle.load_failures(release)
-    if failures:
-        raise InputError(
-            f"{release} is no intact release ({failures[0].rstrip('.')}); allowed: a "
-            "folder as --mode=release writes it."
-        )
+    bundle.check_loads(release)
     target = target.absolute()
     files.make_folder(target.parent)
     with files.replacing_folder(target, _is_one, "exported sampler") as folder:
