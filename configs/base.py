@@ -149,6 +149,14 @@ def get_config() -> ml_collections.ConfigDict:
     log.snapshot_every_steps = 250  # a picture of samples; 0 for none
     log.snapshot_per_class = 8  # images per class in the picture
     log.tensorboard = True  # events too, where TensorBoard is installed
+    # Further places to follow the run in, separated by commas: wandb, mlflow (extras of
+    # these names), or MODULE:NAME of a class of your own. They are told what is public:
+    # the plan, and epsilon at each step.
+    log.writers = ""
+    # Those of log.writers whose place is private, as you say: they are told loss,
+    # gradient norms and all else that no epsilon covers, too.
+    log.private_writers = ""
+    log.project = "dpdm_jax"  # what wandb calls a project, mlflow an experiment
 
     # The papers' training-time sampler: deterministic DDIM.
     config.sampler = sampler = ml_collections.ConfigDict()
@@ -178,7 +186,11 @@ def get_config() -> ml_collections.ConfigDict:
     sample.weights = "ema"  # ema | raw
     sample.step = -1  # which checkpoint; -1 the newest
     sample.rounding = "truncate"  # to uint8: truncate (as the papers) | nearest
-    sample.png = False  # also one PNG file an image
+    # Files of the images beside the archive, separated by commas: npz (the archive, which
+    # is always there), png (a folder a class), parquet (as Hugging Face's data sets;
+    # extra parquet), webdataset (tar files).
+    sample.formats = "npz"
+    sample.png = False  # the same as png among the formats
     sample.name = "samples"  # sub-folder of <workdir>/samples
     sample.seed = 0  # of the images; public
 
@@ -189,6 +201,8 @@ def get_config() -> ml_collections.ConfigDict:
         "float32"  # of the stored weights: float32 | float16 (half the size)
     )
     release.samples = ""  # sub-folder of samples/ to publish too, made with the weights
+    # Publish the sampler as a file too, which samples with JAX and NumPy alone.
+    release.export = False
     # Publish evaluation/*.json too: measured on private images, outside the guarantee.
     release.metrics = False
     release.allow_not_private = False  # release a run that gives no guarantee
@@ -199,6 +213,12 @@ def get_config() -> ml_collections.ConfigDict:
     # (dpdm_jax/privacy/tuning.py says what that asks for); 0 if not.
     release.selection_mean = 0.0
     release.selection_shape = 1.0  # of that number: inf Poisson, 1 geometric, >= 0
+    # The model card (README.md): what the weights may be used under, by a hub's name of a
+    # licence (apache-2.0, cc-by-4.0); "" is said to be unknown.
+    release.license = ""
+    # The model card: a Markdown file of your own words on the data, whom to ask, how to
+    # cite. It is published as it is.
+    release.about = ""
     # The file of a private key to sign with (python -m dpdm_jax.release make-key FILE).
     release.signing_key = ""
     # A release to sample from; configs/released.py sets it.

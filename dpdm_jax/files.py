@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import pathlib
+import re
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dpdm_jax import json_values
@@ -126,6 +129,71 @@ def replacing(
     finally:
         with contextlib.suppress(OSError):  # it may never have been there
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def replacing_folder(
+    target: pathlib.Path, is_one: Callable[[pathlib.Path], bool], kind: str
+) -> Iterator[pathlib.Path]:
+    """Yields a new folder that takes the place of ``target`` if all goes well.
+
+    It appears whole, or not at all, and what a killed process left is tidied away.
+
+    Args:
+        target: the folder.
+        is_one: whether a folder that is there is an earlier one of its kind, which may
+            be replaced; an empty one may.
+        kind: what it is, for messages.
+
+    Raises:
+        InputError: it may not, or it cannot be written.
+    """
+    _tidy(target)
+    if os.path.lexists(target) and not (_is_empty(target) or is_one(target)):
+        raise InputError(
+            f"{target} exists and is no {kind}; allowed: a name that is free, or an "
+            f"earlier {kind}."
+        )
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        with writing(target):
+            folder.mkdir()
+            yield folder
+            sync_tree(folder)
+            _replace_folder(target, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_empty(path: pathlib.Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _tidy(target: pathlib.Path) -> None:
+    """Removes what a killed process left; brings back what it had moved away."""
+    left = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]+(\.old)?")
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        if not left.fullmatch(path.name) or not path.is_dir():
+            continue
+        if path.suffix == ".old" and not target.exists():
+            path.rename(target)
+        else:
+            shutil.rmtree(path)
+
+
+def _replace_folder(target: pathlib.Path, folder: pathlib.Path) -> None:
+    old = folder.with_name(f"{folder.name}.old")
+    if target.exists():
+        target.rename(old)
+    try:
+        folder.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    sync(target.parent)
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def write_json(path: pathlib.Path, value: Any, *, private: bool = False) -> None:

@@ -21,6 +21,7 @@ from dpdm_jax.privacy import LedgerRecord, format_epsilon, read_ledger, statemen
 from dpdm_jax.release import build
 from dpdm_jax.release.bundle import PRIVACY_TEXT
 from dpdm_jax.release.model import open_as_run
+from dpdm_jax.sampling import maker
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.sampling.snapshot import ReconstructionWriter, SnapshotWriter
 from dpdm_jax.training import extension, loop
@@ -105,6 +106,8 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _open_release(config, workdir)
     folder = sampling_run.sample(config, workdir)
     _say(f"Samples: {folder / sampling_run.ARCHIVE}")
+    for name in maker.wanted_formats(config.sample):
+        _say(f"As {name}: {folder / name}")
     _say(f"Picture: {folder / sampling_run.GRID}")
 
 

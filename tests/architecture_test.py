@@ -220,6 +220,7 @@ def test_imports_stay_light(module, unwanted):
 OF_EXTRAS = {
     "clu": "tensorboard",
     "cryptography": "sign",
+    "huggingface-hub": "hub",
     "jax-privacy": "audit",
     "pyarrow": "parquet",
     "tensorflow-cpu": "tfds",

@@ -285,6 +285,7 @@ PLANS = rows_of(
             "data.webdataset.label=x": "or data.source='webdataset'",
             "data.class_names=('a','b')": "has 2 names (a, b) for 10 classes",
             "data.class_names=('a','b/c')": "name in data.class_names is 'b/c'; allow",
+            "data.class_names=('a','..')": "name in data.class_names is '..'; allow",
             "data.class_names='ab'": "data.class_names",
             "data.group=patient": (
                 "data.group is 'patient' and data.source is 'digits', which has no "
@@ -469,6 +470,8 @@ RELEASING = rows_of(
     fields(
         {
             "release.dtype=int8": "allowed: float32, float16",
+            "release.license=Mine!": "release.license is 'Mine!'",
+            "release.about=none.md": "release.about is 'none.md', which cannot be read",
             "release.step=-2": "release.step is -2",
             "release.step=7": "no checkpoint of step 7",
             "release.samples=../x": "release.samples is '../x'",

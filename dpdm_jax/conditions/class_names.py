@@ -8,7 +8,7 @@ from dpdm_jax import validate
 from dpdm_jax.errors import InputError, listed
 
 # Folders are called so, and lines of a report.
-_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029/\\]{1,100}")
+_NAME = re.compile(r"(?!\.{1,2}$)[^\x00-\x1f\x7f-\x9f\u2028\u2029/\\]{1,100}")
 
 
 def check(names: Sequence[str], num_classes: int) -> None:
@@ -26,7 +26,7 @@ def check(names: Sequence[str], num_classes: int) -> None:
             "a name in data.class_names",
             name,
             _NAME,
-            "up to 100 characters in one line, without / and \\",
+            "up to 100 characters in one line, without / and \\, and not . or ..",
         )
     if len({*names}) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -1,5 +1,7 @@
 """Between bytes and the range of training, [-1, 1]."""
 
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,18 +31,22 @@ def to_float(pixels: np.ndarray | jax.Array) -> jax.Array:
     return jnp.asarray(_LEVELS).at[pixels].get(mode="promise_in_bounds")
 
 
+_Array = TypeVar("_Array", np.ndarray, jax.Array)
+
+
 def to_uint8(
-    images: np.ndarray,
+    images: _Array,
     rounding: str = "truncate",
     value_range: tuple[float, float] = (-1.0, 1.0),
-) -> np.ndarray:
+) -> _Array:
     """Maps floats to bytes, the ends of their range to 0 and 255.
 
     The papers' code drops the fraction, which makes images half a level darker on
     average; "nearest" does not, and undoes ``to_float``.
 
     Args:
-        images: finite floats of any shape, clipped to the range.
+        images: finite floats of any shape, clipped to the range; of NumPy, or of JAX in
+            a program, where the same bytes come out.
         rounding: one of ``ROUNDINGS``.
         value_range: (low, high), low < high.
 
@@ -53,5 +59,6 @@ def to_uint8(
     validate.one_of("rounding", rounding, ROUNDINGS)
     low, high = map(images.dtype.type, value_range)
     scale = images.dtype.type(255 / (value_range[1] - value_range[0]))
-    levels = (np.clip(images, low, high) - low) * scale
-    return (np.rint(levels) if rounding == "nearest" else levels).astype(np.uint8)
+    library: Any = images.__array_namespace__()
+    levels = (library.clip(images, low, high) - low) * scale
+    return (library.rint(levels) if rounding == "nearest" else levels).astype(np.uint8)

@@ -1,9 +1,11 @@
-"""Command line: check, show or sign a release.
+"""Command line: check, show, sign, export or publish a release.
 
 python -m dpdm_jax.release verify FOLDER [--public-key FILE] [--json]
 python -m dpdm_jax.release show FOLDER
 python -m dpdm_jax.release make-key FILE
 python -m dpdm_jax.release sign FOLDER --key FILE
+python -m dpdm_jax.release export FOLDER --out FOLDER [--preset NAME] [--batch_size N]
+python -m dpdm_jax.release push FOLDER OWNER/NAME|file:FOLDER [--public-key FILE]
 """
 
 import argparse
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 import dpdm_jax
 from dpdm_jax import conditions, json_values, streams
 from dpdm_jax.errors import InputError, reason
-from dpdm_jax.release import bundle, signing
+from dpdm_jax.release import bundle, exported, push, signing
 from dpdm_jax.release.verify import Verification, verify
 from dpdm_jax.user_paths import user_path
 
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m dpdm_jax.release",
-        description="Check, show or sign a release.",
+        description="Check, show, sign, export or publish a release.",
     )
     parser.add_argument(
         "--version", action="version", version=f"dpdm_jax {dpdm_jax.__version__}"
@@ -50,6 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     sign = commands.add_parser("sign", help="check a release, and sign it")
     sign.add_argument("folder", type=_path)
     sign.add_argument("--key", type=_path, required=True)
+    export = commands.add_parser(
+        "export", help="write a sampler that needs JAX and NumPy alone"
+    )
+    export.add_argument("folder", type=_path)
+    export.add_argument("--out", type=_path, required=True, help="a new folder")
+    export.add_argument("--preset", default="", help="one of its sampler presets")
+    export.add_argument("--batch_size", type=int, help="images of one call")
+    put = commands.add_parser("push", help="check a release, and publish it")
+    put.add_argument("folder", type=_path)
+    put.add_argument(
+        "target", help="OWNER/NAME, a repository of Hugging Face's hub, or file:FOLDER"
+    )
+    put.add_argument("--public-key", type=_path, help="it must be signed by this key")
+    put.add_argument(
+        "--private",
+        action="store_true",
+        help="make a repository that others cannot see",
+    )
     arguments = parser.parse_args(argv)
     try:
         match arguments.command:
@@ -59,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 public = signing.make_key(arguments.file)
                 print(f"Keep private: {arguments.file}\nMake known: {public}")
                 return 0
+            case "export":
+                return _export(arguments)
+            case "push":
+                return _push(arguments)
             case "sign":
                 return _sign(arguments.folder, arguments.key)
             case _:
@@ -100,6 +124,37 @@ def _sign(folder: pathlib.Path, key: pathlib.Path) -> int:
         return 1
     signing.sign(folder, key)
     print(f"{folder / bundle.SIGNATURE} signs all that {bundle.CHECKSUMS} lists.")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    written = exported.write_apart(
+        arguments.folder,
+        arguments.out,
+        preset=arguments.preset,
+        batch_size=arguments.batch_size,
+    )
+    print(f"{written / exported.README} says how to sample with what is beside it.")
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    outcome = push.push(
+        arguments.folder,
+        arguments.target,
+        public_key=arguments.public_key,
+        private=arguments.private,
+    )
+    if not outcome.ok:
+        print("\n".join(outcome.failures))
+        print(
+            f"error: {arguments.folder} is no intact release and was not pushed; "
+            "allowed: one that verifies.",
+            file=sys.stderr,
+        )
+        return 1
+    print(_praise(arguments.folder, outcome))
+    print("\n".join([*outcome.notes, f"Pushed to {arguments.target}."]))
     return 0
 
 

@@ -3,9 +3,6 @@
 import contextlib
 import json
 import pathlib
-import secrets
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -24,17 +21,25 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model, signature
 from dpdm_jax.privacy import LedgerRecord, Selection, Tuning, read_ledger
-from dpdm_jax.release import bundle, privacy_files, published, signing
+from dpdm_jax.release import (
+    bundle,
+    card,
+    exported,
+    privacy_files,
+    published,
+    signing,
+)
 from dpdm_jax.release.verify import verify
 from dpdm_jax.sampling import images, maker
 from dpdm_jax.sampling import run as sampling_run
+from dpdm_jax.sampling.formats import registry
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.resume import check_is_of_run
 from dpdm_jax.user_paths import user_path
 
 
 def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
-    """Writes <workdir>/release/: averaged weights, config and privacy statement.
+    """Writes <workdir>/release/: averaged weights, config, privacy statement, card.
 
     The folder appears whole or not at all, and takes the place of an earlier release
     only then. With several processes process 0 writes.
@@ -74,6 +79,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 )
             record = _read_accounts(workdir, stored)
             tuning = read_tuning(settings)
+            about = card.read_about(settings)
             _check_private(settings, record, tuning)
             trained = stored_config.read(
                 stored["config"], f"the checkpoint of {workdir}"
@@ -95,10 +101,15 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
             }
             if names := values["data"].get("class_names"):
                 manifest["class_names"] = names
-            with _building(workdir / run_dir.RELEASE) as folder:
+            target = workdir / run_dir.RELEASE
+            with files.replacing_folder(target, bundle.is_bundle, "release") as folder:
                 if settings.samples:
                     manifest["samples"] = _write_samples(
-                        folder, workdir, settings.samples, digest(params)
+                        folder,
+                        workdir,
+                        settings.samples,
+                        digest(params),
+                        model.condition.num_classes or 0,
                     )
                 metrics = _write_metrics(folder, workdir) if settings.metrics else []
                 bundle.write_parameters(
@@ -106,6 +117,8 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 )
                 files.write_json(folder / bundle.CONFIG, values)
                 files.write_json(folder / bundle.MANIFEST, manifest)
+                if settings.export:
+                    exported.write(folder)
                 stated = bundle.stated_files(bundle.digests(folder))
                 fields = privacy_files.privacy_fields(
                     record, tuning, manifest, metrics, stated
@@ -113,6 +126,19 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 files.write_json(folder / bundle.PRIVACY, fields)
                 text = privacy_files.privacy_text(record, tuning, fields)
                 (folder / bundle.PRIVACY_TEXT).write_text(text, encoding="utf-8")
+                text = card.card(
+                    manifest,
+                    fields,
+                    values,
+                    license_name=settings.license,
+                    about=about,
+                    without_us=(
+                        exported.how_to_sample(folder, manifest)
+                        if settings.export
+                        else ""
+                    ),
+                )
+                (folder / bundle.CARD).write_text(text, encoding="utf-8")
                 bundle.write_checksums(folder)
                 if settings.signing_key:
                     signing.sign(
@@ -187,7 +213,11 @@ def _check_private(
 
 
 def _write_samples(
-    folder: pathlib.Path, workdir: pathlib.Path, name: str, weights_sha256: str
+    folder: pathlib.Path,
+    workdir: pathlib.Path,
+    name: str,
+    weights_sha256: str,
+    num_classes: int,
 ) -> dict[str, Any]:
     """Copies images and labels, if they were made with the released weights."""
     source = workdir / run_dir.SAMPLES / name
@@ -218,6 +248,11 @@ def _write_samples(
             "released; allowed: samples of this checkpoint's average."
         )
     images.write_npz(folder / bundle.SAMPLES, made, labels, texts, names)
+    # As they were written there, but of these images and no others.
+    for name in registry.read_digests(source):
+        if name in registry.FORMATS and registry.FORMATS[name].IS_COMPACT:
+            whole = sampling_run.read_set(folder / bundle.SAMPLES, num_classes)
+            registry.write_one(folder / run_dir.SAMPLES, name, whole)
     return described
 
 
@@ -239,47 +274,3 @@ def _write_metrics(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
             "metrics; allowed: a run that was evaluated, or False."
         )
     return names
-
-
-@contextlib.contextmanager
-def _building(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder that takes the place of ``target`` if all goes well."""
-    _tidy(target)
-    if target.exists() and not bundle.is_bundle(target):
-        raise InputError(
-            f"{target} exists and is no release; allowed: a name that is free, or an "
-            "earlier release."
-        )
-    folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        with files.writing(target):
-            folder.mkdir()
-            yield folder
-            files.sync_tree(folder)
-            _replace(target, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _tidy(target: pathlib.Path) -> None:
-    """Removes what a killed process left; brings back what it had moved away."""
-    for path in target.parent.glob(f".{target.name}.*"):
-        if path.suffix == ".old" and not target.exists():
-            path.rename(target)
-        else:
-            shutil.rmtree(path)
-
-
-def _replace(target: pathlib.Path, folder: pathlib.Path) -> None:
-    old = folder.with_name(f"{folder.name}.old")
-    if target.exists():
-        target.rename(old)
-    try:
-        folder.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    files.sync(target.parent)
-    if old.exists():
-        shutil.rmtree(old)

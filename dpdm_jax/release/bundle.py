@@ -37,6 +37,8 @@ PRIVACY_TEXT = "PRIVACY.md"
 CHECKSUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
 SAMPLES = "samples.npz"
+CARD = "README.md"
+SAMPLER = "sampler.npz"
 METRICS = run_dir.EVALUATION
 
 #: What every release has.
@@ -113,8 +115,9 @@ def load_failures(folder: pathlib.Path) -> list[str]:
     """Returns a sentence for each listed file that is not as ``SHA256SUMS`` has it.
 
     For those who read a release and publish nothing. Links are followed, of which a
-    cache of downloads is made, and what is not listed is not looked at: a model card,
-    what version control or an operating system puts beside.
+    cache of downloads is made, and what is not listed is not looked at: what version
+    control or an operating system puts beside. Nor is the model card, which hubs let
+    people edit.
 
     Args:
         folder: the release.
@@ -129,11 +132,26 @@ def load_failures(folder: pathlib.Path) -> list[str]:
     unlisted = [name for name in REQUIRED if name not in {CHECKSUMS, *listed}]
     failures = [f"{name} is missing in {CHECKSUMS}." for name in unlisted]
     for name, expected in listed.items():
+        if name == CARD:
+            continue
         if not (folder / name).is_file():
             failures.append(f"{name} is missing, and {CHECKSUMS} lists it.")
         elif files.sha256(folder / name) != expected:
             failures.append(f"{name} differs from its checksum.")
     return failures
+
+
+def check_loads(folder: pathlib.Path) -> None:
+    """Refuses a release that ``load_failures`` finds fault with.
+
+    Raises:
+        InputError: there is a fault.
+    """
+    if failures := load_failures(folder):
+        raise InputError(
+            f"{folder} is no intact release ({failures[0].rstrip('.')}); allowed: a "
+            "folder as --mode=release writes it."
+        )
 
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
@@ -146,8 +164,11 @@ def digests(folder: pathlib.Path) -> dict[str, str]:
 
 
 def stated_files(digests: Mapping[str, str]) -> dict[str, str]:
-    """Returns those of ``digests`` that the privacy statement names: all but itself."""
-    own = (PRIVACY, PRIVACY_TEXT)
+    """Returns those of ``digests`` that the privacy statement names.
+
+    All but itself, and the model card that sums it up.
+    """
+    own = (PRIVACY, PRIVACY_TEXT, CARD)
     return {name: digest for name, digest in digests.items() if name not in own}
 
 

@@ -165,12 +165,7 @@ def load_release(path: str | os.PathLike[str]) -> ReleasedModel:
         InputError: the release is damaged, or of another version.
     """
     folder = user_path("the release", path)
-    failures = bundle.load_failures(folder)
-    if failures:
-        raise InputError(
-            f"{folder} is no intact release ({failures[0].rstrip('.')}); allowed: a "
-            "folder as --mode=release writes it."
-        )
+    bundle.check_loads(folder)
     manifest = bundle.read_manifest(folder)
     config = bundle.read_config(folder)
     model = bundle.read_model(folder, config, manifest)

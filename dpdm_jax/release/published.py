@@ -84,7 +84,8 @@ FIELDS = {
         "sampler.ddim_eta": "eta",
         "sampler.edm": "rho",
         "sampler.ddpm": "respacing",
-        "sample": "num_images batch_size labels weights step rounding png name seed",
+        "sample": "num_images batch_size labels weights step rounding formats png name "
+        "seed",
         "evaluate": "metrics inception_weights lenet_steps neighbour_images seeds "
         "epochs batch_size learning_rate seed",
         "evaluate.dp_sgd": "epochs batch_size learning_rate l2_clip_norm",

@@ -20,7 +20,7 @@ from dpdm_jax.conditions import class_names
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import PrivacyPlan, accounting
-from dpdm_jax.release import bundle, privacy_files, published, signing
+from dpdm_jax.release import bundle, card, privacy_files, published, signing
 
 _OLD_FORMAT = (
     "The release is of format 1, whose statement does not name its files: that "
@@ -121,6 +121,7 @@ def verify(
         )
         attempt(bundle.CONFIG, lambda: _config_failures(folder, statement, manifest))
         attempt(bundle.PRIVACY_TEXT, lambda: _text_failures(folder, statement))
+        attempt(bundle.CARD, lambda: _card_failures(folder, statement, manifest))
     return Verification(
         tuple(failures),
         statement,
@@ -287,6 +288,13 @@ def _plan_of(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return planning.privacy_plan(config, plan.num_examples, model)
+
+
+def _card_failures(
+    folder: pathlib.Path, statement: dict[str, Any], manifest: dict[str, Any]
+) -> list[str]:
+    values = bundle.read_json(folder, bundle.CONFIG)
+    return card.card_failures(folder, manifest, statement, values)
 
 
 def _text_failures(folder: pathlib.Path, statement: dict[str, Any]) -> list[str]:

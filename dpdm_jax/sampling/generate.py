@@ -114,8 +114,7 @@ def sampling_program(
     Raises:
         InputError: guidance of an unlabelled model, or w < 0.
     """
-    denoise = guided(model, guidance_scale)
-    shape = model.latent_shape
+    draw = batch_function(model, sampler, guidance_scale=guidance_scale)
     per_device = P(mesh.axis_names)
 
     @jax.jit
@@ -129,6 +128,34 @@ def sampling_program(
         check_vma=False,
     )
     def run(params: Any, indices: jax.Array, conditions: Any) -> jax.Array:
+        return draw(key, params, indices, conditions)
+
+    return run
+
+
+def batch_function(
+    model: Model, sampler: samplers.Sampler, *, guidance_scale: float
+) -> Callable[[jax.Array, Any, jax.Array, Any], jax.Array]:
+    """Builds the pure function that makes one batch of images.
+
+    Args:
+        model: the model.
+        sampler: the numerical scheme.
+        guidance_scale: w >= 0 of classifier-free guidance.
+
+    Returns:
+        ``draw(key, params, indices int32 [n], conditions [n, ...]) -> float32
+        [n, h, w, c]``, of a typed PRNG key.
+
+    Raises:
+        InputError: guidance of an unlabelled model, or w < 0.
+    """
+    denoise = guided(model, guidance_scale)
+    shape = model.latent_shape
+
+    def draw(
+        key: jax.Array, params: Any, indices: jax.Array, conditions: Any
+    ) -> jax.Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
         def draw_noise(step: jax.Array) -> jax.Array:
@@ -146,4 +173,4 @@ def sampling_program(
         )
         return model.codec.decode(params, latents)
 
-    return run
+    return draw

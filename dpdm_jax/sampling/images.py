@@ -1,5 +1,6 @@
 """Generated images as uint8, as pictures for people, and as files."""
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 
@@ -121,12 +122,27 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     Raises:
         InputError: the image is not as described.
     """
+    content = png(image)
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def png(image: np.ndarray) -> bytes:
+    """Returns the contents of a PNG file.
+
+    Args:
+        image: uint8 [h, w, c], c = 1 (grey) or 3 (RGB).
+
+    Raises:
+        InputError: the image is not as described.
+    """
     image = _checked(np.asarray(image)[None])[0]
     if image.shape[-1] not in (1, 3):
         raise InputError(f"an image has {image.shape[-1]} channels; allowed: 1 or 3.")
+    content = io.BytesIO()
     flat = image[..., 0] if image.shape[-1] == 1 else image
-    with files.replacing(path) as temporary:
-        Image.fromarray(flat).save(temporary, format="PNG")
+    Image.fromarray(flat).save(content, format="PNG")
+    return content.getvalue()
 
 
 def write_npz(

@@ -19,6 +19,7 @@ from dpdm_jax.images import pixels
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.sampling import images, prompts
+from dpdm_jax.sampling.formats import registry
 from dpdm_jax.sampling.generate import Generate, guided, make_generator
 from dpdm_jax.sampling.prompts import Prompts
 from dpdm_jax.training import rngs
@@ -314,7 +315,17 @@ def _claim(folder: pathlib.Path, described: dict[str, Any]) -> None:
         )
 
 
+def wanted_formats(settings: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the formats beside the archive that ``config.sample`` asks for.
+
+    Raises:
+        InputError: see ``registry.chosen``.
+    """
+    return registry.chosen(settings.formats + (",png" if settings.png else ""))
+
+
 def _check(settings: ml_collections.ConfigDict) -> None:
+    wanted_formats(settings)
     validate.integer("sample.num_images", settings.num_images, minimum=1)
     validate.integer("sample.batch_size", settings.batch_size, minimum=1)
     validate.one_of("sample.weights", settings.weights, ("ema", "raw"))

@@ -6,15 +6,23 @@ With several processes each makes its share of every batch, and process 0 writes
 import contextlib
 import logging
 import pathlib
-import re
 import shutil
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
 
-from dpdm_jax import files, processes, run_dir
+from dpdm_jax import processes, run_dir
 from dpdm_jax.sampling import images, parts
-from dpdm_jax.sampling.maker import Asked, claim, open_maker, read_asked
+from dpdm_jax.sampling.formats import registry
+from dpdm_jax.sampling.formats.base import ImageSet
+from dpdm_jax.sampling.maker import (
+    Asked,
+    claim,
+    open_maker,
+    read_asked,
+    wanted_formats,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -28,9 +36,9 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     """Makes images from a checkpoint.
 
     Writes ``samples.npz`` (images uint8 [n, h, w, c], labels int32 [n], class_names of
-    the labels where ``data.class_names`` states them), ``grid.png``
-    and, if asked, a PNG file an image, in <workdir>/samples/<sample.name>/. Called
-    again after an interruption it goes on; with more images it adds to them.
+    the labels where ``data.class_names`` states them), ``grid.png`` and, if asked, the
+    same in other formats, in <workdir>/samples/<sample.name>/. Called again after an
+    interruption it goes on; with more images it adds to them.
 
     Args:
         config: the whole config; reads ``sample`` and ``sampler``.
@@ -56,8 +64,9 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
             made.make(settings.num_images)
             processes.from_first(lambda: _join_parts(folder, made, asked))
         processes.from_first(lambda: shutil.rmtree(folder / _PARTS, ignore_errors=True))
-        if settings.png:
-            processes.from_first(lambda: _write_png_files(folder))
+        formats = wanted_formats(settings)
+        if formats:
+            processes.from_first(lambda: _write_formats(folder, formats, asked))
     return folder
 
 
@@ -70,6 +79,11 @@ def _join_parts(folder: pathlib.Path, made: parts.Parts, asked: Asked) -> None:
     )
 
 
+def _write_formats(folder: pathlib.Path, formats: Sequence[str], asked: Asked) -> None:
+    num_classes = asked.condition.num_classes or 0
+    registry.write(folder, formats, read_set(folder / ARCHIVE, num_classes))
+
+
 def _picture(made: np.ndarray, asked: Asked) -> np.ndarray:
     if asked.rows is None:
         return images.grid(made[: _GRID_PER_CLASS**2])
@@ -78,27 +92,18 @@ def _picture(made: np.ndarray, asked: Asked) -> np.ndarray:
     return images.class_grid(made, asked.rows, rows, _GRID_PER_CLASS)
 
 
-def _write_png_files(folder: pathlib.Path) -> None:
-    """Writes png/<class or prompt>/<index>.png, or png/<index>.png without either."""
-    with np.load(folder / ARCHIVE) as archive:
-        made = archive["images"]
-        labels, texts = archive.get("labels"), archive.get("prompts")
-        of_classes = archive.get("class_names")
-    names = None if labels is None else [str(label) for label in labels]
-    if labels is not None and of_classes is not None:
-        names = of_classes[labels].tolist()
-    if texts is not None:
-        # In order of the prompts, which may have signs that no file system takes.
-        number = {text: i for i, text in enumerate(dict.fromkeys(texts.tolist()))}
-        names = [f"{number[t]:04d}_{_plain(t)}" for t in texts.tolist()]
-    for index, image in enumerate(made):
-        target = folder / "png"
-        if names is not None:
-            target = target / names[index]
-        files.make_folder(target)
-        images.write_png(target / f"{index:07d}.png", image)
+def read_set(path: pathlib.Path, num_classes: int) -> ImageSet:
+    """Reads an archive of images.
 
-
-def _plain(text: str) -> str:
-    """Returns what of a text a folder may be called."""
-    return re.sub(r"[^A-Za-z0-9]+", "_", text)[:60].strip("_")
+    Args:
+        path: the archive.
+        num_classes: of the model; 0 for none.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        names = archive.get("class_names", range(num_classes))
+        return ImageSet(
+            archive["images"],
+            archive.get("labels"),
+            archive.get("prompts"),
+            tuple(map(str, names)),
+        )

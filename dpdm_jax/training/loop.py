@@ -20,6 +20,7 @@ from dpdm_jax.training.prepare import prepare
 from dpdm_jax.training.run import Run
 from dpdm_jax.training.state import TrainState
 from dpdm_jax.training.steps import Snapshot, run_steps
+from dpdm_jax.training.writers import registry as writers
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ def train(
         InputError: a field is out of range, the data does not fit, the directory holds
             a run under another mechanism or of another model, or the budget is spent.
     """
+    with processes.together():  # before anything is made
+        writers.check(config.log)
     with contextlib.ExitStack() as resources:
         run, state = prepare(config, workdir, resources, read_initial)
         stop = run.plan.total_steps

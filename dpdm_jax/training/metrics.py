@@ -10,17 +10,23 @@ from typing import Any
 
 from dpdm_jax import files, json_values
 from dpdm_jax.training.step import Diagnostics
+from dpdm_jax.training.writers.registry import PRIVATE as PRIVATE
+from dpdm_jax.training.writers.registry import Followers
 
 FILE_NAME = "metrics.jsonl"
-#: Names under this prefix come from private data without noise: never publish them.
-PRIVATE = "private/"
 _log = logging.getLogger(__name__)
 
 
 class MetricsLog:
     """Writes scalars to ``metrics.jsonl`` and, if clu is installed, to TensorBoard."""
 
-    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        tensorboard: bool,
+        followers: Followers | None = None,
+    ):
         """Opens the files, which only their owner can read.
 
         Args:
@@ -28,6 +34,7 @@ class MetricsLog:
             tensorboard: whether to write TensorBoard events, too. It is the config's
                 default, which says nothing of what a user wants: where clu is not
                 installed, one line in the log says so and there are none.
+            followers: further places, told behind the file and closed with it.
 
         Raises:
             InputError: there is no room for them.
@@ -42,6 +49,7 @@ class MetricsLog:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.ftruncate(self._handle, whole)
+        self._followers = followers
         self._events: Any = None
         self._events_folder = workdir / "tensorboard" if tensorboard else None
         if tensorboard and not _is_installed():
@@ -60,6 +68,8 @@ class MetricsLog:
         """
         values = {name: float(value) for name, value in scalars.items()}
         self._append(json_values.dumps({"step": step} | values).encode() + b"\n")
+        if self._followers is not None:
+            self._followers.write(step, values)
         if self._events_folder is None:
             return
         with files.writing(self._events_folder):
@@ -81,6 +91,8 @@ class MetricsLog:
     def close(self) -> None:
         """Writes out what is buffered."""
         os.close(self._handle)
+        if self._followers is not None:
+            self._followers.close()
         if self._events is not None:
             with files.writing(self._events_folder):
                 self._events.close()

@@ -9,11 +9,11 @@ import zlib
 import jax
 
 
-def stream(seed: int, name: str, *indices: int | jax.Array) -> jax.Array:
+def stream(seed: int | jax.Array, name: str, *indices: int | jax.Array) -> jax.Array:
     """Returns the key of a named stream at a position.
 
     Args:
-        seed: ``config.seed``.
+        seed: ``config.seed``, or uint32 in a program.
         name: what the stream is for, such as "init".
         *indices: position in the stream; folded in one after another.
 

@@ -20,10 +20,12 @@ from dpdm_jax.training import divergence
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.logical_step import Mechanism, take_step
-from dpdm_jax.training.metrics import PRIVATE, MetricsLog, private_diagnostics
+from dpdm_jax.training.metrics import MetricsLog, private_diagnostics
 from dpdm_jax.training.run import Run, save
 from dpdm_jax.training.state import TrainState
 from dpdm_jax.training.step import Diagnostics
+from dpdm_jax.training.writers import registry
+from dpdm_jax.training.writers.base import About
 
 #: ``snapshot(model, params, step)`` looks at the averaged weights of a model in
 #: training, as of ``Model.merged``.
@@ -127,7 +129,19 @@ class _Reporter:
     def __init__(self, run: Run, stop: int, done: int):
         self._run = run
         self._stop = stop
-        self._metrics = MetricsLog(run.workdir, tensorboard=run.config.log.tensorboard)
+        log = run.config.log
+        about = About(
+            name=run.config.name,
+            run_id=run.ledger.record.run_id,
+            project=log.project,
+            facts=registry.flat(run.plan.to_dict()),
+            workdir=run.workdir,
+        )
+        self._metrics = MetricsLog(
+            run.workdir,
+            tensorboard=log.tensorboard,
+            followers=registry.Followers(log, about),
+        )
         self._progress = progress_bar("training", stop, done=done)
         self._watch = divergence.GradientWatch()
         self._examples, self._since = 0, time.perf_counter()
@@ -148,7 +162,7 @@ class _Reporter:
             )
         rate = self._examples / (time.perf_counter() - self._since)
         spent = self._run.plan.epsilon_spent(done)
-        diagnostics[f"{PRIVATE}images_per_second"] = rate
+        diagnostics[f"{registry.PRIVATE}images_per_second"] = rate
         self._metrics.write(done, {"epsilon": spent} | diagnostics)
         plan = self._run.plan
         self._progress.set_postfix_str(

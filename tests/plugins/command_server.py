@@ -95,6 +95,7 @@ def run(job: dict) -> int:
         if program.endswith(".py"):
             runpy.run_path(program, run_name="__main__")
         else:
+            sys.path.insert(0, os.getcwd())  # as python -m does
             runpy.run_module(program, run_name="__main__", alter_sys=True)
     except SystemExit as e:
         if e.code is None or isinstance(e.code, int):

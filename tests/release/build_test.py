@@ -47,6 +47,7 @@ def test_contents(released):
         "MANIFEST.json",
         "PRIVACY.json",
         "PRIVACY.md",
+        "README.md",
         "SHA256SUMS",
         "config.json",
         "params.safetensors",
@@ -270,6 +271,30 @@ def test_samples_with_labels_from_a_file_are_a_disclosure(
     (disclosure,) = read(folder, "PRIVACY.json")["disclosures"]
     assert disclosure["file"] == "samples.npz"
     assert labels.encode() not in all_bytes(folder)
+
+
+@pytest.mark.slow
+def test_samples_in_other_formats_come_along(make_config, workdir):
+    pytest.importorskip("pyarrow")
+    config = make_config(sample__formats="png,parquet,webdataset")
+    sampling_run.sample(config, workdir)
+    tar = workdir / "samples" / "samples" / "webdataset" / "train-00000-of-00001.tar"
+    kept = tar.read_bytes()
+    tar.write_bytes(b"whatever lies there")
+    folder = release(make_config(release__samples="samples"), workdir)
+    # Many small files are for oneself; a statement lists each file.
+    names = {
+        "samples/parquet/train-00000-of-00001.parquet",
+        "samples/webdataset/train-00000-of-00001.tar",
+    }
+    assert {n for n in bundle.file_names(folder) if n.startswith("samples/")} == names
+    assert names <= read(folder, "PRIVACY.json")["files"].keys()
+    assert (folder / "samples/webdataset/train-00000-of-00001.tar").read_bytes() == kept
+    assert (
+        "`samples/parquet/`, `samples/webdataset/`"
+        in (folder / "README.md").read_text()
+    )
+    assert verify(folder).ok
 
 
 def test_float16_takes_half_the_room(make_config, workdir, released):

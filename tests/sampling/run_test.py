@@ -64,6 +64,20 @@ def test_files(workdir):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_formats(workdir):
+    formats = "npz,png,parquet,webdataset"
+    folder = run.sample(config_of(formats=formats), workdir)
+    names = {"png", "parquet", "webdataset", "digests.json"}
+    assert names <= {p.name for p in folder.iterdir()}
+    stated = json.loads((folder / "digests.json").read_text())
+    assert stated["parquet"]["num_images"] == 30
+    assert list(stated["webdataset"]["files"]) == ["train-00000-of-00001.tar"]
+    assert len(stated["png"]["files"]) == 30
+    with pytest.raises(InputError, match=r"sample\.formats is 'gif'; allowed: npz"):
+        run.sample(config_of(formats="gif"), workdir)
+
+
 def test_files_that_an_interruption_left_out_are_made(workdir, monkeypatch):
     whole = run.sample(config_of(name="whole"), workdir)
 
