@@ -33,6 +33,7 @@ from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import Model, signature
 from dpdm_jax.models.trainable import ALL
 from dpdm_jax.privacy.noise import GaussianNoiseState
+from dpdm_jax.training import ema
 from dpdm_jax.training.divergence import are_finite
 from dpdm_jax.training.mechanism_version import MECHANISM_VERSION
 from dpdm_jax.training.secrets import Secrets
@@ -248,9 +249,15 @@ class Checkpoints:
         arrays = self._read_arrays(
             step, {name: getattr(template, name) for name in _ARRAYS}, meta
         )
+        averages = {ema.NAME: arrays.pop("ema_params")}
         # The noise is keyed by the step, so its count is the step's.
         noise_state = GaussianNoiseState(secrets.noise_key, jnp.asarray(step))
-        state = TrainState(step=jnp.asarray(step), noise_state=noise_state, **arrays)
+        state = TrainState(
+            step=jnp.asarray(step),
+            averages=averages,
+            noise_state=noise_state,
+            **arrays,
+        )
         return Restored(
             state,
             self._read_fixed(step, fixed, meta),

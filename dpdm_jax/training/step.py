@@ -4,7 +4,7 @@
 sum that every device holds of its own examples. An example is what the guarantee is
 for: an image, or a group of images, whose losses are averaged before the one clip.
 ``finish`` adds those up, adds noise once, divides by the expected batch size, and
-updates weights and average (DPDM, algorithm 1).
+updates weights and averages (DPDM, algorithm 1).
 
 A device's sum is exchanged as one array of integers, however many leaves the weights
 have (``exchange``); a second exchange adds up a few diagnostics. All devices then hold
@@ -13,7 +13,7 @@ it; where ``draws_in_parts``, each draws a part of the noise, and an all-gather 
 the parts.
 
 Where the state is ``sharded``, each device is given a part of the sum, adds the noise
-of that part, and updates its part of weights, average and what the optimizer keeps;
+of that part, and updates its part of weights, averages and what the optimizer keeps;
 all-gathers, one a leaf, join the weights alone. While examples are worked through, each
 device's own sum is whole: an engine adds to it example by example.
 """
@@ -198,11 +198,12 @@ def make_train_step(
         donate_argnums=0,
     )
 
+    decays = {ema.NAME: functools.partial(ema.decay_at, decay=ema_decay)}
     kept = None if sharded else replicated  # None: as constrained
     states: Any = TrainState(
         step=replicated,  # type: ignore[arg-type]  # where it is
         params=replicated,
-        ema_params=kept,
+        averages=kept,  # type: ignore[arg-type]  # likewise, of all
         opt_state=kept,
         noise_state=replicated,
     )
@@ -218,15 +219,18 @@ def make_train_step(
         before = state.params
         if sharded:  # each device moves the weights that it holds the rest of
             where = layout(state, mesh, sharded=True)
-            before = jax.lax.with_sharding_constraint(before, where.ema_params)
+            parts = where.averages[ema.NAME]
+            before = jax.lax.with_sharding_constraint(before, parts)
         updates, opt_state = optimizer.update(mean, state.opt_state, before)
         params = optax.apply_updates(before, updates)
         step = state.step + 1
-        decay = ema.decay_at(step, ema_decay)
         next_state = TrainState(
             step=step,
             params=params,
-            ema_params=ema.update_average(state.ema_params, params, decay),
+            averages={
+                name: ema.update_average(average, params, decays[name](step))
+                for name, average in state.averages.items()
+            },
             opt_state=opt_state,
             noise_state=noise_state,
         )

@@ -67,9 +67,7 @@ def run_steps(
                     reporter.took_step(done, sums, examples)
                 if done % every == 0 or done == stop:
                     with processes.together():
-                        divergence.check(
-                            (state.params, state.ema_params), done, "train"
-                        )
+                        divergence.check((state.params, state.averages), done, "train")
                     save(run, state)
                 if snapshot is not None and _is_snapshot(config, done):
                     average = devices.place(
