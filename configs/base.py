@@ -134,6 +134,9 @@ def get_config() -> ml_collections.ConfigDict:
     # that adam_eps means the same for every C).
     train.gradient_unit = "one"
     train.ema_decay = 0.999  # at step n at most (1 + n) / (10 + n)
+    # Lengths of two averages more, in shares of the run, such as (0.05, 0.1): any other
+    # can then be rebuilt after training (sample.average). They cost memory, no epsilon.
+    train.power_averages = ()
     # Stop this process after so many steps of the plan; 0 runs all. Not a new plan.
     train.stop_after_steps = 0
 
@@ -141,6 +144,9 @@ def get_config() -> ml_collections.ConfigDict:
     checkpoint.every_steps = 100  # and one at the end
     # Newest checkpoints kept. With 2 or more a run goes on without a damaged one.
     checkpoint.keep = 2
+    # With train.power_averages: a copy of them is kept for good, for others to be
+    # rebuilt from. 0 keeps 40 over the run.
+    checkpoint.average_every_steps = 0
 
     config.log = log = ml_collections.ConfigDict()
     log.every_steps = 10  # a line in metrics.jsonl
@@ -174,6 +180,10 @@ def get_config() -> ml_collections.ConfigDict:
     sample.prompts = ""
     sample.prompt = ""  # in place of the file: the prompts themselves, one a line
     sample.weights = "ema"  # ema | raw
+    # In place of these an average of this length, rebuilt from what the run kept
+    # (train.power_averages), 0.01 to 0.25 of the run; 0 for none. To choose it by
+    # results on private images costs budget.
+    sample.average = 0.0
     sample.step = -1  # which checkpoint; -1 the newest
     sample.rounding = "truncate"  # to uint8: truncate (as the papers) | nearest
     sample.png = False  # also one PNG file an image
@@ -183,6 +193,7 @@ def get_config() -> ml_collections.ConfigDict:
     # --mode=release: what of a run is published, in <workdir>/release.
     config.release = release = ml_collections.ConfigDict()
     release.step = -1  # which checkpoint; -1 the newest. Its averaged weights
+    release.average = 0.0  # as sample.average, in place of these
     release.dtype = (
         "float32"  # of the stored weights: float32 | float16 (half the size)
     )

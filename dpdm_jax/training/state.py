@@ -1,6 +1,7 @@
 """Everything that the next training step depends on, besides data and config."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 
 from dpdm_jax import devices
 from dpdm_jax.training import ema
+from dpdm_jax.training import power_averages as power
 
 
 @jax.tree_util.register_dataclass
@@ -36,18 +38,35 @@ class TrainState:
         """The exponential moving average, which samples are drawn from."""
         return self.averages[ema.NAME]
 
+    @property
+    def power_averages(self) -> dict[str, Any]:
+        """The averages from which others are rebuilt."""
+        return {k: v for k, v in self.averages.items() if k != ema.NAME}
+
 
 def create_state(
     params: Any,
     optimizer: optax.GradientTransformation,
     noise: optax.GradientTransformation,
+    power_averages: Sequence[float] = (),
 ) -> TrainState:
-    """Returns the state before the first step; averages start at the weights."""
+    """Returns the state before the first step; averages start at the weights.
+
+    Args:
+        params: float32; those that are trained.
+        optimizer: see ``TrainState.opt_state``.
+        noise: see ``TrainState.noise_state``.
+        power_averages: lengths of averages besides that which samples are drawn from;
+            see ``power_averages``.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         # A copy: steps may give their inputs' memory away, each part once.
-        averages={ema.NAME: jax.tree.map(jnp.copy, params)},
+        averages={
+            name: jax.tree.map(jnp.copy, params)
+            for name in (ema.NAME, *map(power.name_of, power_averages))
+        },
         opt_state=optimizer.init(params),
         noise_state=noise.init(params),
     )

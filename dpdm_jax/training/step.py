@@ -21,6 +21,7 @@ device's own sum is whole: an engine adds to it example by example.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy.clipping import clipped_grad
 from dpdm_jax.training import ema, exchange, unit_loss
+from dpdm_jax.training import power_averages as power
 from dpdm_jax.training.ordinary import ordinary_grad
 from dpdm_jax.training.state import TrainState, layout
 
@@ -96,6 +98,7 @@ def make_train_step(
     *,
     l2_clip_norm: float,
     ema_decay: float,
+    power_averages: Sequence[float] = (),
     engine: str = "auto",
     engine_microbatch_size: int | None = None,
     sharded: bool = False,
@@ -116,7 +119,8 @@ def make_train_step(
         normalize: divides by the expected batch size.
         mesh: devices with the one axis ``DATA_AXIS``; micro-batches divide over it.
         l2_clip_norm: C.
-        ema_decay: nominal decay of the average.
+        ema_decay: nominal decay of the average that samples are drawn from.
+        power_averages: lengths of further averages, which a state may have.
         engine: see ``clipped_grad``.
         engine_microbatch_size: examples that a device's engine works on at once.
         sharded: whether devices keep a part of the state each, see ``state.layout``.
@@ -198,7 +202,7 @@ def make_train_step(
         donate_argnums=0,
     )
 
-    decays = {ema.NAME: functools.partial(ema.decay_at, decay=ema_decay)}
+    decays = power.decays(ema_decay, power_averages)
     kept = None if sharded else replicated  # None: as constrained
     states: Any = TrainState(
         step=replicated,  # type: ignore[arg-type]  # where it is
