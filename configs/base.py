@@ -214,12 +214,16 @@ def get_config() -> ml_collections.ConfigDict:
     release.bundle = ""
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
-    # fid, kid, precision, recall, density, coverage on Inception's features, whose
-    # weights are downloaded once; the same with _lenet on a small network trained on
-    # the spot; logreg, mlp, cnn, wrn: accuracy of classifiers; memorisation; alignment:
-    # do images show the class that they were asked for by?
-    evaluate.metrics = ("fid_lenet", "mlp")
+    # fid, kid, sliced, precision, recall, density, coverage on Inception's features,
+    # whose weights are downloaded once; the same with _lenet on a small network trained
+    # on the spot, with _features on those given; logreg, mlp, cnn, wrn: accuracy of
+    # classifiers; memorisation; alignment: do images show the class that they were
+    # asked for by?
+    evaluate.metrics = ("fid_lenet", "alignment", "mlp")
     evaluate.inception_weights = ""  # pytorch-fid's file, in place of the download
+    # What fid_features, sliced_features and so on look at: a file of jax.export with a
+    # function of images, or DINOv2's weights.
+    evaluate.features = ""
     evaluate.lenet_steps = 1000  # training steps of that small network
     evaluate.neighbour_images = 10_000  # of each set, for all but fid and classifiers
     # The class of each prompt, in order; () for the label that the training data has

@@ -9,7 +9,13 @@ import numpy as np
 
 from dpdm_jax import data, files, json_values, processes, run_dir
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import image_sets, metrics, prompt_classes, registry
+from dpdm_jax.evaluation import (
+    image_sets,
+    metrics,
+    on_features,
+    prompt_classes,
+    registry,
+)
 from dpdm_jax.evaluation.dp_sgd import DPSGD
 from dpdm_jax.evaluation.image_sets import ImageSet
 from dpdm_jax.evaluation.settings import Settings
@@ -147,6 +153,7 @@ def _check(
     settings.check()
     if set(chosen) & set(registry.FEATURE_METRICS):
         settings.load_inception()
+    on_features.check_given(chosen, settings, test.spec["image"].shape)
     needing = [name for name in chosen if name in metrics.reading_labels()]
     num_classes = test.condition.num_classes or 0
     if needing and num_classes == 0:
@@ -180,6 +187,7 @@ def settings_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Set
     chosen = config.evaluate
     return Settings(
         inception_weights=chosen.inception_weights or None,
+        features=chosen.features or None,
         neighbour_images=chosen.neighbour_images,
         lenet_steps=chosen.lenet_steps,
         classifier_seeds=chosen.seeds,

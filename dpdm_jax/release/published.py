@@ -83,8 +83,8 @@ FIELDS = {
         "sampler.ddpm": "respacing",
         "sample": "num_images batch_size labels weights average step rounding png "
         "name seed",
-        "evaluate": "metrics inception_weights lenet_steps neighbour_images seeds "
-        "epochs batch_size learning_rate seed",
+        "evaluate": "metrics inception_weights features lenet_steps "
+        "neighbour_images seeds epochs batch_size learning_rate seed",
         "evaluate.dp_sgd": "epochs batch_size learning_rate l2_clip_norm",
     }.items()
 }
@@ -102,6 +102,7 @@ EMPTIED = {
     "data.captions.vocabulary": "",
     "initial.weights": "",
     "evaluate.inception_weights": "",
+    "evaluate.features": "",
     "privacy.fixed_keys_seed": None,
     "sample.average": 0.0,
 }

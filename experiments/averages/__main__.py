@@ -2,10 +2,10 @@
 
 python -m experiments.averages [--workdir=DIR]
 
-Trains the digits config twice with the same keys: one run keeps the averages that others
-are rebuilt from, the other keeps some of those others. Says how far rebuilt and kept ones
-are apart, and how accuracy goes with the length. Started again, it goes on. Prints one
-JSON object.
+Trains the digits config twice with the same keys: one run keeps the averages that
+others are rebuilt from, the other keeps some of those others. Says how far rebuilt and
+kept ones are apart, and how accuracy goes with the length. Started again, it goes on.
+Prints one JSON object.
 """
 
 import argparse
