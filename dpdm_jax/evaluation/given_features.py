@@ -1,9 +1,11 @@
 """Features of a network of one's own: a function, an exported one, or DINOv2's weights.
 
 An exported function is a file of ``jax.export``, which holds a program and no Python,
-so that it is read in any environment, without the code that made it.
+so that it is read in any environment, without the code that made it. Before it stands
+its digest: JAX crashes at a program that is damaged.
 """
 
+import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +32,7 @@ _CAVEAT = (
     "prepared alike"
 )
 _BATCH_SIZE = 256
+_HEAD = b"dpdm_jax features 1\n"
 
 
 class GivenFeatures:
@@ -145,36 +148,49 @@ def load(given: str | pathlib.Path | Function, images: np.ndarray) -> GivenFeatu
 
 
 def export_features(
-    function: Function, image_shape: tuple[int, int, int], path: str | pathlib.Path
+    function: Function | export.Exported,
+    image_shape: tuple[int, int, int],
+    path: str | pathlib.Path,
 ) -> None:
     """Writes a function as a file for ``--features`` and ``evaluate.features``.
 
     Args:
         function: ``features(images)`` of uint8 [n, h, w, c], which returns floats
             [n, d], written with JAX and for any n. What it closes over, such as
-            weights, is in the file.
+            weights, is in the file. Or what ``jax.export`` made of one.
         image_shape: (h, w, c).
         path: of the file.
 
     Raises:
         InputError: the function returns something else.
     """
-    shape = export.symbolic_shape(f"n, {', '.join(map(str, image_shape))}")
-    exported = export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(
-        jax.ShapeDtypeStruct(shape, np.uint8)
-    )
+    if isinstance(function, export.Exported):
+        exported = function
+    else:
+        shape = export.symbolic_shape(f"n, {', '.join(map(str, image_shape))}")
+        exported = export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(
+            jax.ShapeDtypeStruct(shape, np.uint8)
+        )
     _check_exported(exported, "The function", image_shape)
+    program = bytes(exported.serialize())
     with files.replacing(pathlib.Path(path)) as temporary:
-        temporary.write_bytes(exported.serialize())
+        temporary.write_bytes(_HEAD + hashlib.sha256(program).digest() + program)
 
 
 def _read_exported(path: pathlib.Path, image_shape: tuple[int, ...]) -> Any:
+    content = path.read_bytes()
+    digest, program = content[len(_HEAD) :][:32], content[len(_HEAD) + 32 :]
+    if not content.startswith(_HEAD) or hashlib.sha256(program).digest() != digest:
+        raise InputError(
+            f"features is {str(path)!r}, which is damaged or of another kind; allowed: "
+            f"{_ALLOWED}."
+        )
     try:
-        exported = export.deserialize(bytearray(path.read_bytes()))
+        exported = export.deserialize(bytearray(program))
         _check_exported(exported, f"features is {str(path)!r}, which", image_shape)
     except InputError:
         raise
-    except Exception as e:  # a file of another kind raises many
+    except Exception as e:  # of a version that JAX no longer reads, for example
         raise InputError(
             f"features is {str(path)!r}, which JAX cannot read ({reason(e)}); allowed: "
             f"{_ALLOWED}."
