@@ -185,9 +185,12 @@ def coefficients(
         wanted: the average.
 
     Returns:
-        float64 [n], and how far the combination's profile is from that of the average:
-        root of the integrated square of the difference, relative to the average's.
+        float64 [n], exact where the average is a snapshot; and how far the
+        combination's profile is from the average's: root of the integrated square of
+        the difference, relative to the average's.
     """
+    if wanted in snapshots:
+        return np.eye(len(snapshots))[list(snapshots).index(wanted)], 0.0
     steps = np.array([each.step for each in snapshots], np.float64)
     exponents = np.array([exponent_of(each.length) for each in snapshots])
     step, exponent = np.array(wanted.step), np.array(exponent_of(wanted.length))

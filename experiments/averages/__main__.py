@@ -18,12 +18,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import command_line, run_dir, settings
+from dpdm_jax import command_line, files, run_dir, settings
 from dpdm_jax.evaluation.run import evaluate
 from dpdm_jax.models.model import build_model
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train
-from dpdm_jax.training.power_averages import name_of
 from experiments.benchmarks import machine
 
 #: What the run keeps, and what is kept by the other to compare with.
@@ -52,7 +51,7 @@ def config_of(lengths: Sequence[float], fields: dict[str, Any]) -> Any:
 def rebuilt(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, length: float
 ) -> Any:
-    """Returns the average of a length, from what a run kept."""
+    """Returns the average of a length, from what a run kept, or as it kept it."""
     checkpoints = Checkpoints(workdir)
     try:
         model = build_model(config, *checkpoints.stored_problem())
@@ -92,11 +91,16 @@ def run(
     """
     fields = fields or {}
     config = config_of(KEPT, fields)
-    train(config, workdir / "kept")
-    other = train(config_of(COMPARED, fields), workdir / "compared")
+    other = config_of(COMPARED, fields)
+    for each, name in ((config, "kept"), (other, "compared")):
+        done = workdir / f"{name}.json"
+        if not done.exists():
+            train(each, workdir / name)
+            files.write_json(done, {"averages": list(each.train.power_averages)})
     apart = {
         str(length): distances(
-            rebuilt(config, workdir / "kept", length), other.averages[name_of(length)]
+            rebuilt(config, workdir / "kept", length),
+            rebuilt(other, workdir / "compared", length),
         )
         for length in COMPARED
     }
