@@ -136,6 +136,9 @@ def get_config() -> ml_collections.ConfigDict:
     # that adam_eps means the same for every C).
     train.gradient_unit = "one"
     train.ema_decay = 0.999  # at step n at most (1 + n) / (10 + n)
+    # Lengths of two averages more, in shares of the run, such as (0.05, 0.1): any other
+    # can then be rebuilt after training (sample.average). They cost memory, no epsilon.
+    train.power_averages = ()
     # Stop this process after so many steps of the plan; 0 runs all. Not a new plan.
     train.stop_after_steps = 0
 
@@ -143,6 +146,9 @@ def get_config() -> ml_collections.ConfigDict:
     checkpoint.every_steps = 100  # and one at the end
     # Newest checkpoints kept. With 2 or more a run goes on without a damaged one.
     checkpoint.keep = 2
+    # With train.power_averages: a copy of them is kept for good, for others to be
+    # rebuilt from. 0 keeps 40 over the run.
+    checkpoint.average_every_steps = 0
 
     config.log = log = ml_collections.ConfigDict()
     log.every_steps = 10  # a line in metrics.jsonl
@@ -184,6 +190,10 @@ def get_config() -> ml_collections.ConfigDict:
     sample.prompts = ""
     sample.prompt = ""  # in place of the file: the prompts themselves, one a line
     sample.weights = "ema"  # ema | raw
+    # In place of these an average of this length, rebuilt from what the run kept
+    # (train.power_averages), 0.01 to 0.25 of the run; 0 for none. To choose it by
+    # results on private images costs budget.
+    sample.average = 0.0
     sample.step = -1  # which checkpoint; -1 the newest
     sample.rounding = "truncate"  # to uint8: truncate (as the papers) | nearest
     # Files of the images beside the archive, separated by commas: npz (the archive, which
@@ -197,6 +207,7 @@ def get_config() -> ml_collections.ConfigDict:
     # --mode=release: what of a run is published, in <workdir>/release.
     config.release = release = ml_collections.ConfigDict()
     release.step = -1  # which checkpoint; -1 the newest. Its averaged weights
+    release.average = 0.0  # as sample.average, in place of these
     release.dtype = (
         "float32"  # of the stored weights: float32 | float16 (half the size)
     )
@@ -225,12 +236,16 @@ def get_config() -> ml_collections.ConfigDict:
     release.bundle = ""
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
-    # fid, kid, precision, recall, density, coverage on Inception's features, whose
-    # weights are downloaded once; the same with _lenet on a small network trained on
-    # the spot; logreg, mlp, cnn, wrn: accuracy of classifiers; memorisation; alignment:
-    # do images show the class that they were asked for by?
-    evaluate.metrics = ("fid_lenet", "mlp")
+    # fid, kid, sliced, precision, recall, density, coverage on Inception's features,
+    # whose weights are downloaded once; the same with _lenet on a small network trained
+    # on the spot, with _features on those given; logreg, mlp, cnn, wrn: accuracy of
+    # classifiers; memorisation; alignment: do images show the class that they were
+    # asked for by?
+    evaluate.metrics = ("fid_lenet", "alignment", "mlp")
     evaluate.inception_weights = ""  # pytorch-fid's file, in place of the download
+    # What fid_features, sliced_features and so on look at: a file of jax.export with a
+    # function of images, or DINOv2's weights.
+    evaluate.features = ""
     evaluate.lenet_steps = 1000  # training steps of that small network
     evaluate.neighbour_images = 10_000  # of each set, for all but fid and classifiers
     # The class of each prompt, in order; () for the label that the training data has

@@ -64,7 +64,7 @@ def network_alone() -> ml_collections.ConfigDict:
     config.sample.num_images = 4000
     config.sample.batch_size = 500
     config.sample.labels = "balanced"
-    config.evaluate.metrics = ("fid_lenet", "mlp", "memorisation")
+    config.evaluate.metrics = ("fid_lenet", "alignment", "mlp", "memorisation")
     # A fifteenth of the images that the protocol's 3e-4 is made for.
     config.evaluate.learning_rate = 1e-3
     config.evaluate.dp_sgd.epochs = 60

@@ -62,6 +62,20 @@ def define_config_flag(
     return flag
 
 
+# The mode that takes folders behind the flags.
+_folders_mode: str | None = None
+
+
+def take_folders(mode: str) -> None:
+    """Has ``--mode`` of this name take names without a flag, as a shell's ``runs/*``.
+
+    Args:
+        mode: its value. The entry point's main function is given the names.
+    """
+    global _folders_mode
+    _folders_mode = mode
+
+
 def resolve_config_path(spec: str) -> str:
     """Finds the file of ``FILE.py[:VARIANT]``: ``configs/`` is there in any folder.
 
@@ -157,7 +171,8 @@ def parse(argv: Sequence[str]) -> list[str]:
         argv: the command line with the program's name.
 
     Returns:
-        What is left, the program's name.
+        What is left, the program's name; behind it folders, in the mode that takes
+        them.
 
     Raises:
         InputError: a flag, a config, a field or a value is not known.
@@ -198,7 +213,8 @@ def parse(argv: Sequence[str]) -> list[str]:
         ) from None
     except flags.Error as e:
         raise InputError(str(e).splitlines()[0].rstrip(".") + ".") from None
-    if len(rest) > 1:
+    takes_folders = _folders_mode and flags.FLAGS["mode"].value == _folders_mode
+    if len(rest) > 1 and not takes_folders:
         raise InputError(f"{rest[1]!r} is not a flag; allowed: --flag=value.")
     if spec is not None:
         from dpdm_jax import rooms  # late, likewise

@@ -1,6 +1,7 @@
 """Command line: plan, train, sample from, evaluate, use, release, audit a model.
 
 python -m dpdm_jax.main [--config=FILE.py:VARIANT] [--workdir=DIR] [--mode=MODE]
+python -m dpdm_jax.main --mode=report RUN_DIR RUN_DIR ... compares runs.
 
 On several hosts: the same on each, and --distributed or --coordinator_address.
 """
@@ -45,6 +46,7 @@ _MODE = flags.DEFINE_enum(
     "release writes what of it may be published; audit attacks a finished "
     "run, privately.",
 )
+command_line.take_folders("report")
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -74,8 +76,11 @@ flags.DEFINE_alias("compile-for", "compile_for")
 
 
 def main(argv: list[str]) -> None:
-    """Dispatches to the modes."""
-    del argv
+    """Dispatches to the modes.
+
+    Args:
+        argv: the program's name, and run directories to compare.
+    """
     # Imported late: JAX must find the flags set, and errors in flags come at once.
     from dpdm_jax import data, modes, processes
 
@@ -85,8 +90,18 @@ def main(argv: list[str]) -> None:
         processes.connect(*where)
         if not processes.is_first():
             command_line.speak_only_of_errors()
-        job = [_MODE.value, _WORKDIR.value, json_values.encode(config.to_dict())]
+        job = [
+            _MODE.value,
+            _WORKDIR.value,
+            argv[1:],
+            json_values.encode(config.to_dict()),
+        ]
         processes.check_same("The command line", lambda: job)
+    if len(argv) > 1:
+        folders = [user_path("a run directory", name) for name in argv[1:]]
+        to = user_path("--workdir", _WORKDIR.value) if _WORKDIR.value else folders[0]
+        modes.compare(config, folders, to)
+        return
     if _WORKDIR.value:
         workdir = user_path("--workdir", _WORKDIR.value)
     else:  # a released config's name is somebody else's word

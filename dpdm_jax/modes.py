@@ -1,7 +1,7 @@
 """What each mode of the command line does, from config to words on the screen."""
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ml_collections
@@ -154,6 +154,22 @@ def report(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         return str(path)
 
     _say(f"Report: {processes.from_first(write)}")
+
+
+def compare(
+    config: ml_collections.ConfigDict,
+    workdirs: Sequence[pathlib.Path],
+    folder: pathlib.Path,
+) -> None:
+    """Writes one page about several runs, into a folder."""
+    from dpdm_jax.report import write_comparison
+
+    def write() -> str:
+        return str(
+            write_comparison(workdirs, folder, private=config.report.private_parts)
+        )
+
+    _say(f"Comparison: {processes.from_first(write)}")
 
 
 def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -20,6 +20,8 @@ EVALUATION = "evaluation"
 RELEASE = "release"
 REPORT = "report.html"
 PUBLIC_REPORT = "report_public.html"
+COMPARISON = "comparison.html"
+PUBLIC_COMPARISON = "comparison_public.html"
 
 
 @contextlib.contextmanager

@@ -252,6 +252,17 @@ def test_report_mode(finished, dpdm):
     assert path.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_report_mode_of_several_runs(finished, dpdm, tmp_path):
+    workdir, _ = finished
+    for name in ("config.json", "privacy.json"):
+        shutil.copy(workdir / name, tmp_path)
+    done = dpdm("--mode=report", f"--workdir={tmp_path}", str(workdir), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "comparison.html"
+    assert done.stdout == f"Comparison: {path}\n"
+    assert "2 runs compared" in path.read_text()
+
+
 def test_plan_mode_json_is_one_line(dpdm):
     done = dpdm("--config=configs/cifar10.py", "--mode=plan", "--json")
     assert done.returncode == 0, done.stderr

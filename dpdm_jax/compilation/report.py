@@ -232,7 +232,9 @@ def _programs(
     trained, fixed = model.split(_placed(model.shapes, everywhere))
     released = _placed(model.ordinary.shapes, everywhere)
     state = jax.eval_shape(
-        lambda params: create_state(params, training.optimizer, training.noise),
+        lambda params: create_state(
+            params, training.optimizer, training.noise, config.train.power_averages
+        ),
         trained,
     )
     state = _placed_in(state, training.layout(state))

@@ -1,1 +1,1 @@
-"""How good samples are: classifiers trained on them and tested on real data."""
+"""How good samples are: classifiers trained on them, and comparisons with real data."""

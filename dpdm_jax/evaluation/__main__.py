@@ -34,6 +34,12 @@ _PICTURES = flags.DEFINE_string(
 _INCEPTION_WEIGHTS = flags.DEFINE_string(
     "inception_weights", None, "pytorch-fid's file; downloaded once unless given."
 )
+_FEATURES = flags.DEFINE_string(
+    "features",
+    None,
+    "What metrics whose names end in _features look at: a function of images in a file "
+    "of jax.export, or DINOv2's weights.",
+)
 _FLOAT_RANGE = flags.DEFINE_string(
     "float_range", "", "Range of float images in .npz files: 0,1 or -1,1 or 0,255."
 )
@@ -79,6 +85,7 @@ def main(argv: list[str]) -> None:
 
     fields: dict[str, Any] = {
         "inception_weights": _INCEPTION_WEIGHTS.value,
+        "features": _FEATURES.value,
         "neighbour_images": _NEIGHBOUR_IMAGES.value,
         "lenet_steps": _LENET_STEPS.value,
         "classifier_seeds": _CLASSIFIER_SEEDS.value,

@@ -5,7 +5,7 @@ are private, so are the results; publishing one is a disclosure of its own.
 """
 
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from dpdm_jax import validate
@@ -108,6 +108,7 @@ def measure(
             on_features.measure(metrics, sets, settings, pictures),
             usefulness.measure(metrics, sets, settings),
             *([alignment.measure(sets, settings)] if alignment.NAME in metrics else []),
+            *_beside_distances(metrics, sets),
         ]
     )
     numbers = {
@@ -134,6 +135,20 @@ def measure(
     )
 
 
+def _beside_distances(metrics: Collection[str], sets: Sets) -> Iterator[Measured]:
+    """Says what a distance leaves open, where nothing beside it says that."""
+    distances = [name for name in metrics if name in on_features.distances()]
+    has_classes = sets.real.labels is not None and sets.synthetic.labels is not None
+    if distances and has_classes and alignment.NAME not in metrics:
+        names, verb = " and ".join(distances), "say" if distances[1:] else "says"
+        yield Measured(
+            caveats=(
+                f"{names} {verb} nothing of whether images show the class that was "
+                f"asked for, which {alignment.NAME} does",
+            )
+        )
+
+
 def check(metrics: Collection[str], sets: Sets, settings: Settings) -> None:
     """Refuses what can't be measured, before hours go into measuring the rest.
 
@@ -149,7 +164,7 @@ def check(metrics: Collection[str], sets: Sets, settings: Settings) -> None:
     for other in (sets.synthetic, sets.real_test):
         if other is not None:
             image_sets.check_comparable(sets.real, other)
-    on_features.check(metrics, sets)
+    on_features.check(metrics, sets, settings)
     usefulness.check(metrics, sets, settings)
     if alignment.NAME in metrics:
         alignment.check(sets)

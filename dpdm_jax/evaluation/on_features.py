@@ -4,11 +4,15 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 
+import numpy as np
+
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import (
     features,
+    given_features,
     lenet_features,
     memorisation,
+    precision_recall,
     reference_statistics,
     registry,
 )
@@ -18,7 +22,9 @@ from dpdm_jax.evaluation.measured import Measured, merged
 from dpdm_jax.evaluation.reference_statistics import Statistics
 from dpdm_jax.evaluation.settings import Settings
 
-LENET_SUFFIX = "_lenet"
+GIVEN_SUFFIX, LENET_SUFFIX = "_features", "_lenet"
+# Of the figures that have a share for each class, those that are shares themselves.
+_BY_CLASS = ("precision", "recall", "coverage")
 
 
 def _inception(real: ImageSet, settings: Settings) -> Extractor:
@@ -37,9 +43,15 @@ def _lenet(real: ImageSet, settings: Settings) -> Extractor:
     )
 
 
+def _given(real: ImageSet, settings: Settings) -> Extractor:
+    assert settings.features is not None  # see ``check``
+    return given_features.load(settings.features, real.images)
+
+
 #: Networks, the better features first, by what the names of metrics on them end in.
 EXTRACTORS: Mapping[str, Callable[[ImageSet, Settings], Extractor]] = {
     "": _inception,
+    GIVEN_SUFFIX: _given,
     LENET_SUFFIX: _lenet,
 }
 
@@ -51,10 +63,25 @@ def names() -> tuple[str, ...]:
     )
 
 
-def check(metrics: Collection[str], sets: Sets) -> None:
-    """Raises InputError if metrics on features are asked for and images are too few."""
+def distances() -> tuple[str, ...]:
+    """Returns the names of those that compare whole sets, whatever their classes."""
+    return tuple(
+        name + suffix
+        for suffix in EXTRACTORS
+        for name, metric in registry.FEATURE_METRICS.items()
+        if not isinstance(metric, precision_recall.Covering)
+    )
+
+
+def check(metrics: Collection[str], sets: Sets, settings: Settings) -> None:
+    """Refuses metrics on features for which something is missing.
+
+    Raises:
+        InputError: images are too few or too small, or no features are given.
+    """
     if set(metrics).isdisjoint(names()):
         return
+    check_given(metrics, settings, sets.real.images.shape[1:])
     for each in (sets.real, sets.synthetic):
         if len(each) < registry.min_images():
             raise InputError(
@@ -63,6 +90,30 @@ def check(metrics: Collection[str], sets: Sets) -> None:
             )
     if any(name.endswith(LENET_SUFFIX) for name in metrics):
         lenet_features.check(sets.real.images.shape[1:], sets.real.labels is not None)
+
+
+def check_given(
+    metrics: Collection[str], settings: Settings, image_shape: tuple[int, ...]
+) -> None:
+    """Refuses metrics on given features where these are missing, or of something else.
+
+    Args:
+        metrics: names.
+        settings: what was given.
+        image_shape: (h, w, c).
+
+    Raises:
+        InputError: see ``given_features.load``.
+    """
+    asked = [name for name in metrics if name.endswith(GIVEN_SUFFIX)]
+    if not asked:
+        return
+    if settings.features is None:
+        raise InputError(
+            f"{asked[0]} is asked for, and no features are given; allowed: "
+            "--features=FILE, or config.evaluate.features."
+        )
+    given_features.load(settings.features, np.zeros((1, *image_shape), np.uint8))
 
 
 def measure(
@@ -139,7 +190,10 @@ def _on_one_network(
             keep=min(len(images), keep),
             seed=settings.seed,
             what=what,
-            cache_folder=settings.cache_folder if cached else None,
+            # What is not known to be the same next time is not kept for it.
+            cache_folder=(
+                settings.cache_folder if cached and extractor.fingerprint else None
+            ),
         )
 
     size = len(sets.real)
@@ -162,6 +216,22 @@ def _on_one_network(
             name: value for name, value in found.numbers.items() if name in metrics
         }
         yield dataclasses.replace(found, numbers=asked)
+    by_class = {f"{name}{suffix}" for name in _BY_CLASS} & set(metrics)
+    if by_class and sets.real.labels is not None and sets.synthetic.labels is not None:
+        kept = real.kept[:limit]
+        shares = precision_recall.of_each_class(
+            kept,
+            sets.real.labels[real.order[: len(kept)]],
+            synthetic.kept,
+            sets.synthetic.labels[synthetic.order[: len(synthetic.kept)]],
+        )
+        yield Measured(
+            details={
+                f"{name}{suffix}": {"of_each_class": of_class}
+                for name, of_class in shares.items()
+                if f"{name}{suffix}" in by_class
+            }
+        )
     if on_kept and max(size, len(sets.synthetic)) > limit:
         others = [name for name, metric in registered.items() if not metric.on_kept]
         yield Measured(

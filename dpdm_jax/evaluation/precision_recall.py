@@ -86,6 +86,35 @@ class PrecisionRecall(NamedTuple):
     coverage: float
 
 
+def of_each_class(
+    reference: np.ndarray,
+    reference_labels: np.ndarray,
+    samples: np.ndarray,
+    sample_labels: np.ndarray,
+) -> dict[str, dict[str, float]]:
+    """Computes the four within each class.
+
+    Args:
+        reference: float [n, d].
+        reference_labels: int [n].
+        samples: float [m, d].
+        sample_labels: int [m].
+
+    Returns:
+        Under each figure's name that of each class of which there are at least six of
+        either.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for label in np.unique(reference_labels).tolist():
+        real = reference[reference_labels == label]
+        made = samples[sample_labels == label]
+        if min(len(real), len(made)) < Covering.min_images:
+            continue
+        for name, value in precision_recall(real, made)._asdict().items():
+            found.setdefault(name, {})[str(label)] = value
+    return found
+
+
 def precision_recall(reference: np.ndarray, samples: np.ndarray) -> PrecisionRecall:
     """Computes the four, with the papers' k: 3 for the first two, else 5.
 

@@ -11,9 +11,10 @@ from dpdm_jax.evaluation.fid import Fid
 from dpdm_jax.evaluation.kid import Kid
 from dpdm_jax.evaluation.precision_recall import Covering
 from dpdm_jax.evaluation.recipes import DPDM, WIDE_RESNET, Recipe
+from dpdm_jax.evaluation.sliced import Sliced
 from dpdm_jax.evaluation.wide_resnet import WideResNet
 
-_FEATURE_METRICS: tuple[FeatureMetric, ...] = (Fid(), Kid(), Covering())
+_FEATURE_METRICS: tuple[FeatureMetric, ...] = (Fid(), Kid(), Sliced(), Covering())
 
 #: Metrics on features, by the names of their numbers.
 FEATURE_METRICS = {

@@ -10,7 +10,13 @@ import numpy as np
 
 from dpdm_jax import data, files, json_values, processes, run_dir
 from dpdm_jax.errors import InputError
-from dpdm_jax.evaluation import image_sets, metrics, prompt_classes, registry
+from dpdm_jax.evaluation import (
+    image_sets,
+    metrics,
+    on_features,
+    prompt_classes,
+    registry,
+)
 from dpdm_jax.evaluation.dp_sgd import DPSGD
 from dpdm_jax.evaluation.image_sets import ImageSet
 from dpdm_jax.evaluation.settings import Settings
@@ -194,6 +200,7 @@ def _check(
     settings.check()
     if set(chosen) & set(registry.FEATURE_METRICS):
         settings.load_inception()
+    on_features.check_given(chosen, settings, test.spec["image"].shape)
     _check_labels(config, test)
 
 
@@ -232,6 +239,7 @@ def settings_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Set
     chosen = config.evaluate
     return Settings(
         inception_weights=chosen.inception_weights or None,
+        features=chosen.features or None,
         neighbour_images=chosen.neighbour_images,
         lenet_steps=chosen.lenet_steps,
         classifier_seeds=chosen.seeds,

@@ -2,6 +2,10 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.evaluation import cache, inception_weights, lenet_features, registry
@@ -16,6 +20,9 @@ class Settings:
 
     Attributes:
         inception_weights: file of the weights; None finds or downloads them.
+        features: what metrics whose names end in _features look at: a file that
+            ``given_features.export_features`` wrote, one of DINOv2's weights, or a
+            function of uint8 images [n, h, w, c] that returns floats [n, d].
         neighbour_images: images of each set, at most and drawn at random, whose
             features are kept for the metrics that look at them, and for memorisation.
             The training images of memorisation are always all of them.
@@ -31,6 +38,7 @@ class Settings:
     """
 
     inception_weights: str | None = None
+    features: str | Callable[[np.ndarray], Any] | None = None
     neighbour_images: int = 10_000
     lenet_steps: int = lenet_features.NUM_STEPS
     classifier_seeds: int = 3

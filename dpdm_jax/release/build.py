@@ -34,6 +34,7 @@ from dpdm_jax.sampling import images, maker
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.sampling.formats import registry
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.power_averages import check_average, weights_name
 from dpdm_jax.training.resume import check_is_of_run
 from dpdm_jax.user_paths import user_path
 
@@ -70,7 +71,9 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 tuple(stored["model"]["image_shape"]),
                 conditions.from_dict(stored["model"]),
             )
-            params, step = checkpoints.restore_weights(model, "ema", stored["step"])
+            params, step = checkpoints.restore_weights(
+                model, "ema", stored["step"], settings.average
+            )
 
         def write() -> None:
             if settings.signing_key:  # before the work, should it be missing
@@ -92,7 +95,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
                 "name": values["name"],
                 "run_id": record.run_id,
                 "step": step,
-                "weights": "ema",
+                "weights": weights_name("ema", settings.average),
                 "dtype": settings.dtype,
                 "num_parameters": model.num_parameters,
                 "model": signature(model.ordinary),
@@ -155,6 +158,7 @@ def release(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib
 def _check(settings: ml_collections.ConfigDict) -> None:
     validate.one_of("release.dtype", settings.dtype, bundle.DTYPES)
     validate.integer("release.step", settings.step, minimum=-1)
+    check_average("release.average", settings.average)
     validate.real("release.selection_mean", settings.selection_mean, minimum=0)
     if settings.samples:
         validate.folder_name("release.samples", settings.samples)

@@ -24,6 +24,7 @@ from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import Model, build_model, signature
 from dpdm_jax.release import published
+from dpdm_jax.training.power_averages import check_weights_name
 
 #: The second binds every file to the privacy statement by its digest.
 FORMATS = ("dpdm_jax release 1", "dpdm_jax release 2")
@@ -253,7 +254,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         _check_fields(path, "samples.", fields, _SAMPLES_FIELDS, _OF_SAMPLES)
     named = published.NAME if manifest["format"] == FORMAT else _OLD_NAME
     validate.text(f"{path}: name", manifest["name"], *named)
-    validate.one_of(f"{path}: weights", manifest["weights"], ("ema",))
+    check_weights_name(f"{path}: weights", manifest["weights"])
     for name, minimum in ("step", 0), ("num_parameters", 1):
         validate.integer(
             f"{path}: {name}",

@@ -75,7 +75,7 @@ FIELDS = {
         "train": "trainable batch_size images_per_group exact_batch_size epochs "
         "num_steps microbatch_size engine engine_microbatch_size sharded_state "
         "optimizer learning_rate schedule warmup_steps b1 b2 adam_eps weight_decay "
-        "gradient_unit ema_decay stop_after_steps",
+        "gradient_unit ema_decay power_averages stop_after_steps",
         "sampler": "preset name num_steps grid sigma_min sigma_max clip_denoised "
         "guidance",
         "sampler.ddim": "stochastic",
@@ -84,10 +84,10 @@ FIELDS = {
         "sampler.ddim_eta": "eta",
         "sampler.edm": "rho",
         "sampler.ddpm": "respacing",
-        "sample": "num_images batch_size labels weights step rounding formats png name "
-        "seed",
-        "evaluate": "metrics inception_weights lenet_steps neighbour_images seeds "
-        "epochs batch_size learning_rate seed",
+        "sample": "num_images batch_size labels weights average step rounding formats "
+        "png name seed",
+        "evaluate": "metrics inception_weights features lenet_steps "
+        "neighbour_images seeds epochs batch_size learning_rate seed",
         "evaluate.dp_sgd": "epochs batch_size learning_rate l2_clip_norm",
     }.items()
 }
@@ -96,7 +96,8 @@ _PRESETS = "sampler_presets"
 # These may have been chosen after training; they use nothing private.
 _AS_OF_NOW = ("sampler", _PRESETS, "sample", "evaluate")
 
-#: Fields that name a place on this machine, or a secret, and what they become.
+#: Fields that name a place on this machine, or a secret, or what a release has not
+#: (its weights are the average), and what they become.
 EMPTIED = {
     "data.path": "",
     "codec.training.perceptual_weights": "",
@@ -104,7 +105,9 @@ EMPTIED = {
     "data.captions.vocabulary": "",
     "initial.weights": "",
     "evaluate.inception_weights": "",
+    "evaluate.features": "",
     "privacy.fixed_keys_seed": None,
+    "sample.average": 0.0,
 }
 
 #: What a release may be called, and that for people: statements are headed by it.

@@ -3,18 +3,24 @@
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib import style
 from matplotlib.figure import Figure
 
 # Stand for colours of the page, which are light or dark; no other colour occurs.
 _TEXT, _GRID, _LINE, _LIMIT = "#010203", "#010204", "#010205", "#010206"
+#: Curves that one drawing can tell apart.
+MAX_CURVES = 8
+_RUNS = tuple(f"#0103{number:02x}" for number in range(1, MAX_CURVES + 1))
 _PAGE_COLOURS = {
     _TEXT: "currentColor",
     _GRID: "var(--line)",
     _LINE: "var(--accent)",
     _LIMIT: "var(--private)",
+}
+_RUN_COLOURS = {
+    colour: f"var(--run-{number})" for number, colour in enumerate(_RUNS, 1)
 }
 _SIZE = (4.4, 2.3)  # inches; the page scales it
 _STYLE = {
@@ -50,20 +56,41 @@ def draw(
     Returns:
         An ``<svg>`` element for an HTML page, the same for the same arguments.
     """
-    steps = [step for step, _ in points]
-    values = [value if math.isfinite(value) else math.nan for _, value in points]
+    return _draw(name, {_LINE: points}, limit)
+
+
+def draw_together(name: str, curves: Sequence[Sequence[tuple[int, float]]]) -> str:
+    """Draws curves over steps, in colours of the page: --run-1, --run-2 and so on.
+
+    Args:
+        name: as of ``draw``.
+        curves: at most ``MAX_CURVES``, each as of ``draw``; empty where a run has none.
+
+    Returns:
+        As ``draw``.
+    """
+    return _draw(name, dict(zip(_RUNS, curves, strict=False)), None)
+
+
+def _draw(
+    name: str,
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    limit: float | None,
+) -> str:
+    """Draws curves in colours that stand for those of the page."""
     # The user's own matplotlibrc must not matter; the salt makes the same names anew.
     with style.context({**_STYLE, "svg.hashsalt": name}, after_reset=True):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         if limit is not None:
             axes.axhline(limit, color=_LIMIT, linestyle="--", linewidth=1)
-        axes.plot(
-            steps,
-            values,
-            color=_LINE,
-            marker="." if len(points) <= _FEW else None,
-        )
+        for colour, points in curves.items():
+            axes.plot(
+                [step for step, _ in points],
+                [value if math.isfinite(value) else math.nan for _, value in points],
+                color=colour,
+                marker="." if len(points) <= _FEW else None,
+            )
         axes.set_xlabel("step")
         axes.locator_params(axis="x", integer=True, nbins=6)
         axes.locator_params(axis="y", nbins=5)
@@ -82,6 +109,6 @@ def _for_page(svg: str, name: str) -> str:
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     # Names are unique in a page, not in a drawing alone.
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body)
-    for stand_in, colour in _PAGE_COLOURS.items():
+    for stand_in, colour in (_PAGE_COLOURS | _RUN_COLOURS).items():
         body = body.replace(stand_in, colour)
     return f'<svg {box} aria-hidden="true">{body.strip()}'

@@ -3,7 +3,7 @@
 import dataclasses
 
 from dpdm_jax.evaluation import alignment, memorisation
-from dpdm_jax.evaluation.on_features import LENET_SUFFIX
+from dpdm_jax.evaluation.on_features import GIVEN_SUFFIX, LENET_SUFFIX
 from dpdm_jax.evaluation.registry import CLASSIFIERS, FEATURE_METRICS
 from dpdm_jax.evaluation.words import HIGHER
 
@@ -28,6 +28,7 @@ class Explanation:
 
 
 _INCEPTION = "On Inception's features"
+_GIVEN = "On the features given"
 _SMALL_NETWORK = "On a small network's features"
 _USEFULNESS = "Usefulness"
 _ALIGNMENT = "Alignment"
@@ -36,6 +37,8 @@ _COPYING = "Copying"
 #: What to say of each group of metrics.
 GROUPS = {
     _INCEPTION: "Do the images look alike to the network that FID is defined on?",
+    _GIVEN: "Do the images look alike to a network of the owner's choice? Comparable "
+    "only on the same features.",
     _SMALL_NETWORK: "Do the images look alike to a small network that was trained on "
     "the real ones? No FID or KID, and comparable only with itself.",
     _USEFULNESS: "Accuracy on real test images of classifiers that were trained on the "
@@ -58,12 +61,10 @@ EXPLANATIONS = {
         for words in _FEATURE_WORDS
     },
     **{
-        words.name + LENET_SUFFIX: Explanation(
-            _SMALL_NETWORK,
-            words.title_elsewhere or words.title,
-            words.better,
-            words.meaning,
+        words.name + suffix: Explanation(
+            group, words.title_elsewhere or words.title, words.better, words.meaning
         )
+        for suffix, group in ((GIVEN_SUFFIX, _GIVEN), (LENET_SUFFIX, _SMALL_NETWORK))
         for words in _FEATURE_WORDS
     },
     **{

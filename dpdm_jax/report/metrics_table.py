@@ -25,10 +25,12 @@ class Cell:
     Attributes:
         value: the number with its spread; "-" where it was not measured.
         notes: what to compare it with.
+        number: the number itself; None where it was not measured, or is not finite.
     """
 
     value: str
     notes: tuple[str, ...] = ()
+    number: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,84 @@ def metrics_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A share of the images of a class.
+
+    Attributes:
+        percent: of a bar, 0 to 100.
+        text: the same for people.
+    """
+
+    percent: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ByClass:
+    """What an evaluation measured of each class.
+
+    Attributes:
+        column: name of the evaluation.
+        titles: of the metrics.
+        rows: classes in the order of their labels, each with a share a metric; None
+            where it was not measured.
+    """
+
+    column: str
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Share | None, ...]], ...]
+
+
+def by_class(evaluations: Mapping[str, Mapping[str, Any]]) -> list[ByClass]:
+    """Lays out what evaluations measured of each class.
+
+    Args:
+        evaluations: as of ``metrics_table``.
+
+    Returns:
+        A table for each evaluation that has something of the kind.
+    """
+    tables = []
+    for column, results in evaluations.items():
+        found = {
+            explanation: shares
+            for name, explanation in EXPLANATIONS.items()
+            if (shares := _shares(results, name))
+        }
+        labels = {label for shares in found.values() for label in shares}
+        rows = tuple(
+            (label, tuple(_share(shares.get(label)) for shares in found.values()))
+            for label in sorted(labels, key=_in_order)
+        )
+        if rows:
+            groups = [explanation.group for explanation in found]
+            titles = tuple(
+                f"{each.title} ({each.group})" if len(set(groups)) > 2 else each.title
+                for each in found
+            )
+            tables.append(ByClass(column, titles, rows))
+    return tables
+
+
+def _shares(results: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    details = results.get("details")
+    measured = details.get(name) if isinstance(details, Mapping) else None
+    shares = measured.get("of_each_class") if isinstance(measured, Mapping) else None
+    return shares if isinstance(shares, Mapping) else {}
+
+
+def _share(value: Any) -> Share | None:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    percent = min(100.0, max(0.0, 100 * value))
+    return Share(round(percent, 1), f"{100 * value:.1f}\N{NO-BREAK SPACE}%")
+
+
+def _in_order(label: str) -> tuple[int, str]:
+    return (int(label) if label.isdigit() else -1, label)
+
+
 def _cell(name: str, results: Mapping[str, Any]) -> Cell:
     if name not in results:
         return Cell("-")
@@ -109,11 +189,12 @@ def _cell(name: str, results: Mapping[str, Any]) -> Cell:
     measured = details.get(name)
     if isinstance(measured, Mapping):
         notes += _copies(measured)
-        notes += _of_each_class(measured)
         if isinstance(measured.get("accuracies"), list):
             count = len(measured["accuracies"])
             notes.append(f"{count} training{'s' * (count != 1)}")
-    return Cell(_number(results, name, percent=percent), tuple(notes))
+    value = results[name]
+    number = value if isinstance(value, (int, float)) and math.isfinite(value) else None
+    return Cell(_number(results, name, percent=percent), tuple(notes), number)
 
 
 def _number(results: Mapping[str, Any], name: str, *, percent: bool) -> str:
@@ -144,16 +225,6 @@ def _copies(measured: Mapping[str, Any]) -> list[str]:
             f"({found.get('exact_copies_held_out')} among fresh images)"
         )
     return notes
-
-
-def _of_each_class(measured: Mapping[str, Any]) -> list[str]:
-    shares = measured.get("of_each_class")
-    if not isinstance(shares, Mapping) or not shares:
-        return []
-    listed = ", ".join(
-        f"{label}: {_format(share, percent=True)}" for label, share in shares.items()
-    )
-    return [f"by class, in percent: {listed}"]
 
 
 def _counts(results: Mapping[str, Any]) -> str:

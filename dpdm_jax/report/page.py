@@ -6,7 +6,7 @@ import io
 import json
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jinja2
@@ -37,17 +37,20 @@ from dpdm_jax.report.contents import (
     read_contents,
 )
 from dpdm_jax.report.explanations import GROUPS
-from dpdm_jax.report.metrics_table import metrics_table
+from dpdm_jax.report.metrics_table import by_class, metrics_table
 from dpdm_jax.training.metrics import PRIVATE
 
-# Images up to this side are enlarged with sharp edges, as their pixels are.
-_SMALL = 40
+# Images up to this side are enlarged with sharp edges, as their pixels are, to a whole
+# multiple near these many points of the page; from the second on they get more room.
+_SMALL, _WIDE = 40, 96
+_ON_LAPTOP, _ON_PHONE = 84, 56
 # On a public page, for what is left out.
 _NAMELESS = "A diffusion model"
 _FROM_FILE = "from a file"
 
 _EPSILON = "epsilon"
-_CURVE_TITLES = {
+#: What curves are called, in the order of a page.
+CURVE_TITLES = {
     f"{PRIVATE}loss": "Loss",
     f"{PRIVATE}grad_norm": "Mean gradient norm before clipping",
     f"{PRIVATE}clip_fraction": "Fraction of gradients clipped",
@@ -82,31 +85,75 @@ def write_report(
         InputError: it is no run directory, its ledger is damaged, or a public page is
             asked for of a run that has no privacy guarantee.
     """
+    contents, statement = read_run(workdir, private=private, tuning=tuning)
+    path = workdir / (run_dir.REPORT if private else run_dir.PUBLIC_REPORT)
+    write_page(path, "report.html", _facts(contents, statement), private=private)
+    return path
+
+
+def read_run(
+    workdir: pathlib.Path, *, private: bool, tuning: Tuning = NO_TUNING
+) -> tuple[Contents, Statement | None]:
+    """Reads what a page says of a run, and what the run guarantees.
+
+    Args:
+        workdir: the run directory.
+        private: whether the page is for the owner of the data. If not, private files
+            are not opened, and names of places on this machine are left out.
+        tuning: how the run's settings were chosen.
+
+    Returns:
+        What is there, and the statement of its ledger; None without one.
+
+    Raises:
+        InputError: see ``write_report``.
+    """
     contents = read_contents(workdir, private=private)
     statement = None
     if contents.ledger is not None:
         statement = make_statement_of(contents.ledger, tuning)
+    if private:
+        return contents, statement
     is_public = contents.ledger is not None and contents.ledger.plan.public_data
-    if not (private or is_public) and (statement is None or statement.not_private):
+    if not is_public and (statement is None or statement.not_private):
         raise InputError(
-            f"{workdir} has no privacy guarantee ({_reason(statement)}), so that no "
+            f"{workdir} has no privacy guarantee ({reason_of(statement)}), so that no "
             "page about it is public; allowed: report.private_parts=True."
         )
-    page = _template().render(_facts(contents, statement))
-    path = workdir / (run_dir.REPORT if private else run_dir.PUBLIC_REPORT)
+    return _without_places(contents), statement
+
+
+def write_page(
+    path: pathlib.Path, template: str, facts: dict[str, Any], *, private: bool
+) -> None:
+    """Writes a page at once; a private one is readable by its owner alone.
+
+    Args:
+        path: of the file.
+        template: name of the template that lays out the facts.
+        facts: what it shows, besides the version.
+        private: whether the page has private parts.
+    """
+    page = _template(template).render(facts | {"version": dpdm_jax.__version__})
     with files.replacing(path) as temporary:
         temporary.touch(mode=0o600 if private else 0o666)
         temporary.write_text(page, encoding="utf-8")
-    return path
 
 
-def _reason(statement: Statement | None) -> str:
+def reason_of(statement: Statement | None) -> str | None:
+    """Says why a run gives no guarantee; None if it gives one."""
     if statement is None:
         return f"there is no {run_dir.LEDGER}"
-    return "; ".join(statement.not_private)
+    return "; ".join(statement.not_private) or None
 
 
-def _template() -> jinja2.Template:
+def name_of(contents: Contents) -> str:
+    """Returns what a page calls a run: the config's name, or the folder's."""
+    name = (contents.config or {}).get("name")
+    return name if isinstance(name, str) and name else contents.folder
+
+
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dpdm_jax.report"),
         autoescape=True,
@@ -115,7 +162,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["png"] = _data_uri
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _data_uri(content: bytes) -> str:
@@ -125,22 +172,15 @@ def _data_uri(content: bytes) -> str:
 def _facts(contents: Contents, statement: Statement | None) -> dict[str, Any]:
     """Returns what the template shows."""
     private = contents.private
-    if private is None:
-        contents = _without_places(contents)
-    name = (contents.config or {}).get("name")
-    name = name if isinstance(name, str) and name else contents.folder
     return {
-        "version": dpdm_jax.__version__,
-        "name": name,
+        "name": name_of(contents),
         "folder": contents.folder,
         "privacy": None
         if contents.ledger is None or statement is None
-        else _privacy_facts(contents.ledger, statement),
-        "reason": _reason(statement)
-        if statement is None or statement.not_private
-        else None,
+        else privacy_facts(contents.ledger, statement),
+        "reason": reason_of(statement),
         "sample_sets": [
-            _sample_facts(each, _class_names(contents)) for each in contents.samples
+            sample_facts(each, class_names(contents)) for each in contents.samples
         ],
         "max_classes": MAX_CLASSES,
         "snapshot": contents.snapshot if not contents.samples else None,
@@ -164,7 +204,8 @@ def _without_places(contents: Contents) -> Contents:
     )
 
 
-def _privacy_facts(record: LedgerRecord, statement: Statement) -> dict[str, Any]:
+def privacy_facts(record: LedgerRecord, statement: Statement) -> dict[str, Any]:
+    """Returns what templates show of a guarantee."""
     plan = record.plan
     facts = {
         "statement": statement,
@@ -175,6 +216,10 @@ def _privacy_facts(record: LedgerRecord, statement: Statement) -> dict[str, Any]
         "unit": units.in_words(plan.unit),
         "steps": record.authorized_steps,
         "planned_steps": plan.total_steps,
+        "began_with": _began_with(record),
+        # The statement's first facts are those on weights that came from elsewhere.
+        "lineage": statement.mechanism[: _num_origins(record)],
+        "mechanism": statement.mechanism[_num_origins(record) :],
     }
     if statement.not_private:
         return facts
@@ -192,14 +237,33 @@ def _privacy_facts(record: LedgerRecord, statement: Statement) -> dict[str, Any]
     }
 
 
-def _class_names(contents: Contents) -> list[str]:
+def class_names(contents: Contents) -> list[str]:
     """Returns the names that the config states, in order of the labels."""
     data = (contents.config or {}).get("data")
     names = data.get("class_names") if isinstance(data, dict) else None
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _sample_facts(samples: SampleSet, names: Sequence[str]) -> dict[str, Any]:
+def _began_with(record: LedgerRecord) -> str:
+    if record.origin is None:
+        return "random weights"
+    guarantee = record.origin.public_data
+    if record.origin.ledger is not None:
+        guarantee = "trained privately, too"
+    return f"{record.origin.kind} {record.origin.name} ({guarantee})"
+
+
+def _num_origins(record: LedgerRecord) -> int:
+    return sum(origin is not None for origin in (record.origin, record.codec))
+
+
+def sample_facts(samples: SampleSet, names: Sequence[str]) -> dict[str, Any]:
+    """Returns what templates show of a folder of samples.
+
+    Args:
+        samples: the folder.
+        names: of classes; see ``class_names``.
+    """
     rows = [
         {
             "label": label if isinstance(label, int) else None,
@@ -211,7 +275,16 @@ def _sample_facts(samples: SampleSet, names: Sequence[str]) -> dict[str, Any]:
         }
         for label, images in samples.rows
     ]
-    small = any(max(images.shape[1:3]) <= _SMALL for _, images in samples.rows)
+    sides = [images.shape[1:3] for _, images in samples.rows]
+    longest = max(map(max, sides), default=0)
+    size = None
+    if sides:
+        size = {
+            "height": sides[0][0],
+            "width": sides[0][1],
+            "laptop": max(1, _ON_LAPTOP // longest),
+            "phone": max(1, round(_ON_PHONE / longest)),
+        }
     labels = samples.settings.get("labels")
     return {
         "name": samples.name,
@@ -219,7 +292,9 @@ def _sample_facts(samples: SampleSet, names: Sequence[str]) -> dict[str, Any]:
         "num_classes": samples.num_classes,
         "num_prompts": samples.num_prompts,
         "rows": rows,
-        "small": small,
+        "small": 0 < longest <= _SMALL,
+        "wide": longest >= _WIDE,
+        "size": size,
         "picture": samples.picture,
         "made_by": _made_by(samples.settings),
         "labels_file": labels == _FROM_FILE or published.is_file(labels),
@@ -251,11 +326,12 @@ def _private_facts(private: Private, contents: Contents) -> dict[str, Any]:
     return {
         "table": table,
         "groups": GROUPS,
+        "by_class": by_class(private.evaluations),
         "without_metrics": [
             name for name in private.evaluations if name not in table.columns
         ],
         "evaluations": {
-            name: list(_flat(results)) for name, results in private.evaluations.items()
+            name: list(flat(results)) for name, results in private.evaluations.items()
         },
         "curves": list(_curves(private, contents.ledger)),
         "pictures": private.pictures,
@@ -283,21 +359,26 @@ def _curves(private: Private, record: LedgerRecord | None) -> Iterator[dict[str,
             ),
             _EPSILON: ("budget", record.plan.target_epsilon),
         }
-    known = [name for name in _CURVE_TITLES if name in private.curves]
-    others = sorted(set(private.curves) - set(known))
-    for number, name in enumerate(known + others):
+    for number, name in enumerate(in_order(private.curves)):
         points = private.curves[name]
         meaning, limit = limits.get(name, ("", math.inf))
         has_limit = math.isfinite(limit)
         svg = curves.draw(f"curve_{number}", points, limit if has_limit else None)
         yield {
-            "title": _CURVE_TITLES.get(name, name),
+            "title": CURVE_TITLES.get(name, name),
             "limit": f"{meaning} = {_value(name, limit)}" if has_limit else "",
             "last": _value(name, points[-1][1]),
             "step": points[-1][0],
             # Made from numbers and our own words alone.
             "svg": markupsafe.Markup(svg),
         }
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Returns names of curves in the order of a page, unknown ones at the end."""
+    names = set(names)
+    known = [name for name in CURVE_TITLES if name in names]
+    return known + sorted(names.difference(known))
 
 
 def _value(name: str, value: float) -> str:
@@ -309,24 +390,24 @@ def _settings(contents: Contents) -> Iterator[tuple[str, list[tuple[str, str]]]]
     config = contents.config or {}
     loose = [(k, v) for k, v in config.items() if not isinstance(v, dict)]
     if loose:
-        yield run_dir.CONFIG, list(_flat(dict(loose)))
+        yield run_dir.CONFIG, list(flat(dict(loose)))
     for name, group in config.items():
         if isinstance(group, dict) and group:
-            yield f"{run_dir.CONFIG}: {name}", list(_flat(group))
+            yield f"{run_dir.CONFIG}: {name}", list(flat(group))
     for samples in contents.samples:
         if samples.settings:
-            yield f"{run_dir.SAMPLES}/{samples.name}", list(_flat(samples.settings))
+            yield f"{run_dir.SAMPLES}/{samples.name}", list(flat(samples.settings))
     if contents.ledger is not None:
         facts = contents.ledger.plan.to_dict() | {"run_id": contents.ledger.run_id}
         facts |= {f"software.{k}": v for k, v in contents.ledger.software.items()}
-        yield run_dir.LEDGER, list(_flat(facts))
+        yield run_dir.LEDGER, list(flat(facts))
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yields the leaves of nested dicts under dotted names."""
     for name, each in value.items():
         if isinstance(each, dict) and each:
-            yield from _flat(each, f"{prefix}{name}.")
+            yield from flat(each, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", _text(each)
 

@@ -24,6 +24,7 @@ from dpdm_jax.sampling.generate import Generate, guided, make_generator
 from dpdm_jax.sampling.prompts import Prompts
 from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.power_averages import check_average, weights_name
 
 #: In a folder of images, what they were made with.
 SETTINGS = "settings.json"
@@ -233,7 +234,7 @@ def open_maker(
         with processes.together():
             model = build_model(config, asked.image_shape, asked.condition)
             params, step = checkpoints.restore_weights(
-                model, settings.weights, settings.step
+                model, settings.weights, settings.step, settings.average
             )
     finally:
         checkpoints.close()
@@ -249,7 +250,7 @@ def open_maker(
         )
     described = {
         "step": step,
-        "weights": settings.weights,
+        "weights": weights_name(settings.weights, settings.average),
         "weights_sha256": digest(params),
         "sampler": sampler_config.to_dict(),
         "labels": settings.labels,
@@ -329,6 +330,12 @@ def _check(settings: ml_collections.ConfigDict) -> None:
     validate.integer("sample.num_images", settings.num_images, minimum=1)
     validate.integer("sample.batch_size", settings.batch_size, minimum=1)
     validate.one_of("sample.weights", settings.weights, ("ema", "raw"))
+    check_average("sample.average", settings.average)
+    if settings.average and settings.weights != "ema":
+        raise InputError(
+            f"sample.average is {settings.average!r} and sample.weights is "
+            f"{settings.weights!r}; allowed: 0, or ema, in whose place it is."
+        )
     validate.one_of("sample.rounding", settings.rounding, pixels.ROUNDINGS)
     validate.integer("sample.step", settings.step, minimum=-1)
     validate.seed("sample.seed", settings.seed)

@@ -7,6 +7,10 @@ weights and ``meta``. Parameters that no step changes are written once, to
 ``fixed/DIGEST``, for all checkpoints that name them. The folder is readable by its
 owner alone. All that is read is compared with its digest.
 
+Of a run that keeps averages to rebuild others from (``power_averages``), checkpoints
+have these in the item ``power_averages``. Copies of them at other steps are written
+once, to ``averages/STEP/DIGEST``, and stay; ``meta`` names those that there were.
+
 With several processes all of them call every method together; process 0 writes, and all
 read the same storage.
 """
@@ -15,6 +19,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -23,6 +28,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 import dpdm_jax
@@ -33,22 +39,29 @@ from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import Model, signature
 from dpdm_jax.models.trainable import ALL
 from dpdm_jax.privacy.noise import GaussianNoiseState
+from dpdm_jax.training import ema, power_averages
 from dpdm_jax.training.divergence import are_finite
 from dpdm_jax.training.mechanism_version import MECHANISM_VERSION
 from dpdm_jax.training.secrets import Secrets
 from dpdm_jax.training.state import TrainState
+
+_log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 #: Below it, the damaged checkpoints that a run has gone on without.
 DAMAGED = "damaged"
 #: Below it, by their digest, parameters that no step changes.
 FIXED = "fixed"
+#: Below it, by step and digest, averages that others are rebuilt from.
+AVERAGES = "averages"
 _FORMAT = 3
 # 1 had no digests; 1 and 2 had what is fixed among the trained parameters.
 _FORMATS = (1, 2, 3)
 # Of a model that does not say what is trained.
 _EVERYTHING = {"trainable": ALL}
 _ARRAYS = ("params", "ema_params", "opt_state")
+# Of runs with such averages.
+_POWER = "power_averages"
 # About what the texts, names and indices of a checkpoint take, in bytes.
 _TEXT_SIZE = 2**17
 
@@ -124,6 +137,8 @@ class Checkpoints:
             InputError: processes see different storage.
         """
         self._folder = workdir / FOLDER
+        # Of the run so far: digests by step.
+        self._averages: dict[str, str] = {}
         if keep is not None:
             processes.first_goes_first(self._find_folder)
         self._manager = open_manager(self._folder, keep)
@@ -164,9 +179,12 @@ class Checkpoints:
         Raises:
             InputError: there is no room for it.
         """
+        arrays = {name: getattr(state, name) for name in _ARRAYS}
+        if state.power_averages:
+            arrays[_POWER] = state.power_averages
         self._save(
             int(state.step),
-            {name: getattr(state, name) for name in _ARRAYS},
+            arrays,
             fixed,
             {
                 "private": {"format": _FORMAT, "data_digest": data_digest}
@@ -176,9 +194,26 @@ class Checkpoints:
                     "mechanism_version": MECHANISM_VERSION,
                     "run_id": run_id,
                     "ledger": ledger,
-                },
+                }
+                | ({AVERAGES: self._averages} if state.power_averages else {}),
             },
         )
+
+    def save_averages(self, state: TrainState) -> None:
+        """Writes the averages of a state that others are rebuilt from.
+
+        The next checkpoint names them. Without one the run takes these steps again, and
+        writes the same.
+
+        Args:
+            state: a state with such averages.
+
+        Raises:
+            InputError: there is no room for them.
+        """
+        name, step = digest(state.power_averages), str(int(state.step))
+        self._save_once(state.power_averages, self._folder / AVERAGES / step / name)
+        self._averages[step] = name
 
     def save_imported(
         self,
@@ -245,12 +280,20 @@ class Checkpoints:
         check(meta)
         private = self._read_json(step, "private")
         secrets = self._secrets(step, private)
-        arrays = self._read_arrays(
-            step, {name: getattr(template, name) for name in _ARRAYS}, meta
-        )
+        templates = {name: getattr(template, name) for name in _ARRAYS}
+        if template.power_averages:
+            templates[_POWER] = template.power_averages
+        arrays = self._read_arrays(step, templates, meta)
+        self._averages = dict(meta.get(AVERAGES, {}))
+        averages = {ema.NAME: arrays.pop("ema_params")} | arrays.pop(_POWER, {})
         # The noise is keyed by the step, so its count is the step's.
         noise_state = GaussianNoiseState(secrets.noise_key, jnp.asarray(step))
-        state = TrainState(step=jnp.asarray(step), noise_state=noise_state, **arrays)
+        state = TrainState(
+            step=jnp.asarray(step),
+            averages=averages,
+            noise_state=noise_state,
+            **arrays,
+        )
         return Restored(
             state,
             self._read_fixed(step, fixed, meta),
@@ -340,7 +383,7 @@ class Checkpoints:
         return {"step": step} | self._read_meta(step)
 
     def restore_weights(
-        self, model: Model, weights: str = "ema", step: int = -1
+        self, model: Model, weights: str = "ema", step: int = -1, average: float = 0.0
     ) -> tuple[Any, int]:
         """Reads the weights of a checkpoint, trained or imported, to sample from.
 
@@ -348,6 +391,8 @@ class Checkpoints:
             model: what it must be a checkpoint of.
             weights: "ema" or "raw".
             step: which checkpoint; -1 the newest.
+            average: length of an average to rebuild in place of these weights, see
+                ``power_averages``; 0 for none.
 
         Returns:
             The parameters, fixed ones among them and adapters merged into them, and the
@@ -355,13 +400,16 @@ class Checkpoints:
 
         Raises:
             InputError: there is no such checkpoint, it is damaged or foreign, or a
-                weight is not finite.
+                weight is not finite, or the run kept nothing to rebuild averages from.
         """
         step = self._pick(step)
         meta = self._read_meta(step, model)
         name = "ema_params" if weights == "ema" else "params"
         trained, fixed = _templates(model, meta)
-        params = self._read_arrays(step, {name: trained}, meta)[name]
+        if average:
+            params = self._rebuilt(step, average, trained, meta)
+        else:
+            params = self._read_arrays(step, {name: trained}, meta)[name]
         params = partition.join(params, self._read_fixed(step, fixed, meta))
         params = model.merged(params)
         if not are_finite(params):
@@ -393,7 +441,7 @@ class Checkpoints:
         digests = {name: digest(value) for name, value in arrays.items()}
         if fixed:
             digests[FIXED] = digest(fixed)
-            self._save_fixed(fixed, digests[FIXED])
+            self._save_once(fixed, self._folder / FIXED / digests[FIXED])
         texts = texts | {"meta": texts["meta"] | {"digests": digests}}
         items = {name: ocp.args.StandardSave(value) for name, value in arrays.items()}
         items |= {
@@ -412,14 +460,58 @@ class Checkpoints:
                 # before the noise is used, and this one before the last is removed.
                 files.sync_tree(self._path(step))
 
-    def _save_fixed(self, fixed: Any, name: str) -> None:
-        path = self._fixed_path(name)
+    def _rebuilt(
+        self, step: int, length: float, template: Any, meta: dict[str, Any]
+    ) -> Any:
+        """Returns an average of the steps so far, from those that were kept."""
+        lengths = meta["config"].get("train", {}).get("power_averages", ())
+        if not lengths or not step:
+            raise InputError(
+                f"An average of length {length:g} is asked for, and the checkpoint "
+                f"{self._path(step)} holds none to rebuild it from; allowed: 0, or a "
+                "run that was trained with train.power_averages."
+            )
+        names = {power_averages.name_of(length): length for length in lengths}
+        kept = {int(each): digest for each, digest in meta.get(AVERAGES, {}).items()}
+        # The checkpoint's own are those of its step.
+        steps = sorted({*kept, step})
+        snapshots = [
+            power_averages.Snapshot(each, names[name])
+            for each in steps
+            for name in sorted(names)
+        ]
+        shares, error = power_averages.coefficients(
+            snapshots, power_averages.Snapshot(step, length)
+        )
+        _say_error(length, step, len(snapshots), error)
+        templates = dict.fromkeys(sorted(names), template)
+        total = jax.tree.map(lambda x: np.zeros(x.shape), template)
+        for each, of_step in zip(steps, shares.reshape(len(steps), -1), strict=True):
+            if each == step:
+                found = self._read_arrays(step, {_POWER: templates}, meta)[_POWER]
+            else:
+                path = self._folder / AVERAGES / str(each) / kept[each]
+                found = self._read_once(
+                    step, templates, path, f"{AVERAGES} of step {each}"
+                )
+            for name, share in zip(sorted(names), of_step, strict=True):
+                total = jax.tree.map(
+                    # Coefficients of both signs: what is left needs the digits.
+                    lambda sum_, x, share=share: sum_ + share * np.asarray(x, float),
+                    total,
+                    found[name],
+                )
+        rounded = jax.tree.map(lambda x, like: x.astype(like.dtype), total, template)
+        return devices.place(rounded, jax.tree.map(lambda x: x.sharding, template))
+
+    def _save_once(self, arrays: Any, path: pathlib.Path) -> None:
+        """Writes arrays whose digest is the name of their folder."""
         if processes.from_first(path.is_dir):
             return
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(fixed))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         processes.from_first(lambda: self._check_room(path, size))
         with files.writing(path), ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(path.absolute(), fixed)
+            checkpointer.save(path.absolute(), arrays)
             checkpointer.wait_until_finished()
             if processes.is_first():
                 files.sync_tree(path)
@@ -428,21 +520,23 @@ class Checkpoints:
     def _read_fixed(self, step: int, template: Any, meta: dict[str, Any]) -> Any:
         if not template:
             return {}
-        name = str(meta["digests"].get(FIXED))
-        path = self._fixed_path(name)
+        path = self._folder / FIXED / str(meta["digests"].get(FIXED))
+        return self._read_once(step, template, path, FIXED)
+
+    def _read_once(
+        self, step: int, template: Any, path: pathlib.Path, item: str
+    ) -> Any:
+        """Reads what ``_save_once`` wrote, of a checkpoint's item."""
         try:
             with ocp.StandardCheckpointer() as checkpointer:
-                fixed = checkpointer.restore(
+                arrays = checkpointer.restore(
                     path.absolute(), jax.tree.map(placement, template)
                 )
         except Exception as e:  # Orbax raises many kinds for a damaged file
-            raise self._damaged(step, FIXED, f"cannot be read ({reason(e)})") from None
-        if digest(fixed) != name:
-            raise self._damaged(step, FIXED, "is not what was written")
-        return fixed
-
-    def _fixed_path(self, name: str) -> pathlib.Path:
-        return self._folder / FIXED / name
+            raise self._damaged(step, item, f"cannot be read ({reason(e)})") from None
+        if digest(arrays) != path.name:
+            raise self._damaged(step, item, "is not what was written")
+        return arrays
 
     def _check_room(self, path: pathlib.Path, size: int) -> None:
         with files.writing(path):
@@ -543,6 +637,17 @@ class Checkpoints:
         return DamagedCheckpointError(
             f"The item {item} of the checkpoint {self._path(step)} {how}"
         )
+
+
+def _say_error(length: float, step: int, count: int, error: float) -> None:
+    _log.info(
+        "The average of length %g at step %d is rebuilt from %d that were kept; its "
+        "profile is right to %.1f %%.",
+        length,
+        step,
+        count,
+        100 * error,
+    )
 
 
 def _is_whole(meta: dict[str, Any]) -> bool:

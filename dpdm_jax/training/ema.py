@@ -5,6 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+#: The name of this average among those of a state.
+NAME = "ema"
+
 
 def decay_at(update: jax.Array, decay: float) -> jax.Array:
     """The decay of the n-th update: ``min(decay, (1 + n) / (10 + n))``.

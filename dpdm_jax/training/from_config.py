@@ -79,6 +79,7 @@ def build_training(
         mesh,
         l2_clip_norm=plan.l2_clip_norm,
         ema_decay=config.train.ema_decay,
+        power_averages=config.train.power_averages,
         engine=config.train.engine,
         engine_microbatch_size=config.train.engine_microbatch_size or None,
         sharded=sharded,

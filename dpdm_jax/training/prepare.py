@@ -24,7 +24,7 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.models.encoding import make_encoder
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import Ledger, PrivacyPlan
-from dpdm_jax.training import rngs
+from dpdm_jax.training import power_averages, rngs
 from dpdm_jax.training.beginning import Beginning, ReadInitial
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.from_config import build_training
@@ -104,7 +104,9 @@ def prepare(
     resources.callback(checkpoints.close)
 
     params, fixed = model.split(begun_with.params)
-    state = create_state(params, training.optimizer, training.noise)
+    state = create_state(
+        params, training.optimizer, training.noise, config.train.power_averages
+    )
     where, everywhere = training.layout(state), devices.replicated(mesh)
     state, fixed = devices.place(state, where), devices.place(fixed, everywhere)
     if checkpoints.steps():
@@ -220,6 +222,11 @@ def _check(config: ml_collections.ConfigDict) -> None:
     validate.seed("seed", config.seed)
     for name in ("every_steps", "keep"):
         validate.integer(f"checkpoint.{name}", config.checkpoint[name], minimum=1)
+    validate.integer(
+        "checkpoint.average_every_steps",
+        config.checkpoint.average_every_steps,
+        minimum=0,
+    )
     validate.integer("log.every_steps", config.log.every_steps, minimum=1)
     for name in ("snapshot_every_steps", "snapshot_per_class"):
         validate.integer(f"log.{name}", config.log[name], minimum=0)
@@ -228,3 +235,4 @@ def _check(config: ml_collections.ConfigDict) -> None:
         "train.engine_microbatch_size", config.train.engine_microbatch_size, minimum=0
     )
     validate.real("train.ema_decay", config.train.ema_decay, minimum=0, below=1)
+    power_averages.check_lengths("train.power_averages", config.train.power_averages)

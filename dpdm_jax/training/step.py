@@ -4,7 +4,7 @@
 sum that every device holds of its own examples. An example is what the guarantee is
 for: an image, or a group of images, whose losses are averaged before the one clip.
 ``finish`` adds those up, adds noise once, divides by the expected batch size, and
-updates weights and average (DPDM, algorithm 1).
+updates weights and averages (DPDM, algorithm 1).
 
 A device's sum is exchanged as one array of integers, however many leaves the weights
 have (``exchange``); a second exchange adds up a few diagnostics. All devices then hold
@@ -13,7 +13,7 @@ it; where ``draws_in_parts``, each draws a part of the noise, and an all-gather 
 the parts.
 
 Where the state is ``sharded``, each device is given a part of the sum, adds the noise
-of that part, and updates its part of weights, average and what the optimizer keeps;
+of that part, and updates its part of weights, averages and what the optimizer keeps;
 all-gathers, one a leaf, join the weights alone. While examples are worked through, each
 device's own sum is whole: an engine adds to it example by example.
 """
@@ -21,6 +21,7 @@ device's own sum is whole: an engine adds to it example by example.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy.clipping import clipped_grad
 from dpdm_jax.training import ema, exchange, unit_loss
+from dpdm_jax.training import power_averages as power
 from dpdm_jax.training.ordinary import ordinary_grad
 from dpdm_jax.training.state import TrainState, layout
 
@@ -96,6 +98,7 @@ def make_train_step(
     *,
     l2_clip_norm: float,
     ema_decay: float,
+    power_averages: Sequence[float] = (),
     engine: str = "auto",
     engine_microbatch_size: int | None = None,
     sharded: bool = False,
@@ -116,7 +119,8 @@ def make_train_step(
         normalize: divides by the expected batch size.
         mesh: devices with the one axis ``DATA_AXIS``; micro-batches divide over it.
         l2_clip_norm: C.
-        ema_decay: nominal decay of the average.
+        ema_decay: nominal decay of the average that samples are drawn from.
+        power_averages: lengths of further averages, which a state may have.
         engine: see ``clipped_grad``.
         engine_microbatch_size: examples that a device's engine works on at once.
         sharded: whether devices keep a part of the state each, see ``state.layout``.
@@ -198,11 +202,12 @@ def make_train_step(
         donate_argnums=0,
     )
 
+    decays = power.decays(ema_decay, power_averages)
     kept = None if sharded else replicated  # None: as constrained
     states: Any = TrainState(
         step=replicated,  # type: ignore[arg-type]  # where it is
         params=replicated,
-        ema_params=kept,
+        averages=kept,  # type: ignore[arg-type]  # likewise, of all
         opt_state=kept,
         noise_state=replicated,
     )
@@ -218,15 +223,18 @@ def make_train_step(
         before = state.params
         if sharded:  # each device moves the weights that it holds the rest of
             where = layout(state, mesh, sharded=True)
-            before = jax.lax.with_sharding_constraint(before, where.ema_params)
+            parts = where.averages[ema.NAME]
+            before = jax.lax.with_sharding_constraint(before, parts)
         updates, opt_state = optimizer.update(mean, state.opt_state, before)
         params = optax.apply_updates(before, updates)
         step = state.step + 1
-        decay = ema.decay_at(step, ema_decay)
         next_state = TrainState(
             step=step,
             params=params,
-            ema_params=ema.update_average(state.ema_params, params, decay),
+            averages={
+                name: ema.update_average(average, params, decays[name](step))
+                for name, average in state.averages.items()
+            },
             opt_state=opt_state,
             noise_state=noise_state,
         )

@@ -16,7 +16,7 @@ from dpdm_jax.models import partition
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import GaussianNoiseState, format_epsilon, units
 from dpdm_jax.progress import progress_bar
-from dpdm_jax.training import divergence
+from dpdm_jax.training import divergence, power_averages
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.logical_step import Mechanism, take_step
@@ -53,6 +53,9 @@ def run_steps(
     """
     config = run.config
     every = config.checkpoint.every_steps
+    average_every = power_averages.interval(
+        config.checkpoint.average_every_steps, run.plan.phases[0].total_steps
+    )
     reporter = _Reporter(run, stop, int(state.step)) if processes.is_first() else None
     phase: Mechanism | None = None
     try:
@@ -67,11 +70,11 @@ def run_steps(
                 done = step + 1
                 if reporter is not None:
                     reporter.took_step(done, sums, examples)
+                if state.power_averages and done % average_every == 0:
+                    run.checkpoints.save_averages(state)
                 if done % every == 0 or done == stop:
                     with processes.together():
-                        divergence.check(
-                            (state.params, state.ema_params), done, "train"
-                        )
+                        divergence.check((state.params, state.averages), done, "train")
                     save(run, state)
                 if snapshot is not None and _is_snapshot(config, done):
                     average = devices.place(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dpdm_jax.evaluation import neighbours
-from dpdm_jax.evaluation.precision_recall import precision_recall
+from dpdm_jax.evaluation.precision_recall import of_each_class, precision_recall
 
 
 def line(start, number=20):
@@ -65,3 +65,18 @@ def test_against_all_distances_at_once():
     found = neighbours.nearest(samples, reference)
     np.testing.assert_array_equal(found.indices, across.argmin(axis=1))
     np.testing.assert_allclose(found.distances, across.min(axis=1), rtol=1e-5)
+
+
+def test_each_class_is_compared_with_itself_alone():
+    reference = np.concatenate([line(0), line(1000), line(0, 5)])
+    labels = np.repeat([0, 1, 2], [20, 20, 5])
+    # Both classes' images are there, the second's under the first's name.
+    samples = np.concatenate([line(0), line(1000), line(1000), line(0)])
+    asked = np.repeat([0, 1, 2], [40, 20, 20])
+    found = of_each_class(reference, labels, samples, asked)
+    assert found["precision"] == {"0": 0.5, "1": 1.0}  # too few of class 2
+    assert found["recall"] == {"0": 1.0, "1": 1.0}
+    swapped = of_each_class(
+        reference, labels, reference, np.r_[1 - labels[:40], [2] * 5]
+    )
+    assert swapped["precision"] == swapped["recall"] == {"0": 0.0, "1": 0.0}

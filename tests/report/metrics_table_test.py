@@ -9,7 +9,7 @@ from dpdm_jax import command_line, data
 from dpdm_jax.evaluation import metrics, on_features, registry
 from dpdm_jax.evaluation.image_sets import ImageSet
 from dpdm_jax.evaluation.settings import Settings
-from dpdm_jax.report.metrics_table import Cell, metrics_table
+from dpdm_jax.report.metrics_table import Cell, by_class, metrics_table
 
 
 def cell(results, name="fid"):
@@ -75,10 +75,23 @@ def test_alignment_stands_beside_real_images_and_by_class():
         "50.0 %",
         (
             "of real test images: 97.0 %",
-            "by class, in percent: 0: 90.0, 1: 10.0",
             "1 training",
         ),
     )
+    (table,) = by_class({"samples": results, "fid": {"fid": 1.0}})
+    assert (table.column, table.titles) == ("samples", ("Alignment",))
+    shares = [(label, share.text, share.percent) for label, (share,) in table.rows]
+    space = "\N{NO-BREAK SPACE}"
+    assert shares == [("0", f"90.0{space}%", 90.0), ("1", f"10.0{space}%", 10.0)]
+
+
+def test_classes_are_in_the_order_of_their_numbers_and_some_not_measured():
+    shares = {"alignment": {"10": 0.5, "2": math.nan}, "precision": {"2": 1, "3": 0}}
+    details = {name: {"of_each_class": each} for name, each in shares.items()}
+    (table,) = by_class({"samples": {"details": details}})
+    percents = [(label, [s and s.percent for s in row]) for label, row in table.rows]
+    assert table.titles == ("Precision", "Alignment")
+    assert percents == [("2", [100, None]), ("3", [0, None]), ("10", [None, 50])]
 
 
 def test_a_column_a_sample_set():
@@ -102,7 +115,7 @@ def test_results_without_metrics():
     assert table.rows == table.columns == table.caveats == ()
     table = metrics_table({"old": {"results": []}, "new": {"fid": 1, "caveats": 3}})
     assert table.columns == ("new",)
-    assert [row.cells for row in table.rows] == [(Cell("1"),)]
+    assert [row.cells for row in table.rows] == [(Cell("1", (), 1),)]
     assert table.caveats == ()
 
 

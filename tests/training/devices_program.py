@@ -27,10 +27,12 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from dpdm_jax import data, devices, privacy, processes  # noqa: E402
 from dpdm_jax.errors import InputError, Interrupted  # noqa: E402
+from dpdm_jax.models.model import build_model  # noqa: E402
 from dpdm_jax.privacy import PoissonSampling, gaussian_noise  # noqa: E402
 from dpdm_jax.privacy.exact.grid import to_integers  # noqa: E402
 from dpdm_jax.sampling import run  # noqa: E402
 from dpdm_jax.training import from_config, loop, prepare, steps  # noqa: E402
+from dpdm_jax.training.checkpoints import Checkpoints  # noqa: E402
 from dpdm_jax.training.secrets import fixed_secrets  # noqa: E402
 
 _EXCHANGE = re.compile(
@@ -163,6 +165,16 @@ def sums_by_devices():
     return found
 
 
+def rebuilt(config, workdir, length):
+    """Returns an average that is rebuilt from what a run kept, of what is trained."""
+    checkpoints = Checkpoints(pathlib.Path(workdir))
+    try:
+        model = build_model(config, *checkpoints.stored_problem())
+        return model.split(checkpoints.restore_weights(model, average=length)[0])[0]
+    finally:
+        checkpoints.close()
+
+
 def answer(job, spy):
     """Does a job, and returns what was seen of it."""
     config = command_line.load_config("configs/digits.py")
@@ -205,8 +217,12 @@ def answer(job, spy):
         told["params"], told["ema"] = flat(state.params), flat(state.ema_params)
         told["held"] = {
             name: held(getattr(state, name))
-            for name in ("params", "ema_params", "opt_state")
+            for name in ("params", "ema_params", "opt_state", "power_averages")
+            if getattr(state, name)
         }
+        if state.power_averages:
+            told["kept"] = flat(state.averages["power_0.1"])
+            told["rebuilt"] = flat(rebuilt(config, job["workdir"], 0.1))
     except Interrupted as e:
         told["signal"] = e.signal_number
     told["last_step"] = spy.step

@@ -132,7 +132,7 @@ def several(program, tmp_path_factory):
 def sharded(program, tmp_path_factory):
     """A run whose devices keep a part of the state each: 2 x 4, then 1 x 8."""
     folder = tmp_path_factory.mktemp("sharded")
-    overrides = {"train.sharded_state": True}
+    overrides = {"train.sharded_state": True, "train.power_averages": (0.05, 0.1)}
     stopped = overrides | {"train.stop_after_steps": 2}
     first = program(2, 4).run(folder, overrides=stopped, exchanges=True)
     return first, program(1, 8).run(folder, overrides=overrides, exchanges=True)
@@ -208,11 +208,14 @@ def test_devices_that_keep_parts_of_the_state_end_alike(one, sharded):
         assert told["held"]["params"] == 1
         assert 1 / 8 <= told["held"]["ema_params"] < 0.2
         assert 1 / 8 <= told["held"]["opt_state"] < 0.2
+        assert 1 / 8 <= told["held"]["power_averages"] < 0.2
         # The sum is given out in parts, and the weights alone are gathered.
         exchanges = told["exchanges"]["finish"]
         assert exchanges.count("reduce-scatter") == 1
         assert set(exchanges) == {"all-gather", "all-reduce", "reduce-scatter"}
     assert set(expected["held"].values()) == {1}
+    # From copies that two layouts wrote.
+    np.testing.assert_allclose(last["rebuilt"], last["kept"], rtol=1e-6, atol=1e-6)
 
 
 def test_secrets_are_drawn_by_process_0_alone(several):
