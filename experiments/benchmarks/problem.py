@@ -18,6 +18,14 @@ NETWORKS: dict[str, dict] = {
         "name": "mlp",
         "mlp": {"base_width": 8, "hidden_width": 32, "num_blocks": 1},
     },
+    # For cost curves: quickly compiled, of four sizes.
+    **{
+        f"mlp_{width}": {
+            "name": "mlp",
+            "mlp": {"base_width": 32, "hidden_width": width, "num_blocks": 2},
+        }
+        for width in (64, 256, 1024, 2048)
+    },
     "least": {
         "ncsnpp": {
             "base_width": 8,
