@@ -39,8 +39,8 @@ class Work(NamedTuple):
         processes: that take part, as hosts do.
     """
 
-    network: str = "mlp_1024"
-    batch_size: int = 64
+    network: str = "mlp_128"
+    batch_size: int = 32
     noise_multiplicity: int = 4
     is_sharded: bool = False
     devices: int = 1
@@ -59,9 +59,9 @@ class Work(NamedTuple):
 
 #: What varies -> its points.
 AXES: dict[str, list[Work]] = {
-    "examples": [Work(batch_size=b) for b in (16, 64, 256, 1024)],
+    "examples": [Work(batch_size=b) for b in (8, 32, 128, 512)],
     "views": [Work(noise_multiplicity=k) for k in (1, 4, 16, 64)],
-    "weights": [Work(network=f"mlp_{w}") for w in (64, 256, 1024, 2048)],
+    "weights": [Work(network=f"mlp_{w}") for w in (32, 128, 256, 512)],
     "devices": [Work(devices=n) for n in (1, 2, 4, 8)],
     "devices, sharded state": [Work(devices=n, is_sharded=True) for n in (1, 2, 4, 8)],
     "hosts": [Work(processes=n) for n in (1, 2, 4)],
@@ -107,7 +107,7 @@ def _measured(works: Sequence[Work], num_pairs: int) -> dict[Work, Line]:
             name: functools.partial(_noting, spent[name], run)
             for name, run in sides.items()
         }
-        seconds = pairs.interleaved(noting, num_pairs)
+        seconds = pairs.interleaved(noting, num_pairs, steady=True)
         sizes = json.loads(answer.read_text())
     lines = {}
     for work in works:
@@ -115,8 +115,8 @@ def _measured(works: Sequence[Work], num_pairs: int) -> dict[Work, Line]:
         lines[work] = work._asdict() | {
             "weights": weights,
             "seconds": pairs.spread(seconds[work.name]),
-            # Without the first, untimed call.
-            "processor_seconds": pairs.spread(spent[work.name][1:]),
+            # Without the untimed calls: the first, and one before each round's.
+            "processor_seconds": pairs.spread(spent[work.name][2::2]),
             "bytes_on_a_device": bytes_at_once,
         }
     return lines
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the points, and what they were measured on."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
-    parser.add_argument("--pairs", type=int, default=3, help="rounds")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds")
     parser.add_argument("--write", action="store_true", help="keep and draw the lines")
     parser.add_argument("--quick", action="store_true", help="tiny work, one pair")
     options = parser.parse_args(argv)

@@ -165,7 +165,7 @@ class _Step(NamedTuple):
 
     Attributes:
         run: takes it.
-        bytes_at_once: of one device, by the compiler: the larger one of its programs.
+        bytes_at_once: of one device, by the compiler, the batch aside.
         training: what it is made of.
         params: before the first one.
     """
@@ -207,8 +207,10 @@ def _step(
         state, _ = finish(state, partial)
         jax.block_until_ready(state.params)
 
+    # The state and the sum, which the last program is given, are there all the time.
     memory = [program_memory(program) for program in (accumulate, finish)]
-    at_once = max(part["peak"] - part["code"] for part in memory)
+    working = [m["peak"] - m["arguments"] - m["code"] for m in memory]
+    at_once = memory[-1]["arguments"] + max(working)
     return _Step(step, at_once, training, params)
 
 

@@ -111,24 +111,27 @@ def step(
         round_seconds: see ``pairs.repeated``.
     """
     problem = _Problem(network, precision, noisy_images)
-    compiled, seconds_to_compile = _compiled(
-        {
-            "private": problem.lowered("private", engine),
-            "nonprivate": problem.lowered("nonprivate", engine),
-        }
-    )
-    sides = {
-        name: functools.partial(program, *problem.arguments)
-        for name, program in compiled.items()
-    }
+    failed: dict[str, str] = {}
+    lowered = {}
+    for name in ("private", "nonprivate"):
+        with _noted(failed, name):
+            lowered[name] = problem.lowered(name, engine)
+    compiled, seconds_to_compile = _compiled(lowered, failed)
+    sides = {}
+    for name, program in compiled.items():
+        with _noted(failed, name):  # it may want more memory than there is
+            jax.block_until_ready(program(*problem.arguments))
+            sides[name] = functools.partial(program, *problem.arguments)
     seconds = pairs.repeated(sides, rounds, round_seconds=round_seconds)
     work = problem.work_flops()
+    found: Line = {"failed": failed} if failed else {}
+    if len(seconds) == 2:
+        ratio = pairs.ratio(seconds["private"], seconds["nonprivate"])
+        found["private_over_nonprivate"] = ratio
     return {
         **problem.sizes,
+        **found,
         "engine_used": problem.engine_used(engine),
-        "private_over_nonprivate": pairs.ratio(
-            seconds["private"], seconds["nonprivate"]
-        ),
         "seconds": {name: pairs.spread(s) for name, s in seconds.items()},
         "images_per_second": {
             name: pairs.spread([problem.batch_size / x for x in s])
@@ -154,7 +157,10 @@ def memory(network: str, precision: str, side: str, noisy_images: int = 0) -> Li
         noisy_images: see ``step``.
     """
     problem = _Problem(network, precision, noisy_images)
-    compiled, _ = _compiled({side: problem.lowered(side, "auto")})
+    failed: dict[str, str] = {}
+    compiled, _ = _compiled({side: problem.lowered(side, "auto")}, failed)
+    if failed:
+        return {**problem.sizes, "error": failed[side]}
     jax.block_until_ready(compiled[side](*problem.arguments))
     stats = jax.devices()[0].memory_stats()
     found = {
@@ -264,14 +270,33 @@ def _multiplied(precision: str) -> Any:
     return jax.default_matmul_precision(PRECISIONS[precision][1])
 
 
+@contextlib.contextmanager
+def _noted(failed: dict[str, str], name: str) -> Iterator[None]:
+    """Notes what a side raises, so that the others are measured."""
+    try:
+        yield
+    except Exception as e:
+        failed[name] = _in_words(e)
+
+
+def _in_words(error: Exception) -> str:
+    said = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {said[0][:500]}"
+
+
 def _compiled(
-    lowered: dict[str, jax.stages.Lowered],
+    lowered: dict[str, jax.stages.Lowered], failed: dict[str, str]
 ) -> tuple[dict[str, jax.stages.Compiled], float]:
     """Compiles side by side, which takes the time of the slowest."""
     start = time.perf_counter()
-    with concurrent.futures.ThreadPoolExecutor(len(lowered)) as threads:
-        compiled = threads.map(lambda program: program.compile(), lowered.values())
-        programs = dict(zip(lowered, compiled, strict=True))
+    programs = {}
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        coming = {
+            name: threads.submit(program.compile) for name, program in lowered.items()
+        }
+    for name, future in coming.items():
+        with _noted(failed, name):
+            programs[name] = future.result()
     return programs, round(time.perf_counter() - start, 1)
 
 
@@ -303,8 +328,7 @@ def run(tasks: Sequence[dict[str, Any]]) -> Iterator[Line]:
             else:
                 found = globals()[name](**arguments)
         except Exception as e:  # whatever it is, the next figures are to be had
-            said = str(e).strip().splitlines() or [""]
-            found = {"error": f"{type(e).__name__}: {said[0][:500]}"}
+            found = {"error": _in_words(e)}
         yield task | found
 
 

@@ -11,7 +11,13 @@ import types
 import cheap_compilation
 import pytest
 
-from experiments.benchmarks import cost_curves, first_step, scaling, worker
+from experiments.benchmarks import (
+    cost_curves,
+    first_step,
+    large_models,
+    scaling,
+    worker,
+)
 
 # Key -> the package without which it is not printed.
 STEP_KEYS = {
@@ -162,3 +168,19 @@ def test_committed_cost_curves_have_all_points():
 
 def test_a_power_law_has_its_exponent():
     assert cost_curves.exponent([2, 4, 8], [3.0, 9.0, 192.0]) == pytest.approx(3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.usefixtures("forked")
+def test_large_networks_stand_beside_pytorch(capfd):
+    large_models.main(["--quick"])
+    pixels, latents = map(json.loads, capfd.readouterr().out.splitlines())
+    assert (pixels["views"], latents["views"]) == (2, 2)
+    has_torch = importlib.util.find_spec("torch") is not None
+    for line, sides in (pixels, {"ordinary"}), (latents, {"private_part"}):
+        wanted = sides | ({"torch_ordinary"} if has_torch else set())
+        assert set(line["seconds_a_view"]) == set(line["bytes"]) == wanted
+        assert min(line["bytes"].values()) > 10**5
+        if has_torch:
+            assert set(line["seconds_over_torch"]) == sides

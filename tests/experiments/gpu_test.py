@@ -6,7 +6,7 @@ import sys
 import cheap_compilation
 import pytest
 
-from experiments.benchmarks import gpu, gpu_tasks
+from experiments.benchmarks import gpu, gpu_tasks, jax_steps
 
 # What a machine with a GPU and JAX need not have.
 _ABSENT = ("tensorflow", "orbax", "dp_accounting", "clu", "sklearn", "matplotlib")
@@ -67,6 +67,20 @@ def test_a_process_that_fails_or_comes_late_is_a_line(monkeypatch, tmp_path):
     done, late = gpu.measure(wanted[:1], 1)
     assert done == {"task": "peak"}
     assert late == {"task": "step", "error": "not done within 1 s", "said": []}
+
+
+@pytest.mark.slow
+def test_a_side_that_fails_leaves_the_other(monkeypatch):
+    def no_memory(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nand details")
+
+    monkeypatch.setattr(jax_steps, "private", no_memory)
+    found = gpu_tasks.step("mlp", "tf32", "vmap", 4, rounds=1, round_seconds=0)
+    assert found["failed"] == {
+        "private": "RuntimeError: RESOURCE_EXHAUSTED: Out of memory"
+    }
+    assert list(found["seconds"]) == list(found["work_tflops"]) == ["nonprivate"]
+    assert "private_over_nonprivate" not in found
 
 
 def test_a_task_that_raises_is_a_line():
