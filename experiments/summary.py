@@ -81,7 +81,13 @@ class Row(NamedTuple):
 
 def rows() -> list[Row]:
     """Reads the committed results."""
-    return [*_digits(), *_mnist_cpu(), *_finetune(), *_latent(), *_people()]
+    return [
+        *_digits(),
+        *_mnist_cpu(),
+        *_from_public_data("finetune", "DP fine-tuning", "check_mnist_*.json"),
+        *_from_public_data("latent", "DP-LDM", "mnist_*.json"),
+        *_people(),
+    ]
 
 
 def _digits() -> Iterator[Row]:
@@ -136,31 +142,17 @@ def _mnist_cpu() -> Iterator[Row]:
         )
 
 
-def _finetune() -> Iterator[Row]:
-    folder = _FOLDER / "finetune"
-    for path in _by_data((folder / "results").glob("check_mnist_*.json")):
+def _from_public_data(experiment: str, system: str, results: str) -> Iterator[Row]:
+    folder = _FOLDER / experiment
+    for path in _by_data((folder / "results").glob(results)):
         check = _read(path)
-        statement = _read(folder / "releases" / check["release"] / "PRIVACY.json")
-        command = "python -m experiments.finetune.check"
+        name = check["release"]
+        statement = _read(folder / "releases" / name / "PRIVACY.json")
         yield _of_check(
-            "DP fine-tuning",
+            system,
             check,
             statement["lineage"]["public_data"],
-            f"{command} --release={check['release']} --data=FOLDER",
-        )
-
-
-def _latent() -> Iterator[Row]:
-    folder = _FOLDER / "latent"
-    for path in _by_data((folder / "results").glob("mnist_*.json")):
-        check = _read(path)
-        statement = _read(folder / "releases" / check["release"] / "PRIVACY.json")
-        command = "python -m experiments.latent.check"
-        yield _of_check(
-            "DP-LDM",
-            check,
-            statement["lineage"]["public_data"],
-            f"{command} --release={check['release']} --data=FOLDER",
+            f"python -m experiments.{experiment}.check --release={name} --data=FOLDER",
         )
 
 
