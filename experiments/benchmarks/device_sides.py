@@ -6,12 +6,13 @@ The number of devices is fixed when JAX starts them, hence a process for each.
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from dpdm_jax import command_line, devices, planning, processes, xla_flags
+from dpdm_jax import command_line, devices, files, planning, processes, xla_flags
+from dpdm_jax.compilation.memory import program_memory
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.padding import blank_examples
@@ -36,7 +37,55 @@ def sized_steps(sizes: Sequence[Sequence[Any]]) -> dict[str, Callable[[], None]]
         "network,B,K" -> function that takes a step.
     """
     xla_flags.configure()
-    return {",".join(map(str, size)): _step(*size)[0] for size in sizes}
+    return {",".join(map(str, size)): _step(*size).run for size in sizes}
+
+
+def described_steps(
+    num_devices: int,
+    num_processes: int,
+    process_id: int,
+    address: str,
+    sizes: Sequence[Sequence[Any]],
+    answer: str,
+) -> dict[str, Callable[[], None]]:
+    """Logical steps of one micro-batch over all devices, and the memory they take.
+
+    Args:
+        num_devices: virtual devices of this process.
+        num_processes: how many processes take part.
+        process_id: which this is.
+        address: where they meet.
+        sizes: (network, B, K, whether the state is sharded) each.
+        answer: .json file that process 0 writes: of each size, as a list, the weights
+            and the bytes that a step takes at once on one device, by the compiler.
+
+    Returns:
+        "network,B,K,sharded" -> function that takes a step together with the other
+        processes.
+    """
+    _start_devices(num_devices, num_processes, process_id, address)
+    steps = {",".join(map(str, size)): _step(*size) for size in sizes}
+    if processes.is_first():
+        files.write_json(
+            pathlib.Path(answer),
+            {
+                name: [num_parameters(size[0]), step.bytes_at_once]
+                for size, (name, step) in zip(sizes, steps.items(), strict=True)
+            },
+        )
+    return {name: step.run for name, step in steps.items()}
+
+
+def _start_devices(
+    num_devices: int, num_processes: int, process_id: int, address: str
+) -> None:
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = (
+        f"{flags} --xla_force_host_platform_device_count={num_devices}".strip()
+    )
+    xla_flags.configure()
+    if num_processes > 1:
+        processes.connect(address, num_processes, process_id)
 
 
 def num_parameters(network: str) -> int:
@@ -75,13 +124,7 @@ def run_and_step(
     Returns:
         "step" -> function that takes a step together with the other processes.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = (
-        f"{flags} --xla_force_host_platform_device_count={num_devices}".strip()
-    )
-    xla_flags.configure()
-    if num_processes > 1:
-        processes.connect(address, num_processes, process_id)
+    _start_devices(num_devices, num_processes, process_id, address)
     config = command_line.load_config("configs/digits.py")
     config.privacy.fixed_keys_seed = SEED
     config.train.num_steps = num_steps
@@ -103,8 +146,8 @@ def run_and_step(
         state = loop.train(config, workdir)
     finally:
         PoissonSampling.indices = select
-    step, training, params = _step(network, batch_size, noise_multiplicity)
-    drawn = _noise(training, params)
+    step = _step(network, batch_size, noise_multiplicity)
+    drawn = _noise(step.training, step.params)
     if processes.is_first():
         np.savez(
             answer,
@@ -114,15 +157,32 @@ def run_and_step(
             params=_flat(state.params),
             ema=_flat(state.ema_params),
         )
-    return {"step": step}
+    return {"step": step.run}
+
+
+class _Step(NamedTuple):
+    """A step that can be taken again and again.
+
+    Attributes:
+        run: takes it.
+        bytes_at_once: of one device, by the compiler, the batch aside.
+        training: what it is made of.
+        params: before the first one.
+    """
+
+    run: Callable[[], None]
+    bytes_at_once: int
+    training: Training
+    params: Any
 
 
 def _step(
-    network: str, batch_size: int, noise_multiplicity: int
-) -> tuple[Callable[[], None], Training, Any]:
+    network: str, batch_size: int, noise_multiplicity: int, is_sharded: bool = False
+) -> _Step:
     config = problem.load_config(network, noise_multiplicity)
     config.train.batch_size = batch_size
     config.train.num_steps = 1
+    config.train.sharded_state = is_sharded
     config.privacy.noise_multiplier = 1.0
     model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
     plan = planning.privacy_plan(config, config.data.num_examples, model)
@@ -131,23 +191,27 @@ def _step(
     loss = model.trained_loss()
     training = build_training(config, plan, loss, secrets.noise_key, mesh)
     params, fixed = model.split(model.init(jax.random.key(SEED)))
-    holder = [
-        devices.place(
-            create_state(params, training.optimizer, training.noise),
-            devices.replicated(mesh),
-        )
-    ]
+    state = create_state(params, training.optimizer, training.noise)
+    state = devices.place(state, training.layout(state))
     batch = devices.place(_batch(model, batch_size), devices.divided(mesh))
-    key = secrets.loss_key(0)
+    key = devices.place(secrets.loss_key(0), devices.replicated(mesh))
     functions = training.step_fns
+    partial = functions.start(state.params)
+    given = (fixed, *batch, key)
+    accumulate = functions.accumulate.lower(partial, state.params, *given).compile()
+    finish = functions.finish.lower(state, partial).compile()
 
     def step() -> None:
-        partial = functions.start(holder[0].params)
-        partial = functions.accumulate(partial, holder[0].params, fixed, *batch, key)
-        holder[0], _ = functions.finish(holder[0], partial)
-        jax.block_until_ready(holder[0].params)
+        nonlocal state
+        partial = accumulate(functions.start(state.params), state.params, *given)
+        state, _ = finish(state, partial)
+        jax.block_until_ready(state.params)
 
-    return step, training, params
+    # The state and the sum, which the last program is given, are there all the time.
+    memory = [program_memory(program) for program in (accumulate, finish)]
+    working = [m["peak"] - m["arguments"] - m["code"] for m in memory]
+    at_once = memory[-1]["arguments"] + max(working)
+    return _Step(step, at_once, training, params)
 
 
 def _batch(model: Model, batch_size: int) -> tuple[Any, ...]:

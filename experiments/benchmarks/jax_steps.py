@@ -90,10 +90,12 @@ def jax_privacy_default(loss: ExampleLoss) -> Gradient:
     )
 
 
-def batch(batch_size: int) -> tuple[dict[str, jax.Array], jax.Array]:
+def batch(
+    batch_size: int, image_shape: tuple[int, int, int] = problem.IMAGE_SHAPE
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """Labelled images of bytes, and one key an example."""
     images = jax.random.randint(
-        jax.random.key(1), (batch_size, *problem.IMAGE_SHAPE), 0, 256, jnp.uint8
+        jax.random.key(1), (batch_size, *image_shape), 0, 256, jnp.uint8
     )
     labels = jnp.arange(batch_size, dtype=jnp.int32) % problem.NUM_CLASSES
     examples = {"image": images, "condition": labels}

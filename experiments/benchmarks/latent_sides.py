@@ -8,19 +8,20 @@ import math
 from collections.abc import Callable
 
 import jax
+import ml_collections
 import numpy as np
 
 from dpdm_jax import command_line, devices, planning
 from dpdm_jax.compilation.memory import program_memory
-from dpdm_jax.conditions import of_classes
-from dpdm_jax.models.model import build_model
 from dpdm_jax.padding import blank_examples
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.secrets import fixed_secrets
+from experiments.benchmarks import finetune_problem
 
 SEED = 0  # of weights, latents and keys
 # For tests of the benchmark itself.
 _LEAST = {
+    "train": {"trainable": "attention,condition"},
     "codec": {
         "kl": {
             "base_channels": 32,
@@ -40,6 +41,19 @@ _LEAST = {
 }
 
 
+def load_config(network: str, *, is_least: bool) -> ml_collections.ConfigDict:
+    """The config of a published run.
+
+    Args:
+        network: a config of latent diffusion, in configs/.
+        is_least: whether all is tiny.
+    """
+    config = command_line.load_config(f"configs/{network}.py")
+    if is_least:
+        config.update(_LEAST)
+    return config
+
+
 def build(
     network: str, selector: str, batch_size: int, *, is_private: bool, is_least: bool
 ) -> tuple[Callable[[], None], dict[str, int]]:
@@ -54,11 +68,9 @@ def build(
 
     Returns:
         A function that adds the gradients of a batch to those before, and sizes: of the
-        trained weights, and in bytes of the program's memory.
+        trained weights, and in bytes of the program's memory, and of its arguments.
     """
-    config = command_line.load_config(f"configs/{network}.py")
-    if is_least:
-        config.update(_LEAST)
+    config = load_config(network, is_least=is_least)
     config.train.trainable = selector
     config.train.num_steps = 1
     config.train.engine_microbatch_size = 1
@@ -67,10 +79,8 @@ def build(
     if not is_private:
         config.data.public = "random numbers"
         config.privacy.noise_multiplier = None
-    data = config.data
-    shape = (data.image_size, data.image_size, data.channels)
-    model = build_model(config, shape, of_classes(data.num_classes))
-    plan = planning.privacy_plan(config, data.num_examples, model)
+    model = finetune_problem.load_model(config)
+    plan = planning.privacy_plan(config, config.data.num_examples, model)
     assert is_private == math.isfinite(plan.l2_clip_norm)
     secrets, mesh = fixed_secrets(SEED), devices.data_mesh()
     step = build_training(
@@ -94,5 +104,9 @@ def build(
         total = compiled(total, *call)
         jax.block_until_ready(total)
 
-    sizes = {"trained": model.num_trained, "bytes": memory["peak"] - memory["code"]}
+    sizes = {
+        "trained": model.num_trained,
+        "bytes": memory["peak"] - memory["code"],
+        "arguments": memory["arguments"],
+    }
     return run, sizes

@@ -1,5 +1,6 @@
 """Timing of alternatives side by side, for machines whose speed drifts."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -34,6 +35,48 @@ def interleaved(
             jax.block_until_ready(run())
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def repeated(
+    sides: dict[str, Callable[[], Any]],
+    num_rounds: int,
+    *,
+    wait: Callable[[Any], Any] = jax.block_until_ready,
+    round_seconds: float = 0.3,
+) -> dict[str, list[float]]:
+    """Seconds of a call, for sides too short to be timed one call at a time.
+
+    In its turn a side is called so often that the host's wait for the device is no part
+    of the figure.
+
+    Args:
+        sides: name -> function that starts work on a device.
+        num_rounds: see ``interleaved``.
+        wait: waits for the work behind a function's result.
+        round_seconds: that a turn takes at least.
+
+    Returns:
+        Name -> seconds of a call, of each round.
+    """
+
+    def often(run: Callable[[], Any], count: int) -> Callable[[], Any]:
+        def turn() -> Any:
+            for _ in range(count - 1):
+                run()
+            return wait(run())
+
+        return turn
+
+    counts = {}
+    for name, run in sides.items():
+        wait(run())  # the first call may load and choose programs
+        start = time.perf_counter()
+        wait(run())
+        taken = time.perf_counter() - start
+        counts[name] = max(1, math.ceil(round_seconds / taken))
+    turns = {name: often(run, counts[name]) for name, run in sides.items()}
+    seconds = interleaved(turns, num_rounds)
+    return {name: [s / counts[name] for s in found] for name, found in seconds.items()}
 
 
 def spread(values: list[float]) -> dict[str, float]:

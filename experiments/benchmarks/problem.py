@@ -18,6 +18,14 @@ NETWORKS: dict[str, dict] = {
         "name": "mlp",
         "mlp": {"base_width": 8, "hidden_width": 32, "num_blocks": 1},
     },
+    # For cost curves: quickly compiled, of several sizes.
+    **{
+        f"mlp_{width}": {
+            "name": "mlp",
+            "mlp": {"base_width": 32, "hidden_width": width, "num_blocks": 2},
+        }
+        for width in (32, 128, 256, 512)
+    },
     "least": {
         "ncsnpp": {
             "base_width": 8,

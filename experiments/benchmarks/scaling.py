@@ -6,6 +6,7 @@ python -m experiments.benchmarks.scaling --json
 import argparse
 import concurrent.futures
 import contextlib
+import functools
 import json
 import pathlib
 import socket
@@ -83,7 +84,8 @@ def measure_layouts(
             name = "{} x {}".format(*layout)
             answer = folder / f"{name}.npz"
             work = {"num_steps": num_steps, "answer": str(answer)} | step
-            sides[name] = _start(resources, layout, work)
+            started = start(resources, f"{_BUILDERS}:run_and_step", layout, work)
+            sides[name] = started["step"]
             with np.load(answer) as archive:
                 ends[name] = dict(archive)
         seconds = pairs.interleaved(sides, num_pairs)
@@ -107,10 +109,21 @@ def measure_layouts(
     }
 
 
-def _start(
-    resources: contextlib.ExitStack, layout: tuple[int, int], work: dict
-) -> Callable[[], None]:
-    """Starts the processes of a layout; returns what makes them take a step."""
+def start(
+    resources: contextlib.ExitStack, builder: str, layout: tuple[int, int], work: dict
+) -> dict[str, Callable[[], list[float]]]:
+    """Starts the processes of a layout.
+
+    Args:
+        resources: ends them.
+        builder: see ``worker.Worker``; takes the layout's arguments beside the work's.
+        layout: processes, devices of each.
+        work: arguments of the builder.
+
+    Returns:
+        Name -> function that has all of them run a side together, and returns the
+        processor seconds of each.
+    """
     num_processes, num_devices = layout
     threads = resources.enter_context(
         concurrent.futures.ThreadPoolExecutor(num_processes)
@@ -118,9 +131,9 @@ def _start(
     address = _free_address()
 
     # They start, step and end together, so that nothing may wait for one alone.
-    def start(process_id: int) -> worker.Worker:
+    def start_one(process_id: int) -> worker.Worker:
         return worker.Worker(
-            f"{_BUILDERS}:run_and_step",
+            builder,
             num_devices=num_devices,
             num_processes=num_processes,
             process_id=process_id,
@@ -128,10 +141,13 @@ def _start(
             **work,
         )
 
-    started = list(threads.map(start, range(num_processes)))
+    started = list(threads.map(start_one, range(num_processes)))
     resources.callback(lambda: list(threads.map(worker.Worker.close, started)))
-    steps = [process.sides["step"] for process in started]
-    return lambda: list(threads.map(lambda step: step(), steps))
+
+    def together(name: str) -> list[float]:
+        return list(threads.map(lambda process: process.sides[name](), started))
+
+    return {name: functools.partial(together, name) for name in started[0].sides}
 
 
 def _free_address() -> str:

@@ -6,6 +6,7 @@ and the same names of them, so that parameters of one fit the other. Of the opti
 """
 
 import math
+from collections.abc import Callable
 
 import ml_collections
 import torch
@@ -29,24 +30,33 @@ def _zeroed(layer: nn.Module) -> nn.Module:
     return layer
 
 
-class Embedding(nn.Module):
-    """Embeds a step's number [n] and label [n] as [n, 4 base_channels]."""
+class StepEmbedding(nn.Module):
+    """Embeds a step's number [n] as [n, 4 base_channels]."""
 
-    def __init__(self, base_channels: int, num_classes: int):
+    def __init__(self, base_channels: int):
         super().__init__()
         self.base_channels = base_channels
         channels = 4 * base_channels
         self.hidden = nn.Linear(base_channels, channels)
         self.output = nn.Linear(channels, channels)
-        self.label = nn.Embedding(num_classes, channels)
 
-    def forward(self, steps: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
         half = self.base_channels // 2
         exponent = torch.arange(half, dtype=torch.float32, device=steps.device) / half
         angle = steps[:, None] * torch.exp(-math.log(10_000) * exponent)
         h = torch.cat([torch.cos(angle), torch.sin(angle)], dim=1)
-        h = self.output(F.silu(self.hidden(h.to(self.hidden.weight.dtype))))
-        return h + self.label(label)
+        return self.output(F.silu(self.hidden(h.to(self.hidden.weight.dtype))))
+
+
+class Embedding(StepEmbedding):
+    """Embeds a step's number [n] and label [n] as [n, 4 base_channels]."""
+
+    def __init__(self, base_channels: int, num_classes: int):
+        super().__init__(base_channels)
+        self.label = nn.Embedding(num_classes, 4 * base_channels)
+
+    def forward(self, steps: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return super().forward(steps) + self.label(label)
 
 
 class ResidualBlock(nn.Module):
@@ -91,30 +101,29 @@ class AttentionBlock(nn.Module):
         return x + h.transpose(1, 2).reshape(x.shape)
 
 
-class ADM(nn.Module):
-    """The network: x [n, c, h, w], steps [n], label int64 [n] -> like x.
+class UNet(nn.Module):
+    """The network but for its embeddings.
 
     Args:
-        config: ``config.network.adm`` of the library's configs.
+        config: ``config.network.adm`` of the library's configs, or ``latent_unet``.
         channels: of the image.
-        num_classes: > 0.
+        attention: ``attention(width)``, what follows residual blocks.
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, channels: int, num_classes: int
+        self,
+        config: ml_collections.ConfigDict,
+        channels: int,
+        attention: Callable[[int], nn.Module],
     ):
         super().__init__()
         base, num_blocks = config.base_channels, config.num_res_blocks
         self.num_blocks = num_blocks
-        self.embedding = Embedding(base, num_classes)
         self.stem = _conv(channels, base)
         widths = [base * m for m in config.channel_multipliers]
 
         def block(in_channels: int, out_channels: int) -> ResidualBlock:
             return ResidualBlock(in_channels, out_channels, 4 * base)
-
-        def attention(width: int) -> AttentionBlock:
-            return AttentionBlock(width, width // config.head_channels)
 
         width = base
         skips = [width]
@@ -151,26 +160,35 @@ class ADM(nn.Module):
             {"norm": _group_norm(width), "conv": _zeroed(_conv(width, channels))}
         )
 
-    def forward(
-        self, x: torch.Tensor, steps: torch.Tensor, label: torch.Tensor
+    def under(
+        self, x: torch.Tensor, embedding: torch.Tensor, *context: torch.Tensor
     ) -> torch.Tensor:
-        embedding = self.embedding(steps, label)
+        """Applies the network.
+
+        Args:
+            x: [n, c, h, w].
+            embedding: [n, 4 base_channels].
+            *context: what attention takes besides features.
+
+        Returns:
+            Like x.
+        """
         h = self.stem(x)
         skips = [h]
         for level in self.down.values():
             for j in range(self.num_blocks):
-                h = self._block(level, j, h, embedding)
+                h = self._block(level, j, h, embedding, *context)
                 skips.append(h)
             if "downsample" in level:
                 h = level["downsample"](h)
                 skips.append(h)
         h = self.middle["block_0"](h, embedding)
-        h = self.middle["attention"](h)
+        h = self.middle["attention"](h, *context)
         h = self.middle["block_1"](h, embedding)
         for level in self.up.values():
             for j in range(self.num_blocks + 1):
                 h = torch.cat([h, skips.pop()], dim=1)
-                h = self._block(level, j, h, embedding)
+                h = self._block(level, j, h, embedding, *context)
             if "upsample" in level:
                 h = F.interpolate(h, scale_factor=2.0, mode="nearest")
                 h = level["upsample"](h)
@@ -178,7 +196,36 @@ class ADM(nn.Module):
 
     @staticmethod
     def _block(
-        level: nn.ModuleDict, j: int, h: torch.Tensor, embedding: torch.Tensor
+        level: nn.ModuleDict,
+        j: int,
+        h: torch.Tensor,
+        embedding: torch.Tensor,
+        *context: torch.Tensor,
     ) -> torch.Tensor:
         h = level[f"block_{j}"](h, embedding)
-        return level[f"attention_{j}"](h) if f"attention_{j}" in level else h
+        return level[f"attention_{j}"](h, *context) if f"attention_{j}" in level else h
+
+
+class ADM(UNet):
+    """The network: x [n, c, h, w], steps [n], label int64 [n] -> like x.
+
+    Args:
+        config: ``config.network.adm`` of the library's configs.
+        channels: of the image.
+        num_classes: > 0.
+    """
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, channels: int, num_classes: int
+    ):
+        super().__init__(
+            config,
+            channels,
+            lambda width: AttentionBlock(width, width // config.head_channels),
+        )
+        self.embedding = Embedding(config.base_channels, num_classes)
+
+    def forward(
+        self, x: torch.Tensor, steps: torch.Tensor, label: torch.Tensor
+    ) -> torch.Tensor:
+        return self.under(x, self.embedding(steps, label))

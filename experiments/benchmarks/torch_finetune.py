@@ -44,6 +44,22 @@ def sides(
     Returns:
         The one side "torch_ordinary".
     """
+    return {
+        "torch_ordinary": step_of(
+            network, dtype, batch_size, noise_multiplicity, views_at_once, layout
+        )[0]
+    }
+
+
+def step_of(
+    network: str,
+    dtype: str,
+    batch_size: int,
+    noise_multiplicity: int,
+    views_at_once: int,
+    layout: str = "nhwc",
+) -> tuple[Callable[[], None], torch.nn.Module]:
+    """The step of ``sides``, of these arguments, and the network."""
     data = problem.load_config(network, dtype, 1, 0).data
     module = make_network(network).to(memory_format=LAYOUTS[layout])
     kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), dim=0)
@@ -69,4 +85,4 @@ def sides(
                 predicted = module(noisy, steps.float(), labels)
             (predicted.float() - noise).square().mean().backward()
 
-    return {"torch_ordinary": step}
+    return step, module

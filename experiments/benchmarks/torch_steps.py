@@ -4,6 +4,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Sequence
 
+import ml_collections
 import numpy as np
 import torch
 
@@ -17,11 +18,20 @@ Gradients = Callable[[], list[torch.Tensor]]
 
 
 def make_denoiser(network: str, layout: str) -> torch_ncsnpp.Denoiser:
+    """The denoiser of a network of ``problem.NETWORKS``, see ``denoiser_of``."""
+    return denoiser_of(problem.load_config(network, noise_multiplicity=1), layout)
+
+
+def denoiser_of(
+    config: ml_collections.ConfigDict, layout: str
+) -> torch_ncsnpp.Denoiser:
     """The denoiser with fresh weights, its kernels in the given layout."""
-    config = problem.load_config(network, noise_multiplicity=1)
+    data = config.data
     torch.manual_seed(0)
     net = torch_ncsnpp.NCSNpp(
-        config.network.ncsnpp, problem.IMAGE_SHAPE, problem.NUM_CLASSES
+        config.network.ncsnpp,
+        (data.image_size, data.image_size, data.channels),
+        data.num_classes,
     )
     denoiser = torch_ncsnpp.Denoiser(net, config.diffusion.sigma_data)
     return denoiser.to(memory_format=LAYOUTS[layout])
@@ -32,25 +42,46 @@ class Losses:
 
     Calling it with a denoiser gives the losses of all draws, [B * K], the draws of one
     example beside one another.
+
+    Args:
+        batch_size: B.
+        noise_multiplicity: K.
+        layout: of the images, a name in ``LAYOUTS``.
+        config: of a published run with EDM's noise levels; None for MNIST's.
+        device: of the images.
     """
 
-    def __init__(self, batch_size: int, noise_multiplicity: int, layout: str):
+    def __init__(
+        self,
+        batch_size: int,
+        noise_multiplicity: int,
+        layout: str,
+        *,
+        config: ml_collections.ConfigDict | None = None,
+        device: str = "cpu",
+    ):
+        config = config or problem.load_config("mnist", noise_multiplicity)
+        data = config.data
         self.batch_size = batch_size
         self.noise_multiplicity = noise_multiplicity
-        self._diffusion = problem.load_config("mnist", noise_multiplicity).diffusion
+        self._diffusion = config.diffusion
         self._layout = LAYOUTS[layout]
-        height, width, channels = problem.IMAGE_SHAPE
-        self._images = torch.rand(batch_size, channels, height, width) * 2 - 1
-        self._labels = torch.arange(batch_size) % problem.NUM_CLASSES
+        self._null = data.num_classes
+        self._make = {"device": device}
+        shape = (batch_size, data.channels, data.image_size, data.image_size)
+        self._images = torch.rand(shape, **self._make) * 2 - 1
+        self._labels = torch.arange(batch_size, **self._make) % data.num_classes
 
     def __call__(self, denoiser: torch.nn.Module) -> torch.Tensor:
         d = self._diffusion
         count, k = self.batch_size, self.noise_multiplicity
-        dropped = torch.rand(count) < d.label_dropout
-        labels = torch.where(dropped, problem.NUM_CLASSES, self._labels)
+        dropped = torch.rand(count, **self._make) < d.label_dropout
+        labels = torch.where(dropped, self._null, self._labels)
         images = self._images.repeat_interleave(k, dim=0)
         levels = d.log_normal
-        sigma = torch.exp(levels.p_mean + levels.p_std * torch.randn(count * k))
+        sigma = torch.exp(
+            levels.p_mean + levels.p_std * torch.randn(count * k, **self._make)
+        )
         noisy = images + sigma[:, None, None, None] * torch.randn_like(images)
         noisy = noisy.contiguous(memory_format=self._layout)
         error = denoiser(noisy, sigma, labels.repeat_interleave(k)) - images
@@ -217,6 +248,6 @@ def ddim(
     """
     x = start * float(grid[0])
     for a, b in itertools.pairwise(grid):
-        sigma = torch.full(labels.shape, float(a))
+        sigma = torch.full(labels.shape, float(a), device=labels.device)
         x = x + float((b - a) / a) * (x - denoiser(x, sigma, labels))
-    return denoiser(x, torch.full(labels.shape, float(grid[-1])), labels)
+    return denoiser(x, torch.full_like(sigma, float(grid[-1])), labels)

@@ -12,8 +12,10 @@ import cheap_compilation
 import pytest
 
 from experiments.benchmarks import (
+    cost_curves,
     finetune_step,
     first_step,
+    large_models,
     memory,
     scaling,
     worker,
@@ -151,3 +153,59 @@ def test_devices_and_processes_end_alike(capfd):
     assert result["same_noise"] is True
     assert result["max_abs_deviation"] < 1e-4
     assert all(size["seconds"]["median"] > 0 for size in result["sizes"]["batch_size"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked")
+def test_points_of_cost_curves_are_printed_kept_and_drawn(capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(cost_curves, "RESULTS", tmp_path / "curves.jsonl")
+    monkeypatch.setattr(cost_curves, "PICTURE", tmp_path / "curves.png")
+    cost_curves.main(["--quick", "--write"])
+    printed = capfd.readouterr().out
+    assert cost_curves.RESULTS.read_text() == printed
+    assert cost_curves.PICTURE.read_bytes().startswith(b"\x89PNG")
+    *points, origin = map(json.loads, printed.splitlines())
+    assert origin["commit"]
+    assert [(p["axis"], cost_curves.value(p)) for p in points] == [
+        ("examples", 4),
+        ("examples", 8),
+        ("devices, sharded state", 2),
+    ]
+    for point in points:
+        assert point["seconds"]["median"] > 0
+        assert point["processor_seconds"]["median"] > 0
+        # Weights, average and two moments are among what a step takes.
+        share = 1 + 3 / point["devices"] if point["is_sharded"] else 4
+        assert point["bytes_on_a_device"] > share * 4 * point["weights"]
+
+
+def test_committed_cost_curves_have_all_points():
+    lines = [json.loads(line) for line in cost_curves.RESULTS.open()]
+    assert lines[-1]["commit"]
+    points = cost_curves.by_axis(lines)
+    assert points.keys() == cost_curves.AXES.keys()
+    for axis, works in cost_curves.AXES.items():
+        assert [
+            cost_curves.Work(*(point[name] for name in cost_curves.Work._fields))
+            for point in points[axis]
+        ] == works
+
+
+def test_a_power_law_has_its_exponent():
+    assert cost_curves.exponent([2, 4, 8], [3.0, 9.0, 192.0]) == pytest.approx(3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.usefixtures("forked")
+def test_large_networks_stand_beside_pytorch(capfd):
+    large_models.main(["--quick"])
+    pixels, latents = map(json.loads, capfd.readouterr().out.splitlines())
+    assert (pixels["views"], latents["views"]) == (2, 2)
+    has_torch = importlib.util.find_spec("torch") is not None
+    for line, sides in (pixels, {"ordinary"}), (latents, {"private_part"}):
+        wanted = sides | ({"torch_ordinary"} if has_torch else set())
+        assert set(line["seconds_a_view"]) == set(line["bytes"]) == wanted
+        assert min(line["bytes"].values()) > 10**5
+        if has_torch:
+            assert set(line["seconds_over_torch"]) == sides

@@ -1,16 +1,19 @@
 """PyTorch's sides of the benchmarks compute what they are timed for."""
 
 import copy
+import importlib.util
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("opacus")
 
-from experiments.benchmarks import torch_steps  # noqa: E402
+from experiments.benchmarks import torch_hooks, torch_steps  # noqa: E402
 
 BATCH = 3
+WITH_OPACUS = pytest.mark.skipif(
+    importlib.util.find_spec("opacus") is None, reason="needs Opacus"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +39,15 @@ def clipped_sum_by_hand(denoiser, losses):
 
 
 @pytest.mark.parametrize(
-    ("side", "noise_multiplicity"),
-    [("opacus_hooks", 2), ("opacus_hooks", 1), ("opacus_ghost", 1)],
+    ("module", "side", "noise_multiplicity"),
+    [
+        (torch_hooks, "hooks", 2),
+        pytest.param(torch_steps, "opacus_hooks", 2, marks=WITH_OPACUS),
+        pytest.param(torch_steps, "opacus_hooks", 1, marks=WITH_OPACUS),
+        pytest.param(torch_steps, "opacus_ghost", 1, marks=WITH_OPACUS),
+    ],
 )
-def test_opacus_clips_and_sums(side, noise_multiplicity):
+def test_gradients_of_examples_are_clipped_and_summed(module, side, noise_multiplicity):
     denoiser = torch_steps.make_denoiser("tiny", "nchw")
     losses = torch_steps.Losses(BATCH, noise_multiplicity, "nchw")
     with torch.no_grad():  # initial weights have tiny gradients
@@ -47,7 +55,7 @@ def test_opacus_clips_and_sums(side, noise_multiplicity):
             p.add_(0.2 * torch.randn_like(p))
     torch.manual_seed(1)
     expected = clipped_sum_by_hand(copy.deepcopy(denoiser), losses)
-    run = getattr(torch_steps, side)(denoiser, losses)
+    run = getattr(module, side)(denoiser, losses)
     for _ in range(2):  # nothing is left over from the call before
         torch.manual_seed(1)
         total = run()
