@@ -6,6 +6,7 @@ import pytest
 
 from dpdm_jax import command_line, data, devices, planning
 from dpdm_jax.conditions import Tokens, of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models import encoding
 from dpdm_jax.models.model import build_model
@@ -27,7 +28,7 @@ def test_microbatches_divide_over_devices():
 
 
 def test_facts_come_from_the_data_where_the_config_is_silent():
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     stated = planning.public_problem(config)
     config.data.num_examples = 0
     config.data.image_size = 0
@@ -36,7 +37,7 @@ def test_facts_come_from_the_data_where_the_config_is_silent():
 
 
 def test_whatever_condition_a_config_states_is_that_of_its_plan(monkeypatch):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     condition = Tokens(length=3, vocabulary=5)
     asked = []
     monkeypatch.setattr(
@@ -52,19 +53,19 @@ def test_a_plan_says_what_a_run_begins_with_and_how_images_are_seen():
     report = planning.plan_report(config, estimate_cost=False)
     assert report["begins_with"] == "configs/imagenet_32_public.py"
     assert report["views"] == {"crop": 4, "flip": True, "count": 0}
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     report = planning.plan_report(config, estimate_cost=False)
     assert not {"begins_with", "views"} & report.keys()
 
 
 def test_cost_grows_with_the_work(monkeypatch):
     monkeypatch.setattr(planning, "_matrix_product_rate", lambda: 1e11)
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     report = planning.plan_report(config)
     config.diffusion.noise_multiplicity *= 2
     double = planning.plan_report(config)
     assert double["flops_per_step"] == pytest.approx(2 * report["flops_per_step"])
-    wider = command_line.load_config("configs/digits.py")
+    wider = digits.network_alone()
     wider.train.microbatch_size *= 2
     memory = "estimated_device_memory_bytes"
     assert planning.plan_report(wider)[memory] > report[memory]
@@ -73,7 +74,7 @@ def test_cost_grows_with_the_work(monkeypatch):
 @pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_the_cost_of_encoding_is_that_of_the_compiled_program(kind):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.codec.name = kind
     small = {"base_channels": 32, "num_res_blocks": 1, "attention_factors": ()}
     config.codec[kind].update(small)
@@ -90,7 +91,7 @@ def test_the_cost_of_encoding_is_that_of_the_compiled_program(kind):
 
 
 def test_pixels_are_encoded_at_no_cost():
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     model = build_model(config, (8, 8, 1), of_classes(10))
     assert planning.encoding_cost(model) == (0.0, 0)
 
@@ -114,7 +115,7 @@ def extendable(path, config):
 
 @pytest.mark.slow
 def test_a_plan_of_further_steps_shows_each_phase_and_the_total(tmp_path):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.privacy.accountant = "rdp"
     ledger = extendable(tmp_path / "privacy.json", config)
     before = ledger.record
@@ -154,7 +155,7 @@ def test_a_plan_of_further_steps_shows_each_phase_and_the_total(tmp_path):
     ],
 )
 def test_further_steps_are_asked_for_in_full(tmp_path, fields, message):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.privacy.accountant = "rdp"
     record = extendable(tmp_path / "privacy.json", config).record
     config.extend.update(fields)

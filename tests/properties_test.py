@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from reading import images_and_labels, shape_of
 
-from dpdm_jax import command_line, data, json_values, planning, rooms, validate
+from dpdm_jax import data, json_values, planning, rooms, validate
 from dpdm_jax import settings as settings_by_kind
-from dpdm_jax.configs import base
+from dpdm_jax.configs import base, digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import image_sets
 from dpdm_jax.images import pixels
@@ -65,7 +65,7 @@ def values_like(value: object, *, nan: bool) -> st.SearchStrategy:
 @st.composite
 def configs(draw, *, sections=None, nan=True, most=3) -> ml_collections.ConfigDict:
     """The digits config with some fields changed, mostly within their ranges."""
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.privacy.accountant = "rdp"  # PLD takes seconds a plan
     of_kinds = settings_by_kind.defaults(rooms.ROOMS)
     read = settings_by_kind.names_read(rooms.ROOMS, config)

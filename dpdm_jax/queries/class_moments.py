@@ -17,7 +17,7 @@ from dpdm_jax.diffusion.priors import Classes, Prior
 from dpdm_jax.diffusion.priors.classes import MOMENTS, READER
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
-from dpdm_jax.privacy import Query, accounting, class_moments
+from dpdm_jax.privacy import PoissonSampling, Query, accounting, class_moments
 from dpdm_jax.privacy.class_moments import Batch
 from dpdm_jax.queries.base import OnRelease
 
@@ -182,7 +182,7 @@ def _share_of_budget(privacy: ml_collections.ConfigDict, count: int) -> float:
     if math.isinf(privacy.epsilon):
         return _NEXT_TO_NONE
     return accounting.calibrate_noise_multiplier(
-        accounting.PoissonSampling(1.0, count),
+        PoissonSampling(1.0, count),
         privacy[_SHARE] * privacy.epsilon,
         privacy.delta,
         privacy.accountant,

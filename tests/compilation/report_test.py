@@ -6,9 +6,10 @@ import types
 import jax
 import pytest
 
-from dpdm_jax import command_line, compilation, planning, rooms, settings
+from dpdm_jax import compilation, planning, rooms, settings
 from dpdm_jax.compilation import report as report_lib
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy.clipping import auto
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.optimized  # their programs
 
 
 def small_config(**overrides):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.mlp.hidden_width = 16
     config.network.mlp.base_width = 4
     config.diffusion.noise_multiplicity = 2

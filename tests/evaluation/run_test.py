@@ -9,6 +9,7 @@ from reading import images_and_labels
 
 from dpdm_jax import command_line, data, planning, run_dir
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.data import registry
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import run
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.optimized  # trains long enough to gain by it
 
 
 def config_of(**fields):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.mlp.hidden_width = 8
     config.sampler.num_steps = 3
     config.sample.num_images = 200

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.images import pixels
 from dpdm_jax.models import model as model_lib
@@ -55,7 +55,7 @@ class Folding:
 
 @pytest.fixture(scope="module")
 def config():
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.mlp.hidden_width = 8
     config.diffusion.noise_multiplicity = 2
     config.sampler.num_steps = 2

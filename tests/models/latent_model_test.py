@@ -9,8 +9,9 @@ from float_sums import clipped_grad
 from jax.extend.core import jaxprs_in_params
 from random_params import random_like
 
-from dpdm_jax import command_line, rooms, settings
+from dpdm_jax import rooms, settings
 from dpdm_jax.conditions import Tokens, of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.devices import data_mesh
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.diffusion.denoiser import Denoiser
@@ -28,7 +29,7 @@ CLIP_NORM = 0.05
 
 @pytest.fixture(scope="module")
 def config():
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     changes = {
         "codec.name": "kl",
         "codec.kl.base_channels": 32,

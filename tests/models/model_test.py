@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.diffusion.denoiser import Denoiser, Prediction
 from dpdm_jax.models.model import build_model
@@ -19,7 +19,7 @@ SHAPE = (4, 4, 2)
 
 
 def config_of(*, learned_range):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.name = "mlp"
     config.network.mlp.update({"base_width": 4, "num_blocks": 1, "hidden_width": 12})
     config.network.low_frequencies.update({"count": 2, "hidden_width": 4})

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line, planning, rooms
+from dpdm_jax import planning, rooms
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models import trainable
 from dpdm_jax.models.identity import named_leaves
@@ -21,7 +22,7 @@ SHAPE = (4, 4, 1)
 
 def adm_config(selector="all", *, low_frequencies=0):
     """Two levels with attention: seven blocks of it."""
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.name = "adm"
     config.network.patch_size = 1
     rooms.forget_foreign(config, ["network.name"])
@@ -140,7 +141,7 @@ def test_what_selects_nothing_is_refused_with_what_there_is(selector, wrong, net
 
 
 def test_what_is_not_in_a_network_is_not_offered():
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     for missing in ("condition", "attention", "lora:2"):
         config.train.trainable = missing
         with pytest.raises(InputError) as caught:

@@ -18,8 +18,9 @@ import jax
 import remembered
 from jax._src import xla_bridge  # there is no public way to ask
 
-from dpdm_jax import command_line, evaluation, modes, planning, report, settings
+from dpdm_jax import evaluation, modes, planning, report, settings
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.evaluation import classifiers, downstream, fid, lenet_features, metrics
 from dpdm_jax.interop import torch_checkpoints
 from dpdm_jax.models.model import build_model
@@ -33,7 +34,7 @@ _IMAGES, _IMAGE_SHAPE, _CLASSES = 1437, (8, 8, 1), 10
 
 def plan(overrides: dict) -> None:
     """Makes the privacy plan of the digits, for the processes to come."""
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     for name, value in overrides.items():
         settings.assign(config, name, value)
     model = build_model(config, _IMAGE_SHAPE, of_classes(_CLASSES))

@@ -8,7 +8,8 @@ import warnings
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line, files, run_dir
+from dpdm_jax import files, run_dir
+from dpdm_jax.configs import digits
 from dpdm_jax.evaluation import memorisation, metrics, neighbours
 from dpdm_jax.privacy import Ledger, PrivacyConfig, make_plan
 from dpdm_jax.sampling import images
@@ -22,7 +23,7 @@ class Writer:
     workdir: pathlib.Path
 
     def config(self, **fields) -> None:
-        config = command_line.load_config("configs/digits.py")
+        config = digits.network_alone()
         config.update(fields)
         files.write_json(self.workdir / run_dir.CONFIG, config.to_dict())
 

@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.diffusion import discretizations, samplers
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
@@ -12,7 +12,7 @@ from dpdm_jax.sampling.generate import make_generator
 
 @pytest.fixture(scope="module")
 def model_and_params():
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.mlp.hidden_width = 16
     model = build_model(config, (8, 8, 1), of_classes(10))
     params = model.init(jax.random.key(1))
@@ -80,7 +80,7 @@ def test_no_images(model_and_params):
 
 
 def test_guidance_needs_labels():
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     model = build_model(config, (8, 8, 1), of_classes(0))
     with pytest.raises(InputError, match=r"sampler\.guidance"):
         make_generator(

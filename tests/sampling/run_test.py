@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpdm_jax import command_line
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.sampling import maker, parts, run
@@ -18,7 +18,7 @@ from dpdm_jax.training.checkpoints import Checkpoints
 
 
 def config_of(**sample):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.mlp.hidden_width = 8
     config.network.mlp.num_blocks = 1
     config.sampler.num_steps = 4

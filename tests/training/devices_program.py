@@ -13,7 +13,8 @@ import re
 import signal
 import sys
 
-from dpdm_jax import command_line, rooms, settings, xla_flags
+from dpdm_jax import rooms, settings, xla_flags
+from dpdm_jax.configs import digits
 
 xla_flags.configure()
 
@@ -177,7 +178,7 @@ def rebuilt(config, workdir, length):
 
 def answer(job, spy):
     """Does a job, and returns what was seen of it."""
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     with config.unlocked():
         for name, value in job["overrides"].items():
             settings.assign(config, name, value)

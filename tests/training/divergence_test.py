@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line, settings
+from dpdm_jax import settings
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.training import divergence
@@ -50,7 +51,7 @@ def test_the_owner_is_told_once_of_steps_in_a_row():
 def test_weights_that_are_not_finite_end_the_run_before_they_are_kept(
     tmp_path, monkeypatch
 ):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     # Of two steps of one direction no float32 holds the sum.
     for name, value in (_TINY | {"train.learning_rate": 3e38}).items():
         settings.assign(config, name, value)

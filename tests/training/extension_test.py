@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line, devices, run_dir, settings
+from dpdm_jax import devices, run_dir, settings
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import extend_plan, format_epsilon, new_noise_key, read_ledger
@@ -30,7 +31,7 @@ _STEPS = _PLANNED + _ADDED
 
 def config_of(**overrides):
     """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     small = {
         "network__mlp__base_width": 4,
         "network__mlp__hidden_width": 8,

@@ -19,8 +19,9 @@ import pytest
 from commands import Commands
 from reading import images_and_labels
 
-from dpdm_jax import command_line, data, files, settings
+from dpdm_jax import data, files, settings
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
@@ -47,7 +48,7 @@ _FIELDS = {
 
 def config_of(**overrides):
     """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     changed = {name.replace("__", "."): value for name, value in overrides.items()}
     for name, value in (_FIELDS | changed).items():
         settings.assign(config, name, value)

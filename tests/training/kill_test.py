@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from dpdm_jax import command_line
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -21,7 +21,9 @@ _FLAGS = (
     "--mode=train",
     "--config.network.mlp.base_width=4",
     "--config.network.mlp.hidden_width=8",
+    "--config.diffusion.parameterization=edm",
     "--config.diffusion.noise_multiplicity=2",
+    "--config.privacy.moments_share=0",
     "--config.privacy.fixed_keys_seed=1",
     "--config.privacy.accountant=rdp",  # the quicker, as each step is logged
     "--config.train.batch_size=100",
@@ -50,7 +52,7 @@ def wait_for_checkpoint(process, workdir, step):
 
 
 def weights(workdir):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.mlp.base_width, config.network.mlp.hidden_width = 4, 8
     model = build_model(config, (8, 8, 1), of_classes(10))
     checkpoints = Checkpoints(workdir)

@@ -14,8 +14,9 @@ import pytest
 from earlier_configs import as_format_1
 from reading import shape_of
 
-from dpdm_jax import command_line, data, planning, settings
+from dpdm_jax import data, planning, settings
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
@@ -27,7 +28,7 @@ from dpdm_jax.training.secrets import fixed_secrets
 
 def tiny_config(**overrides):
     """The digits config, cut down to seconds; ``a__b`` stands for ``config.a.b``."""
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     small = {
         "network__mlp__base_width": 4,
         "network__mlp__hidden_width": 8,

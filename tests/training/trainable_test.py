@@ -14,8 +14,9 @@ from flax import nnx
 from float_sums import clipped_grad
 from reading import shape_of
 
-from dpdm_jax import command_line, data, privacy, rooms
+from dpdm_jax import data, privacy, rooms
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.initial import read_initial
 from dpdm_jax.models import partition, trainable
@@ -306,7 +307,7 @@ ENGINES = {
 
 
 def adm_config(selector):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.name = "adm"
     rooms.forget_foreign(config, ["network.name"])
     config.network.adm.update(

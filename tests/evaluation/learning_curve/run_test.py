@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from reading import images_and_labels
 
-from dpdm_jax import command_line, data
+from dpdm_jax import data
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import fitting, registry
 from dpdm_jax.evaluation.learning_curve import run
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.optimized  # trains long enough to gain by it
 
 
 def config_of(**fields):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.mlp.hidden_width = 8
     config.sampler.num_steps = 3
     config.evaluate.seeds = 2

@@ -5,7 +5,8 @@ import json
 import pytest
 from reading import images_and_labels
 
-from dpdm_jax import command_line, data
+from dpdm_jax import data
+from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import fitting
 from dpdm_jax.evaluation.downstream import DownstreamResult, SeedResult
@@ -20,7 +21,7 @@ RATES = (1e-6, 3e-4, 3e-3)
 
 
 def config_of(num_images=700, **fields):
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     config.network.mlp.hidden_width = 8
     config.sampler.num_steps = 3
     config.sample.num_images = num_images
