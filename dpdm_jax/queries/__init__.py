@@ -5,6 +5,11 @@ ledger, the statement and the audits take it from there.
 """
 
 from dpdm_jax.queries.base import NamedQuery
-from dpdm_jax.queries.registry import BUILDERS, build_queries, of_run
+from dpdm_jax.queries.registry import (
+    BUILDERS,
+    build_queries,
+    of_run,
+    with_noise_of,
+)
 
-__all__ = ["BUILDERS", "NamedQuery", "build_queries", "of_run"]
+__all__ = ["BUILDERS", "NamedQuery", "build_queries", "of_run", "with_noise_of"]

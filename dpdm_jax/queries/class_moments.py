@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -175,6 +175,19 @@ def build(
         sigma = _share_of_budget(config.privacy, query.planned.count)
     validate.real(f"privacy.{_SIGMA}", sigma, above=0)
     return dataclasses.replace(query, noise_multiplier=sigma)
+
+
+def as_planned(config: ml_collections.ConfigDict, planned: Sequence[Query]) -> None:
+    """Puts the noise that a plan states in the place of a share of the budget.
+
+    Args:
+        config: unlocked; changed in place.
+        planned: the queries of the plan.
+    """
+    of_moments = [query for query in planned if query.name == class_moments.NAME]
+    if config.privacy[_SHARE] and of_moments:
+        config.privacy[_SHARE] = 0.0
+        config.privacy[_SIGMA] = of_moments[0].noise_multiplier
 
 
 def _share_of_budget(privacy: ml_collections.ConfigDict, count: int) -> float:

@@ -1,12 +1,13 @@
 """Queries by what a run's config and prior ask for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ml_collections
 
 from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion.priors import Prior
 from dpdm_jax.models.model import Model
+from dpdm_jax.privacy import Query
 from dpdm_jax.queries import class_moments
 from dpdm_jax.queries.base import NamedQuery
 
@@ -18,6 +19,28 @@ Builder = Callable[
 
 #: In the order in which they are asked.
 BUILDERS: tuple[Builder, ...] = (class_moments.build,)
+
+
+#: What is calibrated to the budget is taken from a plan by these, each for its fields.
+_AS_PLANNED = (class_moments.as_planned,)
+
+
+def with_noise_of(
+    config: ml_collections.ConfigDict, planned: Sequence[Query]
+) -> ml_collections.ConfigDict:
+    """Returns a config whose queries have the noise that a plan states.
+
+    Another version of the accountant may calibrate the last digit otherwise.
+
+    Args:
+        config: the whole config.
+        planned: the queries of the plan.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        for put in _AS_PLANNED:
+            put(config, planned)
+    return config
 
 
 def of_run(config: ml_collections.ConfigDict, model: Model) -> tuple[NamedQuery, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from dpdm_jax import planning
+from dpdm_jax import planning, queries
 from dpdm_jax.conditions import class_names
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
@@ -277,7 +277,7 @@ def _plan_of(
     config: ml_collections.ConfigDict, plan: PrivacyPlan, model: Model
 ) -> PrivacyPlan:
     """Returns the plan of a config, its calibration taken from the ledger's plan."""
-    config = config.copy_and_resolve_references()
+    config = queries.with_noise_of(config, plan.queries)
     noise = config.privacy.noise_multiplier
     if noise is None and plan.noise_multiplier > 0:
         noise = plan.noise_multiplier
