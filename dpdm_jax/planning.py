@@ -1,7 +1,9 @@
 """What a config will do and cost, before it touches any data."""
 
 import dataclasses
+import math
 import time
+import warnings
 from typing import Any
 
 import jax
@@ -141,6 +143,35 @@ def privacy_plan(
             unit=unit_of(config),
         )
     )
+
+
+def plan_with_noise_of(
+    plan: PrivacyPlan, config: ml_collections.ConfigDict, model: Model
+) -> PrivacyPlan:
+    """Makes the plan of a config again, with the noise that was once calibrated for it.
+
+    Another version of the accountant may calibrate the last digit otherwise.
+
+    Args:
+        plan: whose noise is taken, of steps and of queries, where the config leaves it
+            to the budget.
+        config: the whole config; see ``privacy_plan``.
+        model: what is trained.
+
+    Raises:
+        InputError: a field is out of range.
+    """
+    config = queries.with_noise_of(plan.queries, config)
+    noise = config.privacy.noise_multiplier
+    if noise is None and plan.noise_multiplier > 0:
+        noise = plan.noise_multiplier
+    with config.unlocked(), config.ignore_type():
+        config.privacy.noise_multiplier = noise
+        # Its own last digit must not break the budget.
+        config.privacy.epsilon = math.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return privacy_plan(config, plan.num_examples, model)
 
 
 def _trained_part(model: Model) -> TrainedPart | None:

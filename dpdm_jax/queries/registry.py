@@ -26,15 +26,13 @@ _AS_PLANNED = (class_moments.as_planned,)
 
 
 def with_noise_of(
-    config: ml_collections.ConfigDict, planned: Sequence[Query]
+    planned: Sequence[Query], config: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict:
-    """Returns a config whose queries have the noise that a plan states.
-
-    Another version of the accountant may calibrate the last digit otherwise.
+    """Returns a copy of a config whose queries have the noise that a plan states.
 
     Args:
-        config: the whole config.
         planned: the queries of the plan.
+        config: the whole config.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():

@@ -7,19 +7,15 @@ out: without a signature a release is as trustworthy as where it came from.
 """
 
 import dataclasses
-import math
 import pathlib
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ml_collections
-
-from dpdm_jax import planning, queries
+from dpdm_jax import planning
 from dpdm_jax.conditions import class_names
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
-from dpdm_jax.privacy import PrivacyPlan, accounting
+from dpdm_jax.privacy import accounting
 from dpdm_jax.release import bundle, card, privacy_files, published, signing
 
 _OLD_FORMAT = (
@@ -236,9 +232,10 @@ def _config_failures(
     if plan.trained is not None:
         config.train.trainable = plan.trained.selector
         model = build_model(config, model.sample_shape, model.condition)
+    made_again = planning.plan_with_noise_of(plan, config, model)
     differences = [
         (name, mine, theirs)
-        for name, mine, theirs in _plan_of(config, plan, model).differences(plan)
+        for name, mine, theirs in made_again.differences(plan)
         if name != "target_epsilon" and not _is_older(name, theirs, mine, model)
     ]
     budgets = config.privacy.epsilon, plan.target_epsilon
@@ -271,23 +268,6 @@ def _is_older(name: str, stated: Any, counted: Any, model: Model) -> bool:
         return False
     # Of floating-point arithmetic none; then what is not trained, too.
     return stated is None or stated == max(counted, model.num_parameters)
-
-
-def _plan_of(
-    config: ml_collections.ConfigDict, plan: PrivacyPlan, model: Model
-) -> PrivacyPlan:
-    """Returns the plan of a config, its calibration taken from the ledger's plan."""
-    config = queries.with_noise_of(config, plan.queries)
-    noise = config.privacy.noise_multiplier
-    if noise is None and plan.noise_multiplier > 0:
-        noise = plan.noise_multiplier
-    with config.unlocked(), config.ignore_type():
-        config.privacy.noise_multiplier = noise
-        # Another accountant's last digit must not break the budget.
-        config.privacy.epsilon = math.inf
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return planning.privacy_plan(config, plan.num_examples, model)
 
 
 def _card_failures(
