@@ -47,7 +47,9 @@ def finished(tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProces
 @pytest.fixture(scope="module")
 def dpdm(commands):
     """Runs further command lines."""
-    commands.plan(train__num_steps=4, train__batch_size=100)
+    small = {"base_width": 4, "hidden_width": 8, "num_blocks": 1}
+    of_network = {f"network__mlp__{name}": size for name, size in small.items()}
+    commands.plan(train__num_steps=4, train__batch_size=100, **of_network)
     return commands.run
 
 

@@ -26,6 +26,7 @@ _JOB = (
     "--config.network.mlp.num_blocks=1",
     "--config.diffusion.noise_multiplicity=2",
     "--config.privacy.fixed_keys_seed=1",
+    "--config.privacy.accountant=rdp",
     "--config.train.batch_size=100",
     "--config.train.num_steps=2",
     "--config.train.microbatch_size=64",
@@ -91,6 +92,10 @@ CASES = {
 @pytest.fixture(scope="module")
 def expected(commands, tmp_path_factory) -> pathlib.Path:
     """The job's run directory in ordinary surroundings."""
+    small = {"base_width": 4, "hidden_width": 8, "num_blocks": 1}
+    of_network = {f"network__mlp__{name}": size for name, size in small.items()}
+    steps = {"train__batch_size": 100, "train__num_steps": 2}
+    commands.plan(privacy__accountant="rdp", **steps, **of_network)
     workdir = tmp_path_factory.mktemp("ordinary") / "run"
     done = commands.run(*_JOB, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,5 @@
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from commands import CHECKOUT
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import cache, lenet_features
@@ -65,7 +60,7 @@ def test_is_kept_for_next_time(few, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_devices_compute_the_same(few, tmp_path):
+def test_two_devices_compute_the_same(few, tmp_path, commands):
     # In a process of its own, since the number of devices is fixed at start.
     program = """
 import sys, jax, numpy as np
@@ -78,6 +73,8 @@ images = np.load(sys.argv[1])["a"][:20]
 found = np.concatenate(list(features.compute(network, images, np.arange(20))))
 np.savez(sys.argv[3], devices=jax.local_device_count(), a=found)
 """
+    script = tmp_path / "program.py"
+    script.write_text(program)
     files = [tmp_path / name for name in ("images.npz", "labels.npz")]
     for file, array in zip(files, few, strict=True):
         np.savez(file, a=array)
@@ -85,12 +82,10 @@ np.savez(sys.argv[3], devices=jax.local_device_count(), a=found)
     for number in (1, 2):
         flags = f"--xla_force_host_platform_device_count={number}"
         result = tmp_path / f"{number}.npz"
-        subprocess.run(
-            [sys.executable, "-c", program, *files, result],
-            cwd=CHECKOUT,
-            env=os.environ | {"XLA_FLAGS": flags},
-            check=True,
-        )
+        arguments = map(str, (*files, result))
+        env = {"XLA_FLAGS": flags}
+        done = commands.run(*arguments, module=str(script), env=env)
+        assert done.returncode == 0, done.stderr
         results.append(np.load(result))
     assert [r["devices"] for r in results] == [1, 2]
     assert results[0]["a"].shape == (20, 128)

@@ -59,7 +59,7 @@ def test_fid_of_png_folders_is_that_of_pytorch_fid(
     rng = np.random.default_rng(0)
     for name, low in (("real", 0), ("synthetic", 60)):
         (tmp_path / name).mkdir()
-        for i in range(4):
+        for i in range(6):
             waves = np.sin(rng.normal(0, 0.3, (20, 24, 3)).cumsum(axis=0))
             pixels = np.clip(low + 128 + 127 * waves, 0, 255).astype(np.uint8)
             PIL.Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
@@ -70,7 +70,7 @@ def test_fid_of_png_folders_is_that_of_pytorch_fid(
     )
     folders = [str(tmp_path / name) for name in ("real", "synthetic")]
     expected = pytorch_fid.fid_score.calculate_fid_given_paths(
-        folders, batch_size=4, device="cpu", dims=2048, num_workers=0
+        folders, batch_size=6, device="cpu", dims=2048, num_workers=0
     )
     done = run(
         f"--real={folders[0]}",

@@ -27,6 +27,6 @@ def test_outputs_and_gradients_agree():
     )
     settings = adm.Settings(**config.network.adm)
     network = adm.build(settings, (4, 4, CHANNELS), CLASSES)
-    params = random_like(jax.eval_shape(network.init, jax.random.key(0)))
+    params = random_like(network.shapes)
     twin = torch_adm.ADM(config.network.adm, CHANNELS, CLASSES)
     assert_twins(network, params, twin, CHANNELS)

@@ -53,17 +53,17 @@ def _shared(build: Callable[..., Any]) -> Callable[..., Any]:
 def _shared_program() -> Callable[..., Any]:
     build, made = generate.sampling_program, {}
 
-    def build_once(model, sampler, key, mesh, *, guidance_scale):
+    def build_once(model, sampler, key, mesh, **options):
         with np.printoptions(threshold=sys.maxsize):
             parts = (model.parameterization, model.prior, model.condition, sampler)
             said = repr(parts)
         drawn = np.asarray(jax.random.key_data(key)).tobytes()
-        known = (*_where(), said, drawn, mesh, guidance_scale)
-        # By identity; what is kept here is no other object later.
-        known += (id(model.network), id(model.codec), id(build))
+        known = (*_where(), said, drawn, mesh, repr(sorted(options.items())))
+        # By identity: what is kept here is no other object later.
+        known += (id(model.network), id(model.codec))
         if known not in made:
-            program = build(model, sampler, key, mesh, guidance_scale=guidance_scale)
-            made[known] = model, program
-        return made[known][1]
+            program = build(model, sampler, key, mesh, **options)
+            made[known] = model, sampler, program
+        return made[known][-1]
 
     return build_once

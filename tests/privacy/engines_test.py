@@ -2,9 +2,6 @@
 
 import functools
 import math
-import os
-import subprocess
-import sys
 
 import equinox as eqx
 import flax.linen as nn
@@ -617,10 +614,10 @@ assert len(jax.devices()) == 2
 
 
 @pytest.mark.slow
-def test_devices_clip_their_own_examples_before_they_add_up():
+def test_devices_clip_their_own_examples_before_they_add_up(commands, tmp_path):
+    script = tmp_path / "on_two_devices.py"
+    script.write_text(_ON_TWO_DEVICES)
     flags = "--xla_force_host_platform_device_count=2"
-    subprocess.run(
-        [sys.executable, "-c", _ON_TWO_DEVICES],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        check=True,
-    )
+    env = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = commands.run(module=str(script), env=env)
+    assert done.returncode == 0, done.stderr

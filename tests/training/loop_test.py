@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import shutil
 import stat
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def tiny_config(**overrides):
         "network__mlp__hidden_width": 8,
         "network__mlp__num_blocks": 1,
         "diffusion__noise_multiplicity": 2,
+        "privacy__accountant": "rdp",  # the quicker, as each step is logged
         "train__batch_size": 100,
         "train__num_steps": 6,
         "train__microbatch_size": 64,
@@ -47,6 +49,20 @@ def tiny_config(**overrides):
         for name, value in (small | overrides).items():
             settings.assign(config, name.replace("__", "."), value)
     return config
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory) -> pathlib.Path:
+    """A run that was stopped after two steps. Read-only."""
+    workdir = tmp_path_factory.mktemp("stopped") / "run"
+    train(tiny_config(train__stop_after_steps=2), workdir)
+    return workdir
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path) -> None:
+    """Has a copy of it in ``tmp_path``."""
+    shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True)
 
 
 def weights(workdir: pathlib.Path, config, step: int = -1):
@@ -271,6 +287,7 @@ def test_ledger_counts_before_work_and_the_budget_is_a_hard_stop(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stopped")
 @pytest.mark.parametrize(
     ("field", "value", "named"),
     [
@@ -282,7 +299,6 @@ def test_ledger_counts_before_work_and_the_budget_is_a_hard_stop(tmp_path):
     ],
 )
 def test_resuming_under_another_mechanism_is_refused(tmp_path, field, value, named):
-    train(tiny_config(train__stop_after_steps=2), tmp_path)
     with pytest.raises(InputError, match=named):
         train(tiny_config(**{field: value}), tmp_path)
     # Nothing was lost: the run goes on.
@@ -290,6 +306,7 @@ def test_resuming_under_another_mechanism_is_refused(tmp_path, field, value, nam
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stopped")
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -300,7 +317,6 @@ def test_resuming_under_another_mechanism_is_refused(tmp_path, field, value, nam
     ],
 )
 def test_other_gradients_under_the_same_noise_are_refused(tmp_path, field, value):
-    train(tiny_config(train__stop_after_steps=1), tmp_path)
     with pytest.raises(InputError, match=field.replace("__", r"\.")):
         train(tiny_config(**{field: value}), tmp_path)
     config = tiny_config()
@@ -312,8 +328,8 @@ def test_other_gradients_under_the_same_noise_are_refused(tmp_path, field, value
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stopped")
 def test_a_run_whose_config_is_of_the_first_format_goes_on(tmp_path):
-    train(tiny_config(train__stop_after_steps=2), tmp_path)
     for path in (tmp_path / "checkpoints").glob("*/meta/metadata"):
         meta = json.loads(path.read_text())
         assert meta["config"]["format"] == 2
@@ -327,8 +343,8 @@ def test_a_run_whose_config_is_of_the_first_format_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stopped")
 def test_resuming_with_another_network_is_refused(tmp_path):
-    train(tiny_config(train__stop_after_steps=2), tmp_path)
     # The plan counts the numbers that noise goes onto.
     with pytest.raises(InputError, match=r"coordinates \(the network's size\) \d+ ->"):
         train(tiny_config(network__mlp__hidden_width=12), tmp_path)
@@ -370,8 +386,8 @@ def test_a_second_process_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stopped")
 def test_lost_checkpoints_are_refused(tmp_path):
-    train(tiny_config(train__stop_after_steps=2), tmp_path)
     _remove(tmp_path / "checkpoints")
     with pytest.raises(InputError, match="no checkpoint is left"):
         train(tiny_config(), tmp_path)
