@@ -6,8 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
-from reading import images_and_labels
+from reading import images_and_labels, png
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
@@ -15,12 +14,6 @@ from dpdm_jax.errors import InputError
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), np.uint8)
 LABELS = [2, 0, 1, 2, 0, 1]
 NAMES = ("cat", "dog", "eel")
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    return file.getvalue()
 
 
 def members_of(rows):
