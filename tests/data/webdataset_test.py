@@ -119,6 +119,7 @@ IMAGE = ("a.png", png(IMAGES[0]))
         (tar(IMAGE, ("b.heic", b"")), {}, "1 images of kinds that are not read"),
         (tar(("a.png", b"x")), {}, r"train\.tar: a cannot be decoded"),
         (tar(IMAGE, ("a.cls", b"x")), {}, "a has the label 'x' in 'cls'; allowed: an"),
+        (tar(IMAGE, ("a.cls", b"\xff")), {}, r"a\.cls cannot be read .* UTF-8"),
         (tar(IMAGE, ("b.png", IMAGE[1]), ("b.cls", b"1")), {}, "a has no label in"),
         (tar(IMAGE, ("a.cls", b"1")), {}, "go from 1 to 1; allowed: from 0"),
         (tar(IMAGE), {"num_classes": 2}, "no 'cls'; allowed: none, there are images"),
