@@ -182,8 +182,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.sample = sample = ml_collections.ConfigDict()
     sample.num_images = 1000  # in the archive
     sample.batch_size = 100  # images per call; does not change them
-    # uniform (random classes), balanced (0, 1, 2, ... in turn), one class as "3", or
-    # the labels of a .npy file, one per image.
+    # uniform (random classes), balanced (0, 1, 2, ... in turn), one class as "3" or by
+    # its name (data.class_names), or the labels of a .npy file, one per image.
     sample.labels = "uniform"
     # Of a model that reads captions: a text file of prompts, one a line, for the images
     # in turn. Private captions are not protected as prompts.

@@ -88,8 +88,12 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _refuse_extension(config, "train")
     _say(f"Training in {workdir}.")
     _use_autoencoder(config, workdir)
-    processes.from_first(lambda: _check_sampling(config, workdir))
-    _train(config, workdir)
+    is_new = processes.from_first(lambda: not (workdir / run_dir.LEDGER).exists())
+    # Handed from the check to the training, which may put something else in its place.
+    with data.loaded_once(uses=2 if is_new else 1):
+        if is_new:  # before any budget is spent
+            processes.from_first(lambda: evaluation_run.check_sampling(config, workdir))
+        _train(config, workdir)
     _print_statement(workdir)
 
 
@@ -212,11 +216,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     evaluate(config, workdir)
     report(config, workdir)
     _print_statement(workdir)
-
-
-def _check_sampling(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    if not (workdir / run_dir.LEDGER).exists():  # before any budget is spent
-        evaluation_run.check_sampling(config, workdir)
 
 
 def _train_parent(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ The modules are imported here, the libraries that they read with where they are 
 source pays for another one's.
 """
 
+import collections
 import contextlib
 import contextvars
 import dataclasses
@@ -116,20 +117,35 @@ GROUPED: Mapping[str, ReadColumn] = {
 }
 
 
-_Loaded = dict[tuple[ml_collections.FrozenConfigDict, str], Source]
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """Sources that are kept, and how often each is wanted."""
+
+    uses: int | None
+    sources: dict[tuple[ml_collections.FrozenConfigDict, str], Source] = (
+        dataclasses.field(default_factory=dict)
+    )
+    counts: collections.Counter[object] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+
+
 _loaded: contextvars.ContextVar[_Loaded | None] = contextvars.ContextVar(
     "loaded", default=None
 )
 
 
 @contextlib.contextmanager
-def loaded_once() -> Iterator[None]:
+def loaded_once(uses: int | None = None) -> Iterator[None]:
     """Has ``load_source`` read each split of each config once, and keep it.
 
     What a command checks before it trains, trains on and evaluates against is then
     decoded once. One within another keeps for itself.
+
+    Args:
+        uses: how often each is asked for; it is let go then. None keeps all.
     """
-    before = _loaded.set({})
+    before = _loaded.set(_Loaded(uses))
     try:
         yield
     finally:
@@ -157,9 +173,12 @@ def load_source(config: ml_collections.ConfigDict, split: str) -> Source:
     if kept is None:
         return _load(config, split)
     key = (ml_collections.FrozenConfigDict(config), split)
-    if key not in kept:
-        kept[key] = _load(config, split)
-    return kept[key]
+    if key not in kept.sources:
+        kept.sources[key] = _load(config, split)
+    kept.counts[key] += 1
+    if kept.counts[key] == kept.uses:
+        return kept.sources.pop(key)
+    return kept.sources[key]
 
 
 def _load(config: ml_collections.ConfigDict, split: str) -> Source:

@@ -225,12 +225,10 @@ def _labels(
     title: str,
 ) -> np.ndarray | None:
     """Reads the labels; None where there are none, and none are wanted."""
-    try:
-        values = _values(shards, name, title)
-    except InputError:
-        if config.num_classes > 0 or any(_JSON in shard.others for shard in shards):
-            raise
+    may_have = any({name, _JSON} & shard.others.keys() for shard in shards)
+    if not may_have and config.num_classes < 0:
         return None
+    values = _values(shards, name, title)
     labels = np.empty(len(values), np.int64)
     for i, value in enumerate(values):
         text = value.strip() if isinstance(value, str) else value

@@ -32,12 +32,8 @@ _BATCHES = 20
 _MARK = "measured: "
 
 
-def write(folder: pathlib.Path, count: int) -> None:
-    """Writes the same images in both formats: webdataset/ and huggingface/."""
-    import pyarrow
-
+def _write_webdataset(shard: pathlib.Path, count: int) -> None:
     files = _pngs()
-    shard = folder / "webdataset"
     shard.mkdir()
     for start in range(0, count, _SHARD):
         path = shard / f"train-{start // _SHARD:05d}.tar"
@@ -46,7 +42,12 @@ def write(folder: pathlib.Path, count: int) -> None:
                 member = tarfile.TarInfo(f"{i:07d}.png")
                 member.size = len(files[i % _DISTINCT])
                 archive.addfile(member, io.BytesIO(files[i % _DISTINCT]))
-    table = folder / "huggingface"
+
+
+def _write_huggingface(table: pathlib.Path, count: int) -> None:
+    import pyarrow
+
+    files = _pngs()
     table.mkdir()
     image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
     schema = pyarrow.schema([("image", image)])
@@ -71,6 +72,14 @@ def _pngs() -> list[bytes]:
         Image.fromarray(small).resize((_SIDE, _SIDE)).save(file, format="PNG")
         found.append(file.getvalue())
     return found
+
+
+_WRITERS = {"webdataset": _write_webdataset, "huggingface": _write_huggingface}
+_READINGS = {
+    f"{source}_{'on_demand' if on_demand else 'in_memory'}": (source, on_demand)
+    for source in _WRITERS
+    for on_demand in (False, True)
+}
 
 
 def _measure(source_name: str, path: str, on_demand: bool) -> dict[str, Any]:
@@ -127,29 +136,34 @@ def measured(source: str, path: pathlib.Path, *, on_demand: bool) -> dict[str, A
     return result
 
 
-def compared(count: int) -> dict[str, Any]:
-    """Measures a number of images, read in each way."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        write(folder, count)
-        readings = {
-            f"{source}_{'on_demand' if on_demand else 'in_memory'}": measured(
-                source, folder / source, on_demand=on_demand
-            )
-            for source in ("webdataset", "huggingface")
-            for on_demand in (False, True)
-        }
+def compared(count: int, names: Sequence[str]) -> dict[str, Any]:
+    """Measures a number of images.
+
+    Args:
+        count: how many.
+        names: of ``_READINGS``.
+    """
+    readings = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in names:
+            source, on_demand = _READINGS[name]
+            path = pathlib.Path(temporary) / source
+            if not path.exists():
+                _WRITERS[source](path, count)
+            readings[name] = measured(source, path, on_demand=on_demand)
     digests = {reading.pop("digest") for reading in readings.values()}
+    ratios = [
+        readings[f"{source}_on_demand"]["bytes"]
+        / readings[f"{source}_in_memory"]["bytes"]
+        for source in _WRITERS
+        if {f"{source}_on_demand", f"{source}_in_memory"} <= {*names}
+    ]
     return {
         "benchmark": "data_reading",
         "images": count,
         "images_bytes": count * _SIDE**2,
         "same_digest": len(digests) == 1,
-        "on_demand_over_in_memory": max(
-            readings[f"{source}_on_demand"]["bytes"]
-            / readings[f"{source}_in_memory"]["bytes"]
-            for source in ("webdataset", "huggingface")
-        ),
+        "on_demand_over_in_memory": max(ratios, default=None),
         "readings": readings,
         "machine": machine.describe(),
         "commit": machine.commit(),
@@ -161,6 +175,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument(
+        "--readings", nargs="+", choices=_READINGS, default=list(_READINGS)
+    )
     parser.add_argument("--quick", action="store_true", help="few images")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -169,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{_MARK}{json.dumps(_measure(source, path, on_demand == '1'))}")
         return
     for count in [2_000] if options.quick else options.sizes:
-        result = compared(count)
+        result = compared(count, options.readings)
         if options.json:
             print(json.dumps(result), flush=True)
             continue

@@ -1,12 +1,10 @@
 """Folders of Hugging Face's library, made here as its version 5.2 writes them."""
 
-import io
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
-from reading import images_and_labels
+from reading import images_and_labels, png
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
@@ -16,12 +14,6 @@ pyarrow = pytest.importorskip("pyarrow")
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), np.uint8)
 LABELS = [2, 0, 1, 2, 0, 1]
 NAMES = ("cat", "dog", "eel")
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    return file.getvalue()
 
 
 def write(folder, rows=range(6), shards=2, label=None, path=None):

@@ -1,12 +1,10 @@
 """Images in Parquet files."""
 
 import builtins
-import io
 
 import numpy as np
 import pytest
-from PIL import Image
-from reading import images_and_labels
+from reading import images_and_labels, png
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
@@ -16,12 +14,6 @@ pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3), np.uint8)
 LABELS = [2, 0, 2]
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    return file.getvalue()
 
 
 FILES = [png(image) for image in IMAGES]

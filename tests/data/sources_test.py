@@ -132,6 +132,10 @@ def test_a_command_reads_each_split_once(data_config):
         again.num_classes = 0
         assert data.load_source(again, "train").condition.num_classes == 0
     assert data.load_source(config, "train") is not train
+    with data.loaded_once(uses=2):
+        train = data.load_source(config, "train")
+        assert data.load_source(config, "train") is train
+        assert data.load_source(config, "train") is not train  # it was let go
 
 
 @pytest.mark.slow

@@ -6,8 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
-from reading import images_and_labels
+from reading import images_and_labels, png
 
 from dpdm_jax import data
 from dpdm_jax.errors import InputError
@@ -15,12 +14,6 @@ from dpdm_jax.errors import InputError
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), np.uint8)
 LABELS = [2, 0, 1, 2, 0, 1]
 NAMES = ("cat", "dog", "eel")
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    return file.getvalue()
 
 
 def members_of(rows):
@@ -126,6 +119,7 @@ IMAGE = ("a.png", png(IMAGES[0]))
         (tar(IMAGE, ("b.heic", b"")), {}, "1 images of kinds that are not read"),
         (tar(("a.png", b"x")), {}, r"train\.tar: a cannot be decoded"),
         (tar(IMAGE, ("a.cls", b"x")), {}, "a has the label 'x' in 'cls'; allowed: an"),
+        (tar(IMAGE, ("a.cls", b"\xff")), {}, r"a\.cls cannot be read .* UTF-8"),
         (tar(IMAGE, ("b.png", IMAGE[1]), ("b.cls", b"1")), {}, "a has no label in"),
         (tar(IMAGE, ("a.cls", b"1")), {}, "go from 1 to 1; allowed: from 0"),
         (tar(IMAGE), {"num_classes": 2}, "no 'cls'; allowed: none, there are images"),
