@@ -26,6 +26,7 @@ from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.sampling.snapshot import ReconstructionWriter, SnapshotWriter
 from dpdm_jax.training import extension, loop
 from dpdm_jax.training.checkpoints import Checkpoints
+from dpdm_jax.training.writers import registry as writers
 from dpdm_jax.user_paths import user_path
 
 
@@ -203,7 +204,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if _is_trained(workdir):
         _say(f"{workdir} has been trained; sampling from it.")
     else:
-        # Before hours of training: what is missing for the last stage.
+        # Before hours of training: what is missing for the last stages.
+        with processes.together():
+            writers.check(config.log)
         processes.from_first(lambda: evaluation_run.check_ahead(config, workdir))
         _train_parent(config, workdir)
         _train_autoencoder(config, workdir)

@@ -352,6 +352,7 @@ AHEAD = rows_of(
     "run",
     fields(
         {
+            "log.writers=paper": "log.writers has 'paper'; allowed: wandb, mlflow, or",
             "sample.num_images=20": "samples has up to 2 images of a class; allowed: 5",
             "sample.labels=3": "samples has no image of class 0, 1, 2, 4, 5, 6, 7, 8,",
             "sample.labels=nowhere.npy": "FileNotFoundError",
@@ -380,6 +381,7 @@ SAMPLING = rows_of(
             "sample.step=7": "no checkpoint of step 7; allowed: 1, 2",
             "sample.step=-2": "sample.step is -2",
             "sample.rounding=up": "sample.rounding is 'up'",
+            "sample.formats=npz,gif": "sample.formats is 'gif'; allowed: npz, png",
             "sample.name=../x": "sample.name is '../x'",
             "sample.name=..": "sample.name is '..'",
             "sample.seed=-1": "sample.seed is -1",

@@ -26,6 +26,10 @@ _OLD_FORMAT = (
 _UNSIGNED = (
     "It is not signed: whoever makes ledger, statement and sums anew is not found out."
 )
+_SAMPLER = (
+    f"{bundle.SAMPLER} is the file that was released; that it computes what "
+    f"{bundle.CONFIG} says is not checked."
+)
 _SIGNED = "It is signed; by whom, --public-key=FILE checks."
 
 
@@ -130,6 +134,8 @@ def _notes(
     folder: pathlib.Path, manifest: dict[str, Any], public_key: pathlib.Path | None
 ) -> tuple[str, ...]:
     notes = [_OLD_FORMAT] if manifest.get("format") == bundle.FORMATS[0] else []
+    if (folder / bundle.SAMPLER).exists():
+        notes.append(_SAMPLER)
     if public_key is None:
         notes.append(_SIGNED if (folder / bundle.SIGNATURE).exists() else _UNSIGNED)
     return tuple(notes)

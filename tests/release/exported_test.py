@@ -53,7 +53,11 @@ def folder(make_config, workdir):
 
 @pytest.mark.slow
 def test_a_stranger_makes_the_same_images(folder, tmp_path):
-    assert verify(folder).ok
+    outcome = verify(folder)
+    assert outcome.ok
+    assert outcome.notes[0].startswith(
+        "sampler.npz is the file that was released; that"
+    )
     assert bundle.SAMPLER in bundle.read_json(folder, bundle.PRIVACY)["files"]
     made = images_of_a_stranger(folder, tmp_path, lines_of(folder / "README.md"))
     expected, _ = dpdm_jax.load_release(folder).sample(8, labels="balanced", seed=0)
