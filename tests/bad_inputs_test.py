@@ -317,6 +317,9 @@ TRAINING = rows_of(
             "train.adam_eps=0": "train.adam_eps is 0.0",
             "train.gradient_unit=two": "gradient_unit is 'two'; allowed: one, clip_n",
             "train.ema_decay=1": "train.ema_decay is 1.0",
+            "train.power_averages=(0.05,)": "power_averages is (0.05,); allowed: ()",
+            "train.power_averages=(0.05,0.5)": "train.power_averages is 0.5; allowed: ",
+            "checkpoint.average_every_steps=-1": "checkpoint.average_every_steps is -1",
             "train.engine=fast": "engine is 'fast'",
             "train.engine_microbatch_size=-1": "engine_microbatch_size is -1",
             "train.stop_after_steps=-1": "train.stop_after_steps is -1",
@@ -378,6 +381,8 @@ SAMPLING = rows_of(
             "sample.labels=10": "asks for class 10",
             "sample.labels=nowhere.npy": "FileNotFoundError",
             "sample.weights=best": "allowed: ema, raw",
+            "sample.average=0.5": "sample.average is 0.5; allowed: ",
+            "sample.average=0.05": "holds none to rebuild it from; allowed: 0",
             "sample.step=7": "no checkpoint of step 7; allowed: 1, 2",
             "sample.step=-2": "sample.step is -2",
             "sample.rounding=up": "sample.rounding is 'up'",
@@ -412,6 +417,10 @@ EVALUATION = rows_of(
         {
             "evaluate.metrics=('fidd',)": "a metric is 'fidd'; allowed: fid, kid",
             "evaluate.metrics=()": "metrics is empty",
+            "evaluate.metrics=('fid_features',)": "no features are given; allowed: ",
+            "evaluate.metrics=('fid_features',) --config.evaluate.features=no.jax": (
+                "features is 'no.jax', no file"
+            ),
             "evaluate.seeds=0": "classifier_seeds is 0",
             "evaluate.lenet_steps=0": "lenet_steps is 0",
             "evaluate.neighbour_images=0": "neighbour_images is 0",

@@ -27,7 +27,9 @@ class Writer:
         config.update(fields)
         files.write_json(self.workdir / run_dir.CONFIG, config.to_dict())
 
-    def ledger(self, *, epsilon=3.0, steps=20, fixed_keys=False, **changes) -> None:
+    def ledger(
+        self, *, epsilon=3.0, steps=20, fixed_keys=False, origin=None, **changes
+    ) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             plan = make_plan(
@@ -44,7 +46,8 @@ class Writer:
                 )
             )
         path = self.workdir / run_dir.LEDGER
-        Ledger.create(path, plan, fixed_keys=fixed_keys).authorize(steps)
+        ledger = Ledger.create(path, plan, fixed_keys=fixed_keys, origin=origin)
+        ledger.authorize(steps)
 
     def samples(
         self, name="samples", *, num_classes=10, count=120, side=8, **settings

@@ -18,6 +18,7 @@ from dpdm_jax.privacy import (
     format_epsilon,
     read_ledger,
 )
+from dpdm_jax.privacy.lineage import Origin
 from dpdm_jax.report import write_report
 from dpdm_jax.sampling import images
 
@@ -176,6 +177,18 @@ def test_public_page_of_a_run_without_config(writer, report):
     writer.ledger()
     assert report().text.startswith("my_run:")
     assert report(private=False).text.startswith("A diffusion model:")
+
+
+def test_where_the_weights_come_from(writer, report):
+    writer.ledger(origin=Origin("release", "glyphs", "a" * 64, "fonts of matplotlib"))
+    text = report(private=False).text
+    assert "training began with release glyphs (fonts of matplotlib)" in text
+    assert "Where its weights come from Lineage: training began with weights" in text
+    (writer.workdir / "privacy.json").unlink()
+    writer.ledger()
+    text = report(private=False).text
+    assert "training began with random weights" in text
+    assert "Where its weights come from" not in text
 
 
 def test_tuning_is_counted(writer, report):
