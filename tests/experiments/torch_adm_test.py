@@ -1,6 +1,5 @@
 """The PyTorch ADM U-Net of the benchmarks computes what ours does."""
 
-import jax
 import pytest
 from random_params import random_like
 from torch_parameters import assert_twins
