@@ -184,9 +184,9 @@ def get_config() -> ml_collections.ConfigDict:
     sample.weights = "ema"  # ema | raw
     sample.step = -1  # which checkpoint; -1 the newest
     sample.rounding = "truncate"  # to uint8: truncate (as the papers) | nearest
-    # Files of the images beside the archive, separated by commas: npz (the archive, which
-    # is always there), png (a folder a class), parquet (as Hugging Face's data sets;
-    # extra parquet), webdataset (tar files).
+    # Files of the images beside the archive, separated by commas: npz (the archive,
+    # which is always there), png (a folder a class), parquet (as Hugging Face's data
+    # sets; extra parquet), webdataset (tar files).
     sample.formats = "npz"
     sample.png = False  # the same as png among the formats
     sample.name = "samples"  # sub-folder of <workdir>/samples
@@ -211,8 +211,8 @@ def get_config() -> ml_collections.ConfigDict:
     # (dpdm_jax/privacy/tuning.py says what that asks for); 0 if not.
     release.selection_mean = 0.0
     release.selection_shape = 1.0  # of that number: inf Poisson, 1 geometric, >= 0
-    # The model card (README.md): what the weights may be used under, by a hub's name of a
-    # licence (apache-2.0, cc-by-4.0); "" is said to be unknown.
+    # The model card (README.md): what the weights may be used under, by a hub's name of
+    # a licence (apache-2.0, cc-by-4.0); "" is said to be unknown.
     release.license = ""
     # The model card: a Markdown file of your own words on the data, whom to ask, how to
     # cite. It is published as it is.
