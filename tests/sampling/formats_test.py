@@ -123,6 +123,14 @@ def test_prompts(tmp_path):
     assert read_tars(tmp_path / "webdataset")["0000003.txt"] == "a/dog, ü".encode()
 
 
+def test_names_of_classes_lead_nowhere_else(tmp_path):
+    names = ("../up", "big cat", "a/b")
+    registry.write(tmp_path / "in", ["png"], set_of(3, class_names=names))
+    folders = {path.name for path in (tmp_path / "in" / "png").iterdir()}
+    assert folders == {"0000_up", "big cat", "0002_a_b"}
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 def test_images_without_either(tmp_path):
     registry.write(tmp_path, tuple(registry.FORMATS), set_of(labels=None))
     assert set(contents(tmp_path / "png")) == {f"{i:07d}.png" for i in range(7)}

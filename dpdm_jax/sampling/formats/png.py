@@ -18,6 +18,9 @@ IS_COMPACT = False
 
 METADATA = "metadata.csv"
 
+# No separators, no "..", nothing hidden.
+_PLAIN = re.compile(r"[\w+-]([\w .+-]{0,98}[\w+-])?")
+
 
 def require() -> None:
     """Needs no package beside those of the base."""
@@ -53,7 +56,13 @@ def _inside(whole: ImageSet) -> list[str]:
         return [f"{number[text]:04d}_{_plain(text)}" for text in texts]
     if whole.labels is None:
         return ["."] * len(whole)
-    return [whole.class_names[label] for label in whole.labels]
+    folders = [_folder(i, name) for i, name in enumerate(whole.class_names)]
+    return [folders[label] for label in whole.labels]
+
+
+def _folder(label: int, name: str) -> str:
+    """Returns a class's name, or of one that leads elsewhere what is plain of it."""
+    return name if _PLAIN.fullmatch(name) else f"{label:04d}_{_plain(name)}"
 
 
 def _plain(text: str) -> str:
