@@ -176,6 +176,7 @@ def test_a_step_is_that_of_pytorch(codec, images):
         assert np.mean(np.concatenate(difference) > 1e-4) < 0.01
 
 
+@pytest.mark.slow
 def test_before_its_start_the_discriminator_is_neither_heard_nor_trained(images):
     training, state = training_of(KL)
     before = jax.tree.map(np.array, state.discriminator)

@@ -75,6 +75,7 @@ def params_of(workdir, config):
     return read_trained(workdir / FOLDER, build_codec(config.codec, SHAPE))[0]
 
 
+@pytest.mark.slow
 def test_latents_of_public_images_have_a_standard_deviation_of_one(trained, make):
     config = make()
     assert is_finished(trained)
@@ -248,6 +249,7 @@ def test_the_plan_of_a_run_says_that_its_autoencoder_comes_first(
     assert "autoencoder" not in json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_another_training_is_not_gone_on_with(trained, make):
     for overrides, message in (
         ({"codec__training__learning_rate": 1e-3}, "another settings.learning_rate"),
@@ -271,6 +273,7 @@ def test_every_image_comes_once_in_a_round():
     assert _Order(10, 4, seed=4).batch(0).tolist() != seen[:4].tolist()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused(make, tmp_path):
     config = make(codec__training__num_steps=1)
     train(config, tmp_path)
@@ -285,5 +288,6 @@ def test_a_damaged_checkpoint_is_refused(make, tmp_path):
         params_of(tmp_path, config)
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_among_a_models_parameters(trained, make):
     assert set(params_of(trained, make())) == {KEPT}

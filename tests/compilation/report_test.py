@@ -94,6 +94,7 @@ def test_cpu(on_cpu):
     assert "fits" not in on_cpu
 
 
+@pytest.mark.slow
 def test_auto_is_the_engine_of_the_target(on_cpu, monkeypatch):
     assert on_cpu["engine"] == "vmap"
     for name in ("CPU_BYTES", "BYTES"):

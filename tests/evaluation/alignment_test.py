@@ -33,6 +33,7 @@ def result(sets, quick):
     return metrics.measure(["alignment"], **sets, settings=quick)
 
 
+@pytest.mark.slow
 def test_right_labels_are_recognised(result):
     assert result["alignment"] > 0.9
     assert result["alignment_real_test"] > 0.85

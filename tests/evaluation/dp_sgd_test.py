@@ -87,6 +87,7 @@ def test_a_step_is_the_clipped_sum_with_noise_over_the_expected_size(
     np.testing.assert_allclose(final[0]["linear"]["bias"], bias, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_training_has_secrets_of_its_own(digits, monkeypatch):
     """Those of a public seed would let anyone take the noise off again."""
     noise_keys, seeds = [], []

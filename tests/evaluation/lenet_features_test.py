@@ -43,6 +43,7 @@ def test_learns_rotations_without_labels(digits):
     assert network.settings["accuracy"] > 0.5  # chance: 0.25
 
 
+@pytest.mark.slow
 def test_is_kept_for_next_time(few, tmp_path, monkeypatch):
     images, labels = few
     trained = train(images, labels, cache_folder=tmp_path)

@@ -90,6 +90,7 @@ def test_real_against_other_real(quick, sets):
     assert metrics.measure(LENET, sets.real, sets.other, settings=afresh) == result
 
 
+@pytest.mark.slow
 def test_blank_images(quick, sets):
     blank = ImageSet("blank", np.full_like(sets.real.images[:100], 255))
     result = metrics.measure(LENET, sets.real, blank, settings=quick)

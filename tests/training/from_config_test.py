@@ -75,6 +75,7 @@ def steps_of(step_fns, optimizer, noise):
     return np.asarray(state.params["w"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_multiplier", [0.0, 1.0])
 def test_in_clip_norms_the_clip_norm_changes_nothing(trained, noise_multiplier):
     # Powers of two, so that sums and noise are the same multiples of the grid.
