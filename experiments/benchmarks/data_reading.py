@@ -178,14 +178,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--readings", nargs="+", choices=_READINGS, default=list(_READINGS)
     )
-    parser.add_argument("--quick", action="store_true", help="few images")
+    parser.add_argument("--quick", action="store_true", help="few images, one format")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.child:
         source, path, on_demand = options.child
         print(f"{_MARK}{json.dumps(_measure(source, path, on_demand == '1'))}")
         return
-    for count in [2_000] if options.quick else options.sizes:
+    if options.quick:
+        options.sizes, options.readings = [2_000], list(_READINGS)[:2]
+    for count in options.sizes:
         result = compared(count, options.readings)
         if options.json:
             print(json.dumps(result), flush=True)
