@@ -110,9 +110,11 @@ def check_sampling(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
     settings_of(config, workdir).check()
     train = data.load_source(config.data, "train")
     model = build_model(config, train.spec["image"].shape, train.condition)
-    asked = maker.check_ahead(config, model)
     if data.tokenizer(config.data) is not None:
-        return  # labels would have to be read for evaluation alone
+        if prompts.read(config.sample):
+            maker.check_ahead(config, model)
+        return  # others come later; labels would be read for evaluation alone
+    asked = maker.check_ahead(config, model)
     try:
         _check_labels(config, train)
         _check_sets(config, workdir, asked, train, train)
