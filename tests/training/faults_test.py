@@ -566,6 +566,8 @@ def test_a_disk_that_is_really_full(apart, tmp_path, size):
     disk.mkdir()
     result.mkdir()
     flags = [f"--config.{name}={value}" for name, value in _FIELDS.items()]
+    flags += ["--config.diffusion.parameterization=edm"]
+    flags += ["--config.privacy.moments_share=0"]
 
     def shell(*command: object) -> None:
         done = apart.run(*map(str, command), module="shell")
