@@ -178,6 +178,7 @@ PLANS = rows_of(
         {
             "privacy.epsilon=0": "epsilon is 0.0",
             "privacy.epsilon=-1": "epsilon is -1.0",
+            "privacy.moments_share=1": "privacy.moments_share is 1.0; allowed",
             "privacy.epsilon=nan": "epsilon is nan",
             "privacy.delta=0": "delta is 0.0",
             "privacy.delta=1": "delta is 1.0",
@@ -363,7 +364,7 @@ AHEAD = rows_of(
             "sampler.num_steps=1": "sampler.num_steps is 1",
             "sampler.guidance=-1": "sampler.guidance: The guidance scale is -1.0",
             "sampler.preset=best": "sampler.preset is 'best'",
-            "data.image_size=5": "the real images are 5x5x1; allowed for the metrics",
+            "data.image_size=6": "the real images are 6x6x1; allowed for the metrics",
             "data.num_classes=12": "has no image of class 10, 11; allowed: at least",
         }
     ),
@@ -397,7 +398,7 @@ SAMPLING = rows_of(
             "sampler.grid=even": "sampler.grid is 'even'",
             "sampler.num_steps=1": "sampler.num_steps is 1",
             "sampler.sigma_min=0": "sampler.sigma_min is 0.0",
-            "sampler.sigma_max=0.5": "sampler.sigma_max is 0.5",
+            "sampler.sigma_max=0.1": "sampler.sigma_max is 0.1",
             "sampler.edm.rho=0": "sampler.edm.rho is 0.0",
             "sampler.heun.s_churn=-1": "sampler.heun.s_churn is -1.0",
             "sampler.heun.s_min=2 --config.sampler.heun.s_max=1": (
@@ -604,6 +605,8 @@ def data_row(source, path, says, prepare=None, *more):
             "--config.data.channels=0",
             "--config.data.num_classes=-1",
             "--config.sampler.guidance=0",  # of images without labels
+            "--config.diffusion.parameterization=edm",  # of any size
+            "--config.privacy.moments_share=0",
             *more,
         ),
         says,

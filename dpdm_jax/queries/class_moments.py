@@ -192,6 +192,7 @@ def as_planned(config: ml_collections.ConfigDict, planned: Sequence[Query]) -> N
 
 def _share_of_budget(privacy: ml_collections.ConfigDict, count: int) -> float:
     """Returns the noise multiplier with which sums alone take a share of epsilon."""
+    validate.real("epsilon", privacy.epsilon, above=0, allow_inf=True)
     if math.isinf(privacy.epsilon):
         return _NEXT_TO_NONE
     return accounting.calibrate_noise_multiplier(
