@@ -13,7 +13,7 @@ _PARENT = """
 from dpdm_jax.configs import digits
 
 def get_config():
-    config = digits.get_config()
+    config = digits.network_alone()
     config.name = "before"
     config.data.public = "digits that are said to be public"
     config.log.snapshot_every_steps = 0

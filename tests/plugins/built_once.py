@@ -15,6 +15,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from dpdm_jax.diffusion.denoiser import Denoiser
 from dpdm_jax.models import model as models
 from dpdm_jax.sampling import generate
 
@@ -50,6 +51,14 @@ def _shared(build: Callable[..., Any]) -> Callable[..., Any]:
     return build_once
 
 
+def _of_denoiser(denoise: Denoiser) -> Any:
+    """Where its functions stand; of one that a test has made, which it is."""
+    functions = (denoise.predict, denoise.prepare)
+    names = [(f.__module__, getattr(f, "__qualname__", "")) for f in functions]
+    is_ours = all(module.startswith("dpdm_jax.") for module, _ in names)
+    return tuple(names) if is_ours else id(denoise)
+
+
 def _shared_program() -> Callable[..., Any]:
     build, made = generate.sampling_program, {}
 
@@ -60,7 +69,7 @@ def _shared_program() -> Callable[..., Any]:
         drawn = np.asarray(jax.random.key_data(key)).tobytes()
         known = (*_where(), said, drawn, mesh, repr(sorted(options.items())))
         # By identity: what is kept here is no other object later.
-        known += (id(model.network), id(model.codec))
+        known += (id(model.network), id(model.codec), _of_denoiser(model.denoise))
         if known not in made:
             program = build(model, sampler, key, mesh, **options)
             made[known] = model, sampler, program
