@@ -115,7 +115,8 @@ def train(
         )
         state = _resumed(job, state)
         values = stored_config.to_values(config)
-        processes.from_first(lambda: files.write_json(folder / run_dir.CONFIG, values))
+        path = folder / run_dir.CONFIG
+        processes.from_first(lambda: files.write_json(path, values, private=True))
         _take_steps(job, state, picture)
     return folder
 

@@ -37,7 +37,8 @@ def check(names: Sequence[str], num_classes: int) -> None:
     if num_classes > 0 and len(names) != num_classes:
         raise InputError(
             f"data.class_names has {len(names)} names ({listed(names)}) for "
-            f"{num_classes} classes; allowed: one for each, in order of the labels."
+            f"{num_classes} classes (data.num_classes); allowed: one for each, in "
+            "order of the labels."
         )
 
 

@@ -74,7 +74,9 @@ def import_checkpoint(
         )
     finally:
         checkpoints.close()
-    files.write_json(workdir / run_dir.CONFIG, stored_config.to_values(config))
+    files.write_json(
+        workdir / run_dir.CONFIG, stored_config.to_values(config), private=True
+    )
     return official.step
 
 

@@ -9,7 +9,7 @@ edited is read all the same.
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,12 +189,19 @@ def _data(
     """Returns in words what the model was trained on."""
     name = config["data"].get("tfds", {}).get("name") or config["data"]["source"]
     public = statement.get("public_data")
-    is_one = statement["unit_of_privacy"] == units.in_words(None)
+    count = statement["mechanism"]["num_examples"]
+    trained_on = f"{count} training images"
+    if statement["unit_of_privacy"] != units.in_words(None):
+        trained_on = f"training images of {count} groups"
     return (
-        f"{statement['mechanism']['num_examples']} training images"
-        f"{'' if is_one else ' in groups'} "
+        f"{trained_on} "
         f"({f'public: {public}' if public else f'source {name}'}), {_images(manifest)}"
     )
+
+
+def numbered(class_names: Sequence[str]) -> str:
+    """Returns names of classes, each behind its label."""
+    return ", ".join(f"{label} {name}" for label, name in enumerate(class_names))
 
 
 def _images(manifest: Mapping[str, Any]) -> str:
@@ -233,6 +240,8 @@ def _table(
     config: Mapping[str, Any],
 ) -> str:
     rows = {"trained on": _data(manifest, statement, config), "privacy": "none"}
+    if names := bundle.class_names(manifest):
+        rows["classes"] = numbered(names)
     if statement["private"]:
         accountant = statement["accountant"].upper()
         rows["privacy"] = f"{_guarantee(statement)}, by {accountant}"

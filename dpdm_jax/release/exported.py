@@ -25,6 +25,7 @@ from dpdm_jax.images import pixels
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import Model
 from dpdm_jax.release import bundle
+from dpdm_jax.release.card import numbered
 from dpdm_jax.sampling.generate import batch_function
 from dpdm_jax.sampling.prompts import is_text
 from dpdm_jax.training import rngs
@@ -154,6 +155,8 @@ def how_to_sample(folder: pathlib.Path, manifest: Mapping[str, Any]) -> str:
     height, width, channels = manifest["model"]["image_shape"]
     num_classes = manifest["model"]["num_classes"]
     labels, of_labels = f"numbers % {num_classes}", "has the class of each image"
+    if names := bundle.class_names(manifest):
+        of_labels += f": {numbered(names)}"
     if not num_classes:
         labels, of_labels = "0 * numbers", "is zero: there are no classes"
     return f"""\

@@ -255,4 +255,5 @@ def _open(
         )
     finally:
         checkpoints.close()
-    processes.from_first(lambda: files.write_json(workdir / run_dir.CONFIG, values))
+    path = workdir / run_dir.CONFIG
+    processes.from_first(lambda: files.write_json(path, values, private=True))

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dpdm_jax import planning
+from dpdm_jax import planning, run_dir
 from dpdm_jax.conditions import class_names
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model, build_model
@@ -88,6 +88,15 @@ def verify(
     statement: dict[str, Any] = {}
     if not folder.is_dir():
         return Verification(tuple(failures), statement, None)
+    # As they are written: some file systems take PRIVACY.json for the ledger's name.
+    names = {path.name for path in folder.iterdir()}
+    if run_dir.LEDGER in names and bundle.MANIFEST not in names:
+        its_own = folder / run_dir.RELEASE
+        sentence = (
+            f"{folder} is a run directory; allowed: a release, such as "
+            f"{its_own}, which --mode=release makes."
+        )
+        return Verification((sentence,), statement, None)
 
     def attempt(name: str, check: Callable[[], list[str]]) -> None:
         try:

@@ -162,7 +162,8 @@ def prepare(
         checkpoints=checkpoints,
     )
     values = stored_config.to_values(config)
-    processes.from_first(lambda: files.write_json(workdir / run_dir.CONFIG, values))
+    path = workdir / run_dir.CONFIG  # names places on this machine
+    processes.from_first(lambda: files.write_json(path, values, private=True))
     if not checkpoints.steps():
         # The secrets must be on disk before the first step uses them: a run killed in
         # its first steps then repeats their noise instead of drawing it anew.

@@ -149,9 +149,12 @@ def test_cards_of_other_kinds(read):
     assert "trained on public data (letters), none of which it protects" in text
     assert "Outside the guarantee" not in text
     group = {"unit_of_privacy": "one group, all training images with one value of name"}
-    assert "1437 training images in groups" in card.card(
+    assert "training images of 1437 groups" in card.card(
         manifest, stated | group, config
     )
+    names = [f"digit {label}" for label in range(10)]
+    text = card.card(manifest | {"class_names": names}, stated, config)
+    assert "| classes | 0 digit 0, 1 digit 1, 2 digit 2," in text
     manifest["model"] |= {
         "num_classes": 0,
         "condition": {"kind": "tokens", "length": 9, "vocabulary": 300},

@@ -34,6 +34,16 @@ def test_an_intact_release(released):
     assert outcome.to_dict()["epsilon"] == outcome.statement["epsilon"]
 
 
+def test_a_run_directory_is_told_from_a_release(tmp_path, capsys):
+    (tmp_path / "privacy.json").write_text("{}")
+    assert command.main(["verify", str(tmp_path)]) == 1
+    (sentence,) = capsys.readouterr().out.splitlines()
+    assert sentence == (
+        f"{tmp_path} is a run directory; allowed: a release, such as "
+        f"{tmp_path / 'release'}, which --mode=release makes."
+    )
+
+
 @pytest.mark.slow
 def test_every_changed_file_is_noticed(bundle_copy):
     for name in bundle.file_names(bundle_copy):

@@ -413,7 +413,8 @@ def test_secrets_are_private_and_absent_from_all_other_files(tmp_path):
     train(tiny_config(train__num_steps=2), tmp_path)
     folder = tmp_path / "checkpoints"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE((tmp_path / "metrics.jsonl").stat().st_mode) == 0o600
+    for name in ("metrics.jsonl", "config.json"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     private = json.loads((folder / "2" / "private" / "metadata").read_text())
     words = np.array(private["noise_key"], np.uint32)
     assert words.size * 32 >= 128
