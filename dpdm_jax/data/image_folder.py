@@ -14,6 +14,7 @@ from dpdm_jax.data.columns import Column
 from dpdm_jax.data.sources import (
     DataSettings,
     Source,
+    foreign_class,
     resolve_num_classes,
     split_name,
 )
@@ -330,11 +331,7 @@ def _list_images(folder: Path, classes: list[str] | None = None) -> _Listing:
     files, labels = [], []
     for name, members in by_class.items():
         if name not in classes:
-            raise InputError(
-                f"{folder} has the class {name!r}, which is neither in "
-                "data.class_names nor one of the training images; allowed: "
-                f"{', '.join(classes)}."
-            )
+            raise foreign_class(folder, name, classes)
         files += members
         labels += [classes.index(name)] * len(members)
     return _Listing(files, labels, classes)

@@ -13,6 +13,7 @@ from dpdm_jax.data import dataset_json, image_folder, paths
 from dpdm_jax.data.sources import (
     DataSettings,
     Source,
+    foreign_class,
     split_name,
 )
 from dpdm_jax.data.stored_images import source_of
@@ -138,11 +139,7 @@ def _labels(
                 classes = _folders(_names(other, training))
         classes = sorted(set(classes), key=image_folder.natural_order)
     if foreign := sorted(set(folders) - set(classes)):
-        raise InputError(
-            f"{path} has the class {foreign[0]!r}, which is neither in "
-            "data.class_names nor one of the training images; allowed: "
-            f"{', '.join(classes)}."
-        )
+        raise foreign_class(path, foreign[0], classes)
     return [classes.index(folder) for folder in folders]
 
 

@@ -321,6 +321,20 @@ def check_same_names(config: DataSettings, found: Sequence[str], name: str) -> N
         )
 
 
+def foreign_class(where: object, name: str, classes: Sequence[str]) -> InputError:
+    """Returns the refusal of a class folder that no label stands for.
+
+    Args:
+        where: the folder or file with it.
+        name: of the class.
+        classes: those that there are labels for, in order.
+    """
+    return InputError(
+        f"{where} has the class {name!r}, which is neither in data.class_names nor one "
+        f"of the training images; allowed: {', '.join(classes)}."
+    )
+
+
 def split_name(config: DataSettings, split: str) -> str:
     """Returns the config's name for the split "train" or "test".
 

@@ -111,10 +111,9 @@ def load(settings: Settings, config: DataSettings, split: str) -> Source:
             fit; the message names it.
     """
     shards = _index(config, split, {settings.label, config.group, _JSON}, warn=True)
-    starts = [0, *itertools.accumulate(len(shard.keys) for shard in shards)]
-    which = np.repeat(np.arange(len(shards)), np.diff(starts))
+    which = np.repeat(np.arange(len(shards)), [len(shard.keys) for shard in shards])
     where = np.concatenate([shard.images for shard in shards])
-    names = _names(shards, starts)
+    names = _names(shards)
     title, labels = _title(config, split), None
     if config.num_classes != 0:
         labels = _labels(shards, settings.label, config, names, title)
@@ -149,16 +148,17 @@ def column(config: DataSettings, name: str, split: str) -> Column:
         InputError: see ``load``; or a .json file is damaged.
     """
     shards = _index(config, split, {name, _JSON})
-    starts = [0, *itertools.accumulate(len(shard.keys) for shard in shards)]
     values = _values(shards, name, where := _title(config, split))
-    return Column(values, _names(shards, starts), f"{name!r} of {where}")
+    return Column(values, _names(shards), f"{name!r} of {where}")
 
 
 def _title(config: DataSettings, split: str) -> str:
     return f"the {split}ing shards of {config.path}"
 
 
-def _names(shards: Sequence[_Shard], starts: Sequence[int]) -> Made[str]:
+def _names(shards: Sequence[_Shard]) -> Made[str]:
+    starts = [0, *itertools.accumulate(len(shard.keys) for shard in shards)]
+
     def name(index: int) -> str:
         number = int(np.searchsorted(starts, index, "right")) - 1
         shard = shards[number]
