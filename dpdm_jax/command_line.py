@@ -199,9 +199,10 @@ def parse(argv: Sequence[str]) -> list[str]:
             if match := _OVERRIDE.fullmatch(arg):
                 given.add(_check_field(config, match.group(1)))
         # What a config file sets and none need be: config_flags cannot take it back.
-        nones = {f"--config.{name}=None": name for name in given if _may_be_none(name)}
-        unset = [nones[arg] for arg in argv if arg in nones]
-        argv = [arg for arg in argv if arg not in nones]
+        nones = {f"--config.{name}=None": name for name in given}
+        asked = [arg for arg in argv if arg in nones and _may_be_none(nones[arg])]
+        unset = [nones[arg] for arg in asked]
+        argv = [arg for arg in argv if arg not in asked]
     # config_flags looks for overrides there, whatever it is given to parse.
     sys.argv = argv
     try:
