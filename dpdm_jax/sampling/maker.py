@@ -207,7 +207,7 @@ def _warn_of_guidance(config: ml_collections.ConfigDict, scale: float) -> None:
         warnings.warn(
             f"sampler.guidance is {scale} and diffusion.label_dropout 0: what the "
             "network says without a condition, which guidance goes by, is not trained.",
-            stacklevel=2,
+            stacklevel=1,  # said from one place, it is shown once
         )
 
 

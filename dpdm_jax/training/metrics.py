@@ -55,8 +55,8 @@ class MetricsLog:
         if tensorboard and not _is_installed():
             self._events_folder = None
             _log.info(
-                "log.tensorboard is True, which needs clu and TensorFlow; %s has all "
-                "metrics without (to have both: pip install 'dpdm_jax[tensorboard]').",
+                "Metrics go to %s. (For TensorBoard too: pip install "
+                "'dpdm_jax[tensorboard]'.)",
                 FILE_NAME,
             )
 

@@ -51,8 +51,13 @@ class Settings:
         if self.components > most:
             raise InputError(
                 f"diffusion.edm_moments.components is {self.components}; allowed for "
-                f"images of {'x'.join(map(str, image_shape))}: 0 to {most}"
-                + ("." if most else f", above {_MAX_COVARIED} values 0 alone.")
+                f"images of {'x'.join(map(str, image_shape))}: "
+                + (
+                    f"0 to {most}."
+                    if most
+                    else f"0, as --config.diffusion.edm_moments.components=0 says it, "
+                    f"since they have more than {_MAX_COVARIED:,} values."
+                )
             )
 
 
