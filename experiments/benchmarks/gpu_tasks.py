@@ -25,14 +25,11 @@ xla_flags.configure()
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import ml_collections  # noqa: E402
-import numpy as np  # noqa: E402
 
 from dpdm_jax import planning  # noqa: E402
 from dpdm_jax.compilation.memory import program_memory  # noqa: E402
-from dpdm_jax.diffusion import from_config  # noqa: E402
 from dpdm_jax.models.model import Model  # noqa: E402
 from dpdm_jax.privacy.clipping import choose_engine  # noqa: E402
-from dpdm_jax.sampling.generate import make_generator  # noqa: E402
 from experiments.benchmarks import (  # noqa: E402
     finetune_problem,
     gpu_problem,
@@ -190,19 +187,8 @@ def sampling(
         rounds: of a call each.
     """
     config, model = _model(network, precision)
-    config.sampler.num_steps = num_steps
-    params = model.init(jax.random.key(0))
-    generate = make_generator(
-        model,
-        from_config.sampler(config.sampler),
-        jax.random.key(1),
-        guidance_scale=0.0,
-        batch_size=batch_size,
-    )
-    indices = np.arange(batch_size)
-    labels = model.condition.in_turn(batch_size)
     with _multiplied(precision):
-        run = lambda: generate(params, indices, labels)  # noqa: E731
+        run = jax_steps.sampling(config, model, batch_size, num_steps)
         seconds = pairs.interleaved({"sampling": run}, rounds)["sampling"]
     rates = [batch_size / s for s in seconds]
     return {

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from dpdm_jax import privacy, xla_flags
@@ -170,8 +171,22 @@ def sampling_sides(
     """
     xla_flags.configure()
     config = problem.load_config(network, noise_multiplicity=1)
-    config.sampler.num_steps = num_steps
     model = build_model(config, problem.IMAGE_SHAPE, of_classes(problem.NUM_CLASSES))
+    return {"ours": sampling(config, model, batch_size, num_steps)}
+
+
+def sampling(
+    config: ml_collections.ConfigDict, model: Model, batch_size: int, num_steps: int
+) -> Callable[[], np.ndarray]:
+    """Returns what makes images of initial weights by the config's sampler.
+
+    Args:
+        config: of the model; its ``sampler.num_steps`` is set.
+        model: the model.
+        batch_size: images.
+        num_steps: network calls an image.
+    """
+    config.sampler.num_steps = num_steps
     params = model.init(jax.random.key(0))
     generate = make_generator(
         model,
@@ -181,4 +196,5 @@ def sampling_sides(
         batch_size=batch_size,
     )
     indices = np.arange(batch_size)
-    return {"ours": lambda: generate(params, indices, indices % problem.NUM_CLASSES)}
+    labels = model.condition.in_turn(batch_size)
+    return lambda: generate(params, indices, labels)
