@@ -12,6 +12,8 @@ import pathlib
 import subprocess
 import sys
 
+from dpdm_jax.compilation.targets import CHIPS
+
 _CONFIGS = (
     "mnist",
     "celeba_32",
@@ -88,6 +90,40 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def other_chips(results: dict[str, dict]) -> str:
+    """The rows of a second table: the same programs on as many chips of each kind.
+
+    A chip's memory, computing and traffic are those that the compiler found for the
+    slice it compiled for; only the chip's own limits change. Another kind's compiler
+    may lay arrays out in other ways.
+    """
+    lines = []
+    for key, r in results.items():
+        if r.get("training_bytes") is None or "error" in r["programs"]["accumulate"]:
+            continue
+        cells = []
+        for chip in CHIPS.values():
+            flops = r["microbatches_per_step"] * r["expected_flops_of_accumulate"]
+            moved = (
+                r["microbatches_per_step"]
+                * r["programs"]["accumulate"]["main_memory_bytes"]
+                + r["programs"]["finish"]["main_memory_bytes"]
+            )
+            seconds = max(
+                flops / chip.flops_per_second, moved / chip.hbm_bytes_per_second
+            )
+            hours = seconds * r["num_steps"] / 3600
+            fits = r["training_bytes"] <= chip.hbm_bytes
+            cells.append(f"{hours:.2g}" if fits else "does not fit")
+        name = key.replace(",", ", ")
+        lines.append(
+            f"| {name} | {r['devices']} | {r['training_bytes'] / 1e9:.2f} | "
+            + " | ".join(cells)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Compiles what is missing and prints a table, or one JSON line with --json."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -126,6 +162,8 @@ def main() -> None:
         )
     else:
         print(table(results))
+        print()
+        print(other_chips(results))
 
 
 if __name__ == "__main__":
