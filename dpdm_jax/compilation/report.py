@@ -35,10 +35,13 @@ from dpdm_jax.training.units import images_per_unit
 _log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = re.compile(r"\(([0-9.]+)([KMGT])\) exceeds available HBM")
+_COUNTED = {"flop": "flops", "accessed": "bytes_accessed"}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[str, Any]:
+def compile_report(
+    config: ml_collections.ConfigDict, target: Target, *, sampler: bool = True
+) -> dict[str, Any]:
     """Compiles the training step and the sampler of a config for a target.
 
     ``accumulate`` and ``finish`` are those of ``make_train_step``, ``sample`` makes
@@ -48,6 +51,8 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
     Args:
         config: the whole config.
         target: see ``find_target``.
+        sampler: whether to compile ``sample``, which of a large network takes as long
+            as the training step.
 
     Returns:
         JSON values; the README of experiments/benchmarks explains them. A program that
@@ -68,7 +73,10 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
         plan.expected_batch_size, config.train.microbatch_size
     )
     programs = {}
-    for name, lower in _programs(config, target, model, plan).items():
+    wanted = _programs(config, target, model, plan)
+    if not sampler:
+        del wanted["sample"]
+    for name, lower in wanted.items():
         _log.info("compiling %s for %s ...", name, target.name)
         programs[name] = _compile(lower)
         _log.info("  took %.0f s", programs[name]["compile_seconds"])
@@ -96,7 +104,7 @@ def compile_report(config: ml_collections.ConfigDict, target: Target) -> dict[st
         "flops_per_step": expected_flops * num_devices * num_microbatches,
         "programs": programs,
         "training_bytes": _training_bytes(programs, _bytes_of(_fixed(model))),
-        "sampling_bytes": programs["sample"].get("memory", {}).get("peak"),
+        "sampling_bytes": programs.get("sample", {}).get("memory", {}).get("peak"),
     }
     compiled_flops = programs["accumulate"].get("flops")
     if compiled_flops:
@@ -135,15 +143,17 @@ def describe(report: dict[str, Any]) -> str:
     }
     programs = [report["programs"][name] for name in columns]
     for name, cell in rows.items():
-        cells = "".join(
-            f"{cell(p) if name == 'compiled in' or 'error' not in p else '-':>14}"
-            for p in programs
-        )
+        cells = "".join(f"{cell(p) if _has(p, name) else '-':>14}" for p in programs)
         lines.append(f"{name:14}{cells}")
     lines.append("")
     for name, program in report["programs"].items():
         if "error" in program:
             lines.append(f"{name} does not compile: {program['error']}")
+        if "unread" in program:
+            lines.append(
+                f"{name} can't be read, so that its traffic and exchanges are not "
+                f"known: {program['unread']}"
+            )
         for kind, found in program.get("collectives", {}).items():
             lines.append(
                 f"{name} exchanges {_bytes(found['bytes'])} by {found['count']} {kind}"
@@ -169,10 +179,12 @@ def describe(report: dict[str, Any]) -> str:
             f"{report['largest_microbatch_estimate']}"
         )
     if "lower_bound_seconds_per_step" in report:
+        traffic = report["memory_seconds_per_step"]
+        said = "unknown" if traffic is None else f"{traffic:.3g}"
         lines.append(
             "a logical step takes at least "
             f"{report['compute_seconds_per_step']:.3g} s of computing and "
-            f"{report['memory_seconds_per_step']:.3g} s of memory traffic; all steps "
+            f"{said} s of memory traffic; all steps "
             f"{report['lower_bound_hours']:.3g} hours ({report['limits_source']})"
         )
     return "\n".join(lines)
@@ -305,15 +317,21 @@ def _compile(lower: Callable[[], jax.stages.Lowered]) -> dict[str, Any]:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
             return taken() | {"error": str(e).splitlines()[0]}
-    report = taken()
+    report: dict[str, Any] = taken()
     cost = compiled.cost_analysis() or {}
-    text = compiled.as_text()
-    assert text is not None
-    program = hlo.Program(text)
-    return report | {
+    report |= {
         "memory": program_memory(compiled),
         "flops": cost.get("flops"),
         "bytes_accessed": cost.get("bytes accessed"),
+    }
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as e:
+        # A libtpu newer than this jaxlib has instructions that it can't read.
+        return report | {"unread": str(e).splitlines()[0]}
+    assert text is not None
+    program = hlo.Program(text)
+    return report | {
         "main_memory_bytes": program.main_memory_bytes(),
         "loops": program.num_loops(),
         "collectives": program.collectives(),
@@ -366,7 +384,9 @@ def _against_limits(
         "hbm_bytes": limits.hbm_bytes,
         "fits": {
             "training": training is not None and training <= limits.hbm_bytes,
-            "sampling": sampling is not None and sampling <= limits.hbm_bytes,
+            "sampling": None
+            if "sample" not in programs
+            else sampling is not None and sampling <= limits.hbm_bytes,
         },
         "largest_microbatch_estimate": None,
     }
@@ -387,16 +407,28 @@ def _against_limits(
     if training is None:
         return compared
     calls = report["microbatches_per_step"]
-    compute = calls * expected_flops / limits.flops_per_second
-    moved = calls * accumulate["main_memory_bytes"] + finish["main_memory_bytes"]
-    memory = moved / limits.hbm_bytes_per_second
-    seconds = max(compute, memory)
+    seconds = compute = calls * expected_flops / limits.flops_per_second
+    memory = None
+    if "unread" not in accumulate:
+        moved = calls * accumulate["main_memory_bytes"]
+        moved += finish.get("main_memory_bytes", 0)  # once a step
+        memory = moved / limits.hbm_bytes_per_second
+        seconds = max(compute, memory)
     return compared | {
         "compute_seconds_per_step": compute,
         "memory_seconds_per_step": memory,
         "lower_bound_seconds_per_step": seconds,
         "lower_bound_hours": seconds * report["num_steps"] / 3600,
     }
+
+
+def _has(program: dict[str, Any], row: str) -> bool:
+    """Whether a program has the figure of a row of ``describe``."""
+    if "error" in program:
+        return row == "compiled in"
+    if row in _COUNTED:  # which the compiler leaves out where there is nothing
+        return program[_COUNTED[row]] is not None
+    return "unread" not in program or row not in {"main memory", "loops", "exchanged"}
 
 
 def _exchanged(program: dict[str, Any]) -> int:

@@ -8,10 +8,12 @@ what is in there is not compiled again.
 
 import argparse
 import json
+import logging
 import pathlib
 import subprocess
 import sys
 
+from dpdm_jax import command_line, compilation
 from dpdm_jax.compilation.targets import CHIPS
 
 _CONFIGS = (
@@ -33,35 +35,44 @@ _DTYPES = ("float32", "bfloat16")
 _RESULTS = pathlib.Path(__file__).parent / "results" / "compile_for.json"
 
 
-def compile_config(config: str, dtype: str, topology: str, minutes: float) -> dict:
-    """Runs the plan mode of one config in a process of its own.
+def compile_config(
+    config: str, dtype: str, topology: str, minutes: float, *, sampler: bool
+) -> dict:
+    """Compiles one config in a process of its own.
 
     Args:
         config: name of a file in configs/.
         dtype: of the network.
         topology: of the TPU slice.
         minutes: after which it is given up.
+        sampler: whether to compile the sampler, too.
 
     Returns:
         What --mode=plan --compile-for says under "compiled", or an "error".
     """
-    command = [
-        sys.executable,
-        "-m",
-        "dpdm_jax.main",
-        f"--config=configs/{config}.py",
-        "--mode=plan",
-        f"--compile-for={topology}",
-        "--json",
-        f"--config.network.dtype={dtype}",
-    ]
+    command = [sys.executable, "-m", __spec__.name, "--topology", topology]
+    command += ["--configs", config, "--dtypes", dtype, "--here"]
     try:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, timeout=60 * minutes, check=True
+            command if sampler else [*command, "--training-only"],
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60 * minutes,
+            check=True,
         )
     except subprocess.TimeoutExpired:
         return {"error": f"not compiled within {minutes:g} minutes"}
-    return json.loads(done.stdout)["compiled"]
+    return json.loads(done.stdout)
+
+
+def _compile_here(
+    config_name: str, dtype: str, topology: str, *, sampler: bool
+) -> dict:
+    config = command_line.load_config(f"configs/{config_name}.py")
+    config.network.dtype = dtype
+    target = compilation.find_target(topology)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return compilation.compile_report(config, target, sampler=sampler)
 
 
 def table(results: dict[str, dict]) -> str:
@@ -74,7 +85,8 @@ def table(results: dict[str, dict]) -> str:
             lines.append(f"| {config} | {dtype} | {problem} |" + " |" * 7)
             continue
         accumulate, finish = r["programs"]["accumulate"], r["programs"]["finish"]
-        exchanged = sum(c["bytes"] for c in finish["collectives"].values())
+        exchanged = sum(c["bytes"] for c in finish.get("collectives", {}).values())
+        traffic = r["memory_seconds_per_step"]
         lines.append(
             f"| {config} | {dtype} "
             f"| {r['microbatches_per_step']} x {r['microbatch_size']} "
@@ -83,9 +95,9 @@ def table(results: dict[str, dict]) -> str:
             f"| {r['largest_microbatch_estimate']} "
             f"| {r['flops_per_step'] / 1e15:.2f} "
             f"| {r['compiled_over_expected_flops']:.2f} "
-            f"| {exchanged / 1e6:.2f} "
+            f"| {'-' if 'unread' in finish else f'{exchanged / 1e6:.2f}'} "
             f"| {r['compute_seconds_per_step']:.2f} / "
-            f"{r['memory_seconds_per_step']:.2f} |"
+            f"{'-' if traffic is None else f'{traffic:.2f}'} |"
         )
     return "\n".join(lines)
 
@@ -99,16 +111,14 @@ def other_chips(results: dict[str, dict]) -> str:
     """
     lines = []
     for key, r in results.items():
-        if r.get("training_bytes") is None or "error" in r["programs"]["accumulate"]:
-            continue
+        if r.get("memory_seconds_per_step") is None:
+            continue  # not compiled, or its traffic is not known
         cells = []
         for chip in CHIPS.values():
             flops = r["microbatches_per_step"] * r["expected_flops_of_accumulate"]
-            moved = (
-                r["microbatches_per_step"]
-                * r["programs"]["accumulate"]["main_memory_bytes"]
-                + r["programs"]["finish"]["main_memory_bytes"]
-            )
+            moved = r["microbatches_per_step"] * r["programs"]["accumulate"][
+                "main_memory_bytes"
+            ] + r["programs"]["finish"].get("main_memory_bytes", 0)
             seconds = max(
                 flops / chip.flops_per_second, moved / chip.hbm_bytes_per_second
             )
@@ -132,8 +142,19 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=_DTYPES, choices=_DTYPES)
     parser.add_argument("--minutes", type=float, default=60, help="limit for a config")
     parser.add_argument("--out", type=pathlib.Path, default=_RESULTS)
+    parser.add_argument(
+        "--training-only", action="store_true", help="without the sampler"
+    )
+    # Used by this program itself: one config in this process, and its report alone.
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    sampler = not options.training_only
+    if options.here:
+        (config,), (dtype,) = options.configs, options.dtypes
+        report = _compile_here(config, dtype, options.topology, sampler=sampler)
+        print(json.dumps(report))
+        return
     stored = json.loads(options.out.read_text()) if options.out.exists() else {}
     results = stored.setdefault(options.topology, {})
     for dtype in options.dtypes:
@@ -143,7 +164,7 @@ def main() -> None:
                 continue
             print(f"{key}:", file=sys.stderr, flush=True)
             results[key] = compile_config(
-                config, dtype, options.topology, options.minutes
+                config, dtype, options.topology, options.minutes, sampler=sampler
             )
             options.out.write_text(json.dumps(stored, indent=1) + "\n")
     if options.json:

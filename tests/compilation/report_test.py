@@ -4,10 +4,12 @@ import json
 import types
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from dpdm_jax import compilation, planning, rooms, settings
 from dpdm_jax.compilation import report as report_lib
+from dpdm_jax.compilation import targets
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
@@ -228,3 +230,62 @@ def test_a_codec_is_counted_in_the_report_and_in_the_plan(monkeypatch):
     fewer = plan["expected_batch_size"] - plan["num_examples"] / plan["num_steps"]
     spared = plan["flops_per_step"] - kept["flops_per_step"]
     assert spared == pytest.approx(fewer * encoding, rel=0.3)
+
+
+def test_a_program_that_this_jaxlib_cannot_read_keeps_its_other_figures(
+    monkeypatch, on_cpu
+):
+    def unreadable(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: an instruction of a later version")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", unreadable)
+    found = report_lib._compile(lambda: jax.jit(jnp.sin).lower(1.0))
+    assert found["unread"] == "INTERNAL: an instruction of a later version"
+    assert found["memory"]["peak"] > 0
+    assert not {"main_memory_bytes", "loops", "collectives"} & set(found)
+
+    programs = on_cpu["programs"] | {"finish": found}
+    described = compilation.describe(on_cpu | {"programs": programs})
+    assert "finish can't be read, so that its traffic" in described
+    (exchanged,) = (x for x in described.splitlines() if x.startswith("exchanged"))
+    assert exchanged.split() == ["exchanged", "0", "B", "-", "0", "B"]
+
+    chip = targets.CHIPS["v5e"]
+
+    def limits(**changed):
+        report = on_cpu | {"programs": on_cpu["programs"] | changed}
+        return report_lib._against_limits(report, chip, 1e12, examples=64)
+
+    # The rest of a step is a lower bound of the whole; nothing of it is none.
+    whole, known = limits(), limits(finish=found)
+    assert 0 < known["memory_seconds_per_step"] < whole["memory_seconds_per_step"]
+    nothing = limits(accumulate=found)
+    assert nothing["memory_seconds_per_step"] is None
+    assert (
+        nothing["lower_bound_seconds_per_step"] == nothing["compute_seconds_per_step"]
+    )
+
+
+def test_training_alone(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        report_lib,
+        "_programs",
+        lambda *_: {name: name for name in ("finish", "sample", "accumulate")},
+    )
+
+    def compile_(lower):
+        compiled.append(lower)
+        figures = {"peak": 3, "arguments": 1, "code": 1}
+        return {"compile_seconds": 0.0, "memory": figures}
+
+    monkeypatch.setattr(report_lib, "_compile", compile_)
+    report = compilation.compile_report(
+        small_config(), compilation.find_target("cpu"), sampler=False
+    )
+    assert compiled == ["finish", "accumulate"]
+    assert report["sampling_bytes"] is None
+    chip = targets.CHIPS["v5e"]
+    report["programs"]["accumulate"]["main_memory_bytes"] = 5
+    fits = report_lib._against_limits(report, chip, 1.0, examples=1)["fits"]
+    assert fits == {"training": True, "sampling": None}

@@ -83,7 +83,7 @@ def test_components_that_images_do_not_have():
     two = diffusion(parameterization="edm_moments", edm_moments={"components": 2})
     expected = Classes(6, 8, 0.6, -0.5, 3.0, components=2)
     assert from_config.parameterization(two, (6, 8, 1)) == (EDM(0.6), expected)
-    with pytest.raises(InputError, match="64x64x3: 0, .* more than 3,072 values"):
+    with pytest.raises(InputError, match=r"64x64x3: 0, .* more than 3,072 values"):
         from_config.parameterization(two, (64, 64, 3))
 
 
