@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _COLLECTIVES = (
     "all-gather",
@@ -145,9 +145,10 @@ class Program:
         """Bytes that instructions read from and write to a device's main memory.
 
         Each fused operation reads its operands and writes its results once, tile
-        padding included; what the compiler placed in on-chip memory is free. Loop
-        bodies count as often as they run where that is known, else once. Too high where
-        an operation reads only a part of an operand.
+        padding included; what the compiler placed in on-chip memory is free. Of an
+        operand that it only takes slices of, it reads the slices, and of a result that
+        is an operand with a slice changed, it writes the slice. Loop bodies count as
+        often as they run where that is known, else once.
         """
 
         @functools.cache
@@ -177,14 +178,85 @@ class Program:
                     piece = instruction.results[-2]
                     return piece.padded_bytes + _in_main_memory([piece])
                 case _:
-                    read = sum(
-                        _in_main_memory(computation[operand].results)
-                        for operand in instruction.operands
-                        if operand in computation
-                    )
-                    return read + _in_main_memory(instruction.results)
+                    operands = [
+                        computation[name].results if name in computation else ()
+                        for name in instruction.operands
+                    ]
+                    fused = self._fused(instruction, operands)
+                    return _moved(operands, instruction.results, fused)
 
         return of_computation(self._entry)
+
+    def _fused(
+        self, instruction: Instruction, operands: Sequence[tuple[Array, ...]]
+    ) -> dict[str, Instruction]:
+        """The computation of a fusion; of another instruction one with it alone."""
+        if instruction.kind == "fusion":
+            found = self._computations.get(_called(instruction, "calls"))
+            if found is not None:
+                return found
+        named = zip(instruction.operands, operands, strict=True)
+        parameters = {
+            name: Instruction(name, "parameter", arrays, (), f"{index})")
+            for index, (name, arrays) in enumerate(named)
+        }
+        return parameters | {instruction.name: instruction}
+
+
+def _moved(
+    operands: Sequence[tuple[Array, ...]],
+    results: Sequence[Array],
+    fused: dict[str, Instruction],
+) -> int:
+    """Bytes that a fused computation reads from and writes to main memory.
+
+    Args:
+        operands: arrays of each.
+        results: what it makes.
+        fused: its instructions, the last one the root.
+    """
+
+    def origin(name: str) -> str:
+        while name in fused and fused[name].kind == "bitcast":
+            (name,) = fused[name].operands
+        return name
+
+    *_, root = fused.values()
+    made = [origin(x) for x in (root.operands if root.kind == "tuple" else [root.name])]
+    # What is put into an operand in place, by the name of the whole.
+    changed = {
+        name: fused[fused[name].operands[1]].results
+        for name in made
+        if name in fused and fused[name].kind == "dynamic-update-slice"
+    }
+
+    def read(parameter: str) -> float:
+        total = 0
+        for user in fused.values():
+            if user.kind == "bitcast" or parameter not in map(origin, user.operands):
+                continue
+            first, *others = map(origin, user.operands)
+            if first != parameter or parameter in others:
+                return math.inf
+            if user.kind == "dynamic-slice":
+                total += sum(array.padded_bytes for array in user.results)
+            elif user.name not in changed:
+                return math.inf
+        return total
+
+    moved = 0
+    for instruction in fused.values():
+        if instruction.kind == "parameter":
+            index = int(instruction.rest.partition(")")[0])
+            whole = _in_main_memory(operands[index])
+            moved += int(min(whole, read(instruction.name)))
+    if len(made) != len(results):
+        return moved + _in_main_memory(results)
+    for name, array in zip(made, results, strict=True):
+        whole = _in_main_memory([array])
+        part = sum(piece.padded_bytes for piece in changed.get(name, (array,)))
+        moved += min(whole, part)
+    return moved
 
 
 def _in_main_memory(arrays: Iterable[Array]) -> int:

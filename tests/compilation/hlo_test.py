@@ -61,6 +61,19 @@ def test_main_memory_bytes():
     assert hlo.Program(_TPU).main_memory_bytes() == 2 * tile + 5 * 2 * 4 * 4 * 128
 
 
+def test_a_loop_moves_the_slices_that_it_takes_and_makes():
+    @jax.jit
+    def f(x):
+        return jax.lax.map(jnp.sin, x)
+
+    rows, width = 1000, 64
+    compiled = f.lower(jax.ShapeDtypeStruct((rows, width), jnp.float32)).compile()
+    whole = 4 * rows * width
+    moved = hlo.Program(compiled.as_text()).main_memory_bytes()
+    # Each row is read and written; the counter and a copy of the whole, at most, too.
+    assert 2 * whole <= moved <= 5 * whole
+
+
 def test_loops():
     assert hlo.Program(_TPU).num_loops() == 1
 
