@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import jax
 import numpy as np
@@ -27,19 +28,26 @@ def config_of(**sample):
     return config
 
 
-@pytest.fixture
-def workdir(tmp_path):
-    """A run directory with imported random weights, of a model that reads text."""
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A run directory with random weights of a model that reads text. Read-only."""
+    folder = tmp_path_factory.mktemp("imported") / "run"
     config = config_of()
     model = build_model(config, (8, 8, 1), BYTES)
     params = jax.tree.map(
         lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape),
         model.init(jax.random.key(0)),
     )
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save_imported(model, 5, params, params, config={}, origin={})
     checkpoints.close()
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def workdir(imported, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(imported, tmp_path / "run")
 
 
 def read(folder):
