@@ -243,61 +243,59 @@ def test_moments_are_those_of_one_process(program, tmp_path):
     assert ends[1]["params"] == ends[2]["params"]
 
 
-def test_laws_that_process_0_keeps_end_like_those_of_each_step(program, tmp_path):
-    latents = {
-        "codec.name": "kl",
-        "codec.kl.base_channels": 32,
-        "codec.kl.num_res_blocks": 1,
-        "codec.kl.attention_factors": [],
-        "diffusion.parameterization": "edm",
-        "train.num_steps": 2,
-    }
-    ends = []
-    for processes, devices, cache in ((1, 1, "off"), (2, 2, "disk")):
-        folder = tmp_path / cache
-        folder.mkdir()
-        overrides = latents | {"codec.cache": cache}
-        ends.append(program(processes, devices).run(folder, overrides=overrides))
-    (expected,), told = ends
-    assert told[0]["params"] == told[1]["params"]
-    np.testing.assert_allclose(
-        told[0]["params"], expected["params"], rtol=1e-4, atol=1e-5
-    )
-    assert not (tmp_path / "off" / "run" / "latents").exists()
-    (laws,) = (tmp_path / "disk" / "run" / "latents").iterdir()
-    assert stat.S_IMODE(laws.stat().st_mode) == 0o700
+@pytest.fixture(scope="module")
+def people_in_latents(program, tmp_path_factory):
+    """Images of people behind a codec, of one device and of 2 x 2.
 
-
-def test_people_are_those_of_one_device(program, tmp_path):
-    """Who is chosen, which of their images are, and who computes them."""
+    The one encodes images in each step; of the others process 0 keeps their laws.
+    """
+    folder = tmp_path_factory.mktemp("people")
     rng = np.random.default_rng(0)
     people = np.repeat(np.arange(30), rng.integers(1, 9, 30))
     np.savez(
-        tmp_path / "train.npz",
+        folder / "train.npz",
         images=rng.integers(0, 256, (len(people), 8, 8, 1), np.uint8),
         labels=rng.integers(0, 10, len(people)),
         person=rng.permutation(people),
     )
     overrides = {
+        "codec.name": "kl",
+        "codec.kl.base_channels": 32,
+        "codec.kl.num_res_blocks": 1,
+        "codec.kl.attention_factors": [],
         "data.source": "npz",
-        "data.path": str(tmp_path),
+        "data.path": str(folder),
         "data.num_examples": 0,
         "data.group": "person",
+        "diffusion.parameterization": "edm",
         "train.images_per_group": 3,
         "train.batch_size": 15,
         "train.num_steps": 2,
         "train.microbatch_size": 8,
     }
     ends = []
-    for processes, devices in ((1, 1), (2, 2)):
-        folder = tmp_path / str(processes)
-        folder.mkdir()
-        ends.append(program(processes, devices).run(folder, overrides=overrides))
+    for processes, devices, cache in ((1, 1, "off"), (2, 2, "disk")):
+        (folder / cache).mkdir()
+        job = {"overrides": overrides | {"codec.cache": cache}}
+        ends.append(program(processes, devices).run(folder / cache, **job))
     (expected,), told = ends
+    return folder, expected, told
+
+
+def test_laws_that_process_0_keeps_end_like_those_of_each_step(people_in_latents):
+    folder, expected, told = people_in_latents
     assert told[0]["params"] == told[1]["params"]
     np.testing.assert_allclose(
         told[0]["params"], expected["params"], rtol=1e-4, atol=1e-5
     )
+    assert not (folder / "off" / "run" / "latents").exists()
+    (laws,) = (folder / "disk" / "run" / "latents").iterdir()
+    assert stat.S_IMODE(laws.stat().st_mode) == 0o700
+
+
+def test_people_are_those_of_one_device(people_in_latents):
+    """Who is chosen, which of their images are, and who computes them."""
+    _, expected, told = people_in_latents
     for step, chosen in expected["selected"].items():
         assert max(chosen) < 30
         read = [t["loaded"][step] for t in told]
