@@ -209,6 +209,7 @@ def test_weights_that_are_not_there(begin, tmp_path, name, message):
     assert not (tmp_path / "child").exists()
 
 
+@pytest.mark.slow
 def test_a_file_of_guided_diffusion(tiny_config, tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "imagenet.pt"

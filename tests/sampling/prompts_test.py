@@ -55,6 +55,7 @@ def read(folder):
         return dict(archive)
 
 
+@pytest.mark.slow
 def test_prompts_take_turns_and_stand_beside_their_images(workdir):
     config = config_of(prompt="a tiny 3\n  a cat/dog \n\n", png=True)
     folder = run.sample(config, workdir)
@@ -93,6 +94,7 @@ def test_a_file_gives_the_same_images_and_is_warned_of(workdir, tmp_path, caplog
         np.testing.assert_array_equal(found[name], typed[name])
 
 
+@pytest.mark.slow
 def test_other_prompts_are_other_images_and_other_settings(workdir):
     one = read(run.sample(config_of(prompt="a tiny 3"), workdir))["images"]
     with pytest.raises(InputError, match=r"other settings \(prompts\)"):

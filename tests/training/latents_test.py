@@ -254,6 +254,7 @@ def test_one_image_has_a_part_in_its_own_law_alone(run):
     np.testing.assert_array_equal(rest["condition"], [0, 1, 0, 1, 2])
 
 
+@pytest.mark.slow
 def test_laws_of_other_weights_data_or_runs_are_not_taken(run):
     every_law(run)
     names = {folders(run.workdir)[0].name}
