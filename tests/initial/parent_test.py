@@ -59,12 +59,12 @@ def test_one_command_trains_both_once(tiny_config, parent, tmp_path, capsys):
         config = tiny_config(
             name=name,
             initial__parent=parent,
-            evaluate__metrics=("mlp",),
+            evaluate__metrics=("logreg",),
             evaluate__seeds=1,
             evaluate__epochs=1,
-            evaluate__dp_sgd__epochs=0,
             train__num_steps=1,
-            sample__num_images=100,
+            sample__num_images=50,
+            sampler__num_steps=2,
         )
         modes.run(config, tmp_path / name)
         return capsys.readouterr().out

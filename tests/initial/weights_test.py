@@ -41,8 +41,10 @@ def private_run(tmp_path_factory, tiny_config):
 
 @pytest.fixture
 def begin(tiny_config, tmp_path):
-    def begin(weights, workdir=tmp_path / "child", **overrides):
-        config = tiny_config(initial__weights=str(weights), **overrides)
+    def begin(weights, workdir=tmp_path / "child", stop=1, **overrides):
+        config = tiny_config(
+            initial__weights=str(weights), train__stop_after_steps=stop, **overrides
+        )
         state = train(config, workdir, read_initial=read_initial)
         return state, workdir
 
@@ -110,8 +112,8 @@ def test_a_config_that_fine_tunes_wants_weights(begin, public_run, tmp_path):
         begin("", **parent)
     assert not (tmp_path / "child").exists()
     # A run that goes on has its own.
-    begin(public_run, train__stop_after_steps=1, **parent)
-    state, _ = begin("", train__stop_after_steps=2, **parent)
+    begin(public_run, stop=1, **parent)
+    state, _ = begin("", stop=2, **parent)
     assert int(state.step) == 2
 
 
@@ -155,9 +157,9 @@ def test_weights_without_a_guarantee_are_refused(begin, tiny_config, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_run_keeps_its_origin(begin, public_run, tmp_path):
-    whole, _ = begin(public_run, tmp_path / "whole", privacy__fixed_keys_seed=1)
-    fixed = {"privacy__fixed_keys_seed": 1}
-    begin(public_run, tmp_path / "parts", **fixed, train__stop_after_steps=2)
+    fixed = {"stop": 0, "privacy__fixed_keys_seed": 1}
+    whole, _ = begin(public_run, tmp_path / "whole", **fixed)
+    begin(public_run, tmp_path / "parts", **fixed | {"stop": 2})
     # It is not read again: not even there.
     parts, workdir = begin(tmp_path / "gone", tmp_path / "parts", **fixed)
     assert_equal(parts.params, whole.params)
@@ -207,6 +209,7 @@ def test_weights_that_are_not_there(begin, tmp_path, name, message):
     assert not (tmp_path / "child").exists()
 
 
+@pytest.mark.slow
 def test_a_file_of_guided_diffusion(tiny_config, tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "imagenet.pt"

@@ -34,6 +34,7 @@ def make_config(tiny_config):
             "diffusion__parameterization": "edm_moments",
             "privacy__moments_noise_multiplier": 5.0,
             "train__num_steps": 3,
+            "train__engine": ENGINES[0],
         }
         return tiny_config(**settings | overrides)
 
@@ -44,14 +45,18 @@ def leaves(tree):
     return jax.tree.leaves(jax.device_get(tree))
 
 
-def moments_of(workdir, config, weights="raw"):
-    """The moments in the newest checkpoint."""
+def weights_of(workdir, config, weights="raw", step=-1):
+    """All of a checkpoint's; of the newest unless asked for another."""
     checkpoints = Checkpoints(workdir)
     try:
         model = build_model(config, (8, 8, 1), of_classes(10))
-        return checkpoints.restore_weights(model, weights)[0]["moments"]
+        return checkpoints.restore_weights(model, weights, step)[0]
     finally:
         checkpoints.close()
+
+
+def moments_of(workdir, config):
+    return weights_of(workdir, config)["moments"]
 
 
 def with_engine(engine, components):
@@ -60,6 +65,7 @@ def with_engine(engine, components):
         "privacy__fixed_keys_seed": 0,
         "train__engine": engine,
         "diffusion__edm_moments__components": components,
+        "checkpoint__every_steps": 1,
     }
 
 
@@ -80,23 +86,23 @@ def run_of(make_config, tmp_path_factory):
 @pytest.mark.parametrize("components", [0, 3])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_steps_train_the_network_and_leave_the_moments(
-    make_config, run_of, tmp_path, engine, components
+    make_config, run_of, engine, components
 ):
-    fixed = with_engine(engine, components)
-    config = make_config(**fixed)
-    one = loop.train(make_config(**fixed, train__stop_after_steps=1), tmp_path)
+    config = make_config(**with_engine(engine, components))
     all_steps, workdir = run_of(engine, components)
     assert set(all_steps.params) == set(all_steps.ema_params) == {"network"}
-    found = [
-        leaves(moments_of(folder, config, weights))
-        for folder, weights in ((tmp_path, "raw"), (workdir, "raw"), (workdir, "ema"))
-    ]
-    assert len(found[0]) == (4 if components else 2)
-    for other in found[1:]:
-        for now, then in zip(other, found[0], strict=True):
+    one, *ends = (
+        weights_of(workdir, config, weights, step)
+        for weights, step in (("raw", 1), ("raw", 3), ("ema", 3))
+    )
+    assert len(leaves(one["moments"])) == (4 if components else 2)
+    for end in ends:
+        for now, then in zip(
+            leaves(end["moments"]), leaves(one["moments"]), strict=True
+        ):
             np.testing.assert_array_equal(now, then)
     for now, then in zip(
-        leaves(all_steps.params["network"]), leaves(one.params["network"]), strict=True
+        leaves(all_steps.params["network"]), leaves(one["network"]), strict=True
     ):
         assert (now != then).any()
     # Written once, for all checkpoints.
@@ -112,22 +118,31 @@ def test_engines_agree(run_of, components):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_what_is_measured_is_near_the_data(make_config, tmp_path):
-    """A quarter of a standard deviation is far more than this noise: digits differ."""
+@pytest.fixture(scope="module")
+def near(make_config, tmp_path_factory):
+    """What is measured with little noise, the prior, and images and labels."""
     config = make_config(
-        privacy__moments_noise_multiplier=0.05,
+        privacy__moments_noise_multiplier=0.1,
         privacy__epsilon=float("inf"),
+        diffusion__edm_moments__components=3,
         train__num_steps=1,
     )
-    loop.train(config, tmp_path)
+    workdir = tmp_path_factory.mktemp("near")
+    loop.train(config, workdir)
     source = data.load_source(config.data, "train")
-    batch = data.load_batch(source, np.arange(len(source)))
-    model = build_model(config, shape_of(source), source.condition)
-    white = np.asarray(model.prior.whiten(pixels.to_float(batch.examples["image"])))
-    found = np.asarray(moments_of(tmp_path, config)["mean"])
+    examples = data.load_batch(source, np.arange(len(source))).examples
+    prior = build_model(config, shape_of(source), source.condition).prior
+    return moments_of(workdir, config), prior, examples["image"], examples["condition"]
+
+
+@pytest.mark.slow
+def test_what_is_measured_is_near_the_data(near):
+    """A quarter of a standard deviation is far more than this noise: digits differ."""
+    moments, prior, images, labels = near
+    white = np.asarray(prior.whiten(pixels.to_float(images)))
+    found = np.asarray(moments["mean"])
     for label in range(10):
-        mean = white[batch.examples["condition"] == label].mean(axis=0)
+        mean = white[labels == label].mean(axis=0)
         # Frequencies that differ most between classes; the guess for the others is 0.
         low = np.s_[:3, :3]
         np.testing.assert_allclose(found[label][low], mean[low], atol=0.25)
@@ -135,30 +150,20 @@ def test_what_is_measured_is_near_the_data(make_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_components_are_near_the_data(make_config, tmp_path):
-    config = make_config(
-        privacy__moments_noise_multiplier=0.1,
-        privacy__epsilon=float("inf"),
-        diffusion__edm_moments__components=3,
-        train__num_steps=1,
-    )
-    loop.train(config, tmp_path)
-    moments_found = moments_of(tmp_path, config)
-    source = data.load_source(config.data, "train")
-    batch = data.load_batch(source, np.arange(len(source)))
-    p = build_model(config, shape_of(source), source.condition).prior
+def test_components_are_near_the_data(near):
+    moments, prior, images, labels = near
     frequencies = np.asarray(
-        p.whiten(pixels.to_float(batch.examples["image"])) * p.assumed_stds
+        prior.whiten(pixels.to_float(images)) * prior.assumed_stds
     ).reshape(-1, 64)
     for label in range(10):
-        found = np.asarray(moments_found["components"][label]).reshape(3, 64)
+        found = np.asarray(moments["components"][label]).reshape(3, 64)
         np.testing.assert_allclose(found @ found.T, np.eye(3), atol=1e-5)
-        covariance = np.cov(frequencies[batch.examples["condition"] == label].T)
+        covariance = np.cov(frequencies[labels == label].T)
         values, vectors = np.linalg.eigh(covariance)
         explained = np.trace(found @ covariance @ found.T)
         assert explained > 0.9 * values[-3:].sum()
         assert abs(found[0] @ vectors[:, -1]) > 0.9
-        stds = np.asarray(moments_found["component_std"][label]) * p.sigma_data
+        stds = np.asarray(moments["component_std"][label]) * prior.sigma_data
         np.testing.assert_allclose(stds**2, values[:-4:-1], rtol=0.3)
 
 
@@ -188,9 +193,11 @@ def test_a_run_killed_before_its_first_step_measures_the_same_again(
 
 
 @pytest.mark.slow
-def test_a_resumed_run_does_not_measure_again(make_config, tmp_path, monkeypatch):
-    fixed = {"privacy__fixed_keys_seed": 0}
-    whole = loop.train(make_config(**fixed), tmp_path / "whole")
+def test_a_resumed_run_does_not_measure_again(
+    make_config, run_of, tmp_path, monkeypatch
+):
+    fixed = with_engine(ENGINES[0], 0)
+    whole, _ = run_of(ENGINES[0], 0)
     loop.train(make_config(**fixed, train__stop_after_steps=2), tmp_path / "parts")
     monkeypatch.setattr(MomentsQuery, "answer", None)
     parts = loop.train(make_config(**fixed), tmp_path / "parts")

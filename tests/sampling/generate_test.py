@@ -27,6 +27,7 @@ def stochastic_sampler():
     return samplers.DDIM(discretizations.edm_grid(6), stochastic=True)
 
 
+@pytest.mark.slow
 def test_images_do_not_depend_on_batch_size_or_order(model_and_params):
     model, params = model_and_params
     indices, labels = np.arange(11), np.arange(11) % 10
@@ -47,6 +48,7 @@ def test_images_do_not_depend_on_batch_size_or_order(model_and_params):
     np.testing.assert_allclose(made[4], made[11], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_indices_labels_and_keys_change_images(model_and_params):
     model, params = model_and_params
 

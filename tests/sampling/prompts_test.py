@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import jax
 import numpy as np
@@ -27,19 +28,26 @@ def config_of(**sample):
     return config
 
 
-@pytest.fixture
-def workdir(tmp_path):
-    """A run directory with imported random weights, of a model that reads text."""
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A run directory with random weights of a model that reads text. Read-only."""
+    folder = tmp_path_factory.mktemp("imported") / "run"
     config = config_of()
     model = build_model(config, (8, 8, 1), BYTES)
     params = jax.tree.map(
         lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape),
         model.init(jax.random.key(0)),
     )
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save_imported(model, 5, params, params, config={}, origin={})
     checkpoints.close()
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def workdir(imported, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(imported, tmp_path / "run")
 
 
 def read(folder):
@@ -47,6 +55,7 @@ def read(folder):
         return dict(archive)
 
 
+@pytest.mark.slow
 def test_prompts_take_turns_and_stand_beside_their_images(workdir):
     config = config_of(prompt="a tiny 3\n  a cat/dog \n\n", png=True)
     folder = run.sample(config, workdir)
@@ -85,6 +94,7 @@ def test_a_file_gives_the_same_images_and_is_warned_of(workdir, tmp_path, caplog
         np.testing.assert_array_equal(found[name], typed[name])
 
 
+@pytest.mark.slow
 def test_other_prompts_are_other_images_and_other_settings(workdir):
     one = read(run.sample(config_of(prompt="a tiny 3"), workdir))["images"]
     with pytest.raises(InputError, match=r"other settings \(prompts\)"):

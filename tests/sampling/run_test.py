@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -29,16 +30,23 @@ def config_of(**sample):
     return config
 
 
-@pytest.fixture
-def workdir(tmp_path):
-    """A run directory with imported random weights."""
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A run directory with imported random weights. Read-only."""
+    folder = tmp_path_factory.mktemp("imported") / "run"
     config = config_of()
     model = build_model(config, (8, 8, 1), of_classes(10))
     raw, ema = (model.init(jax.random.key(i)) for i in (0, 1))
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save_imported(model, 5, raw, ema, config={}, origin={})
     checkpoints.close()
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def workdir(imported, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(imported, tmp_path / "run")
 
 
 def read(folder):
@@ -64,7 +72,6 @@ def test_files(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_formats(workdir):
     formats = "npz,png,parquet,webdataset"
     folder = run.sample(config_of(formats=formats), workdir)
@@ -78,6 +85,7 @@ def test_formats(workdir):
         run.sample(config_of(formats="gif"), workdir)
 
 
+@pytest.mark.slow
 def test_files_that_an_interruption_left_out_are_made(workdir, monkeypatch):
     whole = run.sample(config_of(name="whole"), workdir)
 
@@ -128,6 +136,7 @@ def test_resumed_sampling_gives_the_same_images(workdir, monkeypatch):
     np.testing.assert_array_equal(resumed, whole)
 
 
+@pytest.mark.slow
 def test_more_images_extend_the_same_ones(workdir):
     few, _ = read(run.sample(config_of(num_images=12), workdir))
     many, _ = read(run.sample(config_of(num_images=25), workdir))

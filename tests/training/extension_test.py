@@ -3,6 +3,7 @@
 Keys are secret, so that runs are compared by copies of one run directory.
 """
 
+import functools
 import json
 import pathlib
 import shutil
@@ -76,8 +77,11 @@ def arrays_of(workdir, step=-1):
     return arrays, digests
 
 
+kept_arrays_of = functools.cache(arrays_of)  # of a run that stays as it is
+
+
 def assert_same_end(workdir, other):
-    ours, theirs = arrays_of(workdir), arrays_of(other)
+    ours, theirs = arrays_of(workdir), kept_arrays_of(other)
     jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
     assert ours[1] == theirs[1]  # the optimizer's state, too
     assert ledger_of(workdir) == ledger_of(other)
@@ -136,6 +140,7 @@ def test_an_extension_only_plans(spent, extended):
     assert changed == {pathlib.Path("privacy.json")}
 
 
+@pytest.mark.slow
 def test_it_is_announced_before_it_is_written(spent, tmp_path):
     workdir = copy_of(spent, tmp_path / "run")
     before = (workdir / "privacy.json").read_bytes()
@@ -216,7 +221,7 @@ def test_an_unfinished_run_takes_what_was_planned_first(partial, spent, tmp_path
     extend_by(workdir, num_steps=1)
     train(config_of(), workdir)
     assert ledger_of(workdir).authorized_steps == _PLANNED + 1
-    ours, theirs = (arrays_of(folder, _PLANNED) for folder in (workdir, spent))
+    ours, theirs = arrays_of(workdir, _PLANNED), kept_arrays_of(spent, _PLANNED)
     jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
     assert arrays_of(workdir)[1] != ours[1]
 
@@ -229,7 +234,7 @@ def test_copies_that_are_extended_apart_share_neither_noise_nor_batches(
     extend_by(workdir)
     train(config_of(), workdir)
     assert ledger_of(workdir).plan == ledger_of(undisturbed).plan
-    assert arrays_of(workdir, 8)[1] != arrays_of(undisturbed, 8)[1]
+    assert arrays_of(workdir, 8)[1] != kept_arrays_of(undisturbed, 8)[1]
     sizes = [
         logged(folder, "private/batch_size")[_PLANNED:]
         for folder in (workdir, undisturbed)
@@ -276,6 +281,7 @@ def test_a_larger_budget_on_resuming_stays_refused(extended, tmp_path):
     assert (workdir / "privacy.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_cannot_be_extended(spent, tmp_path):
     with pytest.raises(InputError, match="holds no run to extend"):
         extend_by(tmp_path / "nothing")
@@ -287,6 +293,7 @@ def test_what_cannot_be_extended(spent, tmp_path):
     assert ledger_of(workdir) == ledger_of(spent)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_stays_where_the_schedule_ended(spent):
     config = config_of(train__schedule="linear", train__optimizer="sgd")
     plan = ledger_of(spent).plan

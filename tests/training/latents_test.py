@@ -169,6 +169,8 @@ def test_laws_are_found_again_made_anew_or_removed(run_of, caplog):
     _, workdir = run_of("disk", **stopped)
     (laws,) = folders(workdir)
     times = [path.stat().st_mtime_ns for path in sorted(laws.iterdir())]
+    damaged_run = workdir.with_name("damaged")
+    shutil.copytree(workdir, damaged_run)
     # Of another codec, and of a process that was killed.
     for name in ("other", f".{laws.name}.0123"):
         shutil.copytree(laws, laws.with_name(name))
@@ -177,8 +179,7 @@ def test_laws_are_found_again_made_anew_or_removed(run_of, caplog):
     assert [path.stat().st_mtime_ns for path in sorted(laws.iterdir())] == times
     assert "damaged" not in caplog.text
 
-    run_of("disk", name="damaged", **stopped)
-    (laws,) = folders(workdir.with_name("damaged"))
+    (laws,) = folders(damaged_run)
     damaged = bytearray((laws / "1.npy").read_bytes())
     damaged[-1] ^= 1
     (laws / "1.npy").write_bytes(damaged)
@@ -253,6 +254,7 @@ def test_one_image_has_a_part_in_its_own_law_alone(run):
     np.testing.assert_array_equal(rest["condition"], [0, 1, 0, 1, 2])
 
 
+@pytest.mark.slow
 def test_laws_of_other_weights_data_or_runs_are_not_taken(run):
     every_law(run)
     names = {folders(run.workdir)[0].name}

@@ -65,6 +65,20 @@ def stopped(stopped_once, tmp_path) -> None:
     shutil.copytree(stopped_once, tmp_path, dirs_exist_ok=True)
 
 
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """The end of a run whose keys are fixed, and its directory. Read-only."""
+    workdir = tmp_path_factory.mktemp("known") / "run"
+    return train(tiny_config(privacy__fixed_keys_seed=3), workdir), workdir
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two runs of one config: their ends and their directories. Read-only."""
+    workdirs = [tmp_path_factory.mktemp("finished") / name for name in ("a", "b")]
+    return [(train(tiny_config(), workdir), workdir) for workdir in workdirs]
+
+
 def weights(workdir: pathlib.Path, config, step: int = -1):
     checkpoints = Checkpoints(workdir)
     model = build_model(config, *checkpoints.stored_problem())
@@ -85,9 +99,9 @@ def differ(one, other) -> bool:
 
 
 @pytest.mark.slow
-def test_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(tmp_path):
+def test_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(known, tmp_path):
     fixed = {"privacy__fixed_keys_seed": 3}
-    whole = train(tiny_config(**fixed), tmp_path / "whole")
+    whole, _ = known
     # 3 is between checkpoints, so that resuming replays a step; 4 is at one.
     for stop in (3, 4, 0):
         parts = train(
@@ -100,10 +114,9 @@ def test_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stopped")
 def test_a_run_killed_between_checkpoints_replays_batches_and_noise(tmp_path):
     """With secret keys: the end must not depend on where the run was cut."""
-    config = tiny_config(train__stop_after_steps=2)
-    train(config, tmp_path)
     twice = []
     for _ in range(2):
         # Both resume from step 2, as after two crashes; the later checkpoints of the
@@ -122,17 +135,26 @@ def _remove(folder: pathlib.Path):
 
 
 @pytest.mark.slow
-def test_noise_and_batches_differ_between_runs_of_one_config(tmp_path):
-    finals = [train(tiny_config(), tmp_path / name).params for name in ("a", "b")]
-    assert differ(*finals)
+def test_noise_and_batches_differ_between_runs_of_one_config(finished):
+    assert differ(*(state.params for state, _ in finished))
     sizes = [
         [json.loads(line)["private/batch_size"] for line in lines]
         for lines in (
-            (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-            for name in ("a", "b")
+            (workdir / "metrics.jsonl").read_text().splitlines()
+            for _, workdir in finished
         )
     ]
     assert sizes[0] != sizes[1]
+
+
+# One step on every example, without noise and clipping.
+_ORDINARY = {
+    "privacy__epsilon": math.inf,
+    "train__batch_size": 1437,
+    "train__num_steps": 1,
+    "train__optimizer": "sgd",
+    "train__learning_rate": 0.5,
+}
 
 
 @pytest.mark.slow
@@ -140,11 +162,7 @@ def test_draws_of_the_loss_are_secret(tmp_path):
     """Known draws would tie an example's draws to its place among the others."""
     finals = []
     for name in ("a", "b"):
-        config = tiny_config(
-            privacy__epsilon=math.inf,
-            train__batch_size=1437,  # the batches are the same
-            train__num_steps=1,
-        )
+        config = tiny_config(**_ORDINARY)  # the batches are the same
         with pytest.warns(UserWarning, match="NOT PRIVATE"):
             finals.append(train(config, tmp_path / name).params)
     assert differ(*finals)
@@ -152,14 +170,7 @@ def test_draws_of_the_loss_are_secret(tmp_path):
 
 @pytest.mark.slow
 def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
-    config = tiny_config(
-        privacy__epsilon=math.inf,
-        train__batch_size=1437,  # every example in every batch
-        train__num_steps=1,
-        train__optimizer="sgd",
-        train__learning_rate=0.5,
-        privacy__fixed_keys_seed=7,
-    )
+    config = tiny_config(**_ORDINARY, privacy__fixed_keys_seed=7)
     with pytest.warns(UserWarning, match="NOT PRIVATE"):
         state = train(config, tmp_path)
 
@@ -176,7 +187,7 @@ def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
 
     params = model.init(rngs.stream(config.seed, "init"))
     expected = optax.apply_updates(
-        params, jax.tree.map(lambda g: -0.5 * g, jax.grad(mean_loss)(params))
+        params, jax.tree.map(lambda g: -0.5 * g, jax.jit(jax.grad(mean_loss))(params))
     )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6),
@@ -190,7 +201,7 @@ def test_microbatches_and_engine_do_not_change_the_result(tmp_path):
     finals = []
     for i, (size, engine, held) in enumerate(
         [
-            (64, "vmap", 0),
+            (160, "vmap", 0),
             (160, "auto", 0),
             (32, "scan", 8),
             (48, "auto", 5),
@@ -214,20 +225,16 @@ def test_microbatches_and_engine_do_not_change_the_result(tmp_path):
 
 
 @pytest.mark.slow
-def test_bfloat16_trains_nearly_like_float32(tmp_path):
-    trained = {}
-    for dtype in ("float32", "bfloat16"):
-        config = tiny_config(
-            network__dtype=dtype, privacy__fixed_keys_seed=3, train__learning_rate=1e-2
-        )
-        train(config, tmp_path / dtype)
-        trained[dtype] = weights(tmp_path / dtype, config)
+def test_bfloat16_trains_nearly_like_float32(known, tmp_path):
+    config = tiny_config(network__dtype="bfloat16", privacy__fixed_keys_seed=3)
+    train(config, tmp_path)
+    trained = [weights(known[1], tiny_config()), weights(tmp_path, config)]
     start = jax.tree.leaves(
         build_model(tiny_config(), (8, 8, 1), of_classes(10)).init(
             rngs.stream(tiny_config().seed, "init")
         )
     )
-    for exact, rounded in zip(*trained.values(), strict=True):  # average, weights
+    for exact, rounded in zip(*trained, strict=True):  # average, weights
         leaves = [jax.tree.leaves(tree) for tree in (exact, rounded)]
         assert {leaf.dtype for leaf in leaves[1]} == {np.dtype("float32")}
         moved, apart = (
@@ -235,7 +242,7 @@ def test_bfloat16_trains_nearly_like_float32(tmp_path):
             for x, y in ((leaves[0], start), leaves)
         )
         assert 0 < apart < 0.2 * moved
-    metrics = (tmp_path / "bfloat16" / "metrics.jsonl").read_text().splitlines()
+    metrics = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert all(math.isfinite(json.loads(m)["private/loss"]) for m in metrics)
 
 
@@ -256,11 +263,7 @@ def test_one_compilation_whatever_the_batch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(steps, "take_step", counting)
     train(
-        tiny_config(
-            train__num_steps=12,
-            train__microbatch_size=16,
-            privacy__fixed_keys_seed=2,
-        ),
+        tiny_config(train__microbatch_size=16, privacy__fixed_keys_seed=2),
         tmp_path,
     )
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -288,37 +291,31 @@ def test_ledger_counts_before_work_and_the_budget_is_a_hard_stop(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stopped")
-@pytest.mark.parametrize(
-    ("field", "value", "named"),
-    [
+def test_resuming_under_another_mechanism_is_refused(tmp_path):
+    for field, value, named in (
         ("privacy__epsilon", 3.0, "noise_multiplier"),
         ("privacy__l2_clip_norm", 0.5, "l2_clip_norm"),
         ("privacy__delta", 1e-5, "delta"),
         ("train__batch_size", 200, "sampling_probability"),
         ("train__num_steps", 8, "num_steps"),
-    ],
-)
-def test_resuming_under_another_mechanism_is_refused(tmp_path, field, value, named):
-    with pytest.raises(InputError, match=named):
-        train(tiny_config(**{field: value}), tmp_path)
+    ):
+        with pytest.raises(InputError, match=named):
+            train(tiny_config(**{field: value}), tmp_path)
     # Nothing was lost: the run goes on.
     assert int(train(tiny_config(), tmp_path).step) == 6
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stopped")
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
+def test_other_gradients_under_the_same_noise_are_refused(tmp_path):
+    for field, value in (
         ("train__learning_rate", 1.0),
         ("diffusion__noise_multiplicity", 3),
         ("diffusion__stratified", False),
         ("data__resize", "box"),
-    ],
-)
-def test_other_gradients_under_the_same_noise_are_refused(tmp_path, field, value):
-    with pytest.raises(InputError, match=field.replace("__", r"\.")):
-        train(tiny_config(**{field: value}), tmp_path)
+    ):
+        with pytest.raises(InputError, match=field.replace("__", r"\.")):
+            train(tiny_config(**{field: value}), tmp_path)
     config = tiny_config()
     config.seed = 1
     with pytest.raises(InputError, match="seed 0 -> 1"):
@@ -351,12 +348,13 @@ def test_resuming_with_another_network_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_lost_ledger_and_foreign_checkpoints_are_refused(tmp_path):
-    for name in ("a", "b"):
-        train(tiny_config(train__stop_after_steps=2), tmp_path / name)
+def test_lost_ledger_and_foreign_checkpoints_are_refused(
+    stopped_once, finished, tmp_path
+):
+    shutil.copytree(stopped_once, tmp_path / "a")
     ledger = tmp_path / "a" / "privacy.json"
     kept = ledger.read_bytes()
-    ledger.write_bytes((tmp_path / "b" / "privacy.json").read_bytes())
+    ledger.write_bytes((finished[0][1] / "privacy.json").read_bytes())
     with pytest.raises(InputError, match="one run in a directory"):
         train(tiny_config(), tmp_path / "a")
     ledger.unlink()
@@ -367,8 +365,8 @@ def test_lost_ledger_and_foreign_checkpoints_are_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stopped")
 def test_a_second_process_is_refused(tmp_path):
-    train(tiny_config(train__stop_after_steps=1), tmp_path)
     code = (
         "import pathlib, sys, time; from dpdm_jax import run_dir\n"
         "with run_dir.locked(pathlib.Path(sys.argv[1])):\n"
@@ -409,20 +407,20 @@ def test_bad_fields_leave_no_run_behind(tmp_path):
 
 
 @pytest.mark.slow
-def test_secrets_are_private_and_absent_from_all_other_files(tmp_path):
-    train(tiny_config(train__num_steps=2), tmp_path)
-    folder = tmp_path / "checkpoints"
+def test_secrets_are_private_and_absent_from_all_other_files(finished):
+    (_, workdir), _ = finished
+    folder = workdir / "checkpoints"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for name in ("metrics.jsonl", "config.json"):
-        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
-    private = json.loads((folder / "2" / "private" / "metadata").read_text())
+        assert stat.S_IMODE((workdir / name).stat().st_mode) == 0o600
+    private = json.loads((folder / "6" / "private" / "metadata").read_text())
     words = np.array(private["noise_key"], np.uint32)
     assert words.size * 32 >= 128
     needles = [words.tobytes()]
     for name in ("selection_seed", "loss_seed"):
         needles += [private[name].encode(), bytes.fromhex(private[name])]
     needles += [str(int(w)).encode() for w in words.ravel() if w > 10**6]
-    for path in tmp_path.rglob("*"):
+    for path in workdir.rglob("*"):
         if path.is_file() and path.parent.name != "private":
             content = path.read_bytes()
             assert not any(needle in content for needle in needles), path
@@ -430,25 +428,26 @@ def test_secrets_are_private_and_absent_from_all_other_files(tmp_path):
 
 @pytest.mark.slow
 def test_fixed_keys_are_said_to_be_not_private(tmp_path):
-    train(tiny_config(privacy__fixed_keys_seed=0, train__num_steps=1), tmp_path)
+    config = tiny_config(privacy__fixed_keys_seed=0, train__stop_after_steps=1)
+    train(config, tmp_path)
     assert read_ledger(tmp_path / "privacy.json").not_private
 
 
 @pytest.mark.slow
-def test_metrics_mark_what_is_private(tmp_path):
-    train(tiny_config(train__num_steps=2), tmp_path)
-    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+def test_metrics_mark_what_is_private(finished):
+    (_, workdir), _ = finished
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
         public = {n for n in json.loads(line) if not n.startswith("private/")}
         assert public == {"step", "epsilon"}
 
 
 @pytest.mark.slow
-def test_logged_epsilon_is_the_ledgers(tmp_path):
-    train(tiny_config(), tmp_path)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+def test_logged_epsilon_is_the_ledgers(finished):
+    (_, workdir), _ = finished
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
     logged = [json.loads(line)["epsilon"] for line in lines]
     assert logged == sorted(logged)
-    assert logged[-1] == read_ledger(tmp_path / "privacy.json").epsilon_spent()
+    assert logged[-1] == read_ledger(workdir / "privacy.json").epsilon_spent()
 
 
 @pytest.mark.slow
@@ -468,12 +467,12 @@ def test_empty_batches_are_steps_of_pure_noise(tmp_path):
 
 
 @pytest.mark.slow
-def test_plan_report_agrees_with_the_run(tmp_path):
+def test_plan_report_agrees_with_the_run(finished):
     config = tiny_config()
     report = planning.plan_report(config)
-    train(config, tmp_path)
-    plan = read_ledger(tmp_path / "privacy.json").plan
+    (_, workdir), _ = finished
+    plan = read_ledger(workdir / "privacy.json").plan
     assert report["noise_multiplier"] == plan.noise_multiplier
     assert report["epsilon"] == plan.epsilon <= config.privacy.epsilon
-    ema, _ = weights(tmp_path, config)
+    ema, _ = weights(workdir, config)
     assert report["num_parameters"] == sum(x.size for x in jax.tree.leaves(ema))

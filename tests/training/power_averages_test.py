@@ -148,6 +148,7 @@ def assert_same_bits(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_noised_sums_are_the_same_bits_with_and_without(runs):
     """Averages are post-processing: the mechanism does not know that they are there."""
     none, *others = [state for *_, state in runs.values()]
@@ -160,6 +161,7 @@ def test_noised_sums_are_the_same_bits_with_and_without(runs):
     assert len({ledger.plan.to_dict()["epsilon"] for ledger in ledgers}) == 1
 
 
+@pytest.mark.slow
 def test_rebuilt_averages_are_those_that_were_kept(runs):
     _, _, state = runs["others"]
     for length in (0.07, 0.2):
@@ -173,6 +175,7 @@ def test_rebuilt_averages_are_those_that_were_kept(runs):
         assert_same_bits(rebuilt(runs["kept"], length), expected)
 
 
+@pytest.mark.slow
 def test_an_average_of_an_earlier_step(runs):
     made = [rebuilt(runs["kept"], 0.07, step) for step in (6, 12)]
     expected = rebuilt(runs["others"], 0.07, 6)
@@ -180,6 +183,7 @@ def test_an_average_of_an_earlier_step(runs):
     assert largest_difference(*made) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_keeps_the_same_bits(runs, tiny_config, tmp_path):
     workdir, _, whole = runs["kept"]
     for stop in (5, 0):  # between snapshots and checkpoints
@@ -196,6 +200,7 @@ def test_a_run_in_parts_keeps_the_same_bits(runs, tiny_config, tmp_path):
     assert [int(p.parts[2]) for p in kept[0]] == [10, 12, 2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_as_it_was_bit_for_bit(tiny_config, tmp_path):
     config = tiny_config(
         train__trainable="*bias",
@@ -212,6 +217,7 @@ def test_what_is_frozen_is_as_it_was_bit_for_bit(tiny_config, tmp_path):
     assert {name for name in made if not name.endswith("bias")}
 
 
+@pytest.mark.slow
 def test_a_damaged_copy_is_refused(runs, tmp_path):
     workdir, config, state = runs["kept"]
     copy = tmp_path / "run"
@@ -226,11 +232,13 @@ def test_a_damaged_copy_is_refused(runs, tmp_path):
     ) == pytest.approx(0.0)
 
 
+@pytest.mark.slow
 def test_a_run_without_averages_says_so(runs):
     with pytest.raises(InputError, match=r"holds none .* allowed: 0, or a run"):
         rebuilt(runs["none"], 0.05)
 
 
+@pytest.mark.slow
 def test_samples_say_which_average_they_are_of(runs):
     workdir, config, _ = runs["kept"]
     config = config.copy_and_resolve_references()
@@ -245,6 +253,7 @@ def test_samples_say_which_average_they_are_of(runs):
         sample(config, workdir)
 
 
+@pytest.mark.slow
 def test_a_release_says_which_average_it_holds(runs):
     workdir, config, _ = runs["kept"]
     config = config.copy_and_resolve_references()

@@ -234,7 +234,7 @@ def test_a_part_is_fine_tuned_from_the_weights_of_another_run(config_of, tmp_pat
     train(config_of(LOW_RANK, **public), parent)
     taken = weights(parent, config_of(LOW_RANK, **public))
     child = tmp_path / "child"
-    config = config_of("lora:1", initial__weights=str(parent), train__num_steps=1)
+    config = config_of(LOW_RANK, initial__weights=str(parent), train__num_steps=1)
     train(config, child, read_initial=read_initial)
     assert changed(weights(child, config, step=0), taken) == set()
     moved = changed(weights(child, config), taken)
@@ -417,7 +417,12 @@ def test_no_gradient_of_what_is_frozen_is_ever_in_memory(engine):
             )
 
         x = jax.ShapeDtypeStruct((size, 2, 2, 32), jnp.float32)
-        compiled = jax.jit(sums).lower(trained, fixed, x).compile()
+        # What a level changes are the kernels, not what they read and write.
+        compiled = (
+            jax.jit(sums)
+            .lower(trained, fixed, x)
+            .compile({"xla_backend_optimization_level": 0})
+        )
         memory[selector] = compiled.memory_analysis().temp_size_in_bytes
         flops[selector] = compiled.cost_analysis()["flops"]
         shapes = re.findall(r"= f32\[([0-9,]+)\]", compiled.as_text())
