@@ -11,6 +11,7 @@ import pytest
 from dpdm_jax.data import idx
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import (
+    features,
     inception,
     inception_weights,
     memorisation,
@@ -53,6 +54,14 @@ def sets(digits):
     )
 
 
+class FewAtOnce(features.InceptionFeatures):
+    """Fills no batch up with images that nobody asks for."""
+
+    def __init__(self, weights):
+        super().__init__(weights)
+        self.batch_size = 4
+
+
 @pytest.fixture(scope="module")
 def random_inception(inception_state):
     """Replaces the published weights by random ones."""
@@ -60,6 +69,7 @@ def random_inception(inception_state):
     weights = inception_weights.Weights(params, "0" * 64, False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception_weights, "load", lambda path, folder: weights)
+        patch.setattr(features, "InceptionFeatures", FewAtOnce)
         yield
 
 
