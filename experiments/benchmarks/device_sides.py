@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dpdm_jax import command_line, devices, files, planning, processes, xla_flags
+from dpdm_jax import devices, files, planning, processes, xla_flags
 from dpdm_jax.compilation.memory import program_memory
 from dpdm_jax.conditions import of_classes
+from dpdm_jax.configs import digits
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.padding import blank_examples
 from dpdm_jax.privacy import PoissonSampling, clipped_grad
@@ -106,6 +107,7 @@ def run_and_step(
     batch_size: int,
     noise_multiplicity: int,
     answer: str,
+    is_least: bool,
 ) -> dict[str, Callable[[], None]]:
     """Trains on the digits as configs/digits.py does; then holds a step to be timed.
 
@@ -120,12 +122,16 @@ def run_and_step(
         noise_multiplicity: K of the timed step.
         answer: .npz file that process 0 writes: the indices of each step in turn, noise
             of two steps, and the final weights and average.
+        is_least: whether the run is tiny: without moments of the classes, and with few
+            draws.
 
     Returns:
         "step" -> function that takes a step together with the other processes.
     """
     _start_devices(num_devices, num_processes, process_id, address)
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone() if is_least else digits.get_config()
+    if is_least:
+        config.diffusion.noise_multiplicity = 2
     config.privacy.fixed_keys_seed = SEED
     config.train.num_steps = num_steps
     # A plan that is quickly made: the figures do not depend on it.

@@ -27,6 +27,7 @@ def sides(
     xla_flags.configure()
     params = inception.params_from_state_dict(problem.inception_state())
     extractor = features.InceptionFeatures(Weights(params, "0" * 64, False))
+    extractor.batch_size = min(extractor.batch_size, num_features)
     images, labels = problem.labelled(num_images, seed=1)
     test = problem.labelled(num_test, seed=2)
     train, selection = downstream.set_apart((images, labels))

@@ -234,7 +234,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.quick:
-        options.networks, options.pairs, options.sizes = ["least"], 1, [(2, 2, 1)]
+        options.networks, options.pairs, options.sizes = ["least"], 1, [(1, 2, 1)]
         options.sides = [name for name in options.sides if name != "ordinary_at_once"]
     return options
 

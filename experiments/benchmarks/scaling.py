@@ -65,6 +65,8 @@ def measure_layouts(
     num_steps: int,
     step: dict[str, object],
     num_pairs: int,
+    *,
+    is_least: bool = False,
 ) -> dict:
     """Trains the digits under each layout, compares the ends, and times a step.
 
@@ -73,6 +75,7 @@ def measure_layouts(
         num_steps: of the training runs.
         step: network, batch_size and noise_multiplicity of the timed step.
         num_pairs: rounds.
+        is_least: whether the runs are tiny, see ``device_sides.run_and_step``.
 
     Returns:
         "processes x devices" -> a dictionary.
@@ -84,6 +87,7 @@ def measure_layouts(
             name = "{} x {}".format(*layout)
             answer = folder / f"{name}.npz"
             work = {"num_steps": num_steps, "answer": str(answer)} | step
+            work |= {"is_least": is_least}
             started = start(resources, f"{_BUILDERS}:run_and_step", layout, work)
             sides[name] = started["step"]
             with np.load(answer) as archive:
@@ -176,7 +180,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     step = dict(
         zip(("network", "batch_size", "noise_multiplicity"), timed, strict=True)
     )
-    by_layout = measure_layouts(layouts, options.steps, step, options.pairs)
+    by_layout = measure_layouts(
+        layouts, options.steps, step, options.pairs, is_least=options.quick
+    )
     by_size = measure_sizes(sizes, options.pairs)
     conditions = {"before": before, "after": machine.state()}
     if not options.json:

@@ -10,8 +10,6 @@ from dpdm_jax.evaluation.description import describe
 from dpdm_jax.evaluation.image_sets import ImageSet
 from dpdm_jax.evaluation.settings import Settings
 
-pytestmark = pytest.mark.optimized  # trains long enough to gain by it
-
 
 @pytest.fixture(scope="module")
 def sets(digits):

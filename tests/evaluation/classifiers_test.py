@@ -6,8 +6,6 @@ import pytest
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import classifiers, registry
 
-pytestmark = pytest.mark.optimized  # trains long enough to gain by it
-
 MNIST = (28, 28, 1)
 
 

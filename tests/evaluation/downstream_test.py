@@ -8,8 +8,6 @@ from dpdm_jax import data
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import downstream, fitting, registry
 
-pytestmark = pytest.mark.optimized  # trains long enough to gain by it
-
 
 def _accuracy(name, *sets, num_classes=10, **settings):
     """Runs the protocol, with some of the recipe's numbers replaced."""

@@ -57,6 +57,7 @@ def test_constant_features():
     assert fid.frechet_distance(a, b) == pytest.approx(12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [300, 30])
 def test_distance_is_that_of_pytorch_fid(pytorch_fid, number):
     size = 64

@@ -7,8 +7,6 @@ import pytest
 from dpdm_jax.evaluation import fitting, recipes, registry
 from dpdm_jax.padding import batch_indices
 
-pytestmark = pytest.mark.optimized  # trains long enough to gain by it
-
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_order_of_training(digits, monkeypatch, shuffle):

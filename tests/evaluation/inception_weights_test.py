@@ -43,6 +43,7 @@ def test_reads_a_file(file, inception_state, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_downloads_once(published, monkeypatch, tmp_path):
     urls = []
 
@@ -58,6 +59,7 @@ def test_downloads_once(published, monkeypatch, tmp_path):
     assert urls == [inception_weights.URL]
 
 
+@pytest.mark.slow
 def test_takes_what_pytorch_fid_downloaded(published, monkeypatch, tmp_path):
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)

@@ -1,22 +1,33 @@
+import runpy
+import sys
+
 import numpy as np
 import pytest
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import cache, lenet_features
 
-pytestmark = pytest.mark.optimized  # trains long enough to gain by it
+NUM_STEPS = 3
 
 
 def train(images, labels, **settings):
-    return lenet_features.train(images, labels, 10, num_steps=3, **settings)
+    return lenet_features.train(images, labels, 10, num_steps=NUM_STEPS, **settings)
+
+
+@pytest.fixture(scope="module")
+def enlarged(digits):
+    """The inner 6x6 pixels, as large as the network needs them."""
+    images, labels = digits[0]
+    return images[:, 1:7, 1:7].repeat(3, axis=1).repeat(3, axis=2), labels
 
 
 @pytest.mark.slow
-def test_learns_the_digits(digits):
-    network = lenet_features.train(*digits[0], 10, num_steps=60)
+@pytest.mark.optimized  # trains long enough to gain by it
+def test_learns_the_digits(enlarged):
+    network = lenet_features.train(*enlarged, 10, num_steps=60)
     assert network.settings["accuracy"] > 0.6  # chance: 0.1
     assert network.settings["task"] == "labels"
-    found = np.asarray(network(digits[0][0][:8]))
+    found = np.asarray(network(enlarged[0][:8]))
     assert found.shape == (8, 128)
     assert np.ptp(found, axis=0).max() > 0.1
 
@@ -37,8 +48,9 @@ def test_learns_the_same_way_each_time(few):
 
 
 @pytest.mark.slow
-def test_learns_rotations_without_labels(digits):
-    network = lenet_features.train(digits[0][0], None, 0, num_steps=60)
+@pytest.mark.optimized
+def test_learns_rotations_without_labels(enlarged):
+    network = lenet_features.train(enlarged[0], None, 0, num_steps=60)
     assert network.settings["task"] == "rotations"
     assert network.settings["accuracy"] > 0.5  # chance: 0.25
 
@@ -61,13 +73,12 @@ def test_is_kept_for_next_time(few, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_devices_compute_the_same(few, tmp_path, commands):
-    # In a process of its own, since the number of devices is fixed at start.
-    program = """
+def test_two_devices_compute_the_same(few, tmp_path, commands, monkeypatch):
+    program = f"""
 import sys, jax, numpy as np
 from dpdm_jax.evaluation import features, lenet_features
 network = lenet_features.train(
-    *(np.load(f)["a"] for f in sys.argv[1:3]), 10, num_steps=2, cache_folder=None
+    *(np.load(f)["a"] for f in sys.argv[1:3]), 10, num_steps={NUM_STEPS}
 )
 network.batch_size = 7  # becomes 8 on two devices
 images = np.load(sys.argv[1])["a"][:20]
@@ -79,15 +90,14 @@ np.savez(sys.argv[3], devices=jax.local_device_count(), a=found)
     files = [tmp_path / name for name in ("images.npz", "labels.npz")]
     for file, array in zip(files, few, strict=True):
         np.savez(file, a=array)
-    results = []
-    for number in (1, 2):
-        flags = f"--xla_force_host_platform_device_count={number}"
-        result = tmp_path / f"{number}.npz"
-        arguments = map(str, (*files, result))
-        env = {"XLA_FLAGS": flags}
-        done = commands.run(*arguments, module=str(script), env=env)
-        assert done.returncode == 0, done.stderr
-        results.append(np.load(result))
+    one, two = ([*map(str, files), str(tmp_path / f"{n}.npz")] for n in (1, 2))
+    monkeypatch.setattr(sys, "argv", [str(script), *one])
+    runpy.run_path(str(script))
+    # In a process of its own, since the number of devices is fixed at start.
+    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = commands.run(*two, module=str(script), env=env)
+    assert done.returncode == 0, done.stderr
+    results = [np.load(arguments[-1]) for arguments in (one, two)]
     assert [r["devices"] for r in results] == [1, 2]
     assert results[0]["a"].shape == (20, 128)
     np.testing.assert_allclose(results[0]["a"], results[1]["a"], rtol=1e-5, atol=1e-6)

@@ -11,6 +11,7 @@ import pytest
 from dpdm_jax.data import idx
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import (
+    features,
     inception,
     inception_weights,
     memorisation,
@@ -26,8 +27,6 @@ from dpdm_jax.evaluation.measured import Measured
 from dpdm_jax.evaluation.settings import Settings
 from dpdm_jax.evaluation.words import HIGHER, Words
 
-pytestmark = pytest.mark.optimized  # trains long enough to gain by it
-
 LENET = [f"{name}_lenet" for name in registry.FEATURE_METRICS]
 
 
@@ -36,7 +35,7 @@ def quick(tmp_path_factory):
     """Little training, and networks kept between tests."""
     return Settings(
         cache_folder=tmp_path_factory.mktemp("cache"),
-        lenet_steps=60,
+        lenet_steps=30,
         epochs=20,
         classifier_seeds=2,
         learning_rate=3e-3,
@@ -55,6 +54,14 @@ def sets(digits):
     )
 
 
+class FewAtOnce(features.InceptionFeatures):
+    """Fills no batch up with images that nobody asks for."""
+
+    def __init__(self, weights):
+        super().__init__(weights)
+        self.batch_size = 4
+
+
 @pytest.fixture(scope="module")
 def random_inception(inception_state):
     """Replaces the published weights by random ones."""
@@ -62,10 +69,12 @@ def random_inception(inception_state):
     weights = inception_weights.Weights(params, "0" * 64, False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception_weights, "load", lambda path, folder: weights)
+        patch.setattr(features, "InceptionFeatures", FewAtOnce)
         yield
 
 
 @pytest.mark.slow
+@pytest.mark.optimized  # trains long enough to gain by it
 def test_real_against_itself(quick, sets):
     result = metrics.measure(LENET, sets.real, sets.real, settings=quick)
     assert abs(result["fid_lenet"]) < 1e-6 * result["fid_lenet_floor"]
@@ -79,6 +88,7 @@ def test_real_against_itself(quick, sets):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized  # trains long enough to gain by it
 def test_real_against_other_real(quick, sets):
     result = metrics.measure(LENET, sets.real, sets.other, settings=quick)
     # As far apart as two halves of one set, within a factor for their fewer images.
@@ -102,6 +112,8 @@ def test_blank_images(quick, sets):
     assert result["settings"]["fid_lenet_floor"]["images"] == [100, 518]
 
 
+@pytest.mark.slow
+@pytest.mark.optimized
 def test_distance_grows_with_noise(quick, real_data):
     folder = real_data / "fashion_mnist"
     images = idx.read_idx(folder / "train-images-idx3-ubyte.gz", 3)[:2000, ..., None]
@@ -293,8 +305,8 @@ def test_a_metric_is_one_registration(quick, sets, monkeypatch):
 
 @pytest.mark.slow
 def test_inception_metrics_and_noise(quick, sets, random_inception):
-    # So few images that the covariances have a rank of 15.
-    real = ImageSet("real", sets.real.images[:16])
+    # So few images that the covariances have a rank of 7.
+    real = ImageSet("real", sets.real.images[:8])
     noise = np.random.default_rng(0).normal(size=real.images.shape)
     found = []
     for level in (0, 60, 240):
@@ -307,7 +319,7 @@ def test_inception_metrics_and_noise(quick, sets, random_inception):
     assert noisy["fid"] < noisier["fid"]
     assert set(noisy) >= {"fid", "fid_floor", "kid", "kid_std", "density"}
     assert any("not the published ones" in text for text in noisy["caveats"])
-    assert any("fid is from 16 images" in text for text in noisy["caveats"])
+    assert any("fid is from 8 images" in text for text in noisy["caveats"])
     text = describe(noisy)
     assert "real against real" in text
     assert "note: the Inception weights are not the published ones" in text

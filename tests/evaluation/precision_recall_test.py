@@ -39,6 +39,7 @@ def test_a_dropped_mode():
     assert result.coverage == 0.5
 
 
+@pytest.mark.slow
 def test_against_all_distances_at_once():
     # More rows than a block has, where slices can go wrong.
     rng = np.random.default_rng(0)

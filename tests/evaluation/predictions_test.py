@@ -4,8 +4,6 @@ import pytest
 
 from dpdm_jax.evaluation import predictions, registry
 
-pytestmark = pytest.mark.optimized  # as classifiers are everywhere
-
 
 @pytest.mark.parametrize("size", [1, 499, 500, 501])
 def test_accuracy_counts_every_image(digits, size):

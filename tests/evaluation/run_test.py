@@ -19,8 +19,6 @@ from dpdm_jax.sampling import images
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.training.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.optimized  # trains long enough to gain by it
-
 
 def config_of(**fields):
     config = digits.network_alone()
@@ -29,7 +27,7 @@ def config_of(**fields):
     config.sample.num_images = 200
     config.evaluate.seeds = 2
     config.evaluate.epochs = 12
-    config.evaluate.lenet_steps = 40
+    config.evaluate.lenet_steps = 20
     config.evaluate.metrics = ("fid_lenet", "mlp")
     config.evaluate.learning_rate = 3e-3
     for name, value in fields.items():
@@ -43,6 +41,7 @@ def workdir(with_checkpoint, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized  # trains long enough to gain by it
 def test_noise_scores_like_chance_and_real_images_do_not(workdir):
     results = run.evaluate(config_of(), workdir)
     # An untrained model: 360 test images of 10 classes give 10 +- 1.6 % by chance; a

@@ -7,8 +7,6 @@ import pytest
 from dpdm_jax.evaluation import fitting, registry
 from dpdm_jax.evaluation.trainings import Trainings
 
-pytestmark = pytest.mark.optimized  # as classifiers are everywhere
-
 RECIPE = registry.recipe("logreg", epochs=2)
 
 

@@ -9,6 +9,7 @@ from dpdm_jax.evaluation.wide_resnet import WideResNet
 from dpdm_jax.padding import batch_indices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "size"), [(10, 9), (16, 8)])
 def test_equals_pytorch(depth, size):
     torch = pytest.importorskip("torch")
@@ -81,6 +82,7 @@ def test_wrn_40_4_is_that_of_the_papers_authors():
     assert classifiers.num_parameters(network) == count == 8_961_306
 
 
+@pytest.mark.slow
 def test_an_image_changes_no_other_logits():
     network = WideResNet((8, 8, 1), 3, depth=10, width=1)
     params = jax.jit(network.init)(jax.random.key(0))

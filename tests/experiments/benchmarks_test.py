@@ -1,5 +1,6 @@
 """Every benchmark runs and prints the keys that its documentation names."""
 
+import functools
 import importlib
 import importlib.util
 import json
@@ -13,9 +14,11 @@ import pytest
 
 from experiments.benchmarks import (
     cost_curves,
+    data_reading,
     finetune_step,
     first_step,
     large_models,
+    machine,
     memory,
     scaling,
     worker,
@@ -57,6 +60,12 @@ KEYS = {
         "cold_over_plain_port": None,
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def _speed_is_looked_at_briefly(monkeypatch):
+    of_small = functools.partial(machine.matrix_product_rate, size=64)
+    monkeypatch.setattr(machine, "matrix_product_rate", of_small)
 
 
 @pytest.fixture(autouse=True)
@@ -105,11 +114,19 @@ class Forked:
         return done
 
 
+@pytest.fixture(scope="module")
+def with_torch(commands):
+    """The server of commands, with what half of the sides would import."""
+    if importlib.util.find_spec("torch"):
+        commands.preload("torch")
+    return commands
+
+
 @pytest.fixture
-def forked(commands, monkeypatch):
+def forked(with_torch, monkeypatch):
     """Sides in processes that need not import what the server of commands has."""
-    for module in (worker, first_step, finetune_step, memory):
-        monkeypatch.setattr(module, "subprocess", Forked(commands))
+    for module in (worker, first_step, finetune_step, memory, data_reading):
+        monkeypatch.setattr(module, "subprocess", Forked(with_torch))
 
 
 @pytest.mark.slow
@@ -123,9 +140,8 @@ def forked(commands, monkeypatch):
         "data_reading",
         "finetune_step",
         "latent_step",
-        # Compile several programs anew.
-        pytest.param("step_time", marks=pytest.mark.slow),
-        pytest.param("first_step", marks=pytest.mark.slow),
+        "step_time",
+        "first_step",
     ],
 )
 def test_prints_the_documented_keys(name, capfd, request):

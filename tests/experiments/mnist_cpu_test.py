@@ -117,7 +117,7 @@ def test_a_release_is_checked(tmp_path, capsys, monkeypatch):
     assert np.ptp(images) > 200  # there is something to see
     for split in "train", "test":
         np.savez(tmp_path / f"{split}.npz", images=images, labels=labels)
-    quick = functools.partial(Settings, lenet_steps=20)
+    quick = functools.partial(Settings, lenet_steps=4)
     monkeypatch.setattr(check, "Settings", quick)
     monkeypatch.setattr(check, "load_release", load)
     chosen = [f"--release={name}", "--images=100", "--classifier=logreg"]

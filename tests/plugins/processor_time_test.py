@@ -53,6 +53,7 @@ def run(
     return done.returncode, done.stdout
 
 
+@pytest.mark.slow
 def test_the_costliest_tests_and_the_total_are_printed(tmp_path):
     status, said = run(tmp_path, workers=0, budget=100)
     assert status == 0, said

@@ -17,8 +17,6 @@ from dpdm_jax.sampling import parts
 from dpdm_jax.sampling import run as sampling_run
 from dpdm_jax.sampling.maker import Maker
 
-pytestmark = pytest.mark.optimized  # trains long enough to gain by it
-
 
 def config_of(**fields):
     config = digits.network_alone()

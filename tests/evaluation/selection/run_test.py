@@ -15,8 +15,6 @@ from dpdm_jax.evaluation.selection.description import describe, describe_real
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling import run as sampling_run
 
-pytestmark = pytest.mark.optimized  # trains long enough to gain by it
-
 RATES = (1e-6, 3e-4, 3e-3)
 
 
