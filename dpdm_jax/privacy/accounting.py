@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import scipy.optimize
 
 from dpdm_jax import validate
@@ -36,7 +37,7 @@ _RDP_ORDERS = (
 )
 
 # Every so many of them are tried, then fewer around the best; see
-# ``_least_rdp_epsilon``.
+# ``_rdp_epsilon``.
 _STRIDES = (27, 9, 3, 1)
 
 # dp-accounting composes privacy loss distributions by raising a Fourier transform to
@@ -365,10 +366,6 @@ def _with_errors(
 
 @functools.lru_cache(maxsize=4096)
 def _rdp_epsilon(events: tuple[Event, ...], delta: float) -> float:
-    return _least_rdp_epsilon([dp_event(*event[:3]) for event in events], delta)
-
-
-def _least_rdp_epsilon(events: list["dp_accounting.DpEvent"], delta: float) -> float:
     """Returns the least epsilon of all orders, of queries that compose.
 
     Every order gives a valid bound, and the bounds fall to one minimum and rise again,
@@ -377,20 +374,47 @@ def _least_rdp_epsilon(events: list["dp_accounting.DpEvent"], delta: float) -> f
     """
     from dp_accounting import rdp
 
-    def least(orders: tuple[float, ...]) -> tuple[float, float]:
-        accountant = rdp.RdpAccountant(orders, _relation())
-        for event in events:
-            accountant.compose(event)
-        return accountant.get_epsilon_and_optimal_order(delta)
+    def least(orders: Iterable[float]) -> tuple[float, float]:
+        tried = np.array(tuple(orders), np.float64)
+        spent = np.array([_composed_divergence(events, order) for order in tried])
+        return rdp.compute_epsilon(tried, spent, delta)
 
     with _quiet():
         epsilon, order = least((*_RDP_ORDERS[:: _STRIDES[0]], _RDP_ORDERS[-1]))
         for wide, stride in itertools.pairwise(_STRIDES):
             at = _RDP_ORDERS.index(order)
             around = range(max(at % stride, at - wide), at + wide + 1, stride)
-            near = [_RDP_ORDERS[i] for i in around if i < len(_RDP_ORDERS)]
-            epsilon, order = least(tuple(near))
+            epsilon, order = least(
+                _RDP_ORDERS[i] for i in around if i < len(_RDP_ORDERS)
+            )
     return float(epsilon)
+
+
+def _composed_divergence(events: tuple[Event, ...], order: float) -> float:
+    """Returns the Renyi divergence of queries that compose: the sum of their steps'."""
+    total = 0.0
+    for event in events:
+        of_step = _step_divergence(
+            event.sampling.sampling_probability, event.noise_multiplier, float(order)
+        )
+        total += event.num_steps * of_step
+    return total
+
+
+@functools.lru_cache(maxsize=2**14)
+def _step_divergence(
+    sampling_probability: float, noise_multiplier: float, order: float
+) -> float:
+    """Returns the Renyi divergence of one step.
+
+    A run asks for its epsilon after each step that it logs, always of the same step;
+    dp-accounting would compute it anew for every number of steps.
+    """
+    from dp_accounting import rdp
+
+    step = dp_event(PoissonSampling(sampling_probability, 1), noise_multiplier)
+    accountant = rdp.RdpAccountant((order,), _relation())
+    return float(accountant.compose(step).rdp[0])
 
 
 @functools.lru_cache(maxsize=4096)

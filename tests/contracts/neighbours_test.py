@@ -27,7 +27,7 @@ from dpdm_jax.networks import ncsnpp as ncsnpp_network
 
 BATCH = 5
 NUM_CLASSES = 3
-IMAGE_SHAPE = (8, 8, 1)
+IMAGE_SHAPE = (4, 4, 1)
 ENGINES = {
     "vmap": {"engine": "vmap"},
     "scan": {"engine": "scan"},
@@ -48,8 +48,11 @@ CASES = PERCEPTRONS + [
     for engine in ("vmap", "scan of 3", "book-keeping")
 ]
 every_case = pytest.mark.parametrize(("network", "multiplicity", "engine"), CASES)
+# For what each needs a program of its own. Engines but book-keeping never look into a
+# loss, where one draw and many differ.
 every_perceptron = pytest.mark.parametrize(
-    ("network", "multiplicity", "engine"), PERCEPTRONS
+    ("network", "multiplicity", "engine"),
+    [case for case in PERCEPTRONS if case[1] > 1 or "book-keeping" in case[2]],
 )
 # Of float64, in which sums are compared, and of gradients in batches of another size.
 ROUNDING, OTHER_SHAPE = 1e-12, 1e-5
@@ -256,7 +259,7 @@ def test_replaced_example_moves_the_sum_within_the_bound(
     grad_fn, run = clipped_sum(network, multiplicity, engine)
     total, masked = run(p.batch), run(p.batch, only(position))
     one_bad_pixel = p.batch[0][position].copy()
-    one_bad_pixel[3, 4, 0] = math.nan
+    one_bad_pixel[2, 3, 0] = math.nan
     neighbours = [
         *[replace(p.batch, position, image=pixel) for pixel in BAD_PIXELS],
         replace(p.batch, position, image=one_bad_pixel),

@@ -121,6 +121,27 @@ def test_rdp_epsilon_is_the_least_of_all_orders(sampling, noise, delta):
     assert accounting.epsilon(sampling, noise, delta, "rdp") == expected
 
 
+@pytest.mark.parametrize(
+    "others", [(), ((SMALL, 3.0, 20), (PoissonSampling(1.0, 1), 5, 1))]
+)
+def test_a_step_computed_once_composes_as_in_dp_accounting(others):
+    sampling, noise = PoissonSampling(0.0123, 90), 1.25
+    before = accounting._step_divergence.cache_info().misses
+    spent = {
+        steps: accounting.epsilon_of_events(
+            [(sampling, noise, steps), *others], 1e-5, "rdp"
+        )
+        for steps in range(1, 91)
+    }
+    computed = accounting._step_divergence.cache_info().misses - before
+    assert computed <= (1 + len(others)) * len(accounting._RDP_ORDERS)
+    for steps in (1, 7, 90):
+        accountant = rdp.RdpAccountant(accounting._RDP_ORDERS, RELATION)
+        for event in ((sampling, noise, steps), *others):
+            accountant.compose(accounting.dp_event(*event))
+        assert spent[steps] == accountant.get_epsilon(1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("accountant", accounting.ACCOUNTANTS)
 @pytest.mark.parametrize("eps", [0.01, 3, 100])
