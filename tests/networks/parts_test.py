@@ -57,6 +57,7 @@ def test_what_is_named_is_there(name, beside):
     config.low_frequencies.count = beside
     made = build_network(config, (8, 8, 1), of_classes(3))
     names = named_leaves(made.shapes)
+    assert made.shapes == jax.eval_shape(made.init, jax.random.key(0))
     known = made.parts
     for path in (*(part.path for part in known.roles), *known.adapted):
         assert any(parts.is_in(name, path) for name in names), path
