@@ -1,9 +1,9 @@
 """Imports the program once, then forks a process for each command line it is told.
 
 Jobs come in on standard input, one JSON object a line, and each is answered by a line.
-{"overrides": ...} plans the digits with those fields, so that the accountant of every
-later process remembers; {"program": ..., ...} starts a command; {"pid": ...} asks
-whether it has ended.
+{"overrides": ..., "network_alone": ...} plans the digits with those fields, so that the
+accountant of every later process remembers; {"program": ..., ...} starts a command;
+{"pid": ...} asks whether it has ended.
 """
 
 import gc
@@ -32,9 +32,9 @@ _IMPORTED += (metrics, torch_checkpoints, build, verify)
 _IMAGES, _IMAGE_SHAPE, _CLASSES = 1437, (8, 8, 1), 10
 
 
-def plan(overrides: dict) -> None:
+def plan(overrides: dict, network_alone: bool) -> None:
     """Makes the privacy plan of the digits, for the processes to come."""
-    config = digits.network_alone()
+    config = digits.network_alone() if network_alone else digits.get_config()
     for name, value in overrides.items():
         settings.assign(config, name, value)
     model = build_model(config, _IMAGE_SHAPE, of_classes(_CLASSES))
@@ -65,7 +65,7 @@ def serve() -> dict:
         job = json.loads(line)
         if "overrides" in job:
             before = sum(os.times()[:2])
-            plan(job["overrides"])
+            plan(**job)
             answer = {"seconds": sum(os.times()[:2]) - before}
         elif "pid" in job:
             answer = how_it_ended(job["pid"])
