@@ -248,6 +248,7 @@ def _imported_distributions() -> set[str]:
     return {known[name][0].replace("_", "-").lower() for name in names}
 
 
+@pytest.mark.slow
 def test_requirements_are_what_is_imported():
     """The base install brings all but what extras do, and nothing else."""
     config = configparser.ConfigParser()
