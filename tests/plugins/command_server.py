@@ -18,7 +18,7 @@ import jax
 import remembered
 from jax._src import xla_bridge  # there is no public way to ask
 
-from dpdm_jax import evaluation, modes, planning, report, settings
+from dpdm_jax import evaluation, modes, planning, report, settings, xla_flags
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.configs import digits
 from dpdm_jax.evaluation import classifiers, downstream, fid, lenet_features, metrics
@@ -109,9 +109,19 @@ def run(job: dict) -> int:
     return 0
 
 
+def look_for_flags() -> None:
+    """Finds in jaxlib what every command would look for, and leaves no trace."""
+    before = dict(os.environ)
+    xla_flags.configure()
+    cheap_compilation.xla_flags_of_children()
+    os.environ.clear()
+    os.environ.update(before)
+
+
 if __name__ == "__main__":
     cheap_compilation.install()
     remembered.install()
+    look_for_flags()
     os.fsync = lambda handle: None  # no test cuts the power
     gc.freeze()  # what is imported stays, and stays shared with the processes
     status = run(serve())
