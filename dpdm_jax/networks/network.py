@@ -38,7 +38,8 @@ class Apply(Protocol):
     ) -> Float32[Array, "n h w out"]: ...
 
 
-@dataclasses.dataclass(frozen=True)
+# Compared as functions are: by which one it is.
+@dataclasses.dataclass(frozen=True, eq=False)
 class Init:
     """``init(key) -> params`` that knows shapes: a trace of many laws takes a second.
 
