@@ -6,6 +6,7 @@ builder. Here groups are read, once, and what no chosen kind reads is told apart
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,7 +32,8 @@ class Group:
     path: str
     type: type[Any]
 
-    @property
+    # Once: a config asks for those of all groups, and again when it is checked.
+    @functools.cached_property
     def defaults(self) -> dict[str, Any]:
         """The fields' defaults, by the whole name."""
         return {

@@ -180,40 +180,48 @@ def test_no_import_of_a_later_stage(stage):
         assert not extra, f"{path.relative_to(PACKAGE)} imports {extra}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("module", "unwanted"),
-    [
-        (
-            "dpdm_jax.privacy",
-            {
-                "tensorflow",
-                "tensorflow_datasets",
-                "sklearn",
-                "clu",
-                "orbax",
-                "PIL",
-                "flax",
-                "dp_accounting",
-                "beartype",
-            },
-        ),
-        ("dpdm_jax.data", {"tensorflow", "tensorflow_datasets", "sklearn"}),
-        ("dpdm_jax.main", {"tensorflow", "clu", "torch", "sklearn"}),
-        (
-            "dpdm_jax.modes",
-            {"tensorflow", "clu", "torch", "sklearn", "matplotlib"},
-        ),
-        ("dpdm_jax.report", {"tensorflow", "clu", "torch", "sklearn"}),
-    ],
-)
-def test_imports_stay_light(module, unwanted):
-    code = f"import {module}, sys; print(*sorted(sys.modules))"
+# What importing a module must not load. Each is imported after those above it.
+LIGHT = {
+    "dpdm_jax.privacy": {
+        "tensorflow",
+        "tensorflow_datasets",
+        "sklearn",
+        "clu",
+        "orbax",
+        "PIL",
+        "flax",
+        "dp_accounting",
+        "beartype",
+    },
+    "dpdm_jax.data": {"tensorflow", "tensorflow_datasets", "sklearn"},
+    "dpdm_jax.main": {"tensorflow", "clu", "torch", "sklearn"},
+    "dpdm_jax.modes": {"tensorflow", "clu", "torch", "sklearn", "matplotlib"},
+    "dpdm_jax.report": {"tensorflow", "clu", "torch", "sklearn"},
+}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """What one process has loaded after each import."""
+    code = "import importlib, sys\n" + "".join(
+        f"importlib.import_module({module!r}); print(*sorted(sys.modules))\n"
+        for module in LIGHT
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    loaded = {name.split(".")[0] for name in done.stdout.split()}
-    assert not loaded & unwanted
+    lines = done.stdout.splitlines()
+    return {
+        module: {name.split(".")[0] for name in line.split()}
+        for module, line in zip(LIGHT, lines, strict=True)
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", LIGHT)
+def test_imports_stay_light(module, loaded):
+    assert "dpdm_jax" in loaded[module]
+    assert not loaded[module] & LIGHT[module]
 
 
 # Imported where it is needed, by those who have the extra that brings it.
@@ -248,6 +256,7 @@ def _imported_distributions() -> set[str]:
     return {known[name][0].replace("_", "-").lower() for name in names}
 
 
+@pytest.mark.slow
 def test_requirements_are_what_is_imported():
     """The base install brings all but what extras do, and nothing else."""
     config = configparser.ConfigParser()

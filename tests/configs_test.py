@@ -327,6 +327,7 @@ def test_paper_sampler_presets():
     assert (heun.s_min, heun.s_max, sampler.guidance) == (0.05, 50.0, 0.0)
 
 
+@pytest.mark.slow
 def test_the_embedded_default_plans():
     report = planning.plan_report(command_line.load_config("configs/digits.py"))
     assert report["epsilon"] <= 10

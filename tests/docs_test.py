@@ -201,6 +201,7 @@ def newcomer(commands, tmp_path_factory) -> Newcomer:
     """A folder in which public stages have been trained, shortly."""
     # Once for all pages: the plans that most of their commands make.
     commands.plan()
+    commands.plan(privacy__epsilon=1.0)
     commands.plan(train__num_steps=2, train__batch_size=100)
     made = Newcomer(tmp_path_factory.mktemp("newcomer"), commands.run)
     for parent in _PARENTS.values():

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from cheap_compilation import xla_flags_of_children
 from commands import CHECKOUT
 
 import dpdm_jax
@@ -40,7 +41,9 @@ def finished(tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProces
     """A run of the main job, cut down to seconds, as a person starts it."""
     workdir = tmp_path_factory.mktemp("run")
     command = [sys.executable, "-m", "dpdm_jax.main", f"--workdir={workdir}", *_TINY]
-    where = {"cwd": CHECKOUT, "env": os.environ}
+    # Compiled as cheaply as all else here.
+    env = os.environ | {"XLA_FLAGS": xla_flags_of_children()}
+    where = {"cwd": CHECKOUT, "env": env}
     return workdir, subprocess.run(command, **where, capture_output=True, text=True)
 
 

@@ -71,6 +71,7 @@ def test_cost_grows_with_the_work(monkeypatch):
     assert planning.plan_report(wider)[memory] > report[memory]
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_the_cost_of_encoding_is_that_of_the_compiled_program(kind):

@@ -73,12 +73,13 @@ CASES = {
         },
         afresh=True,
     ),
-    "debugging": Case({"JAX_DEBUG_NANS": "1", "JAX_DEBUG_KEY_REUSE": "1"}),
     "no_compiler": Case({"JAX_DISABLE_JIT": "1"}, says="JAX_DISABLE_JIT is set"),
-    "flags": Case({"XLA_FLAGS": "--xla_dump_to="}),
     "unknown_flag": Case({"XLA_FLAGS": "--xla_no=1"}, says="XLA_FLAGS has --xla_no"),
-    "no_home": Case(
-        {"HOME": _NOWHERE, "XDG_CACHE_HOME": _NOWHERE, "MPLCONFIGDIR": _NOWHERE}
+    # What changes nothing by itself, in one job: no case makes up for another.
+    "debugging_flags_and_no_home": Case(
+        {"JAX_DEBUG_NANS": "1", "JAX_DEBUG_KEY_REUSE": "1"}
+        | {"XLA_FLAGS": "--xla_dump_to="}
+        | {"HOME": _NOWHERE, "XDG_CACHE_HOME": _NOWHERE, "MPLCONFIGDIR": _NOWHERE}
     ),
     # A locale that Python does not take for UTF-8.
     "no_letters_and_no_streams": Case(

@@ -59,6 +59,7 @@ def test_flags_under_which_xla_ends_the_process_are_refused(monkeypatch):
 
 
 @pytest.mark.optimized
+@pytest.mark.slow
 def test_barriers_compile_wherever_they_stand():
     """Rematerialised layers and noise contain some, here inside a loop."""
     x = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)

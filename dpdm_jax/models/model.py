@@ -93,9 +93,10 @@ class Model:
 
     def init(self, key: jax.Array) -> Params:
         """Returns the parameters before the first step, determined by the key."""
-        params = self.trainable.with_adapters(self.network.init(key), key)
-        kept = _kept(self.prior, self.codec, self.condition, key)
-        return {_NETWORK: params, **kept} if kept else params
+        kept = self.prior.init(self.codec.latent_shape, self.condition)
+        # Another key than the network's, whose draws these would repeat.
+        kept |= self.codec.init(jax.random.fold_in(key, _CODEC_STREAM))
+        return self._whole(self.network.init(key), kept, key)
 
     def network_of(self, params: Params) -> Params:
         """Returns the network's own part of the parameters, without adapters."""
@@ -118,19 +119,31 @@ class Model:
     def _with(self, params: Params, network: Params) -> Params:
         return network if self._is_alone else {**params, _NETWORK: network}
 
+    def _whole(self, network: Params, kept: Params, key: jax.Array) -> Params:
+        params = self.trainable.with_adapters(network, key)
+        return {_NETWORK: params, **kept} if kept else params
+
     @property
     def _is_alone(self) -> bool:
         return not self._kept_names
 
     @functools.cached_property
-    def _kept_names(self) -> Set[str]:
-        return _kept_names(self.prior, self.codec, self.condition)
+    def _kept_shapes(self) -> Params:
+        return _kept_shapes(self.prior, self.codec, self.condition)
 
-    # Once: a trace of all laws of a large model takes a second.
+    @property
+    def _kept_names(self) -> Set[str]:
+        return self._kept_shapes.keys()
+
     @functools.cached_property
     def shapes(self) -> Params:
         """Shapes and dtypes of the parameters; allocates none, and uses no device."""
-        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+        def whole(network: Params, kept: Params) -> Params:
+            # The key is made here: outside it would start a device.
+            return self._whole(network, kept, jax.random.key(0))
+
+        return jax.eval_shape(whole, self.network.shapes, self._kept_shapes)
 
     def split(self, params: Params) -> tuple[Params, Params]:
         """Takes parameters apart into the trained and the fixed, see ``partition``."""
@@ -235,7 +248,7 @@ def build_model(
     parameterization, prior = from_config.parameterization(
         config.diffusion, codec.latent_shape
     )
-    is_alone = not _kept_names(prior, codec, condition)
+    is_alone = not _kept_shapes(prior, codec, condition)
     draws, views = from_config.objective(config.diffusion, codec.latent_shape)
 
     def apply(
@@ -276,19 +289,10 @@ def _codec_key(key: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, _CODEC_STREAM)
 
 
-def _kept(prior: Prior, codec: Codec, condition: Condition, key: jax.Array) -> Params:
+def _kept_shapes(prior: Prior, codec: Codec, condition: Condition) -> Params:
     """What is among a model's parameters besides its network's."""
-    # Another key than the network's, whose draws these would repeat.
-    of_codec = codec.init(jax.random.fold_in(key, _CODEC_STREAM))
-    return prior.init(codec.latent_shape, condition) | of_codec
-
-
-def _kept_names(prior: Prior, codec: Codec, condition: Condition) -> Set[str]:
-    def kept() -> Params:
-        # The key is made here: outside it would start a device.
-        return _kept(prior, codec, condition, jax.random.key(0))
-
-    return jax.eval_shape(kept).keys()
+    of_prior = jax.eval_shape(lambda: prior.init(codec.latent_shape, condition))
+    return of_prior | codec.shapes
 
 
 def num_scalars(shapes: Any) -> int:

@@ -17,7 +17,7 @@ from dpdm_jax.conditions import Condition
 from dpdm_jax.errors import InputError
 from dpdm_jax.images.frequencies import dct_matrix
 from dpdm_jax.networks import mlp
-from dpdm_jax.networks.network import Network, Params
+from dpdm_jax.networks.network import Init, Network, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,4 +125,7 @@ def with_perceptron(network: Network, perceptron: Network) -> Network:
 
     known = network.parts.below("network") + perceptron.parts.below("low_frequencies")
     # The perceptron sees conditions as they are.
-    return dataclasses.replace(network, init=init, apply=apply, parts=known, embed=None)
+    shapes = {"network": network.shapes, "low_frequencies": perceptron.shapes}
+    return dataclasses.replace(
+        network, init=Init(init, shapes), apply=apply, parts=known, embed=None
+    )

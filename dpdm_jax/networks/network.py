@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 import jax
@@ -38,6 +38,24 @@ class Apply(Protocol):
     ) -> Float32[Array, "n h w out"]: ...
 
 
+# Compared as functions are: by which one it is.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Init:
+    """``init(key) -> params`` that knows shapes: a trace of many laws takes a second.
+
+    Attributes:
+        draw: makes the parameters.
+        shapes: shapes and dtypes of them.
+    """
+
+    draw: Callable[[PRNGKeyArray], Params]
+    shapes: Params
+
+    def __call__(self, key: PRNGKeyArray) -> Params:
+        """Returns the parameters, determined by the key."""
+        return self.draw(key)
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A network as two pure functions over a dictionary of parameters.
@@ -63,10 +81,11 @@ class Network:
     parts: Parts = dataclasses.field(default_factory=Parts)
     embed: Callable[[Params, Any], Any] | None = None
 
-    # Once: a trace of all laws of a large network takes a second.
     @functools.cached_property
     def shapes(self) -> Params:
         """Shapes and dtypes of the parameters; allocates none, and uses no device."""
+        if isinstance(self.init, Init):
+            return self.init.shapes
         return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
     @property
@@ -99,7 +118,7 @@ class Functional(Generic[Module]):
         parts: what its modules say of their parameters.
     """
 
-    init: Callable[[PRNGKeyArray], Params]
+    init: Init
     bind: Callable[[Params], Module]
     parts: Parts
 
@@ -124,6 +143,8 @@ def functional(
 
     graph, state = nnx.split(nnx.eval_shape(make))
     parameters = nnx.to_flat_state(state)
+    paths = [tuple(map(str, path)) for path, _ in parameters]
+    shapes = [jax.ShapeDtypeStruct(p.shape, jnp.float32) for _, p in parameters]
 
     def init(key: PRNGKeyArray) -> Params:
         # One draw, cut up on the host: XLA would compile a draw, or only a slice, for
@@ -135,17 +156,13 @@ def functional(
         )
         if not isinstance(draw, jax.core.Tracer):
             draw = np.asarray(draw)
-        params: Params = {}
+        values = []
         start = 0
-        for path, parameter in parameters:
+        for _, parameter in parameters:
             u = draw[start : start + parameter.size].reshape(parameter.shape)
             start += parameter.size
-            *parents, name = map(str, path)
-            node = params
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[name] = jnp.asarray(parameter.get_metadata(layers.LAW)(u))
-        return params
+            values.append(jnp.asarray(parameter.get_metadata(layers.LAW)(u)))
+        return _nested(paths, values)
 
     def bind(params: Params) -> Module:
         params, found = adapters.taken_apart(params)
@@ -153,7 +170,17 @@ def functional(
         adapters.attach(module, found)
         return module
 
-    return Functional(init, bind, known)
+    return Functional(Init(init, _nested(paths, shapes)), bind, known)
+
+
+def _nested(paths: Iterable[tuple[str, ...]], leaves: Iterable[Any]) -> Params:
+    params: Params = {}
+    for (*parents, name), leaf in zip(paths, leaves, strict=True):
+        node = params
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return params
 
 
 def from_module(

@@ -83,6 +83,7 @@ def test_source(glyph_config):
         np.testing.assert_array_equal(labels, [1, 0, 2])
 
 
+@pytest.mark.slow
 def test_images_depend_neither_on_order_nor_instance_nor_number(glyph_config):
     images, labels = read(glyph_config())
     assert len({image.tobytes() for image in images}) == 200
@@ -119,6 +120,7 @@ def test_symbol_fonts_are_passed_over():
         assert not symbols & chosen
 
 
+@pytest.mark.slow
 def test_splits_share_no_font_and_follow_names(tmp_path, glyph_config):
     usable = fonts.fonts_with(DIGITS, list(BUNDLED.values()))
     split_of = {}
@@ -276,6 +278,7 @@ def test_elastic_displacement_has_its_amplitude():
     assert 2.5 < heights.std() < 5.5
 
 
+@pytest.mark.slow
 def test_a_classifier_carries_over(glyph_config):
     """To fonts that it was not trained on, and to real digits; chance is 0.1."""
     kind = {"image_size": 8, "frame": "full", "images_per_character": 150}

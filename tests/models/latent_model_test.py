@@ -116,6 +116,15 @@ def test_the_network_is_trained_on_latents_and_the_codec_is_not(model):
     assert model.num_trained < model.num_parameters
 
 
+@pytest.mark.parametrize("trainable", ["all", "lora:2"])
+def test_shapes_are_those_of_what_is_drawn(config, trainable):
+    with_adapters = config.copy_and_resolve_references()
+    with_adapters.train.trainable = trainable
+    model = build_model(with_adapters, SHAPE, of_classes(3))
+    assert model.shapes == jax.eval_shape(model.init, jax.random.key(0))
+    assert (model.num_adapters > 0) == (trainable != "all")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", ["classes", "captions"])
 def test_engines_give_the_same_clipped_sum_of_the_network_alone(

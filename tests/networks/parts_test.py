@@ -1,5 +1,7 @@
 """What networks say of their parameters: roles in order, adapters, no gradients."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,8 @@ def test_what_is_named_is_there(name, beside):
     config.low_frequencies.count = beside
     made = build_network(config, (8, 8, 1), of_classes(3))
     names = named_leaves(made.shapes)
+    assert made.shapes == jax.eval_shape(made.init, jax.random.key(0))
+    assert hash(made) == hash(dataclasses.replace(made))
     known = made.parts
     for path in (*(part.path for part in known.roles), *known.adapted):
         assert any(parts.is_in(name, path) for name in names), path

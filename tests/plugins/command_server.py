@@ -1,9 +1,9 @@
 """Imports the program once, then forks a process for each command line it is told.
 
 Jobs come in on standard input, one JSON object a line, and each is answered by a line.
-{"overrides": ...} plans the digits with those fields, so that the accountant of every
-later process remembers; {"import": [...]} imports modules for them; {"program": ...,
-...} starts a command; {"pid": ...} asks whether it has ended.
+{"overrides": ..., "network_alone": ...} plans the digits with those fields, so that the
+accountant of every later process remembers; {"import": [...]} imports modules for them;
+{"program": ..., ...} starts a command; {"pid": ...} asks whether it has ended.
 """
 
 import gc
@@ -19,7 +19,7 @@ import jax
 import remembered
 from jax._src import xla_bridge  # there is no public way to ask
 
-from dpdm_jax import evaluation, modes, planning, report, settings
+from dpdm_jax import evaluation, modes, planning, report, settings, xla_flags
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.configs import digits
 from dpdm_jax.evaluation import classifiers, downstream, fid, lenet_features, metrics
@@ -33,9 +33,9 @@ _IMPORTED += (metrics, torch_checkpoints, build, verify)
 _IMAGES, _IMAGE_SHAPE, _CLASSES = 1437, (8, 8, 1), 10
 
 
-def plan(overrides: dict) -> None:
+def plan(overrides: dict, network_alone: bool) -> None:
     """Makes the privacy plan of the digits, for the processes to come."""
-    config = digits.network_alone()
+    config = digits.network_alone() if network_alone else digits.get_config()
     for name, value in overrides.items():
         settings.assign(config, name, value)
     model = build_model(config, _IMAGE_SHAPE, of_classes(_CLASSES))
@@ -66,7 +66,7 @@ def serve() -> dict:
         job = json.loads(line)
         if "overrides" in job:
             before = sum(os.times()[:2])
-            plan(job["overrides"])
+            plan(**job)
             answer = {"seconds": sum(os.times()[:2]) - before}
         elif "import" in job:
             before = sum(os.times()[:2])
@@ -116,9 +116,19 @@ def run(job: dict) -> int:
     return 0
 
 
+def look_for_flags() -> None:
+    """Finds in jaxlib what every command would look for, and leaves no trace."""
+    before = dict(os.environ)
+    xla_flags.configure()
+    cheap_compilation.xla_flags_of_children()
+    os.environ.clear()
+    os.environ.update(before)
+
+
 if __name__ == "__main__":
     cheap_compilation.install()
     remembered.install()
+    look_for_flags()
     os.fsync = lambda handle: None  # no test cuts the power
     gc.freeze()  # what is imported stays, and stays shared with the processes
     status = run(serve())

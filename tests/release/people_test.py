@@ -22,6 +22,8 @@ from dpdm_jax.release.verify import verify
 from dpdm_jax.report.page import write_report
 from dpdm_jax.training import loop
 
+pytestmark = pytest.mark.slow  # all are of one run
+
 PEOPLE, IMAGES = 12, 50
 UNIT = "one group, all training images with one value of patient"
 

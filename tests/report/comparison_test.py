@@ -37,6 +37,7 @@ def compare(runs, *, private=True):
     return Page(write_comparison(folders, folders[0], private=private))
 
 
+@pytest.mark.slow
 def test_all_parts(runs):
     page = compare(runs)
     ledgers = [read_ledger(run.workdir / "privacy.json") for run in runs]

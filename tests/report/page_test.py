@@ -377,6 +377,7 @@ def test_nothing_is_loaded(writer, report):
         assert policy.startswith("default-src 'none';")
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(writer):
     writer.everything()
     first = write_report(writer.workdir).read_bytes()

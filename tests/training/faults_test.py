@@ -557,7 +557,7 @@ def apart(tmp_path_factory):
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no mount namespaces here")
     made = Commands(tmp_path_factory.mktemp("apart"), prefix=("unshare", "-rm"))
-    made.plan(**_FIELDS)
+    made.plan(network_alone=True, **_FIELDS)
     yield made
     made.close()
 

@@ -400,6 +400,10 @@ class AutoencoderCodec(abc.ABC, Generic[Module]):
         shape = (height, width, self.outputs * channels)
         return jax.ShapeDtypeStruct(shape, np.float32)
 
+    @property
+    def shapes(self) -> Params:
+        return {KEPT: self.module.init.shapes}
+
     def init(self, key: PRNGKeyArray) -> Params:
         return {KEPT: self.module.init(key)}
 

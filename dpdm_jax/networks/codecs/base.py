@@ -50,6 +50,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def shapes(self) -> Params:
+        """Shapes and dtypes of what ``init`` returns; uses no device."""
+        ...
+
+    @property
     def law_spec(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of one image's law; ``spec`` where that is the image."""
         ...

@@ -23,6 +23,10 @@ class PixelCodec:
     identity = ""
 
     @property
+    def shapes(self) -> Params:
+        return {}
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         return self.sample_shape
 
