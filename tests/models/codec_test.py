@@ -33,6 +33,10 @@ class Folding:
     def spec(self):
         return PixelCodec(self.sample_shape).spec
 
+    @property
+    def shapes(self):
+        return {"codec": {"scale": jax.ShapeDtypeStruct((), jnp.float32)}}
+
     def init(self, key):
         return {"codec": {"scale": jnp.float32(0.5)}}
 
