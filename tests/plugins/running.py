@@ -22,12 +22,13 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import remembered  # noqa: E402
 
-from dpdm_jax.training import prepare, steps  # noqa: E402
+from dpdm_jax.training import metrics, prepare, steps  # noqa: E402
 
 cheap_compilation.install()
 remembered.install()
 
 TESTS = Path(__file__).parents[1]
+_TENSORBOARD_IS_INSTALLED = metrics._is_installed
 
 
 def pytest_collection_finish() -> None:
@@ -100,6 +101,20 @@ def _no_power_cuts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_tensorflow():
+    """Spares the import of TensorFlow, which is seconds, for events of a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_is_installed", lambda: False)
+        yield
+
+
+@pytest.fixture
+def with_tensorboard(monkeypatch):
+    """For tests of TensorBoard's events."""
+    monkeypatch.setattr(metrics, "_is_installed", _TENSORBOARD_IS_INSTALLED)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -58,7 +58,9 @@ def test_an_empty_batch_has_no_means():
     }
 
 
-def test_tensorboard_is_loaded_when_there_is_something_to_write(tmp_path, monkeypatch):
+def test_tensorboard_is_loaded_when_there_is_something_to_write(
+    tmp_path, monkeypatch, with_tensorboard
+):
     calls = []
 
     class Events:
@@ -81,7 +83,9 @@ def test_tensorboard_is_loaded_when_there_is_something_to_write(tmp_path, monkey
 
 
 @pytest.mark.parametrize("missing", ["clu", "tensorflow"])
-def test_without_the_extra_one_line_names_it(tmp_path, monkeypatch, caplog, missing):
+def test_without_the_extra_one_line_names_it(
+    tmp_path, monkeypatch, with_tensorboard, caplog, missing
+):
     found = importlib.util.find_spec
     monkeypatch.setattr(
         metrics.importlib.util,
