@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -32,6 +33,20 @@ def test_that_ends_its_worker():
 
 def test_that_comes_after():
     pass
+"""
+
+
+_FORKED = """
+import multiprocessing, time
+
+def burn():
+    while time.process_time() < 0.6:
+        pass
+
+def test_in_a_process_of_a_server_that_nobody_waits_for():
+    process = multiprocessing.get_context("forkserver").Process(target=burn)
+    process.start()
+    process.join()
 """
 
 
@@ -83,3 +98,11 @@ def test_a_crash_is_one_failure_among_the_others(tmp_path):
     assert status == 1, said
     assert "1 failed, 1 passed" in said
     assert "in all of 100 s allowed" in said
+
+
+@pytest.mark.slow
+def test_processes_of_a_forkserver_are_counted(tmp_path):
+    status, said = run(tmp_path, workers=0, budget=100, tests=_FORKED)
+    assert status == 0, said
+    (line,) = re.findall(r"([0-9.]+) s  burn_test.py::", said)
+    assert 0.6 <= float(line) < 5
