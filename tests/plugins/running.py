@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import array_types
 import pytest
 
 array_types.install()  # before what it checks is imported
+# PyTorch's compiler, which tests do not use, ends the process when it is imported
+# beside jaxlib 0.12: both bring an LLVM.
+sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
 
 from dpdm_jax import rooms, settings, xla_flags  # noqa: E402
 from dpdm_jax.configs import base, digits  # noqa: E402
