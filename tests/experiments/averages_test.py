@@ -2,8 +2,12 @@
 
 import json
 
+import pytest
+
 from dpdm_jax import run_dir
 from experiments.averages import __main__ as averages
+
+pytestmark = pytest.mark.slow
 
 
 def test_rebuilt_against_kept_and_accuracy_by_length(tmp_path, monkeypatch):

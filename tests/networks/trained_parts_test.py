@@ -47,6 +47,7 @@ def _tiny(condition):
     return latent_unet.build(settings, _TEXT, (2, 2, 3), condition)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("condition", "value"),
     [
