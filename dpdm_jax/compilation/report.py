@@ -111,7 +111,7 @@ def compile_report(
         report["compiled_over_expected_flops"] = compiled_flops / expected_flops
     if target.device_limits is not None:
         limits = target.device_limits
-        report |= _against_limits(report, limits, expected_flops, examples)
+        report |= _against_limits(report, limits, examples)
     return report
 
 
@@ -372,12 +372,34 @@ def _training_bytes(programs: dict[str, Any], fixed: int) -> int | None:
     return programs["finish"]["memory"]["arguments"] + fixed + code + working
 
 
+def step_seconds(report: dict[str, Any], limits: Chip) -> tuple[float, float | None]:
+    """Returns what a logical step takes at least, by computing and by memory traffic.
+
+    Args:
+        report: of ``compile_report``; its programs compile.
+        limits: of a device.
+
+    Returns:
+        Seconds; None for traffic that is not known. What is known of it is less than
+        the whole where ``finish``, which runs once a step, can't be read.
+    """
+    accumulate, finish = (report["programs"][n] for n in ("accumulate", "finish"))
+    calls = report["microbatches_per_step"]
+    flops = calls * report["expected_flops_of_accumulate"]
+    compute = flops / limits.flops_per_second
+    if "unread" in accumulate:
+        return compute, None
+    moved = calls * accumulate["main_memory_bytes"]
+    moved += finish.get("main_memory_bytes", 0)
+    return compute, moved / limits.hbm_bytes_per_second
+
+
 def _against_limits(
-    report: dict[str, Any], limits: Chip, expected_flops: float, examples: int
+    report: dict[str, Any], limits: Chip, examples: int
 ) -> dict[str, Any]:
     """Compares a report with what the hardware can do."""
     programs = report["programs"]
-    accumulate, finish = programs["accumulate"], programs["finish"]
+    accumulate = programs["accumulate"]
     training, sampling = report["training_bytes"], report["sampling_bytes"]
     compared = {
         "limits_source": CHIP_SOURCE,
@@ -406,14 +428,8 @@ def _against_limits(
     )
     if training is None:
         return compared
-    calls = report["microbatches_per_step"]
-    seconds = compute = calls * expected_flops / limits.flops_per_second
-    memory = None
-    if "unread" not in accumulate:
-        moved = calls * accumulate["main_memory_bytes"]
-        moved += finish.get("main_memory_bytes", 0)  # once a step
-        memory = moved / limits.hbm_bytes_per_second
-        seconds = max(compute, memory)
+    compute, memory = step_seconds(report, limits)
+    seconds = max(compute, memory or 0.0)
     return compared | {
         "compute_seconds_per_step": compute,
         "memory_seconds_per_step": memory,

@@ -115,13 +115,8 @@ def other_chips(results: dict[str, dict]) -> str:
             continue  # not compiled, or its traffic is not known
         cells = []
         for chip in CHIPS.values():
-            flops = r["microbatches_per_step"] * r["expected_flops_of_accumulate"]
-            moved = r["microbatches_per_step"] * r["programs"]["accumulate"][
-                "main_memory_bytes"
-            ] + r["programs"]["finish"].get("main_memory_bytes", 0)
-            seconds = max(
-                flops / chip.flops_per_second, moved / chip.hbm_bytes_per_second
-            )
+            compute, traffic = compilation.step_seconds(r, chip)
+            seconds = max(compute, traffic or 0.0)
             hours = seconds * r["num_steps"] / 3600
             fits = r["training_bytes"] <= chip.hbm_bytes
             cells.append(f"{hours:.2g}" if fits else "does not fit")

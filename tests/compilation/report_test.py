@@ -266,7 +266,7 @@ def test_a_program_that_this_jaxlib_cannot_read_keeps_its_other_figures(
 
     def limits(**changed):
         report = on_cpu | {"programs": on_cpu["programs"] | changed}
-        return report_lib._against_limits(report, chip, 1e12, examples=64)
+        return report_lib._against_limits(report, chip, examples=64)
 
     # The rest of a step is a lower bound of the whole; nothing of it is none.
     whole, known = limits(), limits(finish=found)
@@ -299,5 +299,5 @@ def test_training_alone(monkeypatch):
     assert report["sampling_bytes"] is None
     chip = targets.CHIPS["v5e"]
     report["programs"]["accumulate"]["main_memory_bytes"] = 5
-    fits = report_lib._against_limits(report, chip, 1.0, examples=1)["fits"]
+    fits = report_lib._against_limits(report, chip, examples=1)["fits"]
     assert fits == {"training": True, "sampling": None}

@@ -48,16 +48,16 @@ class Settings:
         """Raises InputError unless images of (h, w, c) have so many components."""
         size = math.prod(image_shape)
         most = size if size <= _MAX_COVARIED else 0
+        allowed = f"0 to {most}"
+        if not most:
+            allowed = (
+                "0, as --config.diffusion.edm_moments.components=0 says it, since they "
+                f"have more than {_MAX_COVARIED:,} values"
+            )
         if self.components > most:
             raise InputError(
                 f"diffusion.edm_moments.components is {self.components}; allowed for "
-                f"images of {'x'.join(map(str, image_shape))}: "
-                + (
-                    f"0 to {most}."
-                    if most
-                    else f"0, as --config.diffusion.edm_moments.components=0 says it, "
-                    f"since they have more than {_MAX_COVARIED:,} values."
-                )
+                f"images of {'x'.join(map(str, image_shape))}: {allowed}."
             )
 
 
