@@ -276,6 +276,9 @@ def plan_report(
             "unit_of_privacy": units.in_words(plan.unit),
             "max_batch_size": plan.max_batch_size,
             "noise_stddev": plan.noise_stddev,
+        }
+        | _noise_over_clip_norm(plan, model.num_trained)
+        | {
             "epsilon_rdp": plan.epsilon_spent(plan.total_steps, "rdp"),
             "epsilon_pld": plan.epsilon_spent(plan.total_steps, "pld"),
             "num_parameters": model.num_parameters,
@@ -288,6 +291,19 @@ def plan_report(
         | conditions.to_dict(problem.condition)
         | (_cost(config, model, plan) if estimate_cost else {})
     )
+
+
+def _noise_over_clip_norm(plan: PrivacyPlan, num_trained: int) -> dict[str, float]:
+    """Expected length of the noise on an average gradient, in clip norms.
+
+    No average of clipped gradients is longer than one clip norm. In the average over
+    all steps a gradient that stays the same stays as long, and the noise gets shorter.
+    """
+    of_step = plan.noise_multiplier * math.sqrt(num_trained) / plan.expected_batch_size
+    return {
+        "step_noise_over_clip_norm": of_step,
+        "run_noise_over_clip_norm": of_step / math.sqrt(max(1, plan.num_steps)),
+    }
 
 
 def _trained_modules(model: Model) -> dict[str, int]:

@@ -58,6 +58,21 @@ def test_a_plan_says_what_a_run_begins_with_and_how_images_are_seen():
     assert not {"begins_with", "views"} & report.keys()
 
 
+@pytest.mark.slow
+def test_the_noise_is_as_long_as_a_plan_says():
+    config = digits.network_alone()
+    config.privacy.l2_clip_norm = 0.5
+    config.train.num_steps = 50
+    report = planning.plan_report(config, estimate_cost=False)
+    size = report["num_steps"], report["num_trained"]
+    noise = np.random.default_rng(0).normal(0, report["noise_stddev"], size)
+    noise /= report["expected_batch_size"] * 0.5
+    # A length is within 1 % for all but one seed in a thousand: 0.3 % is its deviation.
+    of_step, of_run = (np.linalg.norm(n) for n in (noise[0], noise.mean(0)))
+    assert report["step_noise_over_clip_norm"] == pytest.approx(of_step, rel=0.01)
+    assert report["run_noise_over_clip_norm"] == pytest.approx(of_run, rel=0.01)
+
+
 def test_cost_grows_with_the_work(monkeypatch):
     monkeypatch.setattr(planning, "_matrix_product_rate", lambda: 1e11)
     config = digits.network_alone()
