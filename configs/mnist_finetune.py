@@ -15,7 +15,7 @@ VARIANTS = mnist.VARIANTS
 
 #: By epsilon: noise draws per image, batch size, steps. The smaller the budget, the
 #: more is an image's gradient worth beside the time that it takes.
-BUDGETS = {"0.2": (8, 4096, 20), "1": (4, 4096, 50), "10": (2, 4096, 100)}
+BUDGETS = {"0.2": (16, 4096, 20), "1": (8, 4096, 40), "10": (2, 4096, 150)}
 
 
 def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
