@@ -236,7 +236,6 @@ def _programs(
     sample = sampling_program(
         model,
         diffusion_from_config.sampler(sampler_config),
-        jax.random.key(0),
         mesh,
         guidance_scale=sampler_config.guidance,
     )
@@ -263,6 +262,7 @@ def _programs(
     )
     key = _placed(fresh_secrets().loss_key(0), everywhere)
     count = -(-config.sample.batch_size // mesh.size) * mesh.size
+    drawn = _placed(jax.random.key(0), everywhere)
     numbers = _placed(jax.ShapeDtypeStruct((count,), jnp.int32), per_device)
     asked = _placed(blank_examples(model.condition.spec, count), per_device)
     encode = {}
@@ -273,7 +273,7 @@ def _programs(
         encode["encode"] = lambda: laws.lower(kept, stored["image"])
     return encode | {
         "finish": lambda: step.finish.lower(state, partial),
-        "sample": lambda: sample.lower(released, numbers, asked),
+        "sample": lambda: sample.lower(drawn, released, numbers, asked),
         "accumulate": lambda: step.accumulate.lower(
             partial, state.params, fixed, *batch, key
         ),

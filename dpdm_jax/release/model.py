@@ -57,7 +57,7 @@ class ReleasedModel:
         self.params = params
         self.privacy = privacy
         self.manifest = manifest
-        self._generators: dict[tuple[Any, ...], Generate] = {}
+        self._generators: dict[tuple[str | None, int], Generate] = {}
 
     @jax_settings.pinned()
     def sample(
@@ -111,8 +111,9 @@ class ReleasedModel:
             wanted = settings.labels if labels is None else labels
             wanted = class_names.label_of(self.config.data.class_names, wanted)
             chosen = condition.choose(wanted, num_images, seed)
-        generate = self._generator(seed, preset, batch_size)
-        made = generate(self.params, np.arange(num_images), chosen)
+        generate = self._generator(preset, batch_size)
+        key = rngs.stream(seed, "sample")
+        made = generate(key, self.params, np.arange(num_images), chosen)
         pixels = images.to_uint8(made, settings.rounding)
         return pixels, chosen if condition.num_classes else None
 
@@ -130,9 +131,9 @@ class ReleasedModel:
         asked = tokenized(self.config, texts, condition)
         return asked.tokens[asked.of_images(num_images)]
 
-    def _generator(self, seed: int, preset: str | None, batch_size: int) -> Generate:
+    def _generator(self, preset: str | None, batch_size: int) -> Generate:
         """Returns a compiled sampler, kept for the next call."""
-        wanted = (seed, preset, batch_size)
+        wanted = (preset, batch_size)
         if wanted not in self._generators:
             config = self.config.copy_and_resolve_references()
             if preset is not None:
@@ -141,7 +142,6 @@ class ReleasedModel:
             self._generators[wanted] = make_generator(
                 self.model,
                 from_config.sampler(sampler),
-                rngs.stream(seed, "sample"),
                 guidance_scale=sampler.guidance,
                 batch_size=batch_size,
             )

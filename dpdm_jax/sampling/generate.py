@@ -1,6 +1,5 @@
 """Images from a denoiser: a key per image, batches of one shape, all devices."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,14 +17,14 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model
 from dpdm_jax.padding import blank_examples, fill_rows
 
-#: ``generate(params, indices int [n], conditions [n, ...]) -> float32 [n, h, w, c]``
-Generate = Callable[[Any, np.ndarray, Any], np.ndarray]
+#: ``generate(key, params, indices int [n], conditions [n, ...])
+#: -> float32 [n, h, w, c]``, of a typed PRNG key.
+Generate = Callable[[jax.Array, Any, np.ndarray, Any], np.ndarray]
 
 
 def make_generator(
     model: Model,
     sampler: samplers.Sampler,
-    key: jax.Array,
     *,
     guidance_scale: float,
     batch_size: int,
@@ -34,12 +33,11 @@ def make_generator(
 
     All randomness of image i comes from the key folded with i, so neither the batch
     size nor the number of devices nor the other images change it (the last bits of
-    float arithmetic aside).
+    float arithmetic aside). Another key compiles nothing anew.
 
     Args:
         model: the model.
         sampler: the numerical scheme.
-        key: typed PRNG key.
         guidance_scale: w >= 0 of classifier-free guidance.
         batch_size: images per compiled call, over all devices; rounded up to a multiple
             of their number.
@@ -52,11 +50,14 @@ def make_generator(
     """
     mesh = devices.data_mesh()
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    run = sampling_program(model, sampler, key, mesh, guidance_scale=guidance_scale)
+    run = sampling_program(model, sampler, mesh, guidance_scale=guidance_scale)
     shape = model.sample_shape
     asked = (jax.ShapeDtypeStruct((), np.int32), model.condition.spec)
 
-    def generate(params: Any, indices: np.ndarray, conditions: Any) -> np.ndarray:
+    def generate(
+        key: jax.Array, params: Any, indices: np.ndarray, conditions: Any
+    ) -> np.ndarray:
+        key = devices.place(key, devices.replicated(mesh))
         batches = []
         for start in range(0, len(indices), batch_size):
             part = slice(start, start + batch_size)
@@ -65,7 +66,7 @@ def make_generator(
             drawn = blank_examples(asked, batch_size)
             values = jax.tree.map(lambda x, part=part: x[part], (indices, conditions))
             fill_rows(drawn, slice(count), values)
-            images = run(params, *devices.place(drawn, devices.divided(mesh)))
+            images = run(key, params, *devices.place(drawn, devices.divided(mesh)))
             # Each process made its share, and receives the others'.
             batches.append(
                 multihost_utils.process_allgather(images, tiled=True)[:count]
@@ -94,7 +95,6 @@ def guided(model: Model, scale: float) -> Denoiser:
 def sampling_program(
     model: Model,
     sampler: samplers.Sampler,
-    key: jax.Array,
     mesh: Mesh,
     *,
     guidance_scale: float,
@@ -104,12 +104,12 @@ def sampling_program(
     Args:
         model: the model.
         sampler: the numerical scheme.
-        key: typed PRNG key.
         mesh: devices with one axis, over which the images divide.
         guidance_scale: w >= 0 of classifier-free guidance.
 
     Returns:
-        ``run(params, indices int32 [n], conditions [n, ...]) -> float32 [n, h, w, c]``.
+        ``run(key, params, indices int32 [n], conditions [n, ...])
+        -> float32 [n, h, w, c]``, of a typed PRNG key.
 
     Raises:
         InputError: guidance of an unlabelled model, or w < 0.
@@ -117,20 +117,17 @@ def sampling_program(
     draw = batch_function(model, sampler, guidance_scale=guidance_scale)
     per_device = P(mesh.axis_names)
 
-    @jax.jit
-    @functools.partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(P(), per_device, per_device),
-        out_specs=per_device,
-        # Every device makes its own images. Left to partition the program by itself,
-        # XLA moves halves of the batch about where guidance doubles it.
-        check_vma=False,
+    return jax.jit(
+        jax.shard_map(
+            draw,
+            mesh=mesh,
+            in_specs=(P(), P(), per_device, per_device),
+            out_specs=per_device,
+            # Every device makes its own images. Left to partition the program by
+            # itself, XLA moves halves of the batch about where guidance doubles it.
+            check_vma=False,
+        )
     )
-    def run(params: Any, indices: jax.Array, conditions: Any) -> jax.Array:
-        return draw(key, params, indices, conditions)
-
-    return run
 
 
 def batch_function(

@@ -90,6 +90,7 @@ class Maker:
         asked: the images.
         described: all that they depend on, as JSON has values.
         generate: makes images of given indices.
+        key: typed PRNG key, for ``generate``.
         params: for ``generate``.
         batch_size: images at once.
         rounding: to uint8.
@@ -98,6 +99,7 @@ class Maker:
     asked: Asked
     described: dict[str, Any]
     generate: Generate
+    key: jax.Array
     params: Any
     batch_size: int
     rounding: str
@@ -122,7 +124,7 @@ class Maker:
         for at in range(0, len(indices), self.batch_size):
             chosen = indices[at : at + self.batch_size]
             wanted = jax.tree.map(lambda x, chosen=chosen: x[chosen], self.asked.values)
-            made = self.generate(self.params, chosen, wanted)
+            made = self.generate(self.key, self.params, chosen, wanted)
             batches.append(images.to_uint8(made, self.rounding))
             on_batch(len(chosen))
         return np.concatenate(batches)
@@ -244,7 +246,6 @@ def open_maker(
         generate = make_generator(
             model,
             from_config.sampler(sampler_config),
-            rngs.stream(settings.seed, "sample"),
             guidance_scale=sampler_config.guidance,
             batch_size=settings.batch_size,
         )
@@ -265,6 +266,7 @@ def open_maker(
         asked,
         json_values.encode(described),
         generate,
+        rngs.stream(settings.seed, "sample"),
         params,
         settings.batch_size,
         settings.rounding,

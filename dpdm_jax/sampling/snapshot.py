@@ -63,12 +63,12 @@ class SnapshotWriter:
             self._generate = make_generator(
                 model,
                 from_config.sampler(sampler),
-                rngs.stream(self._config.seed, "snapshot"),
                 guidance_scale=sampler.guidance,
                 batch_size=min(count, self._config.sample.batch_size),
             )
         asked = jax.tree.map(lambda x: x[np.arange(count) % rows], values)
-        made = images.to_uint8(self._generate(params, np.arange(count), asked))
+        key = rngs.stream(self._config.seed, "snapshot")
+        made = images.to_uint8(self._generate(key, params, np.arange(count), asked))
         if not processes.is_first():
             return
         files.make_folder(self._folder)

@@ -191,10 +191,10 @@ def sampling(
     generate = make_generator(
         model,
         from_config.sampler(config.sampler),
-        jax.random.key(1),
         guidance_scale=0.0,
         batch_size=batch_size,
     )
     indices = np.arange(batch_size)
     labels = model.condition.in_turn(batch_size)
-    return lambda: generate(params, indices, labels)
+    key = jax.random.key(1)
+    return lambda: generate(key, params, indices, labels)

@@ -94,15 +94,15 @@ def test_loss_and_samples_go_through_the_codec(model, config):
     generate = make_generator(
         model,
         from_config.sampler(config.sampler),
-        jax.random.key(2),
         guidance_scale=0.0,
         batch_size=3,
     )
-    images = generate(params, np.arange(3), np.arange(3))
+    key = jax.random.key(2)
+    images = generate(key, params, np.arange(3), np.arange(3))
     assert images.shape == (3, *SAMPLE)
     doubled = params | {"codec": {"scale": jnp.float32(1.0)}}
     np.testing.assert_allclose(
-        generate(doubled, np.arange(3), np.arange(3)), images / 2
+        generate(key, doubled, np.arange(3), np.arange(3)), images / 2
     )
 
 

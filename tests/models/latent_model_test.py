@@ -189,17 +189,17 @@ def test_samples_are_images(model, params, config):
     generate = make_generator(
         model,
         from_config.sampler(from_config.with_preset(config)),
-        jax.random.key(2),
         guidance_scale=config.sampler.guidance,
         batch_size=2,
     )
-    images = generate(params, np.arange(3), np.arange(3))
+    key = jax.random.key(2)
+    images = generate(key, params, np.arange(3), np.arange(3))
     assert images.shape == (3, *SHAPE)
     assert np.isfinite(images).all()
     assert pixels.to_uint8(images).dtype == np.uint8
     # They do not depend on the batch that they are in.
     np.testing.assert_allclose(
-        generate(params, np.array([2]), np.array([2]))[0], images[2], atol=1e-3
+        generate(key, params, np.array([2]), np.array([2]))[0], images[2], atol=1e-3
     )
 
 
@@ -261,10 +261,9 @@ def test_a_context_is_made_once_a_batch_of_samples(text_model, config, scale):
     asked = np.arange(2, dtype=np.int32), np.zeros((2, 3), np.int32)
     found = []
     for model in (text_model, anew(text_model)):
-        program = sampling_program(
-            model, sampler, jax.random.key(0), data_mesh(), guidance_scale=scale
-        )
-        found.append(looked_up(program, model.shapes, *asked))
+        program = sampling_program(model, sampler, data_mesh(), guidance_scale=scale)
+        key = jax.random.key(0)
+        found.append(looked_up(program, key, model.shapes, *asked))
     rows = 4 if scale else 2
     assert found[0] == [("once", (rows, *CONTEXT))]
     assert ("scan", (rows, *CONTEXT)) in found[1]
@@ -277,10 +276,9 @@ def test_samples_are_the_same_with_a_context_made_once(text_model, text_params, 
         generate = make_generator(
             model,
             from_config.sampler(from_config.with_preset(config)),
-            jax.random.key(2),
             guidance_scale=0.5,
             batch_size=2,
         )
         asked = some_examples(text_model, 2)["condition"]
-        made.append(generate(text_params, np.arange(2), asked))
+        made.append(generate(jax.random.key(2), text_params, np.arange(2), asked))
     np.testing.assert_array_equal(*made)

@@ -114,11 +114,11 @@ def images_of(model, params, config, guidance):
     generate = make_generator(
         model,
         from_config.sampler(from_config.with_preset(config)),
-        jax.random.key(2),
         guidance_scale=guidance,
         batch_size=3,
     )
-    return generate(params, np.arange(3), np.arange(3, dtype=np.int32))
+    labels = np.arange(3, dtype=np.int32)
+    return generate(jax.random.key(2), params, np.arange(3), labels)
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import jax
 import jaxtyping
 import numpy as np
 import pytest
@@ -62,16 +61,15 @@ def _of_denoiser(denoise: Denoiser) -> Any:
 def _shared_program() -> Callable[..., Any]:
     build, made = generate.sampling_program, {}
 
-    def build_once(model, sampler, key, mesh, **options):
+    def build_once(model, sampler, mesh, **options):
         with np.printoptions(threshold=sys.maxsize):
             parts = (model.parameterization, model.prior, model.condition, sampler)
             said = repr(parts)
-        drawn = np.asarray(jax.random.key_data(key)).tobytes()
-        known = (*_where(), said, drawn, mesh, repr(sorted(options.items())))
+        known = (*_where(), said, mesh, repr(sorted(options.items())))
         # By identity: what is kept here is no other object later.
         known += (id(model.network), id(model.codec), _of_denoiser(model.denoise))
         if known not in made:
-            program = build(model, sampler, key, mesh, **options)
+            program = build(model, sampler, mesh, **options)
             made[known] = model, sampler, program
         return made[known][-1]
 

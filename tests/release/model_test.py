@@ -54,6 +54,26 @@ def test_labels_seeds_and_presets(released):
 
 
 @pytest.mark.slow
+def test_another_seed_compiles_nothing_anew(released):
+    model = dpdm_jax.load_release(released)
+    compiled = []
+
+    def count(event, duration, **facts):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(facts)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        model.sample(7, seed=0, batch_size=7)
+        assert compiled
+        compiled.clear()
+        model.sample(7, seed=1, batch_size=7)
+        assert not compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+
+
+@pytest.mark.slow
 def test_settings_of_the_program_around_change_no_image(released):
     expected, _ = dpdm_jax.load_release(released).sample(8)
     with (

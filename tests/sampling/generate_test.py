@@ -31,18 +31,17 @@ def stochastic_sampler():
 def test_images_do_not_depend_on_batch_size_or_order(model_and_params):
     model, params = model_and_params
     indices, labels = np.arange(11), np.arange(11) % 10
-    made = {}
+    key, made = jax.random.key(3), {}
     for size in (1, 4, 11):
         generate = make_generator(
             model,
             stochastic_sampler(),
-            jax.random.key(3),
             guidance_scale=0.5,
             batch_size=size,
         )
-        made[size] = generate(params, indices, labels)
+        made[size] = generate(key, params, indices, labels)
         assert made[size].shape == (11, 8, 8, 1)
-        part = generate(params, indices[[7, 2]], labels[[7, 2]])
+        part = generate(key, params, indices[[7, 2]], labels[[7, 2]])
         np.testing.assert_allclose(part, made[size][[7, 2]], rtol=0, atol=1e-4)
     np.testing.assert_allclose(made[1], made[11], rtol=0, atol=1e-4)
     np.testing.assert_allclose(made[4], made[11], rtol=0, atol=1e-4)
@@ -56,11 +55,12 @@ def test_indices_labels_and_keys_change_images(model_and_params):
         generate = make_generator(
             model,
             stochastic_sampler(),
-            jax.random.key(seed),
             guidance_scale=0.0,
             batch_size=1,
         )
-        return generate(params, np.array([index]), np.array([label]))
+        return generate(
+            jax.random.key(seed), params, np.array([index]), np.array([label])
+        )
 
     base = make(0, 0, 0)
     np.testing.assert_array_equal(base, make(0, 0, 0))
@@ -73,12 +73,11 @@ def test_no_images(model_and_params):
     generate = make_generator(
         model,
         stochastic_sampler(),
-        jax.random.key(0),
         guidance_scale=0.0,
         batch_size=4,
     )
     none = np.zeros(0, int)
-    assert generate(params, none, none).shape == (0, 8, 8, 1)
+    assert generate(jax.random.key(0), params, none, none).shape == (0, 8, 8, 1)
 
 
 def test_guidance_needs_labels():
@@ -88,7 +87,6 @@ def test_guidance_needs_labels():
         make_generator(
             model,
             stochastic_sampler(),
-            jax.random.key(0),
             guidance_scale=1.0,
             batch_size=4,
         )

@@ -14,7 +14,7 @@ class Counting:
     def __init__(self):
         self.made = []
 
-    def __call__(self, params, indices, conditions):
+    def __call__(self, key, params, indices, conditions):
         self.made += indices.tolist()
         images = np.full((len(indices), 2, 3, 1), -1, np.float32)
         images[:, 0, 0, 0] = indices / 127.5 - 1
@@ -28,7 +28,7 @@ def opened(tmp_path, monkeypatch):
     def open_parts(total=45):
         generate = Counting()
         asked = Asked((2, 3, 1), of_classes(3), np.arange(total) % 3)
-        maker = Maker(asked, {}, generate, None, batch_size=4, rounding="nearest")
+        maker = Maker(asked, {}, generate, None, None, batch_size=4, rounding="nearest")
         return parts.Parts(tmp_path / "parts", maker), generate
 
     return open_parts

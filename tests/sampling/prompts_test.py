@@ -186,7 +186,7 @@ def test_pictures_in_training_are_asked_for_by_prompts_or_nothing(
     asked = []
 
     def make_generator(*args, **kwargs):
-        def generate(params, indices, conditions):
+        def generate(key, params, indices, conditions):
             asked.append(np.asarray(conditions))
             return np.zeros((len(indices), 8, 8, 1), np.float32)
 

@@ -119,11 +119,11 @@ def test_resumed_sampling_gives_the_same_images(workdir, monkeypatch):
     def failing_generator(*args, **kwargs):
         generate = make(*args, **kwargs)
 
-        def call(params, indices, labels):
+        def call(key, params, indices, labels):
             calls.append(len(indices))
             if len(calls) == 4:
                 raise KeyboardInterrupt
-            return generate(params, indices, labels)
+            return generate(key, params, indices, labels)
 
         return call
 
