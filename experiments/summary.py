@@ -147,13 +147,21 @@ def _from_public_data(experiment: str, system: str, results: str) -> Iterator[Ro
     for path in _by_data((folder / "results").glob(results)):
         check = _read(path)
         name = check["release"]
+        training = folder / "results" / f"training_{name}.json"
         statement = _read(folder / "releases" / name / "PRIVACY.json")
-        yield _of_check(
+        row = _of_check(
             system,
             check,
             statement["lineage"]["public_data"],
             f"python -m experiments.{experiment}.check --release={name} --data=FOLDER",
         )
+        if training.exists():
+            trained = _read(training)
+            row = row._replace(
+                minutes=f"{trained['seconds'] / 60:.0f}, {trained['cores']}",
+                commit=f"{trained['commit']}; {row.commit}",
+            )
+        yield row
 
 
 def _people() -> Iterator[Row]:
@@ -190,11 +198,12 @@ def _of_check(
     name = check["release"]
     data, planned = name.partition("_eps")[0], float(name.partition("_eps")[2])
     by_dp_sgd = _tables()[1]
+    measured = {check["classifier"]: check["accuracy"]} | check.get("others", {})
     accuracies = {}
     for classifier in CLASSIFIERS:
         own = (on_samples or {}).get((data, planned, classifier, "samples"))
-        if classifier == check["classifier"]:
-            own = 100 * check["accuracy"]
+        if classifier in measured:
+            own = 100 * measured[classifier]
         other = by_dp_sgd.get((data, planned, classifier, "DP-SGD"))
         accuracies[classifier] = Accuracy(_number(own), _number(other))
     return Row(

@@ -1,12 +1,13 @@
-"""Trains the protocol's CNN on samples of a committed release, or on its public data.
+"""Trains classifiers on samples of a committed release, or on its public data.
 
 python -m experiments.finetune.check --data=FOLDER --release=mnist_eps10
 python -m experiments.finetune.check --data=FOLDER --fonts=FONTS
 
 FOLDER holds MNIST's IDX files. Prints one JSON line: accuracy on MNIST's real test
-images, and ``fid_lenet`` of samples. The release ``glyphs`` is the public model alone.
-With ``--fonts`` the CNN sees no samples, but the rendered glyphs that this model was
-trained on: FONTS is a folder of font files, "" for matplotlib's.
+images, of the protocol's CNN and of others, and ``fid_lenet`` of samples. The release
+``glyphs`` is the public model alone. With ``--fonts`` the CNN alone is trained, and on
+no samples, but on the rendered glyphs that this model was trained on: FONTS is a folder
+of font files, "" for matplotlib's.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from experiments.mnist_cpu import check as of_release  # noqa: E402
 
 RELEASES = pathlib.Path(__file__).parent / "releases"
 _CLASSIFIER = "cnn"
+_OTHERS = ("logreg", "mlp")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 images=arguments.images,
                 seed=arguments.seed,
                 classifier=_CLASSIFIER,
+                others=_OTHERS,
             )
     except InputError as e:
         parser.error(str(e))

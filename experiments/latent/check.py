@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             images=arguments.images,
             seed=arguments.seed,
             classifier="cnn",
+            others=("logreg", "mlp"),
         )
     except InputError as e:
         parser.error(str(e))

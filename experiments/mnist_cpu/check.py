@@ -85,6 +85,7 @@ def check(
     images: int,
     seed: int,
     classifier: str,
+    others: Sequence[str] = (),
     preset: str | None = None,
     cache_folder: pathlib.Path | None = None,
 ) -> dict[str, Any]:
@@ -97,22 +98,27 @@ def check(
         images: how many are sampled.
         seed: of samples and classifier.
         classifier: name of its recipe.
+        others: further classifiers, which are trained on the same images.
         preset: sampler preset of the release; None for its own sampler.
         cache_folder: keeps what ``fid_lenet`` learns of the real images; None for not.
 
     Returns:
-        Budget, accuracy, ``fid_lenet`` with its floor, and seconds of sampling.
+        Budget, accuracy, that of ``others`` by name, ``fid_lenet`` with its floor, and
+        seconds of sampling.
     """
     start = time.perf_counter()
     made, labels = released.sample(images, seed=seed, preset=preset)
     sampling_seconds = round(time.perf_counter() - start, 1)
-    accuracy = downstream.downstream_accuracy(
-        classifier,
-        *downstream.set_apart((made, labels)),
-        (test.images, test.labels),
-        test.num_classes,
-        seeds=(seed,),
-    )
+    accuracy = {
+        name: downstream.downstream_accuracy(
+            name,
+            *downstream.set_apart((made, labels)),
+            (test.images, test.labels),
+            test.num_classes,
+            seeds=(seed,),
+        ).mean
+        for name in (classifier, *others)
+    }
     samples = image_sets.ImageSet("samples", made, labels, test.num_classes)
     settings = Settings(seed=seed, cache_folder=cache_folder)
     distance = metrics.measure(["fid_lenet"], real, samples, settings=settings)
@@ -122,7 +128,8 @@ def check(
         "images": len(made),
         "seed": seed,
         "classifier": classifier,
-        "accuracy": accuracy.mean,
+        "accuracy": accuracy[classifier],
+        "others": {name: accuracy[name] for name in others},
         "fid_lenet": distance["fid_lenet"],
         "fid_lenet_floor": distance["fid_lenet_floor"],
         "sampling_seconds": sampling_seconds,

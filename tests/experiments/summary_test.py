@@ -36,6 +36,16 @@ def test_rows_are_of_all_systems_and_have_their_figures():
         assert row.public_data == parent.get_config().data.public
 
 
+def test_every_classifier_of_a_check_is_in_its_row():
+    check = {"release": "mnist_eps1", "epsilon": "1.0", "commit": "b"}
+    check |= {"classifier": "cnn", "accuracy": 0.95, "others": {"mlp": 0.91}}
+    check |= {"fid_lenet": 70.0, "fid_lenet_floor": 0.4}
+    row = summary._of_check("DPDM", check, "none", "command")
+    own = {name: row.accuracies[name].on_samples for name in summary.CLASSIFIERS}
+    assert (own["cnn"], own["mlp"]) == ("95.00", "91.00")
+    assert isinstance(own["logreg"], summary.Empty)
+
+
 def test_what_is_missing_has_its_reason():
     row = summary.rows()[0]._replace(
         accuracies=dict.fromkeys(
