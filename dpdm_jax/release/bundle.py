@@ -31,7 +31,7 @@ FORMATS = ("dpdm_jax release 1", "dpdm_jax release 2")
 FORMAT = FORMATS[-1]
 
 CONFIG = "config.json"
-MANIFEST = "MANIFEST.json"
+MANIFEST = run_dir.MANIFEST
 PARAMETERS = "params.safetensors"
 PRIVACY = "PRIVACY.json"
 PRIVACY_TEXT = "PRIVACY.md"

@@ -27,7 +27,7 @@ from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.power_averages import check_average, weights_name
 
 #: In a folder of images, what they were made with.
-SETTINGS = "settings.json"
+SETTINGS = run_dir.SETTINGS
 
 
 class Asked(NamedTuple):

@@ -13,7 +13,7 @@ from dpdm_jax.sampling import images, prompts
 from dpdm_jax.sampling.generate import Generate, make_generator
 from dpdm_jax.training import rngs
 
-FOLDER = "snapshots"
+FOLDER = run_dir.SNAPSHOTS
 # More rows than a person can look at help nobody.
 _MAX_PROMPTS = 20
 

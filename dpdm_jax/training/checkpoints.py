@@ -39,7 +39,7 @@ from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import Model, signature
 from dpdm_jax.models.trainable import ALL
 from dpdm_jax.privacy.noise import GaussianNoiseState
-from dpdm_jax.training import ema, power_averages
+from dpdm_jax.training import arithmetic, ema, power_averages
 from dpdm_jax.training.divergence import are_finite
 from dpdm_jax.training.mechanism_version import MECHANISM_VERSION
 from dpdm_jax.training.secrets import Secrets
@@ -192,6 +192,7 @@ class Checkpoints:
                 "meta": _meta(model, "training", config)
                 | {
                     "mechanism_version": MECHANISM_VERSION,
+                    arithmetic.ARITHMETIC: arithmetic.described(),
                     "run_id": run_id,
                     "ledger": ledger,
                 }

@@ -12,6 +12,7 @@ from dpdm_jax import json_values, processes, run_dir, settings, stored_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import LedgerRecord
+from dpdm_jax.training import arithmetic
 from dpdm_jax.training.checkpoints import (
     Checkpoints,
     DamagedCheckpointError,
@@ -24,8 +25,8 @@ from dpdm_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
-# Fields that move the data, or the speed, but not the gradients. What a vocabulary
-# makes of captions is digested with the data.
+# Fields that move the data, or the speed, but no gradient beyond its last bits, see
+# ``arithmetic``. What a vocabulary makes of captions is digested with the data.
 _MAY_CHANGE = frozenset(
     {
         "data.captions.vocabulary",
@@ -62,7 +63,10 @@ def restore(
                 "is unknown; allowed: a run directory with its ledger, or a new one."
             )
 
+    described: dict[str, Any] = {}
+
     def check(stored: dict[str, Any]) -> None:
+        described.update(stored)
         check_is_of_run(workdir, stored, ledger.record)
         check_version(workdir, stored)
         old = stored_config.read(stored["config"], f"the checkpoint of {workdir}")
@@ -98,6 +102,14 @@ def restore(
         # Of a damaged one, too, which its name alone tells.
         check_counted(workdir, max(checkpoints.steps()), ledger.record)
         _check_secrets(checkpoints, damaged, restored.secrets)
+        arithmetic.check_taken_again(
+            workdir,
+            int(restored.state.step),
+            described,
+            config,
+            authorized_steps=ledger.record.authorized_steps,
+            is_kept=bool(damaged),
+        )
         if restored.data_digest != restored.secrets.data_digest(content):
             raise InputError(
                 f"The training data is not that which {workdir} was begun with, whose "

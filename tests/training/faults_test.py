@@ -26,6 +26,7 @@ from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import read_ledger
+from dpdm_jax.training import arithmetic
 from dpdm_jax.training.checkpoints import Checkpoints, checksum
 from dpdm_jax.training.extension import extend
 from dpdm_jax.training.loop import train
@@ -235,6 +236,60 @@ def test_a_run_whose_last_checkpoint_is_damaged_is_finished_again(
     truncate(workdir / "checkpoints" / "6")
     assert int(train(config_of(), workdir).step) == _STEPS
     assert_ended_like(workdir, undisturbed)
+
+
+def shown_at(path, step):
+    def show(workdir):
+        (workdir / path).parent.mkdir(parents=True)
+        (workdir / path).write_text(json.dumps({"step": step}))
+
+    return show
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("show", "what"),
+    [
+        (lambda workdir: truncate(workdir / "checkpoints" / "5"), "a checkpoint"),
+        (shown_at("samples/mine/settings.json", 5), "samples/mine/settings.json"),
+        (shown_at("release/MANIFEST.json", 5), "release/MANIFEST.json"),
+        (shown_at("samples/snapshots/step_0000005.png", 5), "step_0000005.png"),
+    ],
+    ids=["weights", "samples", "release", "snapshot"],
+)
+def test_steps_of_which_something_was_seen_are_not_taken_again_otherwise(
+    workdir, undisturbed, monkeypatch, show, what
+):
+    """Sums that are rounded otherwise, under one noise: it could be subtracted."""
+    show(workdir)
+    if what != "a checkpoint":
+        shutil.rmtree(workdir / "checkpoints" / "5")
+    before = contents(workdir)
+    smaller = config_of(train__microbatch_size=32)
+    with pytest.raises(InputError, match="rounded otherwise") as e:
+        train(smaller, workdir)
+    assert "goes on from step 4" in str(e.value)
+    assert what in str(e.value)
+    assert "train.microbatch_size: 64 then, 32 now" in str(e.value)
+    with monkeypatch.context() as patch:
+        elsewhere = arithmetic.described() | {"jaxlib": "0.9", "devices": 8}
+        patch.setattr(arithmetic, "described", lambda: elsewhere)
+        with pytest.raises(InputError, match=r"devices: 1 then, 8 now; jaxlib: "):
+            train(config_of(), workdir)
+    assert contents(workdir) == before
+    train(config_of(), workdir)
+    assert_ended_like(workdir, undisturbed)
+
+
+@pytest.mark.slow
+def test_steps_that_left_nothing_are_taken_again_anywhere(workdir):
+    """As after a power cut, on another machine."""
+    shutil.rmtree(workdir / "checkpoints" / "5")
+    for path in ("samples/old/settings.json", "release/MANIFEST.json"):
+        shown_at(path, 4)(workdir)
+    assert read_ledger(workdir / "privacy.json").authorized_steps > 4
+    state = train(config_of(train__microbatch_size=32), workdir)
+    assert int(state.step) == _STEPS
 
 
 @pytest.mark.slow
