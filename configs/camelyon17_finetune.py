@@ -9,8 +9,9 @@ it is from.
         --config.data.path=data/camelyon17_v1.0
 
 The unit is one patch, as in the paper. A patient has thousands:
---config.data.group=patient --config.data.num_examples=0 protects them, and there are
-few (docs/people.md).
+--config.data.group=patient --config.data.num_examples=0 protects them, with a
+--config.train.batch_size of at most as many as there are, and they are few
+(docs/people.md).
 """
 
 import ml_collections

@@ -103,7 +103,7 @@ def sync(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def replacing(
-    path: str | os.PathLike[str], what: object = None
+    path: str | os.PathLike[str], what: object = None, *, private: bool = False
 ) -> Iterator[pathlib.Path]:
     """Yields a file beside ``path`` to write, which then takes its place.
 
@@ -113,6 +113,7 @@ def replacing(
     Args:
         path: the file.
         what: what messages call it; None for its path.
+        private: let its owner alone read it.
 
     Raises:
         InputError: it cannot be written.
@@ -121,6 +122,8 @@ def replacing(
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with writing(path if what is None else what):
+            # Before there is anything to read in it.
+            temporary.touch(mode=0o600 if private else 0o666)
             yield temporary
             sync(temporary)
             os.replace(temporary, path)
@@ -205,8 +208,7 @@ def write_json(path: pathlib.Path, value: Any, *, private: bool = False) -> None
         private: let its owner alone read it.
     """
     make_folder(path.parent)
-    with replacing(path) as temporary:
-        temporary.touch(mode=0o600 if private else 0o666)
+    with replacing(path, private=private) as temporary:
         temporary.write_text(json_values.dumps(value, indent=2) + "\n")
 
 

@@ -27,6 +27,7 @@ from dpdm_jax.privacy import (
     units,
 )
 from dpdm_jax.privacy.clipping import loss_traits
+from dpdm_jax.privacy.ledger import FIXED_KEYS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,6 +287,7 @@ def plan_report(
             "trained_modules": _trained_modules(model),
             "image_shape": list(problem.image_shape),
         }
+        | _without_guarantee(config.privacy)
         | _beginning(config.initial)
         | _views(model)
         | conditions.to_dict(problem.condition)
@@ -309,6 +311,13 @@ def _noise_over_clip_norm(plan: PrivacyPlan, num_trained: int) -> dict[str, floa
 def _trained_modules(model: Model) -> dict[str, int]:
     """Numbers of trained parameters, by the modules that they are in."""
     return trainable.groups(model.trained_network(model.shapes), model.network.parts)
+
+
+def _without_guarantee(settings: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Why the plan's epsilon is none, where that is not its own doing."""
+    if settings.fixed_keys_seed is None:
+        return {}
+    return {"not_private": FIXED_KEYS}
 
 
 def _beginning(settings: ml_collections.ConfigDict) -> dict[str, Any]:

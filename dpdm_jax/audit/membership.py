@@ -220,6 +220,5 @@ def draw(path: pathlib.Path, found: Membership, epsilon: float, delta: float) ->
             label="attack",
         )
         axes.legend()
-        with files.replacing(path) as temporary:
-            temporary.touch(mode=0o600)
+        with files.replacing(path, private=True) as temporary:
             figure.savefig(temporary, format="png", dpi=120)

@@ -97,6 +97,7 @@ def make_training(
     )
 
     distance = make_perceptual()
+    penalty_weight = settings.weight_of_penalty(codec.penalty_weight)
 
     def init(key: PRNGKeyArray) -> State:
         params = codec.init(key)
@@ -155,7 +156,7 @@ def make_training(
         def loss(params: Params) -> tuple[jax.Array, Any]:
             made, penalty = codec.reconstruct(params, x, noise)
             found = error(perceptual, x, made)
-            total = found + settings.penalty_weight * penalty
+            total = found + penalty_weight * penalty
             if judged:
                 total += weight * scores(made)
             return total, (made, {"error": found, "penalty": penalty})

@@ -70,7 +70,8 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
         InputError: they cannot be written.
     """
     files.make_folder(path.parent)
-    with files.replacing(path) as temporary:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # not allow_pickle
+    with (
+        files.replacing(path, private=True) as temporary,
+        open(temporary, "wb") as file,
+    ):
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # not allow_pickle

@@ -174,7 +174,7 @@ def write_closest_pairs(
     tiles = pairs.reshape(-1, *samples.shape[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = 2 * min(_PAIRS_IN_ROW, len(chosen))
-    write_png(path, grid(tiles, columns=columns))
+    write_png(path, grid(tiles, columns=columns), private=True)
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

@@ -315,5 +315,6 @@ def _evaluate(
     }
     if classes is not None:
         result["prompt_classes"] = list(classes)
-    files.write_json(workdir / run_dir.EVALUATION / f"{name}.json", result)
+    path = workdir / run_dir.EVALUATION / f"{name}.json"
+    files.write_json(path, result, private=True)
     return result

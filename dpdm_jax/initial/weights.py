@@ -162,8 +162,14 @@ def _of_release(
 ) -> Found:
     released = load_release(path)
     fitting.check_tokens(released.model.condition, model.condition)
-    record, _ = privacy_files.read_accounted(released.privacy)
+    record, tuning = privacy_files.read_accounted(released.privacy)
     name = released.manifest["name"]
+    if tuning.is_counted:
+        raise InputError(
+            f"the weights of {name} were chosen by runs that their release counts, of "
+            "which the new run's ledger would not tell; allowed: the release of a "
+            "model without counted tuning."
+        )
     return _found("release", name, released.model, released.params, record)
 
 

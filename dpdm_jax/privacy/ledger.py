@@ -48,6 +48,8 @@ _EVENT_FIELDS = {
     "noise_multiplier",
     "authorized_steps",
 }
+#: Why a run has no guarantee whose noise or batches anyone can draw again.
+FIXED_KEYS = "the keys are fixed (for tests only)"
 _ID = re.compile(r"[0-9a-f]{1,64}")
 _ID_IN_WORDS = "hexadecimal digits, at most 64"
 # Fields of a plan that no config has under their names.
@@ -177,7 +179,7 @@ class LedgerRecord:
         if not self.plan.is_private or accounting.is_boundless(self.accounted_events()):
             reasons.append("epsilon is infinite")
         if self.fixed_keys:
-            reasons.append("the keys are fixed (for tests only)")
+            reasons.append(FIXED_KEYS)
         return tuple(reasons)
 
     def accounted_events(self) -> list[accounting.Event]:

@@ -1,6 +1,7 @@
 """Gaussian noise and normalization of the clipped sum, as optax transforms."""
 
 import itertools
+import math
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -114,6 +115,12 @@ def gaussian_noise(
                 "Noise is to go on floating-point numbers, whose last bits it would "
                 "not hide; allowed: an exact sum, as privacy.clipped_grad or "
                 "privacy.exact_sum gives it."
+            )
+        size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(updates.low))
+        if size > discrete_gaussian.MAX_SIZE:
+            raise InputError(
+                f"The sum has {size} numbers, and noise would come twice in them; "
+                f"allowed: at most {discrete_gaussian.MAX_SIZE}."
             )
         # Each key is folded with its position: two equal ones would cancel otherwise.
         keys = jax.vmap(jax.random.fold_in)(state.key, jnp.arange(state.key.size))

@@ -135,8 +135,7 @@ def write_page(
         private: whether the page has private parts.
     """
     page = _template(template).render(facts | {"version": dpdm_jax.__version__})
-    with files.replacing(path) as temporary:
-        temporary.touch(mode=0o600 if private else 0o666)
+    with files.replacing(path, private=private) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

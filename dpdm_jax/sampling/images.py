@@ -112,18 +112,21 @@ def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
+def write_png(
+    path: str | os.PathLike[str], image: np.ndarray, *, private: bool = False
+) -> None:
     """Writes a PNG file in one step: a reader sees the old file or the new one.
 
     Args:
         path: the file; its folder exists.
         image: uint8 [h, w, c], c = 1 (grey) or 3 (RGB).
+        private: let its owner alone read it.
 
     Raises:
         InputError: the image is not as described.
     """
     content = png(image)
-    with files.replacing(path) as temporary:
+    with files.replacing(path, private=private) as temporary:
         temporary.write_bytes(content)
 
 

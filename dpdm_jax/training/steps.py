@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -132,12 +133,15 @@ class _Reporter:
     def __init__(self, run: Run, stop: int, done: int):
         self._run = run
         self._stop = stop
-        log = run.config.log
+        log, record = run.config.log, run.ledger.record
+        facts = registry.flat(run.plan.to_dict())
+        if record.not_private:
+            facts |= {"not_private": "; ".join(record.not_private)}
         about = About(
             name=run.config.name,
-            run_id=run.ledger.record.run_id,
+            run_id=record.run_id,
             project=log.project,
-            facts=registry.flat(run.plan.to_dict()),
+            facts=facts,
             workdir=run.workdir,
         )
         self._metrics = MetricsLog(
@@ -164,7 +168,9 @@ class _Reporter:
                 divergence.PATIENCE,
             )
         rate = self._examples / (time.perf_counter() - self._since)
-        spent = self._run.plan.epsilon_spent(done)
+        # With known keys there is no guarantee, whatever the plan would give.
+        is_fixed = self._run.ledger.record.fixed_keys
+        spent = math.inf if is_fixed else self._run.plan.epsilon_spent(done)
         diagnostics[f"{registry.PRIVATE}images_per_second"] = rate
         self._metrics.write(done, {"epsilon": spent} | diagnostics)
         plan = self._run.plan

@@ -18,7 +18,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import command_line, files, run_dir, settings
+from dpdm_jax import files, run_dir, settings
+from dpdm_jax.configs import digits
 from dpdm_jax.evaluation.run import evaluate
 from dpdm_jax.models.model import build_model
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -33,7 +34,7 @@ LENGTHS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25)
 
 def config_of(lengths: Sequence[float], fields: dict[str, Any]) -> Any:
     """Returns the digits config with averages of these lengths."""
-    config = command_line.load_config("configs/digits.py")
+    config = digits.network_alone()
     ours = {
         # So that both runs take the same steps; nothing here is private.
         "privacy.fixed_keys_seed": 0,

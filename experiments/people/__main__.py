@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from dpdm_jax import command_line, data, run_dir, settings
+from dpdm_jax import data, run_dir, settings
+from dpdm_jax.configs import digits
 from dpdm_jax.evaluation.run import evaluate
 from dpdm_jax.privacy import read_ledger
 from dpdm_jax.training.loop import train
 from experiments.benchmarks import machine
 
-#: What is set beside configs/digits.py: half of its epochs, and fewer noise draws.
+#: What is set beside ``digits.network_alone``: half of its epochs, fewer noise draws.
 FIELDS: dict[str, Any] = {
     "data.source": "npz",
     "data.num_examples": 0,
@@ -68,12 +69,12 @@ def run(count: int, kind: str, workdir: pathlib.Path) -> dict[str, Any]:
     Returns:
         A row of the table.
     """
-    config = command_line.load_config("configs/digits.py")
-    digits = {
+    config = digits.network_alone()
+    sources = {
         split: data.load_source(config.data, split) for split in ("train", "test")
     }
     workdir.mkdir(parents=True, exist_ok=True)
-    for split, source in digits.items():
+    for split, source in sources.items():
         examples = source.examples(np.arange(len(source)))
         labels = examples["condition"]
         np.savez(
@@ -82,7 +83,7 @@ def run(count: int, kind: str, workdir: pathlib.Path) -> dict[str, Any]:
             labels=labels,
             writer=writers(labels, count, kind),
         )
-    number = -(-len(digits["train"]) // count)
+    number = -(-len(sources["train"]) // count)
     fields = FIELDS | {
         "data.path": str(workdir),
         "train.images_per_group": count,

@@ -190,3 +190,10 @@ def test_before_its_start_the_discriminator_is_neither_heard_nor_trained(images)
     )
     assert without.adversarial_step is None
     assert without.init(jax.random.key(0)).discriminator == {}
+
+
+def test_by_default_the_penalty_weighs_as_published():
+    for codec, published in (KL, 1e-6), (VQ, 1.0):
+        assert Settings().weight_of_penalty(codec.penalty_weight) == published
+        # That of a step, above.
+        assert SETTINGS.weight_of_penalty(codec.penalty_weight) == 0.3

@@ -202,3 +202,26 @@ def test_what_is_read_on_demand_is_compared_at_each_reading(name):
     with pytest.raises(InputError, match="changed while the run reads it") as e:
         images_and_labels(bound, indices)
     assert "\n" not in str(e.value)
+
+
+def test_no_error_of_a_source_names_what_a_step_has_read():
+    """Which examples a step has chosen is secret, and who is missing is among them."""
+
+    class Lost(data.ArraySource):
+        is_lost = False
+
+        def examples(self, indices):
+            if self.is_lost:
+                raise InputError("patient_017/scan_3.png cannot be decoded.")
+            return super().examples(indices)
+
+    source = Lost(*originals(), _CLASSES)
+    bound = binding._BoundSource(source, binding._digest_each(source))
+    assert len(images_and_labels(bound, np.array([3]))[0]) == 1
+    source.is_lost = True
+    with pytest.raises(InputError, match="changed while the run reads it") as e:
+        bound.examples(np.array([3]))
+    raised = e.value
+    while raised is not None:
+        assert "patient" not in str(raised)
+        raised = raised.__cause__ or raised.__context__

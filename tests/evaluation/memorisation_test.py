@@ -1,3 +1,5 @@
+import stat
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -49,6 +51,8 @@ def test_picture_has_the_nearest_pairs_first(tmp_path):
     nearest = Nearest(np.array([3.0, 1.0, 2.0]), np.array([0, 1, 0]))
     path = tmp_path / "new" / "pairs.png"
     memorisation.write_closest_pairs(path, samples, training, nearest, num_pairs=2)
+    # It shows training images: for their owner alone.
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     pixels = np.asarray(PIL.Image.open(path))
     row = pixels[pixels.shape[0] // 2]
     changes = row[np.flatnonzero(np.diff(row.astype(int), prepend=0))]

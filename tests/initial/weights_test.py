@@ -156,6 +156,20 @@ def test_weights_without_a_guarantee_are_refused(begin, tiny_config, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_release_that_counts_tuning_is_refused(
+    begin, private_run, tiny_config, tmp_path
+):
+    """The child's ledger could tell of the released run alone, which is less."""
+    tried = tmp_path / "tried"
+    train(tiny_config(train__stop_after_steps=1), tried)
+    parent = shutil.copytree(private_run, tmp_path / "parent")
+    folder = release(tiny_config(release__tuning_runs=str(tried)), parent)
+    with pytest.raises(InputError, match="chosen by runs that their release counts"):
+        begin(folder, initial__other_data=True)
+    assert not (tmp_path / "child").exists()
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_origin(begin, public_run, tmp_path):
     fixed = {"stop": 0, "privacy__fixed_keys_seed": 1}
     whole, _ = begin(public_run, tmp_path / "whole", **fixed)

@@ -3,6 +3,7 @@
 Keys are fixed, so a test that passes once passes always.
 """
 
+import dataclasses
 import functools
 import inspect
 import os
@@ -17,6 +18,7 @@ from scipy import stats
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import ExactSum
+from dpdm_jax.privacy.exact import discrete_gaussian
 from dpdm_jax.privacy.noise import (
     GaussianNoiseState,
     gaussian_noise,
@@ -342,3 +344,13 @@ def test_pytree_without_leaves():
     updates, state = tx.update(ExactSum({}, {}, 1.0), tx.init({}))
     assert updates == {}
     assert int(state.count) == 1
+
+
+def test_more_numbers_than_there_are_places_are_refused():
+    """From there on noise would come twice, and a difference would have none."""
+    size = discrete_gaussian.MAX_SIZE
+    words = [{"w": jax.ShapeDtypeStruct((n,), jnp.int32)} for n in (size + 1,) * 2]
+    total = dataclasses.replace(CLIPPED_SUM, low=words[0], high=words[1])
+    tx = gaussian_noise(1.0, two_keys())
+    with pytest.raises(InputError, match=f"{size + 1} numbers.*at most {size}"):
+        tx.update(total, tx.init(total))

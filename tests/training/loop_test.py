@@ -430,7 +430,11 @@ def test_secrets_are_private_and_absent_from_all_other_files(finished):
 def test_fixed_keys_are_said_to_be_not_private(tmp_path):
     config = tiny_config(privacy__fixed_keys_seed=0, train__stop_after_steps=1)
     train(config, tmp_path)
-    assert read_ledger(tmp_path / "privacy.json").not_private
+    record = read_ledger(tmp_path / "privacy.json")
+    assert record.not_private
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["epsilon"] == "inf"
+    assert planning.plan_report(config)["not_private"] in record.not_private
 
 
 @pytest.mark.slow

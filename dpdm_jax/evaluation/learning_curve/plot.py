@@ -54,6 +54,5 @@ def draw(path: pathlib.Path, points: Sequence[dict[str, Any]]) -> None:
         axes.set_title(f"private: {checkpoint_images.PRIVATE}", fontsize=8)
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
-        with files.replacing(path) as temporary:
-            temporary.touch(mode=0o600)
+        with files.replacing(path, private=True) as temporary:
             figure.savefig(temporary, format="png", dpi=150)

@@ -181,8 +181,7 @@ def _check_images(
 def _write(folder: pathlib.Path, points: Sequence[dict[str, Any]]) -> None:
     from dpdm_jax.evaluation.learning_curve import plot  # matplotlib takes its time
 
-    with files.replacing(folder / RESULT) as temporary:
-        temporary.touch(mode=0o600)
+    with files.replacing(folder / RESULT, private=True) as temporary:
         lines = map(json_values.dumps, points)
         temporary.write_text("".join(f"{line}\n" for line in lines))
     plot.draw(folder / PICTURE, points)

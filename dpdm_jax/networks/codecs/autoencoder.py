@@ -310,6 +310,7 @@ class AutoencoderCodec(abc.ABC, Generic[Module]):
         sample_shape: (h, w, c).
         error_is_summed: whether in training the error of an image is the sum over its
             pixels, and not the mean.
+        penalty_weight: of a reconstruction's penalty in training, as published.
     """
 
     #: Numbers that the encoder gives for each of a latent.
@@ -318,6 +319,7 @@ class AutoencoderCodec(abc.ABC, Generic[Module]):
     settings: Settings
     sample_shape: tuple[int, int, int]
     error_is_summed: ClassVar[bool]
+    penalty_weight: ClassVar[float]
 
     @property
     def identity(self) -> str:

@@ -107,6 +107,7 @@ class VQCodec(autoencoder.AutoencoderCodec[VQAutoencoder]):
 
     settings: Settings
     error_is_summed = False
+    penalty_weight = 1.0
 
     def make(self, rngs: nnx.Rngs) -> VQAutoencoder:
         channels = self.sample_shape[2]

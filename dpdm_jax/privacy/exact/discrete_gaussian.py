@@ -32,6 +32,9 @@ DRAW_BITS = 128
 #: between noise and none; above, the noise would leave the words of a sum.
 MIN_STDDEV, MAX_STDDEV = 16.0, 2.0**46
 
+#: Numbers that a draw gives at most: each is drawn by its position, a word of 32 bits.
+MAX_SIZE = 2**32
+
 # A table has at most so many cells; where small draws would need more, one more of them
 # is combined.
 _MAX_CELL_BITS = 17
@@ -247,7 +250,7 @@ def draw(
     Args:
         keys: typed threefry keys [n], secret and used for nothing else. Their streams
             are combined by exclusive-or.
-        size: how many, at most 2^32.
+        size: how many, at most ``MAX_SIZE``.
         stddev: S in grid steps, ``MIN_STDDEV`` to ``MAX_STDDEV``.
         sharding: of a vector: under ``jit`` each device draws its part, and the parts
             are gathered. It is the same noise.
