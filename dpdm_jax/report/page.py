@@ -197,6 +197,8 @@ def _without_places(contents: Contents) -> Contents:
         settings = published.without_places(each.settings)
         if published.is_file(settings.get("labels")):
             settings["labels"] = _FROM_FILE
+            # Whoever guesses the labels could confirm them.
+            settings.pop("labels_sha256", None)
         samples.append(dataclasses.replace(each, settings=settings))
     return dataclasses.replace(
         contents, folder=_NAMELESS, config=config, samples=samples

@@ -88,6 +88,14 @@ def test_public_page_holds_nothing_private_and_names_no_places(runs):
     assert compare(runs, private=False).source == public.source
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_what_samples_were_asked_for_by_is_cautioned_against(runs, private):
+    shutil.rmtree(runs[1].workdir / "samples")
+    runs[1].samples(labels="mine.npy")
+    page = compare(runs, private=private)
+    assert page.text.count("Their classes were read from a file") == 1
+
+
 def test_runs_of_one_name_are_told_apart(runs):
     runs[1].config()
     assert "2 runs compared my_run other_run" in compare(runs).text

@@ -164,9 +164,12 @@ def test_public_page_names_no_places(writer, report):
     config["sample"]["labels"] = "ann/labels.npy"
     (writer.workdir / "config.json").write_text(json.dumps(config))
     writer.ledger()
-    writer.samples(labels="ann/labels.npy", made_in="/home/ann/images")
+    digest = "0123abcd" * 8
+    writer.samples(
+        labels="ann/labels.npy", labels_sha256=digest, made_in="/home/ann/images"
+    )
     private, public = report(), report(private=False)
-    for place in ("ann/", "my_run"):
+    for place in ("ann/", "my_run", digest):
         assert place in private.source
         assert place not in public.source
     assert "Their classes were read from a file" in public.text

@@ -79,6 +79,7 @@ def test_ranks_without_a_look_at_real_images(workdir, monkeypatch):
     assert sum(parts) == 700
     assert best["settings"]["num_test"] == parts[2] > 130
     assert ranked["sample"]["weights"] == "ema"
+    assert "labels_sha256" not in ranked["sample"]
     folder = workdir / "selection" / "samples"
     assert json.loads((folder / run.RESULT).read_text()) == ranked
     assert {path.name for path in folder.iterdir()} == {run.RESULT, "trained"}
