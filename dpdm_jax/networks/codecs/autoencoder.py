@@ -310,7 +310,7 @@ class AutoencoderCodec(abc.ABC, Generic[Module]):
         sample_shape: (h, w, c).
         error_is_summed: whether in training the error of an image is the sum over its
             pixels, and not the mean.
-        penalty_weight: of a reconstruction's penalty in training, as published.
+        penalty_field: which of ``training.Settings`` weighs a reconstruction's penalty.
     """
 
     #: Numbers that the encoder gives for each of a latent.
@@ -319,7 +319,7 @@ class AutoencoderCodec(abc.ABC, Generic[Module]):
     settings: Settings
     sample_shape: tuple[int, int, int]
     error_is_summed: ClassVar[bool]
-    penalty_weight: ClassVar[float]
+    penalty_field: ClassVar[str]
 
     @property
     def identity(self) -> str:

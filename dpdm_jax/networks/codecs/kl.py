@@ -64,7 +64,7 @@ class KLCodec(autoencoder.AutoencoderCodec[autoencoder.Autoencoder]):
 
     settings: Settings
     error_is_summed = True
-    penalty_weight = 1e-6
+    penalty_field = "penalty_weight"
 
     def make(self, rngs: nnx.Rngs) -> autoencoder.Autoencoder:
         channels = self.sample_shape[2]

@@ -15,9 +15,8 @@ class Settings:
         num_steps: steps in all, >= 1.
         learning_rate: of Adam, > 0; the same for the discriminator.
         error: of a pixel: "l1", its absolute value, or "l2", its square.
-        penalty_weight: of what keeps latents regular, >= 0: of kl the divergence from
-            normal ones, of vq the distance to the table's rows; -1 as published for the
-            codec, 1e-6 and 1.
+        penalty_weight: of kl: of the latents' divergence from normal ones, >= 0.
+        codebook_weight: of vq: of the latents' distance to the table's rows, >= 0.
         perceptual_weights: the file of LPIPS's network, see ``perceptual``; "" leaves
             that term out.
         perceptual_weight: of that term, >= 0.
@@ -36,7 +35,8 @@ class Settings:
     num_steps: int = 100_000
     learning_rate: float = 1.44e-4
     error: Literal["l1", "l2"] = "l1"
-    penalty_weight: float = -1.0
+    penalty_weight: float = 1e-6
+    codebook_weight: float = 1.0
     perceptual_weights: str = ""
     perceptual_weight: float = 1.0
     adversarial_weight: float = 0.5
@@ -57,14 +57,13 @@ class Settings:
             value = getattr(self, name)
             validate.integer(f"{self.path}.{name}", value, minimum=minimum)
         validate.real(f"{self.path}.learning_rate", self.learning_rate, above=0)
-        for name in ("perceptual_weight", "adversarial_weight"):
+        for name in (
+            "penalty_weight",
+            "codebook_weight",
+            "perceptual_weight",
+            "adversarial_weight",
+        ):
             validate.real(f"{self.path}.{name}", getattr(self, name), minimum=0)
-        if self.penalty_weight != -1:
-            validate.real(f"{self.path}.penalty_weight", self.penalty_weight, minimum=0)
-
-    def weight_of_penalty(self, published: float) -> float:
-        """Returns the penalty's weight, given what was published for the codec."""
-        return published if self.penalty_weight < 0 else self.penalty_weight
 
     @property
     def has_discriminator(self) -> bool:

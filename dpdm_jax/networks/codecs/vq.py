@@ -107,7 +107,7 @@ class VQCodec(autoencoder.AutoencoderCodec[VQAutoencoder]):
 
     settings: Settings
     error_is_summed = False
-    penalty_weight = 1.0
+    penalty_field = "codebook_weight"
 
     def make(self, rngs: nnx.Rngs) -> VQAutoencoder:
         channels = self.sample_shape[2]
