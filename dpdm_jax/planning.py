@@ -421,7 +421,10 @@ def _cost(
     # moves bound from above. Images are encoded before.
     gradients = size if draws == multiplicity and images == 1 else 2 * size
     activations = forward_bytes * draws
-    at_once = min(encoding.AT_ONCE, config.train.microbatch_size // devices)
+    at_once = min(
+        encoding.images_at_once(jax.default_backend()),
+        config.train.microbatch_size // devices,
+    )
     working = max(held * (gradients + activations), at_once * encoding_bytes)
     memory = fixed + 6 * size + working
     rate = _matrix_product_rate()

@@ -23,8 +23,8 @@ from dpdm_jax.networks.codecs.registry import cache_of
 #: of arrays [n, ...] that are divided over the devices.
 Encode = Callable[[Any, Any], Any]
 
-#: Images of a device that are encoded together: enough to occupy it, and little memory.
-AT_ONCE = 16
+# Most images of an accelerator: enough to occupy it, and little memory.
+_AT_ONCE = 16
 # "auto" keeps no more than this in the memory of the host.
 _IN_MEMORY = 2**30
 
@@ -54,6 +54,16 @@ def place_of_laws(
     law = codec.law_spec
     size = num_examples * law.size * law.dtype.itemsize
     return "memory" if size <= _IN_MEMORY else "disk"
+
+
+def images_at_once(platform: str) -> int:
+    """Returns how many images a device encodes together, at most.
+
+    Args:
+        platform: of the device. A CPU is as fast with one, and its libraries round what
+            is convolved by its place among others.
+    """
+    return 1 if platform == "cpu" else _AT_ONCE
 
 
 def weights_of(params: Params) -> Params:
@@ -95,8 +105,11 @@ def encoding_program(codec: Codec, mesh: Mesh) -> jax.stages.Wrapped:
         mesh: see ``make_encoder``.
 
     Returns:
-        ``laws(weights, images [n, ...]) -> laws [n, ...]``, see ``weights_of``.
+        ``laws(weights, images [n, ...]) -> laws [n, ...]``, see ``weights_of``. To the
+        last bit, the law of an image follows on a CPU from that image; elsewhere from n
+        as well, and from the image's place where a compiler rounds by that.
     """
+    most = images_at_once(mesh.devices.flat[0].platform)
     per_device = P(DATA_AXIS)
 
     @jax.jit
@@ -112,7 +125,12 @@ def encoding_program(codec: Codec, mesh: Mesh) -> jax.stages.Wrapped:
             # Mapped over single images: none can have a part in another's law.
             lambda image: codec.law(params, image[None])[0],
             images,
-            batch_size=min(AT_ONCE, len(images)),
+            batch_size=_together(len(images), most),
         )
 
     return laws
+
+
+def _together(number: int, most: int) -> int:
+    """As many images, at most so many, as leave none over for another program."""
+    return max(n for n in range(1, most + 1) if number % n == 0)

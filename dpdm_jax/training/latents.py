@@ -126,11 +126,13 @@ def _name(run: Run) -> str:
 def _parts(run: Run) -> Iterator[tuple[int, data.Example]]:
     """Yields the first row of each part of the laws, and the part.
 
-    A process makes them alone, in batches that give each device as many as a step does.
+    A process makes them alone, in batches that give each device as many as a step does,
+    by the same program therefore, which rounds as in a step.
     """
     mesh = Mesh(np.array(jax.local_devices()), (DATA_AXIS,))
     encode = make_encoder(run.model.codec, mesh)
-    size = run.config.train.microbatch_size // run.mesh.size * mesh.size
+    of_device = run.config.train.microbatch_size // run.mesh.size
+    size = of_device * images_per_unit(run.plan.unit) * mesh.size
     fixed = devices.place(
         jax.device_get(weights_of(run.fixed)), devices.replicated(mesh)
     )

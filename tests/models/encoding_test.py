@@ -33,6 +33,26 @@ def test_a_law_is_all_that_a_latent_is_drawn_of(codec, channels):
     np.testing.assert_allclose(drawn, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_law_follows_from_its_image_to_the_last_bit():
+    """Whichever others are encoded beside it, how many, and where it is among them."""
+    params = random_like(jax.eval_shape(KL.init, jax.random.key(0)), 0.1)
+    images = np.random.default_rng(0).integers(0, 256, (24, *SHAPE), np.uint8)
+    encode = encoding.make_encoder(KL, devices.data_mesh())
+
+    def laws(rows):
+        return np.asarray(encode(params, {"image": images[rows]})["image"])
+
+    expected = laws(np.arange(24))
+    for rows in (np.arange(24)[::-1], np.arange(6), np.array([17, 3])):
+        np.testing.assert_array_equal(laws(rows), expected[rows])
+
+
+@pytest.mark.parametrize(("number", "together"), [(1, 1), (6, 6), (24, 12), (17, 1)])
+def test_no_part_of_a_batch_has_a_program_of_its_own(number, together):
+    assert encoding._together(number, 16) == together
+
+
 def test_pixels_are_encoded_by_nothing():
     encode = encoding.make_encoder(PixelCodec(SHAPE), devices.data_mesh())
     assert encode is encoding.as_read
