@@ -80,6 +80,15 @@ def num_classes_for(condition: Condition, reader: str) -> int:
     return condition.num_classes
 
 
+def is_file(wanted: Any) -> bool:
+    """Whether images are asked for by a file, whose content may be private.
+
+    Args:
+        wanted: ``sample.labels``, or what stands there in its place.
+    """
+    return isinstance(wanted, str) and wanted.endswith(".npy")
+
+
 def given_integers(
     wanted: str | ArrayLike, shape: tuple[int, ...], allowed: str
 ) -> np.ndarray:

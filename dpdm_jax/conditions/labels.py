@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpdm_jax.conditions.base import Condition, given_integers
+from dpdm_jax.conditions.base import Condition, given_integers, is_file
 from dpdm_jax.conditions.unconditional import Unconditional
 from dpdm_jax.errors import InputError
 
@@ -49,7 +49,7 @@ class Labels:
             f"uniform, balanced, a class 0 to {self.num_classes - 1}, or a .npy file "
             f"of {count} such integers"
         )
-        if isinstance(wanted, str) and not wanted.endswith(".npy"):
+        if isinstance(wanted, str) and not is_file(wanted):
             if wanted == "uniform":
                 rng = np.random.default_rng(seed)
                 return rng.integers(self.num_classes, size=count, dtype=np.int32)

@@ -17,6 +17,7 @@ from dpdm_jax import (
     stored_config,
     validate,
 )
+from dpdm_jax.conditions import is_file
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model, signature
@@ -231,7 +232,7 @@ def _write_samples(
             made, labels = archive["images"], archive.get("labels")
             texts = archive.get("prompts")
             names = archive.get("class_names", np.array(())).tolist()
-        from_file = published.is_file(settings["labels"])
+        from_file = is_file(settings["labels"])
         described = {
             "num_images": len(made),
             "labels": "" if from_file else settings["labels"],

@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from dpdm_jax import json_values
+from dpdm_jax.conditions import is_file
 from dpdm_jax.models.trainable import ALL, FIELD
 
 _AUTOENCODER = (
@@ -222,8 +223,3 @@ def without_places(value: Any) -> Any:
     if isinstance(value, str) and _PLACE.search(value):
         return ""
     return value
-
-
-def is_file(labels: Any) -> bool:
-    """Whether ``sample.labels`` names a file, whose labels may be private."""
-    return isinstance(labels, str) and labels.endswith(".npy")

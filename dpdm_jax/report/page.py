@@ -16,6 +16,7 @@ from PIL import Image
 
 import dpdm_jax
 from dpdm_jax import files, run_dir
+from dpdm_jax.conditions import is_file
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import (
     NO_TUNING,
@@ -38,6 +39,7 @@ from dpdm_jax.report.contents import (
 )
 from dpdm_jax.report.explanations import GROUPS
 from dpdm_jax.report.metrics_table import by_class, metrics_table
+from dpdm_jax.sampling import maker
 from dpdm_jax.training.metrics import PRIVATE
 
 # Images up to this side are enlarged with sharp edges, as their pixels are, to a whole
@@ -46,7 +48,6 @@ _SMALL, _WIDE = 40, 96
 _ON_LAPTOP, _ON_PHONE = 84, 56
 # On a public page, for what is left out.
 _NAMELESS = "A diffusion model"
-_FROM_FILE = "from a file"
 
 _EPSILON = "epsilon"
 #: What curves are called, in the order of a page.
@@ -194,11 +195,7 @@ def _without_places(contents: Contents) -> Contents:
     config, _ = published.clean_config(contents.config or {})
     samples = []
     for each in contents.samples:
-        settings = published.without_places(each.settings)
-        if published.is_file(settings.get("labels")):
-            settings["labels"] = _FROM_FILE
-            # Whoever guesses the labels could confirm them.
-            settings.pop("labels_sha256", None)
+        settings = published.without_places(maker.without_labels_file(each.settings))
         samples.append(dataclasses.replace(each, settings=settings))
     return dataclasses.replace(
         contents, folder=_NAMELESS, config=config, samples=samples
@@ -298,7 +295,7 @@ def sample_facts(samples: SampleSet, names: Sequence[str]) -> dict[str, Any]:
         "size": size,
         "picture": samples.picture,
         "made_by": _made_by(samples.settings),
-        "labels_file": labels == _FROM_FILE or published.is_file(labels),
+        "labels_file": labels == maker.FROM_FILE or is_file(labels),
     }
 
 

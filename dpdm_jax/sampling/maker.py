@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from dpdm_jax import files, json_values, processes, rooms, run_dir, validate
-from dpdm_jax.conditions import Condition, class_names
+from dpdm_jax.conditions import Condition, class_names, is_file
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
@@ -28,6 +28,8 @@ from dpdm_jax.training.power_averages import check_average, weights_name
 
 #: In a folder of images, what they were made with.
 SETTINGS = run_dir.SETTINGS
+#: In settings that are published, in place of a file of labels.
+FROM_FILE = "from a file"
 
 
 class Asked(NamedTuple):
@@ -255,9 +257,7 @@ def open_maker(
         "weights_sha256": digest(params),
         "sampler": sampler_config.to_dict(),
         "labels": settings.labels,
-        "labels_sha256": (
-            digest(asked.values) if settings.labels[-4:] == ".npy" else ""
-        ),
+        "labels_sha256": (digest(asked.values) if is_file(settings.labels) else ""),
         "prompts": None if asked.prompts is None else asked.prompts.texts,
         "seed": settings.seed,
         "rounding": settings.rounding,
@@ -271,6 +271,20 @@ def open_maker(
         settings.batch_size,
         settings.rounding,
     )
+
+
+def without_labels_file(described: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings without the file of labels and its digest, for publication.
+
+    Whoever guesses labels could confirm them by the digest.
+
+    Args:
+        described: see ``Maker``.
+    """
+    public = {k: v for k, v in described.items() if k != "labels_sha256"}
+    if is_file(public.get("labels")):
+        public["labels"] = FROM_FILE
+    return public
 
 
 def claim(

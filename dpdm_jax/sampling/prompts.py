@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from dpdm_jax import data
-from dpdm_jax.conditions import Condition, Tokens, tokenizers
+from dpdm_jax.conditions import Condition, Tokens, is_file, tokenizers
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.user_paths import user_path
 
@@ -101,7 +101,7 @@ def required(settings: ml_collections.ConfigDict) -> tuple[str, ...] | None:
         InputError: as ``read``, or there is neither.
     """
     texts = read(settings)
-    if not texts and settings.labels.endswith(".npy"):
+    if not texts and is_file(settings.labels):
         return None
     if not texts:
         raise InputError(_MISSING)

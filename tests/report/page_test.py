@@ -155,19 +155,18 @@ def test_public_page_holds_nothing_private(writer, report):
     assert len(public.all("img")) == 200
 
 
-def test_public_page_names_no_places(writer, report):
+@pytest.mark.parametrize("labels", ["ann/labels.npy", "/home/ann/labels.npy"])
+def test_public_page_names_no_places(writer, report, labels):
     writer.config(name="mine")
     config = json.loads((writer.workdir / "config.json").read_text())
     config["data"]["path"] = "ann/patients"
     config["data"]["name"] = "/home/ann/records"
     config["release"]["tuning_runs"] = "ann/runs"
-    config["sample"]["labels"] = "ann/labels.npy"
+    config["sample"]["labels"] = labels
     (writer.workdir / "config.json").write_text(json.dumps(config))
     writer.ledger()
     digest = "0123abcd" * 8
-    writer.samples(
-        labels="ann/labels.npy", labels_sha256=digest, made_in="/home/ann/images"
-    )
+    writer.samples(labels=labels, labels_sha256=digest, made_in="/home/ann/images")
     private, public = report(), report(private=False)
     for place in ("ann/", "my_run", digest):
         assert place in private.source

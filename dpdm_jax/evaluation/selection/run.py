@@ -17,7 +17,7 @@ from dpdm_jax.evaluation.selection.grid import Entry
 from dpdm_jax.evaluation.trainings import Trainings
 from dpdm_jax.progress import progress_bar
 from dpdm_jax.sampling import run as sampling_run
-from dpdm_jax.sampling.maker import Asked, read_asked
+from dpdm_jax.sampling.maker import Asked, read_asked, without_labels_file
 
 #: In the run directory.
 FOLDER = "selection"
@@ -126,9 +126,11 @@ def _select(
         return found
 
     by_synthetic = measure(held_out)
+    made = evaluation_run.provenance(workdir, samples)
     ranked = {
         "note": SYNTHETIC,
-        **_without_file(evaluation_run.provenance(workdir, samples)),
+        # The ranking may be published.
+        **made | {"sample": without_labels_file(made["sample"])},
         "num_train": len(train[0]),
         "num_selection": len(selection[0]),
         "num_held_out": len(held_out[0]),
@@ -149,18 +151,6 @@ def _select(
     }
     files.write_json(folder / PRIVATE_RESULT, compared, private=True)
     return {"synthetic": ranked, "real": compared}
-
-
-def _without_file(made: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out the file of labels, and its digest: the ranking may be published.
-
-    Whoever guesses labels could confirm them by the digest.
-    """
-    sample = dict(made["sample"])
-    sample.pop("labels_sha256", None)
-    if sample["labels"].endswith(".npy"):
-        sample["labels"] = "from a file"
-    return made | {"sample": sample}
 
 
 def _ranked(results: Sequence[DownstreamResult]) -> list[dict[str, Any]]:
