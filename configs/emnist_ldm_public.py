@@ -20,8 +20,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.data.num_examples = 88_800
     config.data.image_size = 32
     config.data.channels = 3
-    # TFDS counts letters from 1: class 0 has none.
-    config.data.num_classes = 27
+    # TFDS counts letters from 1, and has images as the files do.
+    config.data.tfds.first_label = 1
+    config.data.tfds.transpose = True
+    config.data.num_classes = 26
 
     # From 32x32 pixels to 4x4 places of 3 numbers: 102,553,535 weights.
     config.codec.name = "kl"

@@ -24,7 +24,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.data.channels = 3
     config.codec.training = base.get_config().codec.training
     config.initial.parent = "configs/emnist_ldm_public.py"
-    # As the authors: digits begin with the rows of the first letters.
+    # As the authors: digit 0 begins with the row of A, and 9 with that of J.
     config.initial.label_table = "first"
     config.train.trainable = "attention,condition"
 

@@ -72,8 +72,8 @@ PARENTS = [
     ("digits_public", 93_888, "digits_finetune"),
     ("digits_text_public", 222_144, "digits_text"),
     ("glyphs_ldm_public", 624_265, "mnist_ldm_cpu"),
-    # The autoencoder, the U-Net and the classes: 27 rows of 5, 1,001 of 512.
-    ("emnist_ldm_public", 102_553_535 + 4_606_467 + 27 * 5, "mnist_ldm"),
+    # The autoencoder, the U-Net and the classes: 26 rows of 5, 1,001 of 512.
+    ("emnist_ldm_public", 102_553_535 + 4_606_467 + 26 * 5, "mnist_ldm"),
     (
         "imagenet_32_ldm_public:classes=1000",
         14_639_807 + 90_290_563 + 512_512,

@@ -34,6 +34,7 @@ class RandomAccessSource:
         keys: tuple[str, str | None],
         prepare: Callable[[Any], np.ndarray],
         num_classes: int,
+        first_label: int = 0,
     ):
         """Keeps the records and prepares the first one to learn the image shape.
 
@@ -42,10 +43,12 @@ class RandomAccessSource:
             keys: names of the image and the label feature; None without labels.
             prepare: makes uint8 [H, W, C] of what a record has for an image.
             num_classes: labels lie in [0, num_classes); 0 ignores them.
+            first_label: what the records' labels count from.
         """
         self._records = records
         self._image_key, self._label_key = keys
         self._prepare = prepare
+        self._first_label = first_label
         self.condition = of_classes(num_classes)
         shape = prepare(records[0][self._image_key]).shape
         self.spec = image_spec(shape, self.condition)
@@ -55,15 +58,31 @@ class RandomAccessSource:
         return len(self._records)
 
     def examples(self, indices: np.ndarray) -> Example:
-        """Reads examples; see ``Source.examples``."""
+        """Reads examples; see ``Source.examples``.
+
+        Raises:
+            InputError: a label is out of range, or images have several shapes.
+        """
         found = padding.blank_examples(self.spec, len(indices))
         rows = self._records.__getitems__([int(i) for i in indices])
         prepared = self._pool.map(self._prepare, [row[self._image_key] for row in rows])
         for i, image in enumerate(prepared):
             found["image"][i] = same_shape(image, self.spec["image"].shape)
         if self._label_key:
-            found["condition"][:] = [row[self._label_key] for row in rows]
+            labels = np.array([row[self._label_key] for row in rows])
+            labels = labels - self._first_label
+            self._check_labels(labels)
+            found["condition"][:] = labels
         return found
+
+    def _check_labels(self, labels: np.ndarray) -> None:
+        most = self.condition.num_classes or 0
+        if ((labels < 0) | (labels >= most)).any():
+            first = self._first_label
+            raise InputError(
+                f"there is a label that is none of the {most} classes; allowed: "
+                f"{first} to {most + first - 1}, by data.num_classes."
+            )
 
 
 def same_shape(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

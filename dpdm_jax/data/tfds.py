@@ -7,19 +7,21 @@ import concurrent.futures
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tqdm
 from absl import logging
 
+from dpdm_jax import validate
 from dpdm_jax.data.random_access import RandomAccessSource, same_shape
 from dpdm_jax.data.sources import (
     ArraySource,
     DataSettings,
     Source,
     check_same_names,
+    checked_labels,
     resolve_num_classes,
     split_name,
 )
@@ -38,10 +40,14 @@ class Settings:
         name: TFDS builder, such as "mnist" or "imagenet_resized/32x32".
         label: the feature that has the labels, of classes or of plain integers; "" for
             the one of classes, or the one called "label".
+        first_label: what labels count from, 0 or 1; they are read as counting from 0.
+        transpose: exchange rows and columns of images, as EMNIST's want it.
     """
 
     name: str = ""
     label: str = ""
+    first_label: int = 0
+    transpose: bool = False
 
 
 def load(settings: Settings, config: DataSettings, split: str) -> Source:
@@ -60,20 +66,21 @@ def load(settings: Settings, config: DataSettings, split: str) -> Source:
         The source.
 
     Raises:
-        InputError: no such builder, split, image feature or data.
+        InputError: no such builder, split, image feature or data, or labels lie out of
+            range.
     """
+    validate.integer("data.tfds.first_label", settings.first_label, minimum=0)
     builder = _prepared_builder(settings.name, config.path)
     name = split_name(config, split)
     image_key = _image_key(builder)
     label_key = _label_key(builder, settings, config) if config.num_classes else None
-    found = _num_classes(builder, label_key, config) if label_key else None
+    found = _num_classes(builder, label_key, settings, config) if label_key else None
     num_classes = resolve_num_classes(
         config.num_classes, found, f"the TFDS builder {settings.name}"
     )
     keys = (image_key, label_key if num_classes else None)
-    prepare = Preparation.from_config(config)
     try:
-        return _read(builder, config, name, keys, prepare, num_classes)
+        return _read(builder, settings, config, name, keys, num_classes)
     except InputError:
         raise
     # Unknown splits, missing shards and damaged records each have their own errors, of
@@ -183,7 +190,9 @@ def _label_key(builder: Any, settings: Settings, config: DataSettings) -> str | 
     return wanted
 
 
-def _num_classes(builder: Any, key: str, config: DataSettings) -> int:
+def _num_classes(
+    builder: Any, key: str, settings: Settings, config: DataSettings
+) -> int:
     """Returns how many classes the labels are of, as builder or config states it."""
     feature = builder.info.features[key]
     name = f"the TFDS builder {builder.name}"
@@ -194,11 +203,15 @@ def _num_classes(builder: Any, key: str, config: DataSettings) -> int:
                 "it does not state; allowed: data.num_classes, of labels from 0."
             )
         return config.num_classes
-    found: int = feature.num_classes
     names = list(feature.names or ())
-    if names != [str(i) for i in range(found)]:  # TFDS's, where there are no others
-        check_same_names(config, names, name)
-    return found
+    if names == [str(i) for i in range(feature.num_classes)]:
+        # TFDS's, where there are no others. It may then count more classes than there
+        # are (37 of EMNIST's 26 letters); labels are checked as they are read.
+        found = feature.num_classes - settings.first_label
+        return min(found, config.num_classes) if config.num_classes > 0 else found
+    names = names[settings.first_label :]
+    check_same_names(config, names, name)
+    return len(names)
 
 
 def _only(usual: str, keys: list[str], name: str) -> str | None:
@@ -214,17 +227,25 @@ def _only(usual: str, keys: list[str], name: str) -> str | None:
 
 def _read(
     builder: Any,
+    settings: Settings,
     config: DataSettings,
     split: str,
     keys: tuple[str, str | None],
-    prepare: Preparation,
     num_classes: int,
 ) -> Source:
     tfds = _import_tfds()
+    preparation = Preparation.from_config(config)
+    first_label = settings.first_label
+
+    def prepare(image: np.ndarray) -> np.ndarray:
+        return preparation(image.swapaxes(0, 1) if settings.transpose else image)
+
     random_access = tfds.core.FileFormat.with_random_access()
     if builder.info.available_file_formats() & random_access:
         records = builder.as_data_source(split=split)
-        return RandomAccessSource(records, keys, prepare, num_classes)
+        if keys[1] and (first_label or _declared(builder, keys[1]) > num_classes):
+            _check_labels(builder, split, keys, num_classes, first_label)
+        return RandomAccessSource(records, keys, prepare, num_classes, first_label)
     if config.on_demand:
         raise InputError(
             f"data.on_demand is True and {builder.name} lies in files without random "
@@ -238,11 +259,33 @@ def _read(
     )
     images, labels = _read_all(dataset, keys, prepare)
     name = f"the TFDS builder {builder.name}"
-    return ArraySource(images, labels if keys[1] else None, num_classes, name)
+    known = labels - first_label if keys[1] else None
+    return ArraySource(images, known, num_classes, name)
+
+
+def _declared(builder: Any, label_key: str) -> int:
+    """Number of classes that TFDS states; 0 of plain integers."""
+    return getattr(builder.info.features[label_key], "num_classes", 0)
+
+
+def _check_labels(
+    builder: Any,
+    split: str,
+    keys: tuple[str, str | None],
+    num_classes: int,
+    first_label: int,
+) -> None:
+    """Reads all labels, which are not what TFDS states, without decoding an image."""
+    skipped = {keys[0]: _import_tfds().decode.SkipDecoding()}
+    records = builder.as_data_source(split=split, decoders=skipped)
+    labels = np.array([int(row[keys[1]]) for row in records]) - first_label
+    checked_labels(labels, len(labels), num_classes, f"the TFDS builder {builder.name}")
 
 
 def _read_all(
-    dataset: Any, keys: tuple[str, str | None], prepare: Preparation
+    dataset: Any,
+    keys: tuple[str, str | None],
+    prepare: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads a tf.data set into uint8 [N, H, W, C] and int32 [N]."""
     size = int(dataset.cardinality())

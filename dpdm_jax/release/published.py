@@ -39,7 +39,7 @@ FIELDS = {
         "data.huggingface": "image label",
         "data.parquet": "image label",
         "data.webdataset": "label",
-        "data.tfds": "name label",
+        "data.tfds": "name label first_label transpose",
         "data.glyphs": "characters images_per_character seed frame rotation shear "
         "scale stroke elastic_amplitude elastic_smoothness",
         "data.camelyon17": "center",

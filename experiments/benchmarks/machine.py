@@ -47,6 +47,8 @@ class Recorder:
 
     def __init__(self) -> None:
         """Starts the clock; the machine should be as busy as during the run."""
+        # Now: the tree may have moved on before the run ends.
+        self._commit = commit()
         self._at_start = state()
         self._started = datetime.datetime.now(datetime.UTC)
         self._start = time.perf_counter()
@@ -58,7 +60,7 @@ class Recorder:
         return {
             "seconds": round(seconds, 1),
             "started": self._started.isoformat(timespec="seconds"),
-            "commit": commit(),
+            "commit": self._commit,
             "machine": describe() | states,
         }
 

@@ -98,6 +98,32 @@ def test_split_expressions(labelled, data_config):
     np.testing.assert_array_equal(images, TRAIN[:5])
 
 
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_letters_that_count_from_1_and_lie_on_their_side(
+    tmp_path, data_config, file_format
+):
+    """As EMNIST's: 37 classes are stated of 26, and rows are columns."""
+    features = {
+        "image": tfds.features.Image(shape=(12, 12, 3)),
+        "label": tfds.features.ClassLabel(num_classes=37),
+    }
+    stored = {"train": rows(TRAIN, LABELS + 23)}
+    prepare(tmp_path, "letters", features, stored, file_format)
+    config = config_for(data_config, tmp_path, "letters", num_classes=26)
+    config.tfds.first_label, config.tfds.transpose = 1, True
+    source = data.load_source(config, "train")
+    assert source.condition.num_classes == 26
+    images, labels = images_and_labels(source, np.arange(7))
+    np.testing.assert_array_equal(images, TRAIN.swapaxes(1, 2))
+    np.testing.assert_array_equal(labels, LABELS + 22)
+    config.num_classes = 25
+    with pytest.raises(InputError, match="letters go up to 25; allowed: 0 to 24"):
+        data.load_source(config, "train")
+    config.num_classes, config.tfds.first_label = 26, 24
+    with pytest.raises(InputError, match="letters go down to -1; allowed: integers >="):
+        data.load_source(config, "train")
+
+
 def test_preparation_is_applied(labelled, data_config):
     config = config_for(
         data_config, labelled[0], "tiny", image_size=6, channels=1, resize="box"
