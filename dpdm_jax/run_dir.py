@@ -14,6 +14,9 @@ _log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 LEDGER = "privacy.json"
+CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged"  # of checkpoints
+SESSIONS = "computed_with.json"
 LATENTS = "latents"
 SAMPLES = "samples"
 SETTINGS = "settings.json"  # of a folder of samples

@@ -67,14 +67,14 @@ class _BoundSource:
             InputError: one is not what it was when the run started.
         """
         # Which one is private: steps choose their examples in secret, and a source's
-        # own message would name it.
-        with contextlib.suppress(InputError):
+        # own message, or its library's, would name it.
+        with contextlib.suppress(Exception):
             examples = self._source.examples(indices)
             if (_digests_of(examples) == self._digests[indices]).all():
                 return examples
         raise InputError(
-            "The training data was changed while the run reads it; allowed: files "
-            "that stay as they are until the run has ended."
+            "The training data was changed while the run reads it, or cannot be read "
+            "any more; allowed: files that stay as they are until the run has ended."
         )
 
 

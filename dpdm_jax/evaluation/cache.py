@@ -69,7 +69,10 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     Raises:
         InputError: they cannot be written.
     """
-    files.make_folder(path.parent)
+    files.make_folder(path.parent.parent)
+    with files.writing(path):
+        # Names of files are digests of what may be private.
+        path.parent.mkdir(mode=0o700, exist_ok=True)
     with (
         files.replacing(path, private=True) as temporary,
         open(temporary, "wb") as file,

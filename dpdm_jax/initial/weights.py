@@ -20,6 +20,7 @@ from dpdm_jax.release import bundle, privacy_files
 from dpdm_jax.release.model import load_release
 from dpdm_jax.training.beginning import Beginning
 from dpdm_jax.training.checkpoints import FOLDER, Checkpoints
+from dpdm_jax.training.resume import check_is_of_run
 from dpdm_jax.user_paths import user_path
 
 _FILES = (".pt", ".pth", ".ckpt", ".safetensors")
@@ -145,12 +146,15 @@ def _of_run(
     parent = build_model(config, *checkpoints.stored_problem())
     fitting.check_tokens(parent.condition, model.condition)
     params, _ = checkpoints.restore_weights(parent)
-    if checkpoints.description()["kind"] != "training":
+    stored = checkpoints.description()
+    if stored["kind"] != "training":
         raise InputError(
             f"{path} holds imported weights, of whose data nothing is known; allowed: "
             "the file that they came from."
         )
     record = read_ledger(path / run_dir.LEDGER)
+    # The new run's ledger will say what that one counts.
+    check_is_of_run(path, stored, record)
     return _found("run", config.name, parent, params, record)
 
 

@@ -95,7 +95,7 @@ class Covariances(NamedTuple):
 
 
 def num_queries(covariances: bool) -> int:
-    """Returns how many queries of all examples ``measure`` makes.
+    """Returns how many queries of all examples ``noised_moments`` makes.
 
     Args:
         covariances: whether they are measured.
@@ -107,7 +107,7 @@ def num_coordinates(num_classes: int, features: int, *, covariances: bool) -> in
     """Returns how many numbers the largest query's sum has.
 
     Args:
-        num_classes: see ``measure``.
+        num_classes: see ``noised_moments``.
         features: d.
         covariances: whether they are measured.
     """
@@ -208,7 +208,7 @@ def sum_first(batches: Batches, classes: int, l2_clip_norm: float) -> ExactSum:
     Args:
         batches: see ``Batches``.
         classes: number of sums, >= 1.
-        l2_clip_norm: see ``measure``.
+        l2_clip_norm: see ``noised_moments``.
 
     Returns:
         [classes, d + 1], of sensitivity 1: sums of features over sqrt(2)
@@ -233,7 +233,7 @@ def sum_deviations(batches: Batches, mean: np.ndarray, l2_clip_norm: float) -> E
     Args:
         batches: see ``Batches``.
         mean: [classes, d], public.
-        l2_clip_norm: see ``measure``.
+        l2_clip_norm: see ``noised_moments``.
 
     Returns:
         [classes, d], of sensitivity 1: sums over ``l2_clip_norm``.

@@ -271,7 +271,7 @@ def _write_metrics(folder: pathlib.Path, workdir: pathlib.Path) -> list[str]:
             raise InputError(
                 f"{path} is damaged; allowed: what --mode=evaluate wrote."
             ) from None
-        files.write_json(folder / name, published.without_places(value))
+        files.write_json(folder / name, published.metrics(value))
         names.append(name)
     if not names:
         raise InputError(

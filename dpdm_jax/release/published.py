@@ -16,6 +16,7 @@ import ml_collections
 from dpdm_jax import json_values
 from dpdm_jax.conditions import is_file
 from dpdm_jax.models.trainable import ALL, FIELD
+from dpdm_jax.sampling import maker
 
 _AUTOENCODER = (
     "base_channels channel_multipliers num_res_blocks attention_factors inner_channels "
@@ -223,3 +224,20 @@ def without_places(value: Any) -> Any:
     if isinstance(value, str) and _PLACE.search(value):
         return ""
     return value
+
+
+def metrics(values: Any) -> Any:
+    """Returns what of an evaluation's results may be published.
+
+    Args:
+        values: JSON values, as ``evaluation`` writes them.
+
+    Returns:
+        Numbers and settings, without places, and of how samples were made without
+        prompts and labels from a file, which may be private.
+    """
+    if isinstance(values, dict) and isinstance(values.get("sample"), dict):
+        made = maker.without_labels_file(values["sample"])
+        made = {k: v for k, v in made.items() if k != "prompts"}
+        values = values | {"sample": made}
+    return without_places(values)

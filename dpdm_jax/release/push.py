@@ -66,10 +66,12 @@ def push(
     """
     remote = _remote(target, private)
     remote.require()
-    if not folder.is_dir():
-        return verify(folder, public_key)
+    # Before any of it is copied: it may be something else, such as a run directory.
+    outcome = verify(folder, public_key)
+    if not outcome.ok:
+        return outcome
     with contextlib.suppress(_NotIntactError), remote.staging() as copy:
-        # Links stay links, which are refused.
+        # Links stay links, which are refused. What is published is what verifies.
         shutil.copytree(folder, copy, symlinks=True, dirs_exist_ok=True)
         outcome = verify(copy, public_key)
         if not outcome.ok:

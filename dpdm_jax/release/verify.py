@@ -13,7 +13,7 @@ from typing import Any
 
 from dpdm_jax import planning, run_dir
 from dpdm_jax.conditions import class_names
-from dpdm_jax.errors import InputError
+from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models.model import Model, build_model
 from dpdm_jax.privacy import accounting
 from dpdm_jax.release import bundle, card, privacy_files, published, signing
@@ -82,14 +82,18 @@ def verify(
         InputError: the key cannot be read, or the package that checks signatures is not
             installed.
     """
-    digests = bundle.digests(folder)
-    failures = bundle.file_failures(folder, digests)
     manifest: dict[str, Any] = {}
     statement: dict[str, Any] = {}
+    try:
+        # As they are written: some file systems take PRIVACY.json for the ledger's.
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        digests = {} if run_dir.LEDGER in names else bundle.digests(folder)
+        failures = bundle.file_failures(folder, digests)
+    except OSError as e:
+        failure = f"{folder} cannot be read ({reason(e)})."
+        return Verification((failure,), statement, None)
     if not folder.is_dir():
         return Verification(tuple(failures), statement, None)
-    # As they are written: some file systems take PRIVACY.json for the ledger's name.
-    names = {path.name for path in folder.iterdir()}
     if run_dir.LEDGER in names and bundle.MANIFEST not in names:
         its_own = folder / run_dir.RELEASE
         sentence = (

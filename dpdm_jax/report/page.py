@@ -121,7 +121,23 @@ def read_run(
             f"{workdir} has no privacy guarantee ({reason_of(statement)}), so that no "
             "page about it is public; allowed: report.private_parts=True."
         )
+    if contents.ledger is not None:
+        _check_counted(workdir, contents.samples, contents.ledger)
     return _without_places(contents), statement
+
+
+def _check_counted(
+    workdir: pathlib.Path, samples: Iterable[SampleSet], ledger: LedgerRecord
+) -> None:
+    """Refuses a guarantee beside images of steps that it does not count."""
+    for each in samples:
+        step = each.settings.get("step")
+        if isinstance(step, int) and step > ledger.authorized_steps:
+            raise InputError(
+                f"The samples {each.name!r} of {workdir} are of step {step} and its "
+                f"ledger counts {ledger.authorized_steps} steps; allowed: a ledger "
+                "that counts every step."
+            )
 
 
 def write_page(

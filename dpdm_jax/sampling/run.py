@@ -38,7 +38,8 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> pathlib.
     Writes ``samples.npz`` (images uint8 [n, h, w, c], labels int32 [n], class_names of
     the labels where ``data.class_names`` states them), ``grid.png`` and, if asked, the
     same in other formats, in <workdir>/samples/<sample.name>/. Called again after an
-    interruption it goes on; with more images it adds to them.
+    interruption it goes on. With more images all are made again, and the first ones are
+    what they were.
 
     Args:
         config: the whole config; reads ``sample`` and ``sampler``.

@@ -8,6 +8,7 @@ could subtract them.
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from dpdm_jax import run_dir
+from dpdm_jax import files, json_values, run_dir
 from dpdm_jax.errors import InputError
 
 #: Under which a checkpoint's description has it.
@@ -34,7 +35,44 @@ def described() -> dict[str, Any]:
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
         "matmul_precision": precision,
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def begin(workdir: pathlib.Path, step: int, config: ml_collections.ConfigDict) -> None:
+    """Notes, before the first step, what a session computes with.
+
+    One that ends before its first checkpoint may have shown something of its steps.
+
+    Args:
+        workdir: the run directory.
+        step: from which the session goes on.
+        config: the whole config.
+    """
+    now = {
+        "step": step,
+        ARITHMETIC: described(),
+        "config": {"train": {name: config.train[name] for name in _FIELDS}},
+    }
+    sessions = _sessions(workdir)
+    if not sessions or sessions[-1] | {"step": step} != now:
+        files.write_json(workdir / run_dir.SESSIONS, [*sessions, now])
+
+
+def _sessions(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    path = workdir / run_dir.SESSIONS
+    if not path.exists():  # of earlier versions
+        return []
+    try:
+        sessions = json_values.loads(path.read_bytes())
+        if all(isinstance(each["step"], int) for each in sessions):
+            return list(sessions)
+    except (KeyError, OSError, TypeError, ValueError):
+        pass
+    raise InputError(
+        f"{path} is damaged; allowed: a backup of it, or a new run directory, whose "
+        "budget adds to this one's."
+    )
 
 
 def check_taken_again(
@@ -62,7 +100,9 @@ def check_taken_again(
         InputError: steps behind the checkpoint may have been taken otherwise, and their
             weights, or images or a release of them, were there.
     """
-    differences = list(_differences(stored, config))
+    since = [each for each in _sessions(workdir) if each["step"] >= step]
+    found = (_differences(each, config) for each in (stored, *since))
+    differences = sorted({one for each in found for one in each})
     if authorized_steps <= step or not differences:
         return
     shown = "a checkpoint" if is_kept else _shown_since(workdir, step)
@@ -98,6 +138,10 @@ def _shown_since(workdir: pathlib.Path, step: int) -> str | None:
         found = re.fullmatch(r"step_(\d+)", path.stem)
         if found and int(found[1]) > step:
             return f"the picture {path.relative_to(workdir)}"
+    for path in sorted((workdir / run_dir.CHECKPOINTS / run_dir.DAMAGED).glob("*")):
+        found = re.match(r"\d+", path.name)
+        if found and int(found[0]) > step:
+            return "a checkpoint"
     stated = [*samples.glob(f"*/{run_dir.SETTINGS}")]
     stated.append(workdir / run_dir.RELEASE / run_dir.MANIFEST)
     for path in stated:

@@ -32,7 +32,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import dpdm_jax
-from dpdm_jax import conditions, devices, files, processes
+from dpdm_jax import conditions, devices, files, processes, run_dir
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import digest
@@ -47,9 +47,9 @@ from dpdm_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"
+FOLDER = run_dir.CHECKPOINTS
 #: Below it, the damaged checkpoints that a run has gone on without.
-DAMAGED = "damaged"
+DAMAGED = run_dir.DAMAGED
 #: Below it, by their digest, parameters that no step changes.
 FIXED = "fixed"
 #: Below it, by step and digest, averages that others are rebuilt from.

@@ -14,6 +14,7 @@ import ml_collections
 from dpdm_jax import jax_settings, processes
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import format_epsilon
+from dpdm_jax.training import arithmetic
 from dpdm_jax.training.beginning import ReadInitial
 from dpdm_jax.training.latents import with_laws
 from dpdm_jax.training.prepare import prepare
@@ -62,6 +63,7 @@ def train(
         with processes.together():
             if int(state.step) >= stop:
                 raise InputError(_finished_message(run, int(state.step)))
+        processes.from_first(lambda: arithmetic.begin(workdir, int(state.step), config))
         if int(state.step):
             _log.info("Resuming %s after step %d.", workdir, int(state.step))
         return run_steps(with_laws(run), state, stop, snapshot)

@@ -204,7 +204,8 @@ def test_what_is_read_on_demand_is_compared_at_each_reading(name):
     assert "\n" not in str(e.value)
 
 
-def test_no_error_of_a_source_names_what_a_step_has_read():
+@pytest.mark.parametrize("kind", [InputError, OSError, ValueError])
+def test_no_error_of_a_source_names_what_a_step_has_read(kind):
     """Which examples a step has chosen is secret, and who is missing is among them."""
 
     class Lost(data.ArraySource):
@@ -212,7 +213,7 @@ def test_no_error_of_a_source_names_what_a_step_has_read():
 
         def examples(self, indices):
             if self.is_lost:
-                raise InputError("patient_017/scan_3.png cannot be decoded.")
+                raise kind("patient_017/scan_3.png cannot be decoded.")
             return super().examples(indices)
 
     source = Lost(*originals(), _CLASSES)

@@ -124,6 +124,18 @@ def test_private_weights_want_a_word(begin, private_run):
 
 
 @pytest.mark.slow
+def test_weights_of_more_steps_than_their_ledger_counts(begin, tiny_config, tmp_path):
+    """As when a ledger comes from an older backup: its epsilon is too small."""
+    parent = tmp_path / "parent"
+    train(tiny_config(train__stop_after_steps=1, checkpoint__every_steps=1), parent)
+    older = (parent / "privacy.json").read_bytes()
+    train(tiny_config(checkpoint__every_steps=1), parent)
+    (parent / "privacy.json").write_bytes(older)
+    with pytest.raises(InputError, match="and its ledger counts 1 steps; allowed"):
+        begin(parent, initial__other_data=True)
+
+
+@pytest.mark.slow
 def test_private_weights_of_other_people(begin, private_run):
     _, workdir = begin(private_run, initial__other_data=True)
     record = read_ledger(workdir / "privacy.json")

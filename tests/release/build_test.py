@@ -196,10 +196,15 @@ def test_no_secret_and_no_private_diagnostic_in_any_byte(
 
 def test_metrics_only_on_request_and_as_disclosures(make_config, workdir, released):
     assert b"987654321" not in all_bytes(released)
+    path = workdir / "evaluation" / "downstream.json"
+    made = {"seed": 3, "prompts": ["Ann's scan"], "labels": "/ann/labels.npy"}
+    made["labels_sha256"] = "0123abcd"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample": made}))
     folder = release(make_config(release__metrics=True), workdir)
     assert read(folder, "evaluation/downstream.json") == {
         "accuracy": 0.987654321,
         "data": "",
+        "sample": {"seed": 3, "labels": "from a file"},
     }
     (disclosure,) = read(folder, "PRIVACY.json")["disclosures"]
     assert disclosure["file"] == "evaluation/downstream.json"

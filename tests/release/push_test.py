@@ -118,6 +118,16 @@ def test_nothing_is_pushed_that_does_not_verify(
     assert not list(tmp_path.glob(".there*"))
 
 
+def test_nothing_of_what_is_no_release_is_copied(tmp_path, capsys, monkeypatch):
+    """A forgotten /release: the run directory beside it holds keys and latents."""
+    monkeypatch.setattr(shutil, "copytree", None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "privacy.json").write_text("{}")
+    assert command.main(["push", str(tmp_path / "run"), f"file:{tmp_path}/there"]) == 1
+    assert "is a run directory" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_signature_may_be_required(released, hub, tmp_path, capsys):
     pytest.importorskip("cryptography")
     assert command.main(["make-key", str(tmp_path / "key")]) == 0

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 from commands import CHECKOUT
 
-from dpdm_jax import settings
+from dpdm_jax import files, settings
 from dpdm_jax.privacy import (
     format_epsilon,
     read_ledger,
@@ -42,6 +42,16 @@ def test_a_run_directory_is_told_from_a_release(tmp_path, capsys):
         f"{tmp_path} is a run directory; allowed: a release, such as "
         f"{tmp_path / 'release'}, which --mode=release makes."
     )
+
+
+@pytest.mark.slow
+def test_files_that_cannot_be_read_are_a_failure(bundle_copy, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "sha256", refused)
+    (failure,) = verify(bundle_copy).failures
+    assert failure.startswith(f"{bundle_copy} cannot be read (")
 
 
 @pytest.mark.slow

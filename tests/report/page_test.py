@@ -175,6 +175,16 @@ def test_public_page_names_no_places(writer, report, labels):
     assert public.text.startswith("mine:")
 
 
+def test_public_page_has_no_images_of_steps_that_are_not_counted(writer, report):
+    writer.ledger()
+    writer.samples(step=10**6)
+    assert "1000000" in report().source
+    with pytest.raises(
+        InputError, match=r"'samples' of .* are of step 1000000 and its"
+    ):
+        report(private=False)
+
+
 def test_public_page_of_a_run_without_config(writer, report):
     writer.ledger()
     assert report().text.startswith("my_run:")

@@ -282,6 +282,39 @@ def test_steps_of_which_something_was_seen_are_not_taken_again_otherwise(
 
 
 @pytest.mark.slow
+def test_a_session_that_ended_early_counts_though_it_left_no_checkpoint(
+    workdir, monkeypatch
+):
+    """On one device, then on another, then on the first again."""
+    here = arithmetic.described()
+    monkeypatch.setattr(arithmetic, "described", lambda: here | {"XLA_FLAGS": "--fast"})
+
+    def killed(*_):
+        shown_at("samples/snapshots/step_0000006.png", 6)(workdir)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config_of(log__snapshot_every_steps=6), workdir, snapshot=killed)
+    for step in (workdir / "checkpoints").glob("6*"):
+        shutil.rmtree(step)
+    monkeypatch.setattr(arithmetic, "described", lambda: here)
+    with pytest.raises(InputError, match="XLA_FLAGS: --fast then, "):
+        train(config_of(), workdir)
+    (workdir / "computed_with.json").write_text("[1")
+    with pytest.raises(InputError, match=r"computed_with.json is damaged; allowed: a"):
+        train(config_of(), workdir)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_was_set_aside_was_there(workdir):
+    checkpoint = workdir / "checkpoints" / "5"
+    checkpoint.parent.joinpath("damaged").mkdir()
+    checkpoint.rename(checkpoint.parent / "damaged" / "5")
+    with pytest.raises(InputError, match="of later steps there was a checkpoint"):
+        train(config_of(train__microbatch_size=32), workdir)
+
+
+@pytest.mark.slow
 def test_steps_that_left_nothing_are_taken_again_anywhere(workdir):
     """As after a power cut, on another machine."""
     shutil.rmtree(workdir / "checkpoints" / "5")

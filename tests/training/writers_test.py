@@ -169,6 +169,7 @@ def test_wandb(settings, tmp_path, monkeypatch):
     followers.close()
     assert fake.calls == [("*", "step"), {"step": 3, "epsilon": 0.5}, "finished"]
     assert fake.options["config"] == {"delta": 1e-4}
+    assert (tmp_path / "wandb").stat().st_mode & 0o777 == 0o700
     assert (fake.options["project"], fake.options["id"]) == ("dpdm_jax", "abc")
     # The screen says what is private, and command lines name places.
     kept = fake.options["settings"]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dpdm_jax import files
 from dpdm_jax.training.writers.base import About, library
 
 
@@ -12,6 +13,11 @@ class Writer:
     def __init__(self, about: About):
         """Opens it, or goes on with it."""
         wandb = library("wandb")
+        # It keeps all that it sends there, for whoever may open the folder.
+        folder = about.workdir / "wandb"
+        with files.writing(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            folder.chmod(0o700)
         self._run: Any = wandb.init(
             project=about.project,
             name=about.name,
