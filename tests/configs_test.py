@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import re
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from dpdm_jax.privacy.exact import bounds
 from dpdm_jax.release import bundle, privacy_files
 from dpdm_jax.release.verify import statement_failures
 from dpdm_jax.report import write_report
+from experiments.benchmarks import bert_words
 
 # Config, variant, epsilon, delta, N, L, expected batch, T, parameters, K, and the noise
 # multiplier under dp-accounting's RDP accountant (measured for the design of this
@@ -217,19 +219,34 @@ def test_latent_plan(row):
 @pytest.mark.slow
 def test_text_to_image_plans_its_billion_weights(tmp_path):
     """DP-LDM's largest model: the published counts of attention and text encoder."""
-    words = tmp_path / "vocab.txt"
-    special = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]"]
-    made = [f"word{i}" for i in range(30_522 - len(special))]
-    words.write_text("\n".join(special + made) + "\n")
     config = command_line.load_config("configs/celeba_hq_text_ldm.py:eps=10")
-    config.data.captions.vocabulary = str(words)
-    config.privacy.noise_multiplier = 0.5525  # of the authors' settings, 0.552
-    report = planning.plan_report(config, estimate_cost=False)
+    config.data.captions.vocabulary = bert_words.write(tmp_path)
+    problem = planning.public_problem(config)
+    model = build_model(config, problem.image_shape, problem.condition)
     encoder = 581_994_042 - (1280 + 1) * 30_522
-    assert report["num_parameters"] == 83_653_863 + 872_300_484 + encoder
-    assert report["num_trained"] == 280_018_880 + encoder
-    assert report["num_steps"] == 940
-    assert 9.8 < report["epsilon"] <= 10
+    assert model.num_parameters == 83_653_863 + 872_300_484 + encoder
+    assert model.num_trained == 280_018_880 + encoder
+    # Of the authors' settings, to three decimals.
+    for epsilon, noise_multiplier in ((1, 1.450), (5, 0.689), (10, 0.552)):
+        config.privacy.epsilon = float(epsilon)
+        config.privacy.noise_multiplier = noise_multiplier + 0.0005
+        plan = planning.privacy_plan(config, problem.num_examples, model)
+        assert plan.total_steps == 940
+        assert 0.98 * epsilon < plan.epsilon <= epsilon
+
+
+def test_neither_digits_nor_characters_are_mirrored():
+    """As views of photographs may be."""
+    found = 0
+    for path in sorted(pathlib.Path("configs").glob("*.py")):
+        if path.stem in ("__init__", "base", "released", "stored"):
+            continue
+        config = command_line.load_config(f"configs/{path.name}")
+        name = f"{config.data.source} {config.data.tfds.name}"
+        if re.search("digits|glyphs|mnist", name) and "fashion" not in name:
+            found += 1
+            assert not config.diffusion.views.flip, path.stem
+    assert found > 10
 
 
 def test_fine_tuning_budgets():

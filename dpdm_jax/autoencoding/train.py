@@ -31,6 +31,7 @@ from dpdm_jax.training.metrics import MetricsLog
 
 #: Where a run keeps the training of its autoencoder.
 FOLDER = "autoencoder"
+_NOT_PERCEPTUAL = "The error of reconstructions has no perceptual term"
 _log = logging.getLogger(__name__)
 # Images that are encoded at once to be measured.
 _AT_ONCE = 100
@@ -83,6 +84,8 @@ def train(
         assert isinstance(codec, AutoencoderCodec)  # as those with settings are
         _check_sizes(settings, codec)
         known = perceptual_weights.read(settings)
+    if not known:
+        _log.info("%s; see codec.training.perceptual_weights.", _NOT_PERCEPTUAL)
     mesh = devices.data_mesh()
     everywhere = devices.replicated(mesh)
     folder = workdir / FOLDER
@@ -135,7 +138,8 @@ def planned(config: ml_collections.ConfigDict) -> dict[str, Any]:
         config: the whole config.
 
     Returns:
-        {"autoencoder": steps and images of a step}, or {} if none ``is_wanted``.
+        {"autoencoder": steps, images of a step, and whether the perceptual distance is
+        part of the error}, or {} if none ``is_wanted``.
     """
     if not is_wanted(config):
         return {}
@@ -144,6 +148,7 @@ def planned(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "autoencoder": {
             "num_steps": settings.num_steps,
             "batch_size": settings.batch_size,
+            "perceptual_term": bool(settings.perceptual_weights),
         }
     }
 

@@ -1,15 +1,16 @@
 """Reads the weights that a config names, from a run, a release or a file."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import ml_collections
+import numpy as np
 
 from dpdm_jax import json_values, processes, run_dir, stored_config, validate
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.initial import codec_weights, fitting
-from dpdm_jax.interop import latent_diffusion, torch_checkpoints
+from dpdm_jax.interop import latent_diffusion, name_maps, torch_checkpoints
 from dpdm_jax.interop.convert import convert
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import Model, build_model
@@ -189,9 +190,44 @@ def _of_file(
             "allowed: the name of the public data that the file was trained on."
         )
     tensors = latent_diffusion.network_tensors(torch_checkpoints.read_state_dict(path))
+    _check_ends(path, tensors, model)
     network = convert(tensors, model.network, any_label_table=True)
     origin = Origin("file", path.name, digest(network), settings.public)
     return Found(network, origin)
+
+
+def _check_ends(
+    path: pathlib.Path, tensors: Mapping[str, np.ndarray], model: Model
+) -> None:
+    """Refuses what goes into a network, or comes out, where it is not the config's."""
+    targets = name_maps.official_names(model.network.shapes)
+
+    def sizes(name: str, axis: int) -> tuple[int, int] | None:
+        if name not in targets or np.ndim(tensors.get(name, 0)) <= axis:
+            return None
+        found, wanted = tensors[name].shape[axis], targets[name].official_shape[axis]
+        return None if found == wanted else (found, wanted)
+
+    if differ := sizes(name_maps.STEM, 1):
+        found, wanted = differ
+        raise InputError(
+            f"{path} is of a network for {found} channels, and what the config's "
+            f"network denoises has {wanted}; allowed: a codec with {found} latent "
+            "channels, or images of so many."
+        )
+    if differ := sizes(name_maps.HEAD, 0):
+        found, wanted = differ
+        raise InputError(
+            f"{path} is of a network that says {found} numbers of a pixel, and the "
+            f"config's says {wanted}; allowed: "
+            f"diffusion.ddpm.learned_range={found > wanted}, or other weights."
+        )
+    if differ := sizes(name_maps.TOKEN_TABLE, 0):
+        found, wanted = differ
+        raise InputError(
+            f"{path} has a table of {found} tokens, and the config's text has "
+            f"{wanted}; allowed: data.captions.vocabulary as it was trained with."
+        )
 
 
 def _found(

@@ -29,6 +29,10 @@ from dpdm_jax.interop.official_layers import (
 
 #: What the names of latent diffusion's condition begin with, beside its U-Net's.
 CONDITION = "cond_stage_model"
+#: Of networks that number groups: what reads the image, and what says all of it.
+STEM, HEAD = "input_blocks.0.0.weight", "out.2.weight"
+#: Of a text transformer.
+TOKEN_TABLE = f"{CONDITION}.transformer.token_emb.weight"
 
 _NCSNPP_BLOCK: Block = {
     "norm_a": ("GroupNorm_0", AFFINE),

@@ -12,9 +12,13 @@ import logging
 import pathlib
 import subprocess
 import sys
+import tempfile
+
+import ml_collections
 
 from dpdm_jax import command_line, compilation
 from dpdm_jax.compilation.targets import CHIPS
+from experiments.benchmarks import bert_words
 
 _CONFIGS = (
     "mnist",
@@ -62,6 +66,8 @@ def compile_config(
         )
     except subprocess.TimeoutExpired:
         return {"error": f"not compiled within {minutes:g} minutes"}
+    except subprocess.CalledProcessError as e:
+        return {"error": f"the compiler ended with exit status {e.returncode}"}
     return json.loads(done.stdout)
 
 
@@ -70,6 +76,16 @@ def _compile_here(
 ) -> dict:
     config = command_line.load_config(f"configs/{config_name}.py")
     config.network.dtype = dtype
+    with tempfile.TemporaryDirectory() as folder:
+        if config.data.captions.vocabulary:
+            # As many words as BERT's, which the released text encoder reads.
+            config.data.captions.vocabulary = bert_words.write(pathlib.Path(folder))
+        return _compiled(config, topology, sampler=sampler)
+
+
+def _compiled(
+    config: ml_collections.ConfigDict, topology: str, *, sampler: bool
+) -> dict:
     target = compilation.find_target(topology)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return compilation.compile_report(config, target, sampler=sampler)

@@ -10,6 +10,7 @@ from random_params import random_like
 from dpdm_jax import devices
 from dpdm_jax.autoencoding.step import make_training
 from dpdm_jax.images import pixels
+from dpdm_jax.networks import perceptual
 from dpdm_jax.networks.codecs import KEPT, kl, vq
 from dpdm_jax.networks.codecs.training import Settings
 
@@ -192,3 +193,27 @@ def test_before_its_start_the_discriminator_is_neither_heard_nor_trained(images)
     )
     assert without.adversarial_step is None
     assert without.init(jax.random.key(0)).discriminator == {}
+
+
+@pytest.mark.slow
+def test_the_perceptual_distance_is_added_to_every_pixel():
+    shape = (16, 16, 1)
+    codec = kl.KLCodec(kl.Settings(**SIZES), shape)
+    settings = dataclasses.replace(
+        SETTINGS, adversarial_start=10, perceptual_weight=0.7
+    )
+    training, state = training_of(codec, settings)
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
+    distance = perceptual.perceptual()
+    weights = random_like(jax.eval_shape(distance.init, KEY), 0.05)
+    noise = jax.random.normal(KEY, (2, *codec.latent_shape))
+    x = pixels.to_float(images)
+    made = jax.jit(codec.reconstruct)(state.params, x, noise).images
+    far = np.asarray(jax.jit(distance.bind(weights))(x, made))
+    assert (far > 0.01).all()
+    errors = [
+        training.step(place(state), given, images, KEY)[1]["error"]
+        for given in ({}, weights)
+    ]
+    # Errors are summed over an image, of 256 numbers.
+    assert errors[1] - errors[0] == pytest.approx(0.7 * 256 * far.mean(), rel=1e-4)

@@ -243,7 +243,9 @@ def test_the_plan_of_a_run_says_that_its_autoencoder_comes_first(
     modes.plan(make(), tmp_path, as_json=False, compile_for=None)
     lines = capsys.readouterr().out.splitlines()
     (line,) = (line for line in lines if line.startswith("autoencoder "))
-    assert line.endswith("  trained first, num_steps 4, batch_size 8")
+    assert line.endswith(
+        "  trained first, num_steps 4, batch_size 8, perceptual_term False"
+    )
     given = make(codec__weights="somewhere")
     modes.plan(given, tmp_path, as_json=True, compile_for=None)
     assert "autoencoder" not in json.loads(capsys.readouterr().out)

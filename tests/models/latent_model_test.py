@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from float_sums import clipped_grad
 from jax.extend.core import jaxprs_in_params
 from random_params import random_like
@@ -15,7 +16,10 @@ from dpdm_jax.configs import digits
 from dpdm_jax.devices import data_mesh
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.diffusion.denoiser import Denoiser
+from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
+from dpdm_jax.initial import read_initial
+from dpdm_jax.interop import name_maps
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import build_model
 from dpdm_jax.padding import blank_examples
@@ -282,3 +286,35 @@ def test_samples_are_the_same_with_a_context_made_once(text_model, text_params, 
         asked = some_examples(text_model, 2)["condition"]
         made.append(generate(jax.random.key(2), text_params, np.arange(2), asked))
     np.testing.assert_array_equal(*made)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        (
+            name_maps.STEM,
+            (32, 4, 3, 3),
+            "a network for 4 channels, and what .* has 2; allowed: a codec with 4 lat",
+        ),
+        (
+            name_maps.HEAD,
+            (4, 32, 3, 3),
+            "says 4 numbers of a pixel, and the config's says 2; allowed: "
+            r"diffusion\.ddpm\.learned_range=True, or other weights",
+        ),
+        (
+            name_maps.TOKEN_TABLE,
+            (30, 5),
+            r"has a table of 30 tokens, and .* has 7; allowed: data\.captions\.vocabul",
+        ),
+    ],
+)
+def test_a_file_of_another_codec_output_or_vocabulary(
+    config, text_model, text_params, tmp_path, name, shape, message
+):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({name: np.zeros(shape, np.float32)}, path)
+    changed = config.copy_and_resolve_references()
+    changed.initial.weights, changed.initial.public = str(path), "photographs"
+    with pytest.raises(InputError, match=message):
+        read_initial(changed, text_model, text_params)

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 import types
@@ -18,11 +19,13 @@ from dpdm_jax import data, devices
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.initial import read_initial
+from dpdm_jax.models import partition
 from dpdm_jax.models.encoding import as_read, make_encoder
+from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import build_model
 from dpdm_jax.networks.codecs import KEPT, build_codec
 from dpdm_jax.release.build import release
-from dpdm_jax.training import latents, loop
+from dpdm_jax.training import latents, loop, rngs
 from dpdm_jax.training.loop import train
 from dpdm_jax.training.run import Run
 from dpdm_jax.training.secrets import fixed_secrets
@@ -109,6 +112,39 @@ def test_the_end_is_the_same_wherever_laws_come_from(run_of):
     for run in others:
         assert run.source.spec == run.model.example
         assert run.encode is as_read
+
+
+@pytest.mark.slow
+def test_private_steps_change_attention_and_classes_and_nothing_else(run_of):
+    """DP-LDM: autoencoder, ResBlocks and all else of the U-Net keep their bits."""
+    state, _ = run_of(
+        "off",
+        network__name="latent_unet",
+        network__latent_unet__base_channels=32,
+        network__latent_unet__channel_multipliers=(1,),
+        network__latent_unet__num_res_blocks=1,
+        network__latent_unet__attention_factors=(1,),
+        network__latent_unet__context_width=5,
+        diffusion__parameterization="ddpm",
+        diffusion__noise_levels="time_mixture",
+        train__trainable="attention,condition",
+    )
+    (run,) = run_of.seen
+    first = named_leaves(run.model.init(rngs.stream(run.config.seed, "init")))
+    for trained in (state.params, state.ema_params):
+        now = named_leaves(partition.join(trained, jax.device_get(run.fixed)))
+        assert set(now) == set(first)
+        changed = {
+            name
+            for name, value in now.items()
+            if not name.startswith(KEPT) and not np.array_equal(value, first[name])
+        }
+        assert changed == set(named_leaves(trained))
+        assert all(re.search("attention|context/label", name) for name in changed)
+        assert any("label" in name for name in changed)
+        frozen = " ".join(set(now) - changed)
+        for part in (KEPT, "stem", "/block_0/conv_a", "embedding/hidden", "head"):
+            assert part in frozen
 
 
 @pytest.mark.slow

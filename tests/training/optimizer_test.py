@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,6 +34,38 @@ def test_the_papers_adam():
         m_hat, v_hat = m / (1 - 0.9**n), v / (1 - 0.999**n)
         expected.append(-3e-4 * m_hat / (np.sqrt(v_hat) + 1e-8))
     np.testing.assert_allclose(steps_of(config_of(), gradients), expected, rtol=1e-4)
+
+
+def test_noise_alone_moves_weights_as_far_as_is_published():
+    """DP-LDM on CelebA at 64 pixels (arXiv 2305.15759): a random walk of Adam.
+
+    The authors' code states how far blocks of attention had moved: 7 to 8, 15.6 to 16.1
+    and 31.1 to 31.3 at widths of 128, 256 and 512, about 86 together. So does noise of
+    the same steps and rate, weight decay aside: what moves them is the noise.
+    """
+    config = command_line.load_config("configs/celeba_64_ldm.py:eps=10")
+    config.train.weight_decay = 0.0
+    num_steps, width = 1400, 4000
+    optimizer = build_optimizer(config.train, num_steps)
+    # Of the mean gradient: noise multiplier, clip norm, batch size.
+    stddev = 1.245 * config.privacy.l2_clip_norm / config.train.batch_size
+
+    def step(carry, key):
+        params, state = carry
+        noise = stddev * jax.random.normal(key, (width,))
+        update, state = optimizer.update(noise, state, params)
+        return (params + update, state), None
+
+    start = jnp.zeros(width)
+    keys = jax.random.split(jax.random.key(0), num_steps)
+    (moved, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), keys)
+    # 4,000 weights: three standard deviations of their root mean square are 3.4 %.
+    rms = float(jnp.sqrt(jnp.mean(moved**2)))
+    assert rms == pytest.approx(8.19e-4 * num_steps**0.5, rel=0.05)
+    for channels, published in ((128, 7.5), (256, 15.8), (512, 31.2)):
+        weights = 4 * channels**2 + 6 * channels  # of a block of attention
+        assert rms * weights**0.5 == pytest.approx(published, rel=0.1)
+    assert rms * 7_959_808**0.5 == pytest.approx(85.8, rel=0.05)
 
 
 def test_weight_decay_is_that_of_pytorchs_adamw():
