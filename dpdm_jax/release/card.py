@@ -247,6 +247,10 @@ def _table(
         rows["privacy"] = f"{_guarantee(statement)}, by {accountant}"
         rows["unit of privacy"] = statement["unit_of_privacy"]
     rows["parameters"] = f"{manifest['num_parameters']}, stored as {manifest['dtype']}"
+    if trained := statement["mechanism"].get("trained"):
+        rows["trained of them"] = _trained(trained)
+    if seen := _views(statement, config):
+        rows["seen in a step"] = seen
     if origin := statement.get("lineage"):
         rows["begins with"] = f"weights of {origin['name']}"
         if of := origin.get("public_data"):
@@ -261,6 +265,25 @@ def _table(
         rows["images in it"] = f"{samples['num_images']}, in {places}"
     lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _trained(part: Mapping[str, Any]) -> str:
+    """Returns what part of the network was trained, from the statement's numbers."""
+    adapters = f", {part['adapters']} of them in adapters" if part["adapters"] else ""
+    return f"{part['parameters']}{adapters} ({part['selector']})"
+
+
+def _views(statement: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Returns in words how a step saw an image; "" if as it is."""
+    views = config["diffusion"].get("views", {})
+    kinds = []
+    if views.get("crop"):
+        kinds.append(f"cropped at random, {views['crop']} pixels beyond its edges")
+    if views.get("flip"):
+        kinds.append("mirrored half the time")
+    draws = statement["mechanism"]["noise_multiplicity"]
+    count = views.get("count") or draws
+    return f"{count} views of each image, {' and '.join(kinds)}" if kinds else ""
 
 
 def _cell(text: str) -> str:

@@ -152,6 +152,20 @@ def test_cards_of_other_kinds(read):
     assert "training images of 1437 groups" in card.card(
         manifest, stated | group, config
     )
+    assert "seen in a step" not in text
+    views = {"views": {"crop": 4, "flip": True, "count": 0}}
+    part = {"selector": "lora:2", "parameters": 70, "adapters": 60, "of": 900}
+    mechanism = stated["mechanism"] | {"noise_multiplicity": 16, "trained": part}
+    text = card.card(
+        manifest,
+        stated | {"mechanism": mechanism},
+        config | {"diffusion": config["diffusion"] | views},
+    )
+    assert "| trained of them | 70, 60 of them in adapters (lora:2) |" in text
+    assert (
+        "| seen in a step | 16 views of each image, cropped at random, 4 pixels beyond "
+        "its edges and mirrored half the time |"
+    ) in text
     names = [f"digit {label}" for label in range(10)]
     text = card.card(manifest | {"class_names": names}, stated, config)
     assert "| classes | 0 digit 0, 1 digit 1, 2 digit 2," in text
