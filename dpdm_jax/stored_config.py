@@ -17,8 +17,27 @@ _PRESETS = "sampler_presets"
 
 
 def to_values(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns a config as JSON values that state their format."""
+    """Returns a config as JSON values that state their format.
+
+    Raises:
+        InputError: a text in it is what stands for a number in files.
+    """
+    _check_texts(config.to_dict(), "")
     return {"format": config_upgrades.FORMAT} | json_values.encode(config.to_dict())
+
+
+def _check_texts(value: Any, path: str) -> None:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check_texts(each, f"{path}.{name}" if path else name)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            _check_texts(each, path)
+    elif isinstance(value, str) and json_values.decode(value) != value:
+        raise InputError(
+            f"{path} has the text {value!r}, by which files of settings write a number; "
+            "allowed: another text."
+        )
 
 
 def upgraded(values: Mapping[str, Any], where: object) -> dict[str, Any]:

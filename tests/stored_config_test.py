@@ -56,6 +56,16 @@ def test_committed_releases_are_of_the_first_format_and_read(folder: pathlib.Pat
     assert json.loads((folder / bundle.CONFIG).read_text()) == values
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("name", "inf"), ("data.class_names", ("cov", "-inf"))]
+)
+def test_texts_that_would_come_back_as_numbers_are_refused(field, value):
+    config = base.get_config()
+    settings.assign(config, field, value)
+    with pytest.raises(InputError, match=rf"^{field} has the text '-?inf', by which"):
+        stored_config.to_values(config)
+
+
 def test_what_only_unchosen_kinds_read_is_dropped_with_any_value():
     values = as_format_1(command_line.load_config("configs/digits.py"))
     values["network"] |= {"num_heads": -1, "adm": {"base_channels": 64}}
