@@ -35,8 +35,8 @@ def _check_texts(value: Any, path: str) -> None:
             _check_texts(each, path)
     elif isinstance(value, str) and json_values.decode(value) != value:
         raise InputError(
-            f"{path} has the text {value!r}, by which files of settings write a number; "
-            "allowed: another text."
+            f"{path} has the text {value!r}, by which files of settings write a "
+            "number; allowed: another text."
         )
 
 
