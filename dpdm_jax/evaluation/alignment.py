@@ -77,7 +77,7 @@ def measure(sets: Sets, settings: Settings) -> Measured:
     judged = {"": sets.synthetic}
     if sets.real_test is not None:
         judged[REAL_TEST] = sets.real_test
-    seeds = range(settings.seed, settings.seed + settings.classifier_seeds)
+    seeds = settings.seeds
     right: dict[str, list[np.ndarray]] = {ending: [] for ending in judged}
     with progress.progress_bar(NAME, len(seeds) * recipe.epochs) as bar:
         for seed in seeds:

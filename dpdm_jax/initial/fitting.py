@@ -5,14 +5,13 @@ import numpy as np
 
 from dpdm_jax.conditions import Condition, Tokens
 from dpdm_jax.errors import InputError
+from dpdm_jax.interop.convert import LABEL
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.networks import Params
 
 #: What becomes of label tables: taken as they are, or by their first rows where they
 #: have more; left random, or set to zero.
 TABLES = ("reuse", "first", "random", "zero")
-# The module of a label table, in the path of its parameter.
-_LABEL = "label"
 
 
 def fit(
@@ -68,7 +67,7 @@ def check_tokens(found: Condition, wanted: Condition) -> None:
 def _taken(
     name: str, value: np.ndarray, own: np.ndarray, label_table: str, num_classes: int
 ) -> np.ndarray:
-    is_table = _LABEL in name.split("/")
+    is_table = LABEL in name.split("/")
     if is_table and label_table in ("random", "zero"):
         return own if label_table == "random" else np.zeros_like(own)
     if is_table and label_table == "first":

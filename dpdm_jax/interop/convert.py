@@ -11,8 +11,8 @@ from dpdm_jax.interop import name_maps
 from dpdm_jax.interop.official_layers import Target
 from dpdm_jax.networks import Network, Params
 
-# The module of a label table, in the path of its parameter.
-_LABEL = "label"
+#: The module of a label table, in the path of its parameter.
+LABEL = "label"
 
 
 def convert(
@@ -68,7 +68,7 @@ def placed(
 
     def fits(name: str, target: Target) -> bool:
         found, wanted = np.shape(state_dict[name]), target.official_shape
-        if any_label_table and _LABEL in target.path:
+        if any_label_table and LABEL in target.path:
             found, wanted = found[1:], wanted[1:]
         return found == wanted
 
@@ -90,7 +90,8 @@ def placed(
     ]
     if problems:
         raise InputError(
-            f"The tensors are not those of {what}; " + "; ".join(problems) + "."
+            f"The tensors are not those of {what}: {'; '.join(problems)}; allowed: "
+            "each of its tensors, and no other."
         )
     params: dict[str, Any] = {}
     for name, target in targets.items():
@@ -100,7 +101,7 @@ def placed(
             node = node.setdefault(parent, {})
         tensor = np.transpose(np.asarray(state_dict[name]), target.axes)
         shape = target.shape
-        if _LABEL in target.path:
+        if LABEL in target.path:
             shape = (len(tensor), *shape[1:])
         node[leaf] = jnp.asarray(tensor.reshape(shape), jnp.float32)
     return params

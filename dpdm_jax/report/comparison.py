@@ -162,7 +162,7 @@ def _together(runs: Sequence[_Run]) -> dict[str, str] | None:
         return None
     try:
         epsilon = Tuning(tuple(r for r in others if r is not None)).epsilon(first)
-    except InputError:  # of different numbers of images, for example
+    except InputError:  # of other units, for example
         return None
     return {"epsilon": format_epsilon(epsilon), "delta": repr(first.plan.delta)}
 

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import io
 import json
 import math
 import pathlib
@@ -11,8 +10,6 @@ from typing import Any
 
 import jinja2
 import markupsafe
-import numpy as np
-from PIL import Image
 
 import dpdm_jax
 from dpdm_jax import files, run_dir
@@ -40,6 +37,7 @@ from dpdm_jax.report.contents import (
 from dpdm_jax.report.explanations import GROUPS
 from dpdm_jax.report.metrics_table import by_class, metrics_table
 from dpdm_jax.sampling import maker
+from dpdm_jax.sampling.images import png as to_png
 from dpdm_jax.training.metrics import PRIVATE
 
 # Images up to this side are enlarged with sharp edges, as their pixels are, to a whole
@@ -285,7 +283,7 @@ def sample_facts(samples: SampleSet, names: Sequence[str]) -> dict[str, Any]:
             if isinstance(label, int) and label < len(names)
             else None,
             "prompt": label if isinstance(label, str) else None,
-            "images": [_png(image) for image in images],
+            "images": [to_png(image) for image in images],
         }
         for label, images in samples.rows
     ]
@@ -313,13 +311,6 @@ def sample_facts(samples: SampleSet, names: Sequence[str]) -> dict[str, Any]:
         "made_by": _made_by(samples.settings),
         "labels_file": labels == maker.FROM_FILE or is_file(labels),
     }
-
-
-def _png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    pixels = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(pixels).save(file, format="PNG")
-    return file.getvalue()
 
 
 def _made_by(settings: dict[str, Any]) -> str:

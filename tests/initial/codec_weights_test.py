@@ -140,7 +140,7 @@ def test_a_run_and_its_release_have_the_codec_of_their_parent(
         ),
         (
             {"codec__weights": "{folder}", "codec__kl__num_res_blocks": 2},
-            r"not those of the configured codec; \d+ missing: encoder",
+            r"not those of the configured codec: \d+ missing: encoder",
         ),
         ({"codec__weights": "nowhere.ckpt"}, r"is nowhere\.ckpt; allowed: an existing"),
         (

@@ -191,7 +191,7 @@ def test_misfits_are_listed_in_one_sentence(tmp_path):
     with pytest.raises(InputError) as error:
         latent_diffusion.read_autoencoder(path, KL)
     assert str(error.value) == (
-        "The tensors are not those of the configured codec; 1 missing: "
+        "The tensors are not those of the configured codec: 1 missing: "
         "quant_conv.bias; 1 unexpected: quantize.embedding.weight; 1 misshapen: "
         "encoder.conv_in.weight (32, 1, 3, 3) instead of (32, 3, 3, 3)."
     )
