@@ -193,7 +193,8 @@ def test_misfits_are_listed_in_one_sentence(tmp_path):
     assert str(error.value) == (
         "The tensors are not those of the configured codec: 1 missing: "
         "quant_conv.bias; 1 unexpected: quantize.embedding.weight; 1 misshapen: "
-        "encoder.conv_in.weight (32, 1, 3, 3) instead of (32, 3, 3, 3)."
+        "encoder.conv_in.weight (32, 1, 3, 3) instead of (32, 3, 3, 3); "
+        "allowed: each of its tensors, and no other."
     )
 
 
