@@ -17,7 +17,7 @@ import numpy as np
 
 from dpdm_jax import validate
 from dpdm_jax.conditions import of_classes
-from dpdm_jax.data import digit_captions
+from dpdm_jax.data import digit_captions, prepared_glyphs
 from dpdm_jax.data.font_rendering import (
     FRAMES,
     MAX_STROKE,
@@ -29,12 +29,14 @@ from dpdm_jax.data.sources import (
     SPLITS,
     DataSettings,
     Example,
+    Source,
     image_spec,
     resolve_num_classes,
     split_name,
 )
 from dpdm_jax.data.transforms import Preparation
 from dpdm_jax.errors import InputError
+from dpdm_jax.user_paths import user_path
 
 _SIZES = (4, 512)
 # Beside the numbers of images, of which there are fewer.
@@ -195,7 +197,7 @@ class GlyphSource:
         return self._prepare(image[..., None])
 
 
-def load(settings: Settings, config: DataSettings, split: str) -> GlyphSource:
+def load(settings: Settings, config: DataSettings, split: str) -> Source:
     """Finds the fonts that draw all of the characters, and renders from them.
 
     A tenth of these fonts, at least one, is the test split's, chosen by the hash of the
@@ -205,7 +207,9 @@ def load(settings: Settings, config: DataSettings, split: str) -> GlyphSource:
     Args:
         settings: what is rendered.
         config: ``path`` is "" for matplotlib's fonts, else a folder with .ttf and .otf
-            files in it and in its sub-folders, ``image_size`` 0 for 28.
+            files in it and in its sub-folders, ``image_size`` 0 for 28. A folder of
+            ``prepared_glyphs`` is read as it is: nothing is rendered, and of the
+            settings the characters count alone.
         split: "train" or "test".
 
     Returns:
@@ -217,6 +221,9 @@ def load(settings: Settings, config: DataSettings, split: str) -> GlyphSource:
     """
     name = split_name(config, split)
     validate.one_of(f"data.{split}_split", name, SPLITS)
+    folder = user_path("data.path", config.path)
+    if config.path and prepared_glyphs.are_in(folder):
+        return prepared_glyphs.load(folder, settings.characters, config, split)
     smallest, largest = _SIZES
     if config.image_size and not smallest <= config.image_size <= largest:
         raise InputError(

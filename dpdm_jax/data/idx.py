@@ -39,16 +39,29 @@ def load(config: DataSettings, split: str) -> Source:
         InputError: a file is missing, damaged, or not of this format.
     """
     folder = paths.existing_folder(config.path, "a folder with IDX files")
-    prefix = split_name(config, split)
-    prefix = "t10k" if prefix == "test" else prefix
-    images = read_idx(_find(folder, f"{prefix}-images-idx3-ubyte"), num_dims=3)
-    labels = None
-    if config.num_classes != 0:
-        labels = read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"), num_dims=1)
+    name = split_name(config, split)
+    images = read_images(folder, name)
     source = ArraySource(
-        images[..., None], labels, config.num_classes, name=f"{folder} ({prefix})"
+        images[..., None],
+        None if config.num_classes == 0 else read_labels(folder, name),
+        config.num_classes,
+        name=f"{folder} ({_prefix(name)})",
     )
     return source.prepared(Preparation.from_config(config))
+
+
+def read_images(folder: Path, split: str) -> np.ndarray:
+    """Reads a split's images, uint8 [N, H, W]; see ``load``."""
+    return read_idx(_find(folder, f"{_prefix(split)}-images-idx3-ubyte"), num_dims=3)
+
+
+def read_labels(folder: Path, split: str) -> np.ndarray:
+    """Reads a split's labels, uint8 [N]; see ``load``."""
+    return read_idx(_find(folder, f"{_prefix(split)}-labels-idx1-ubyte"), num_dims=1)
+
+
+def _prefix(split: str) -> str:
+    return "t10k" if split == "test" else split
 
 
 def read_idx(path: Path, num_dims: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import idx_files
 import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
@@ -371,3 +372,25 @@ def test_hairlines_and_dots_are_rendered(glyph_config):
     config = glyph_config(characters=".-|'", images_per_character=20)
     images = read(config)[0]
     assert (images.max(axis=(1, 2, 3)) > 100).all()
+
+
+def test_prepared_files_are_read_as_they_are(tmp_path, glyph_config):
+    """Labels 0-9, A-Z, a-z; those of the characters that are asked for."""
+    images = np.random.default_rng(0).integers(0, 256, (7, 9, 9), np.uint8)
+    labels = np.array([3, 10, 61, 0, 3, 35, 36], np.uint8)
+    for prefix in ("train", "t10k"):
+        idx_files.write(tmp_path, images, labels, prefix=prefix, zipped=True)
+    config = glyph_config(path=str(tmp_path), characters="3zA", num_classes=3)
+    for split in ("train", "test"):
+        found, classes = read(config, split, np.arange(4))
+        np.testing.assert_array_equal(found[..., 0], images[[0, 1, 2, 4]])
+        np.testing.assert_array_equal(classes, [0, 2, 1, 0])
+    config.image_size = 6
+    assert shape_of(data.load_source(config, "train")) == (6, 6, 1)
+    config.glyphs.characters = "3\u00e4"
+    with pytest.raises(InputError, match="has labels up to 61; allowed: some of 0-9, "):
+        data.load_source(config, "train")
+    config.glyphs.characters = "3zA"
+    idx_files.write(tmp_path, images, labels[:6], zipped=True)
+    with pytest.raises(InputError, match="has 7 images and 6 labels of 'train'; allow"):
+        data.load_source(config, "train")

@@ -1,8 +1,9 @@
 import gzip
-import struct
 
+import idx_files
 import numpy as np
 import pytest
+from idx_files import encode
 from reading import images_and_labels, shape_of
 
 from dpdm_jax import data
@@ -13,20 +14,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 4), np.uint8)
 LABELS = np.array([0, 1, 2, 3, 2, 1, 0], np.uint8)
 
 
-def encode(array, type_code=8):
-    header = struct.pack(
-        f">BBBB{array.ndim}I", 0, 0, type_code, array.ndim, *array.shape
-    )
-    return header + array.tobytes()
-
-
-def write(folder, images=IMAGES, labels=LABELS, prefix="train", zipped=False):
-    for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-        path = folder / f"{prefix}-{name}-ubyte"
-        if zipped:
-            path.with_name(path.name + ".gz").write_bytes(gzip.compress(encode(array)))
-        else:
-            path.write_bytes(encode(array))
+def write(folder, images=IMAGES, labels=LABELS, **options):
+    idx_files.write(folder, images, labels, **options)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -60,7 +49,11 @@ ZIPPED = gzip.compress(GOOD)
         ("a", b"", r"starts with bytes \(none\); allowed: 00000803"),
         ("a", b"\x89PNG\r\n", "starts with bytes 89504e47; allowed: 00000803"),
         ("a", GOOD[:10], "allowed: 00000803"),
-        ("a", encode(LABELS), "starts with bytes 00000801; allowed: 00000803"),
+        (
+            "a",
+            encode(LABELS),
+            "starts with bytes 00000801; allowed: 00000803",
+        ),
         ("a", encode(IMAGES, type_code=9), "starts with bytes 00000903"),
         ("a", GOOD[:-1], "holds 139 values; allowed: exactly the 140"),
         ("a", GOOD + b"\0", "holds more than 140 values; allowed: exactly the 140"),
