@@ -85,7 +85,12 @@ def clipped_grad(
     ``l2_clip_norm`` in L2 norm over all leaves (``.sensitivity(relation)``), whatever
     ``fun`` does to one example, non-finite gradients included. It holds to the last
     bit: the sum is one of integers (``ExactSum``), which no order of adding changes.
-    The by-products in ``Aux`` are private and carry no bound.
+    That is so for masking, by which the others keep their places in the batch; where
+    they move up, it is so as far as convolutions round alike at all places. The
+    by-products in ``Aux`` are private and carry no bound.
+
+    A ``custom_vmap`` in ``fun`` is refused, since an example could see others by it;
+    inside a gradient rule of ``fun`` (``custom_vjp``) it is not looked for.
 
     A single PRNG key is folded with each example's position, which removing another
     example may shift. The guarantee for adding or removing then rests on the key being
