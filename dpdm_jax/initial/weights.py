@@ -48,7 +48,10 @@ Reader = Callable[
 
 
 def read_initial(
-    config: ml_collections.ConfigDict, model: Model, random: Params
+    config: ml_collections.ConfigDict,
+    model: Model,
+    random: Params,
+    content: bytes | None = None,
 ) -> Beginning:
     """Reads the weights that ``config.initial`` and ``config.codec`` name.
 
@@ -56,15 +59,17 @@ def read_initial(
         config: the whole config; reads ``initial`` and ``codec``.
         model: what begins with them.
         random: its random parameters, for the parts that are not taken.
+        content: digest of the training data, see ``data.bind``; None if that is not
+            compared with what a run directory's weights were trained on.
 
     Returns:
         The parameters and where they come from.
 
     Raises:
         InputError: there are no such weights, they do not fit, or what they were
-            trained on is not stated.
+            trained on is not stated, or is the private data itself.
     """
-    found = _read_network(config, model, random)
+    found = _read_network(config, model, random, content)
     given = None if found is None else found.codec
     with processes.together():
         params, of_codec = codec_weights.read_codec(config, model, random, given)
@@ -75,7 +80,10 @@ def read_initial(
 
 
 def _read_network(
-    config: ml_collections.ConfigDict, model: Model, random: Params
+    config: ml_collections.ConfigDict,
+    model: Model,
+    random: Params,
+    content: bytes | None,
 ) -> Found | None:
     """Reads a network's weights; None if the config names none."""
     settings = config.initial
@@ -91,6 +99,8 @@ def _read_network(
         with processes.together():
             found = read(path, settings, model, checkpoints)
             _check_protected(found.origin, settings)
+            if checkpoints is not None and content is not None:
+                _check_other_data(config, found.origin, checkpoints, content)
             wanted = model.network_of(random)
             network = fitting.fit(
                 found.network,
@@ -124,6 +134,23 @@ def _check_protected(origin: Origin, settings: ml_collections.ConfigDict) -> Non
             f"initial.weights is {settings.weights!r}, which was trained privately and "
             "whose steps would count if the data were the same; allowed: weights of "
             "public data, or initial.other_data=True if no one is in both."
+        )
+
+
+def _check_other_data(
+    config: ml_collections.ConfigDict,
+    origin: Origin,
+    checkpoints: Checkpoints,
+    content: bytes,
+) -> None:
+    """Refuses private images that a run has been trained on as public ones."""
+    if config.data.public or origin.ledger is not None:
+        return
+    if checkpoints.is_of_data(content):
+        raise InputError(
+            f"the weights of {origin.name} were trained on the very images of this "
+            f"run, as on public data ({origin.public_data}); allowed: other images, or "
+            "data.public if these are public."
         )
 
 

@@ -23,5 +23,6 @@ class Beginning(NamedTuple):
     codec: Origin | None = None
 
 
-#: Reads what a config names, given the model and its random parameters.
-ReadInitial = Callable[[ml_collections.ConfigDict, Model, Any], Beginning]
+#: Reads what a config names, given the model, its random parameters and the digest of
+#: the training data, see ``data.bind``.
+ReadInitial = Callable[[ml_collections.ConfigDict, Model, Any, bytes], Beginning]

@@ -90,7 +90,7 @@ def prepare(
     random = processes.same_arrays(model.init(rngs.stream(config.seed, "init")))
     begun_with = Beginning(random)
     if read_initial is not None and is_new:
-        found = read_initial(config, model, random)
+        found = read_initial(config, model, random, content)
         begun_with = found._replace(params=processes.same_arrays(found.params))
 
     ledger_path = workdir / run_dir.LEDGER

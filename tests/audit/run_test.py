@@ -75,7 +75,7 @@ def test_images_of_noise_are_seen_by_the_codec_of_the_run(
         audit__image_canaries=100,
     )
 
-    def other_codec(config, model, random):
+    def other_codec(config, model, random, content):
         return Beginning(random | {KEPT: random_like(model.shapes[KEPT], 0.1)})
 
     train(config, tmp_path, read_initial=other_codec)

@@ -64,7 +64,13 @@ def folder(weights, tmp_path_factory):
 def public_run(latent_config, folder, tmp_path_factory):
     """A run on public data. Read-only."""
     workdir = tmp_path_factory.mktemp("public") / "run"
-    config = latent_config(codec__weights=str(folder), data__public=ELSEWHERE)
+    config = latent_config(
+        codec__weights=str(folder),
+        data__public=ELSEWHERE,
+        # Other images than those of the runs that begin with the weights.
+        data__train_split="test",
+        data__num_examples=360,
+    )
     train(config, workdir, read_initial=read_initial)
     return workdir
 

@@ -16,6 +16,9 @@ def get_config():
     config = digits.network_alone()
     config.name = "before"
     config.data.public = "digits that are said to be public"
+    # Other images than those of the run.
+    config.data.train_split = "test"
+    config.data.num_examples = 360
     config.log.snapshot_every_steps = 0
     config.update_from_flattened_dict({overrides})
     return config

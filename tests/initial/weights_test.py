@@ -21,13 +21,15 @@ from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train
 
 PUBLIC = "glyphs of fonts"
+# Other images than those of the runs that begin with the weights.
+OTHERS = {"data__train_split": "test", "data__num_examples": 360}
 
 
 @pytest.fixture(scope="module")
 def public_run(tmp_path_factory, tiny_config):
     """A run on data that is said to be public. Read-only."""
     folder = tmp_path_factory.mktemp("public") / "run"
-    train(tiny_config(data__public=PUBLIC), folder)
+    train(tiny_config(data__public=PUBLIC, **OTHERS), folder)
     return folder
 
 
@@ -121,6 +123,12 @@ def test_a_config_that_fine_tunes_wants_weights(begin, public_run, tmp_path):
 def test_private_weights_want_a_word(begin, private_run):
     with pytest.raises(InputError, match=r"trained privately .*initial\.other_data"):
         begin(private_run)
+
+
+def test_a_public_stage_on_the_private_images_is_refused(begin, public_run):
+    with pytest.raises(InputError, match=r"on the very images of this run, as on publ"):
+        begin(public_run, **OTHERS)
+    begin(public_run, data__public=PUBLIC, **OTHERS)
 
 
 @pytest.mark.slow

@@ -229,7 +229,9 @@ def test_a_release_is_of_an_ordinary_network(workdirs, config_of, tmp_path):
 
 
 def test_a_part_is_fine_tuned_from_the_weights_of_another_run(config_of, tmp_path):
-    public = {"data__public": "digits, UCI"}
+    # Other images than the child's.
+    other = {"data__train_split": "test", "data__num_examples": 360}
+    public = {"data__public": "digits, UCI"} | other
     parent = tmp_path / "parent"
     train(config_of(LOW_RANK, **public), parent)
     taken = weights(parent, config_of(LOW_RANK, **public))
