@@ -11,6 +11,8 @@ from dpdm_jax import json_values, validate
 from dpdm_jax.errors import InputError
 from dpdm_jax.privacy import accounting, lineage, units
 from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_size
+from dpdm_jax.privacy.exact.discrete_gaussian import MAX_STDDEV, MIN_STDDEV
+from dpdm_jax.privacy.exact.grid import STEPS_BITS
 from dpdm_jax.privacy.queries import Query
 from dpdm_jax.privacy.trained import TrainedPart
 
@@ -28,6 +30,9 @@ _OPTIONAL = frozenset(
 # Noised sums become float32; what that does not hold would be no noise, or no number.
 _LEAST_STDDEV = float(np.finfo(np.float32).tiny)
 _LARGEST_STDDEV = float(np.finfo(np.float32).max)
+# A clip norm has 2^28 to 2^29 steps of the grid.
+_LEAST_MULTIPLIER = MIN_STDDEV / 2**STEPS_BITS
+_LARGEST_MULTIPLIER = MAX_STDDEV / 2 ** (STEPS_BITS + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +195,16 @@ class PrivacyPlan:
                 minimum=_LEAST_STDDEV,
                 maximum=_LARGEST_STDDEV,
             )
+        if self.is_private and self.coordinates is not None:
+            # What can be drawn, so that no step is counted that cannot be taken.
+            drawn = {query.name: query.noise_multiplier for query in self.queries}
+            for name, multiplier in {"steps": self.noise_multiplier, **drawn}.items():
+                validate.real(
+                    f"the noise_multiplier of the {name}",
+                    multiplier,
+                    minimum=_LEAST_MULTIPLIER,
+                    maximum=_LARGEST_MULTIPLIER,
+                )
         if self.extends is not None:
             mine, theirs = self._terms(), self.extends._terms()
             changed = [

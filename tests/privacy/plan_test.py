@@ -119,6 +119,13 @@ def test_given_noise_without_a_budget_spends_what_it_gives():
     assert plan.l2_clip_norm == 1
 
 
+def test_noise_that_cannot_be_drawn_is_no_plan():
+    """Else steps would be counted before one could be taken."""
+    plan = make_plan(changed(coordinates=7))
+    with pytest.raises(InputError, match="the noise_multiplier of the steps is"):
+        dataclasses.replace(plan, noise_multiplier=2.0**18)
+
+
 def test_infinite_epsilon_is_ordinary_training_said_aloud():
     with pytest.warns(UserWarning, match="NOT PRIVATE"):
         plan = make_plan(NON_PRIVATE)
