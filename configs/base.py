@@ -144,7 +144,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_steps = 100  # and one at the end
-    # Newest checkpoints kept, at least 2: a run goes on without a damaged one.
+    # Newest checkpoints kept, at least 2 in any case: the last one must be there until
+    # the next one is on the disk, and a run goes on without a damaged one.
     checkpoint.keep = 2
     # With train.power_averages: a copy of them is kept for good, for others to be
     # rebuilt from. 0 keeps 40 over the run.

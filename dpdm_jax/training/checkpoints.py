@@ -103,7 +103,7 @@ def open_manager(folder: pathlib.Path, keep: int | None) -> Any:
 
     Args:
         folder: of the checkpoints.
-        keep: how many to keep, >= 1; None opens them to read only.
+        keep: how many to keep, >= 1; 2 of 1. None opens them to read only.
 
     Returns:
         Orbax's manager, which has no types; None if there is no such folder.
@@ -114,7 +114,8 @@ def open_manager(folder: pathlib.Path, keep: int | None) -> Any:
     return ocp.CheckpointManager(
         folder.absolute(),
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            # The last one must be there until the next one is on the disk.
+            max_to_keep=None if keep is None else max(2, keep),
             read_only=keep is None,
             # What a killed process had begun to write.
             cleanup_tmp_directories=keep is not None,

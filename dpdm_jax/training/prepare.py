@@ -221,9 +221,8 @@ def _claim(workdir: pathlib.Path, resources: contextlib.ExitStack) -> bool:
 def _check(config: ml_collections.ConfigDict) -> None:
     rooms.check(config)
     validate.seed("seed", config.seed)
-    # The last one must be there until the next one is on the disk.
-    for name, least in (("every_steps", 1), ("keep", 2)):
-        validate.integer(f"checkpoint.{name}", config.checkpoint[name], minimum=least)
+    for name in ("every_steps", "keep"):
+        validate.integer(f"checkpoint.{name}", config.checkpoint[name], minimum=1)
     validate.integer(
         "checkpoint.average_every_steps",
         config.checkpoint.average_every_steps,

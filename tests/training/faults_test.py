@@ -306,6 +306,15 @@ def test_a_session_that_ended_early_counts_though_it_left_no_checkpoint(
 
 
 @pytest.mark.slow
+def test_the_last_checkpoint_stays_beside_the_newest(tmp_path):
+    """Until that one is on the disk, whatever the config says."""
+    train(config_of(checkpoint__keep=1), tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    assert sorted(checkpoints.steps()) == [_STEPS - 2, _STEPS]
+    checkpoints.close()
+
+
+@pytest.mark.slow
 def test_a_checkpoint_that_was_set_aside_was_there(workdir):
     checkpoint = workdir / "checkpoints" / "5"
     checkpoint.parent.joinpath("damaged").mkdir()

@@ -394,7 +394,7 @@ def test_lost_checkpoints_are_refused(tmp_path):
 def test_bad_fields_leave_no_run_behind(tmp_path):
     for field, value in (
         ("train__microbatch_size", 0),
-        ("checkpoint__keep", 1),
+        ("checkpoint__keep", 0),
         ("privacy__epsilon", -1.0),
         ("diffusion__noise_multiplicity", 0),
         ("train__learning_rate", 0.0),
