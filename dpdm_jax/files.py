@@ -83,6 +83,17 @@ def make_folder(path: pathlib.Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def make_private_folder(path: pathlib.Path) -> None:
+    """Makes a folder that its owner alone may open; one that is there becomes so.
+
+    Raises:
+        InputError: it cannot be made there.
+    """
+    with writing(path):
+        path.mkdir(mode=0o700, exist_ok=True)
+        path.chmod(0o700)
+
+
 def sync_tree(folder: pathlib.Path) -> None:
     """Has a folder, all below it and its own name on disk before anyone counts on it.
 

@@ -31,7 +31,6 @@ from dpdm_jax.training.metrics import MetricsLog
 
 #: Where a run keeps the training of its autoencoder.
 FOLDER = "autoencoder"
-_NOT_PERCEPTUAL = "The error of reconstructions has no perceptual term"
 _log = logging.getLogger(__name__)
 # Images that are encoded at once to be measured.
 _AT_ONCE = 100
@@ -85,7 +84,10 @@ def train(
         _check_sizes(settings, codec)
         known = perceptual_weights.read(settings)
     if not known:
-        _log.info("%s; see codec.training.perceptual_weights.", _NOT_PERCEPTUAL)
+        _log.info(
+            "The error of reconstructions has no perceptual term; see "
+            "codec.training.perceptual_weights."
+        )
     mesh = devices.data_mesh()
     everywhere = devices.replicated(mesh)
     folder = workdir / FOLDER

@@ -87,9 +87,7 @@ def _on_disk(run: Run) -> data.Source:
     folder = run.workdir / run_dir.LATENTS
     path = folder / _name(run)
     if processes.is_first():
-        with files.writing(folder):
-            folder.mkdir(exist_ok=True)
-            folder.chmod(0o700)
+        files.make_private_folder(folder)
         for other in folder.iterdir():  # of a killed process, or of another codec
             if other != path:
                 shutil.rmtree(other) if other.is_dir() else other.unlink()

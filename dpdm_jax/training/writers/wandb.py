@@ -14,10 +14,7 @@ class Writer:
         """Opens it, or goes on with it."""
         wandb = library("wandb")
         # It keeps all that it sends there, for whoever may open the folder.
-        folder = about.workdir / "wandb"
-        with files.writing(folder):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            folder.chmod(0o700)
+        files.make_private_folder(about.workdir / "wandb")
         self._run: Any = wandb.init(
             project=about.project,
             name=about.name,
