@@ -3,7 +3,8 @@
 python -m experiments.latent.check --data=FOLDER --release=mnist_eps10
 
 FOLDER holds MNIST's IDX files. Prints one JSON line: accuracy on MNIST's real test
-images, and ``fid_lenet`` of samples. The release ``glyphs`` is the public model alone.
+images, and ``fid_lenet`` of samples. The release ``glyphs`` is the public model alone;
+the path of any other release is allowed as well.
 """
 
 import argparse
@@ -29,16 +30,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains, tests and prints."""
     parser = argparse.ArgumentParser(prog="python -m experiments.latent.check")
     parser.add_argument("--data", required=True)
-    known = sorted(path.name for path in RELEASES.iterdir())
-    parser.add_argument("--release", choices=known, required=True)
+    parser.add_argument("--release", required=True)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
+    folder = of_release.find(RELEASES, arguments.release)
     recorder = machine.Recorder()
     try:
         real, test = (image_sets.load(f"{arguments.data}{s}") for s in ("", ":test"))
         result = of_release.check(
-            load_release(RELEASES / arguments.release),
+            load_release(folder),
             real,
             test,
             images=arguments.images,
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     except InputError as e:
         parser.error(str(e))
-    print(json.dumps({"release": arguments.release} | result | recorder.record()))
+    print(json.dumps({"release": folder.name} | result | recorder.record()))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,17 @@ def _remove_network(released: ReleasedModel) -> None:
     released.params = released.params | {"network": weights}
 
 
+def find(releases: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the folder of a release.
+
+    Args:
+        releases: folder of the committed ones.
+        name: of one of them, or the path of another.
+    """
+    committed = {path.name: path for path in releases.iterdir()}
+    return committed.get(name, pathlib.Path(name))
+
+
 def check(
     released: ReleasedModel,
     real: image_sets.ImageSet,

@@ -1,6 +1,7 @@
 """Runs on the latents of an autoencoder, from its file to a release."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -130,6 +131,31 @@ def test_a_run_and_its_release_have_the_codec_of_their_parent(
         edited = {k: v for k, v in fields.items() if k != "codec"} | forged
         (published / "PRIVACY.json").write_text(json.dumps(edited))
         assert any("codec" in each for each in verify(published).failures)
+
+
+def test_the_codec_of_a_release_serves_another_network(
+    public_run, latent_config, weights, tmp_path
+):
+    copied = shutil.copytree(public_run, tmp_path / "public")
+    published = release(latent_config(), copied)
+    config = latent_config(codec__weights=str(published), codec__public="")
+    workdir = tmp_path / "other"
+    train(config, workdir, read_initial=read_initial)
+    first = restored(workdir, config, 0)[1]
+    assert_equal(first[KEPT], weights[KEPT])
+    others = restored(public_run, config)[1]
+    assert digest(first["network"]) != digest(others["network"])
+    record = read_ledger(workdir / "privacy.json")
+    assert record.codec == read_ledger(public_run / "privacy.json").codec
+    assert record.origin is None
+    model = build_model(
+        latent_config(codec__kl__scale_factor=0.25),
+        SHAPE,
+        restored(public_run, config)[0].condition,
+    )
+    config.codec.kl.scale_factor = 0.25
+    with pytest.raises(InputError, match=r"trained with the codec kl, scale_factor=0"):
+        read_initial(config, model, model.init(jax.random.key(0)))
 
 
 @pytest.mark.parametrize(
