@@ -407,11 +407,10 @@ def _cost(
     encoding_flops, encoding_bytes = encoding_cost(model)
     batch_size, number = plan.expected_batch_size * images, plan.num_examples
     steps = plan.num_steps
-    place = encoding.place_of_laws(
-        config.codec, model.codec, number, steps * batch_size
-    )
+    place = encoding.place_of_laws(config.codec, model, number, steps * batch_size)
     # Once for all steps where that is kept.
     each = batch_size if place == "off" else number / max(1, steps)
+    each *= model.views.number(multiplicity) if model.encodes_views else 1
     flops += encoding_flops * each
     size = 4 * model.num_trained
     fixed = 4 * num_scalars(model.split(model.shapes)[1])

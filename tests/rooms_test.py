@@ -114,8 +114,6 @@ def test_a_sampler_that_does_not_fit_the_network_is_refused():
             {"sampler.name": "ddim_eta"},
             "sampler.clip_denoised is True; allowed for latents of a codec: False",
         ),
-        ({"diffusion.views.crop": 1}, "views.crop is 1; allowed for latents .*: 0"),
-        ({"diffusion.views.flip": True}, "views.flip is True; .* latents .*: False"),
         (
             {"diffusion.parameterization": "edm_moments"},
             "parameterization is 'edm_moments', whose moments are those of images",

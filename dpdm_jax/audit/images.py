@@ -23,6 +23,7 @@ from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.logical_step import Mechanism, take_step
 from dpdm_jax.training.secrets import fresh_secrets
 from dpdm_jax.training.state import create_state
+from dpdm_jax.training.units import images_per_unit
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def _train(
         mesh=mesh,
         secrets=secrets,
         microbatch_size=config.train.microbatch_size,
-        encode=make_encoder(model.codec, mesh),
+        encode=make_encoder(model, mesh, images_per_unit=images_per_unit(plan.unit)),
         groups=groups,
     )
     state = create_state(trained, training.optimizer, training.noise)

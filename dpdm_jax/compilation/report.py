@@ -267,10 +267,15 @@ def _programs(
     asked = _placed(blank_examples(model.condition.spec, count), per_device)
     encode = {}
     if model.codec.law_spec != model.codec.spec:
-        laws = encoding.encoding_program(model.codec, mesh)
         stored = _placed(blank_examples(model.stored, size), per_device)
-        kept = encoding.weights_of(fixed)
-        encode["encode"] = lambda: laws.lower(kept, stored["image"])
+        seen: tuple[Any, ...] = (encoding.weights_of(fixed), stored["image"])
+        laws = encoding.encoding_program(model.codec, mesh)
+        if model.encodes_views:
+            laws = encoding.views_program(
+                model, mesh, images_per_unit=images_per_unit(plan.unit)
+            )
+            seen += (batch[-1], key)
+        encode["encode"] = lambda: laws.lower(*seen)
     return encode | {
         "finish": lambda: step.finish.lower(state, partial),
         "sample": lambda: sample.lower(drawn, released, numbers, asked),

@@ -200,7 +200,7 @@ def objective(
 
     Args:
         config: ``config.diffusion``.
-        image_shape: (h, w, c).
+        image_shape: (h, w, c) of the images that views are of.
 
     Raises:
         InputError: a field is out of range.
@@ -288,21 +288,14 @@ def check_latents(
         diffusion: ``config.diffusion``.
 
     Raises:
-        InputError: latents are clipped to the range of pixels, seen in other views as
-            if they were images, or to be of a prior that is measured on images.
+        InputError: latents are clipped to the range of pixels, or to be of a prior
+            that is measured on images.
     """
-    views = _VIEWS.read(diffusion)
-    refused: list[tuple[str, object, object]] = [
-        ("diffusion.views.crop", views.crop, 0),
-        ("diffusion.views.flip", views.flip, False),
-    ]
-    if _CLIPPING in SAMPLERS.kind(sampler).groups:
-        refused.append(("sampler.clip_denoised", sampler.clip_denoised, False))
-    for name, value, allowed in refused:
-        if value != allowed:
-            raise InputError(
-                f"{name} is {value!r}; allowed for latents of a codec: {allowed!r}."
-            )
+    if _CLIPPING in SAMPLERS.kind(sampler).groups and sampler.clip_denoised:
+        raise InputError(
+            f"sampler.clip_denoised is {sampler.clip_denoised!r}; allowed for latents "
+            "of a codec: False."
+        )
     if MOMENTS in PARAMETERIZATIONS.kind(diffusion).groups:
         raise InputError(
             f"diffusion.parameterization is {diffusion.parameterization!r}, whose "

@@ -17,7 +17,7 @@ from dpdm_jax import validate
 from dpdm_jax.diffusion import noise_levels as noise_levels_lib
 from dpdm_jax.diffusion.denoiser import Denoiser, Params, Prediction, Values
 from dpdm_jax.diffusion.parts import mean_of_parts
-from dpdm_jax.diffusion.views import Views
+from dpdm_jax.diffusion.views import Views, for_draws
 from dpdm_jax.errors import InputError
 
 #: Every view is the image as it is.
@@ -26,12 +26,15 @@ THE_IMAGE = Views()
 # An example's key is split in three; 4 is the codec's (``models.model``).
 VIEWS_STREAM = 3
 _DROPOUT_STREAM = 5
+# Axes of an image; views of it have one more.
+_ONE_IMAGE = 3
 
 #: An image, or a view of it for each draw.
 Seen = Float[Array, "h w c"] | Float[Array, "k h w c"]
 #: ``bound(predicted, image, sigma)``, a loss of each draw beside the squared error.
 Bound = Callable[[Prediction, Seen, Float32[Array, " k"]], Float32[Array, " k"]]
-#: ``loss(params, {"image": float32 [h, w, c], "condition": ...}, key)``
+#: ``loss(params, {"image": float32 [h, w, c], "condition": ...}, key)``; the image may
+#: also be V views of itself, [v, h, w, c].
 ExampleLoss = Callable[[Params, dict[str, Any], PRNGKeyArray], Float32[Array, ""]]
 
 
@@ -221,7 +224,7 @@ def make_loss(
         null: see ``denoising_loss``.
         bound: see ``denoising_loss``.
         stratified: see ``noise_levels.draw``.
-        views: how the image is seen.
+        views: how the image is seen, unless it comes as views.
         drops: whether the network drops features in training: for each draw others.
         draws_at_once: draws that the network sees together, a divisor of K, or 0 for
             all; see ``mean_of_parts``. The loss is the same but for rounding.
@@ -236,16 +239,18 @@ def make_loss(
         image, condition = example["image"], example["condition"]
         draws = draw(
             key,
-            image.shape,
+            image.shape[-3:],
             noise_levels,
             noise_multiplicity=noise_multiplicity,
             label_dropout=label_dropout,
             stratified=stratified,
         )
         # Other blocks of the key's stream than any of ``draw``.
-        seen = views.draw(
-            jax.random.fold_in(key, VIEWS_STREAM), image, noise_multiplicity
-        )
+        if image.ndim > _ONE_IMAGE:
+            seen = for_draws(image, noise_multiplicity)
+        else:
+            views_key = jax.random.fold_in(key, VIEWS_STREAM)
+            seen = views.draw(views_key, image, noise_multiplicity)
         if drops:
             dropout_key = jax.random.fold_in(key, _DROPOUT_STREAM)
             keys = jax.random.split(dropout_key, noise_multiplicity)

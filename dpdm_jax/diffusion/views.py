@@ -10,7 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from dpdm_jax import validate
 from dpdm_jax.images import augmentation
@@ -60,12 +60,27 @@ class Views:
         """
         if self.are_the_image:
             return image
-        count = self.count or num
+        keys = jax.random.split(key, self.number(num))
+        return for_draws(jax.vmap(self.view, (0, None))(keys, image), num)
 
-        def view(key: PRNGKeyArray) -> Float[Array, "h w c"]:
-            crop_key, flip_key = jax.random.split(key)
-            seen = augmentation.random_crop(crop_key, image, self.crop)
-            return augmentation.random_flip(flip_key, seen) if self.flip else seen
+    def number(self, num: int) -> int:
+        """Returns V, given K >= 1."""
+        return self.count or num
 
-        seen = jax.vmap(view)(jax.random.split(key, count))
-        return jnp.repeat(seen, num // count, axis=0)
+    def view(
+        self, key: PRNGKeyArray, image: Shaped[Array, "h w c"]
+    ) -> Shaped[Array, "h w c"]:
+        """Draws one view of an image, of whatever dtype that is."""
+        crop_key, flip_key = jax.random.split(key)
+        seen = augmentation.random_crop(crop_key, image, self.crop)
+        return augmentation.random_flip(flip_key, seen) if self.flip else seen
+
+
+def for_draws(views: Float[Array, "v h w c"], num: int) -> Float[Array, "{num} h w c"]:
+    """Gives each of K noise draws its view: K / V in a row share one.
+
+    Args:
+        views: V of them, a divisor of K.
+        num: K.
+    """
+    return jnp.repeat(views, num // len(views), axis=0)

@@ -16,16 +16,20 @@ from dpdm_jax.diffusion.denoiser import Denoiser, make_denoiser
 from dpdm_jax.diffusion.parameterizations import Parameterization
 from dpdm_jax.diffusion.priors import Prior
 from dpdm_jax.diffusion.views import Views
+from dpdm_jax.errors import InputError
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import named_leaves, of_codec, of_denoiser
 from dpdm_jax.models.trainable import ALL, Trainable, select
 from dpdm_jax.networks import Network, Params, adapters, build_network
 from dpdm_jax.networks.codecs import Codec, build_codec
+from dpdm_jax.networks.codecs.registry import cache_of
 
 # The network's part of the parameters, where there are others.
 _NETWORK = "network"
 # Of an example's key, of which ``diffusion.losses`` has the others, and of the model's.
 _CODEC_STREAM = 4
+# What ``codec.cache`` may be where each step makes latents of its own.
+_UNKEPT = ("auto", "off")
 
 #: ``loss(trained, fixed, example, key) -> scalar``, of an example of ``Model.example``
 TrainedLoss = Callable[[Any, Any, dict[str, Any], jax.Array], jax.Array]
@@ -88,8 +92,23 @@ class Model:
 
     @property
     def example(self) -> dict[str, Any]:
-        """The same as the loss takes it, with the law of latents for an image."""
-        return {"image": self.codec.law_spec, "condition": self.condition.spec}
+        """The same as the loss takes it, with the law of latents for an image.
+
+        There is a law for each view where latents are of views.
+        """
+        law = self.codec.law_spec
+        if self.encodes_views:
+            number = self.views.number(self.draws.noise_multiplicity)
+            law = jax.ShapeDtypeStruct((number, *law.shape), law.dtype)
+        return {"image": law, "condition": self.condition.spec}
+
+    @property
+    def encodes_views(self) -> bool:
+        """Whether views of an image are drawn ahead of the loss, and encoded.
+
+        A view of a latent would be none of an image.
+        """
+        return self.codec.law_spec != self.codec.spec and not self.views.are_the_image
 
     def init(self, key: jax.Array) -> Params:
         """Returns the parameters before the first step, determined by the key."""
@@ -179,6 +198,10 @@ class Model:
 
     def loss(self) -> losses.ExampleLoss:
         """Builds the loss of one example, see ``example``, by all parameters."""
+        draw: Callable[[jax.Array, jax.Array], jax.Array] = self.codec.draw
+        views = self.views
+        if self.encodes_views:
+            draw, views = _drawn_of_each(draw), losses.THE_IMAGE
         of_latents = losses.make_loss(
             self.denoise,
             self.parameterization.loss_weight,
@@ -186,12 +209,12 @@ class Model:
             **dataclasses.asdict(self.draws),
             null=self.condition.null,
             bound=self.bound,
-            views=self.views,
+            views=views,
             drops=self.network.drops,
         )
 
         def loss(params: Params, example: dict[str, Any], key: jax.Array) -> jax.Array:
-            latent = self.codec.draw(example["image"], _codec_key(key))
+            latent = draw(example["image"], _codec_key(key))
             return of_latents(params, example | {"image": latent}, key)
 
         return loss
@@ -249,7 +272,7 @@ def build_model(
         config.diffusion, codec.latent_shape
     )
     is_alone = not _kept_shapes(prior, codec, condition)
-    draws, views = from_config.objective(config.diffusion, codec.latent_shape)
+    draws, views = from_config.objective(config.diffusion, sample_shape)
 
     def apply(
         params: Params,
@@ -264,7 +287,7 @@ def build_model(
         assert network.embed is not None
         return network.embed(params if is_alone else params[_NETWORK], values)
 
-    return Model(
+    model = Model(
         network=network,
         parameterization=parameterization,
         prior=prior,
@@ -282,6 +305,24 @@ def build_model(
         codec=codec,
         trainable=select(config.train.trainable, network),
     )
+    if model.encodes_views and (cache := cache_of(config.codec)) not in _UNKEPT:
+        raise InputError(
+            f"codec.cache is {cache!r}, and diffusion.views make other latents of an "
+            f"image in each step; allowed: {' or '.join(_UNKEPT)}."
+        )
+    return model
+
+
+def _drawn_of_each(
+    draw: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Makes of a draw of one law that of several [v, ...], by keys of their own."""
+
+    def of_each(laws: jax.Array, key: jax.Array) -> jax.Array:
+        latents: jax.Array = jax.vmap(draw)(laws, jax.random.split(key, len(laws)))
+        return latents
+
+    return of_each
 
 
 def _codec_key(key: jax.Array) -> jax.Array:

@@ -28,7 +28,12 @@ from jax.sharding import Mesh
 from dpdm_jax import data, devices, files, processes, run_dir
 from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.errors import InputError
-from dpdm_jax.models.encoding import as_read, make_encoder, place_of_laws, weights_of
+from dpdm_jax.models.encoding import (
+    as_read,
+    encoding_program,
+    place_of_laws,
+    weights_of,
+)
 from dpdm_jax.models.identity import digest
 from dpdm_jax.padding import blank_examples, fill_rows, pad_indices
 from dpdm_jax.training.run import Run
@@ -71,8 +76,7 @@ def with_laws(run: Run) -> Run:
 def _place(run: Run) -> str:
     visits = run.plan.total_steps * run.plan.expected_batch_size
     visits *= images_per_unit(run.plan.unit)
-    model, number = run.model, len(run.source)
-    return place_of_laws(run.config.codec, model.codec, number, visits)
+    return place_of_laws(run.config.codec, run.model, len(run.source), visits)
 
 
 def _in_memory(run: Run) -> data.Source:
@@ -128,7 +132,7 @@ def _parts(run: Run) -> Iterator[tuple[int, data.Example]]:
     by the same program therefore, which rounds as in a step.
     """
     mesh = Mesh(np.array(jax.local_devices()), (DATA_AXIS,))
-    encode = make_encoder(run.model.codec, mesh)
+    laws = encoding_program(run.model.codec, mesh)
     of_device = run.config.train.microbatch_size // run.mesh.size
     size = of_device * images_per_unit(run.plan.unit) * mesh.size
     fixed = devices.place(
@@ -142,7 +146,8 @@ def _parts(run: Run) -> Iterator[tuple[int, data.Example]]:
             rows = np.arange(start, min(start + size, number))
             batch = data.load_batch(run.source, pad_indices(rows, size))
             placed = devices.place(batch.examples, devices.divided(mesh))
-            made = jax.device_get(encode(fixed, placed))
+            placed = placed | {"image": laws(fixed, placed["image"])}
+            made = jax.device_get(placed)
             yield start, jax.tree.map(lambda x, rows=rows: x[: len(rows)], made)
             progress.update(len(rows))
 

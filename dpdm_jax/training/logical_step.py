@@ -75,10 +75,12 @@ def take_step(
     for start in range(0, len(padded), mechanism.microbatch_size):
         with processes.together():
             before_microbatch()
-            examples, *which = _microbatch(mechanism, padded, start, step)
-        seen = mechanism.encode(mechanism.fixed, examples)
+            examples, is_padding, positions = _microbatch(
+                mechanism, padded, start, step
+            )
+        seen = mechanism.encode(mechanism.fixed, examples, positions, key)
         partial = mechanism.step_fns.accumulate(
-            partial, state.params, mechanism.fixed, seen, *which, key
+            partial, state.params, mechanism.fixed, seen, is_padding, positions, key
         )
     state, sums = mechanism.step_fns.finish(state, partial)
     return state, sums, len(indices)

@@ -33,6 +33,7 @@ from dpdm_jax.training.run import Run, save
 from dpdm_jax.training.secrets import Secrets, fixed_secrets, fresh_secrets
 from dpdm_jax.training.shared_ledger import SharedLedger
 from dpdm_jax.training.state import TrainState, create_state
+from dpdm_jax.training.units import images_per_unit
 
 
 def prepare(
@@ -152,7 +153,9 @@ def prepare(
         plan=ledger.record.plan,
         source=source,
         groups=groups,
-        encode=make_encoder(model.codec, mesh),
+        encode=make_encoder(
+            model, mesh, images_per_unit=images_per_unit(ledger.record.plan.unit)
+        ),
         content=content,
         model=model,
         fixed=fixed,

@@ -32,6 +32,7 @@ from jax.sharding import PartitionSpec as P
 
 from dpdm_jax import devices
 from dpdm_jax.devices import DATA_AXIS
+from dpdm_jax.models import image_keys
 from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy.clipping import clipped_grad
 from dpdm_jax.training import ema, exchange, unit_loss
@@ -171,7 +172,7 @@ def make_train_step(
             examples, is_padding = unit_loss.as_units(
                 examples, is_padding, images_per_unit
             )
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, positions)
+        keys = image_keys.of_units(step_key, positions)
 
         def with_fixed(params: Any, example: Any, key: jax.Array) -> jax.Array:
             return loss(params, fixed, example, key)

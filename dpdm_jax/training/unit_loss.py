@@ -12,13 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from dpdm_jax.diffusion.parts import mean_of_parts
+from dpdm_jax.models import image_keys
 from dpdm_jax.models.model import TrainedLoss
 
 _IS_IMAGE = "is_image"
 _IMAGES = "images"
-# Of a unit's key: other blocks of its stream than what the loss of one image draws
-# (``diffusion.losses``, ``models.model``).
-_IMAGES_STREAM = 6
 
 
 def as_units(
@@ -63,10 +61,7 @@ def of_units(loss: TrainedLoss) -> TrainedLoss:
     ) -> jax.Array:
         is_image = unit[_IS_IMAGE]
         weights = is_image / jnp.maximum(1, jnp.sum(is_image))
-        others = jax.vmap(jax.random.fold_in, (None, 0))(
-            key, _IMAGES_STREAM + jnp.arange(len(is_image) - 1)
-        )
-        keys = jnp.concatenate([key[None], others])
+        keys = image_keys.of_images(key, len(is_image))
 
         def of_image(trained: Any, fixed: Any, part: tuple[Any, jax.Array]) -> Array:
             example, key = part

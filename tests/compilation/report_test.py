@@ -246,6 +246,23 @@ def test_a_codec_is_counted_in_the_report_and_in_the_plan(monkeypatch):
     spared = plan["flops_per_step"] - kept["flops_per_step"]
     assert spared == pytest.approx(fewer * of_image, rel=0.3)
 
+    config.codec.cache = "off"
+    config.diffusion.views.flip = True
+    views = config.diffusion.noise_multiplicity
+    more = planning.plan_report(config)["flops_per_step"] - plan["flops_per_step"]
+    each = plan["expected_batch_size"] * of_image
+    assert more == pytest.approx((views - 1) * each, rel=0.3)
+    model = build_model(config, (8, 8, 1), of_classes(10))
+    target = compilation.find_target("cpu")
+    lower = report_lib._programs(
+        config,
+        target,
+        model,
+        planning.privacy_plan(config, plan["num_examples"], model),
+    )["encode"]
+    assert lower().out_info.shape == (16, *model.example["image"].shape)
+    assert model.example["image"].shape == (views, *model.codec.law_spec.shape)
+
 
 def test_a_program_that_this_jaxlib_cannot_read_keeps_its_other_figures(
     monkeypatch, on_cpu

@@ -279,11 +279,11 @@ def people_in_latents(program, tmp_path_factory):
         job = {"overrides": overrides | {"codec.cache": cache}}
         ends.append(program(processes, devices).run(folder / cache, **job))
     (expected,), told = ends
-    return folder, expected, told
+    return folder, expected, told, overrides
 
 
 def test_laws_that_process_0_keeps_end_like_those_of_each_step(people_in_latents):
-    folder, expected, told = people_in_latents
+    folder, expected, told, _ = people_in_latents
     assert told[0]["params"] == told[1]["params"]
     np.testing.assert_allclose(
         told[0]["params"], expected["params"], rtol=1e-4, atol=1e-5
@@ -295,13 +295,29 @@ def test_laws_that_process_0_keeps_end_like_those_of_each_step(people_in_latents
 
 def test_people_are_those_of_one_device(people_in_latents):
     """Who is chosen, which of their images are, and who computes them."""
-    _, expected, told = people_in_latents
+    _, expected, told, _ = people_in_latents
     for step, chosen in expected["selected"].items():
         assert max(chosen) < 30
         read = [t["loaded"][step] for t in told]
         assert all(read), "a process read nothing"
         assert sorted(itertools.chain(*read)) == sorted(expected["loaded"][step])
         assert len(chosen) < len(expected["loaded"][step]) <= 3 * len(chosen)
+
+
+def test_views_of_their_images_are_those_of_one_device(people_in_latents, program):
+    folder, without_views, _, overrides = people_in_latents
+    views = {"diffusion.views.crop": 2, "diffusion.views.flip": True}
+    ends = []
+    for processes, devices in ((1, 1), (2, 2)):
+        workdir = folder / f"views_{processes}"
+        job = {"overrides": overrides | views}
+        ends += program(processes, devices).run(workdir, **job)
+    expected, *told = ends
+    assert told[0]["params"] == told[1]["params"]
+    np.testing.assert_allclose(
+        told[0]["params"], expected["params"], rtol=1e-4, atol=1e-5
+    )
+    assert not np.allclose(expected["params"], without_views["params"], 1e-3, 1e-4)
 
 
 def test_devices_speak_once_a_logical_step(several):

@@ -175,6 +175,19 @@ def test_images_of_people_have_laws_of_their_own(run_of, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_was_stopped_sees_the_views_it_would_have(run_of):
+    views = {"diffusion__views__flip": True, "diffusion__views__crop": 2}
+    expected, workdir = run_of("auto", name="whole", **views)
+    run_of("auto", name="stopped", train__stop_after_steps=2, **views)
+    state, _ = run_of("off", name="stopped", **views)
+    assert_equal(state, expected)
+    assert not (workdir / "latents").exists()
+    without, _ = run_of("off")
+    with pytest.raises(AssertionError):
+        assert_equal(without, expected)
+
+
+@pytest.mark.slow
 def test_laws_on_a_disk_are_for_their_owner_and_never_published(run_of):
     _, workdir = run_of("disk")
     (laws,) = folders(workdir)
@@ -241,7 +254,7 @@ def run(config_of, tmp_path_factory):
         plan=types.SimpleNamespace(total_steps=1, expected_batch_size=1, unit=None),
         source=source,
         groups=None,
-        encode=make_encoder(model.codec, mesh),
+        encode=make_encoder(model, mesh),
         content=data.bind(source)[1],
         model=model,
         fixed=devices.place(model.split(params)[1], devices.replicated(mesh)),
