@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--release", required=True)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cnn-alone", action="store_true", help="no other classifiers")
     arguments = parser.parse_args(argv)
     folder = of_release.find(RELEASES, arguments.release)
     recorder = machine.Recorder()
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             images=arguments.images,
             seed=arguments.seed,
             classifier="cnn",
-            others=("logreg", "mlp"),
+            others=() if arguments.cnn_alone else ("logreg", "mlp"),
         )
     except InputError as e:
         parser.error(str(e))
