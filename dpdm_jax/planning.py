@@ -20,6 +20,7 @@ from dpdm_jax.privacy import (
     LedgerRecord,
     PrivacyConfig,
     PrivacyPlan,
+    SeenViews,
     TrainedPart,
     extend_plan,
     make_plan,
@@ -141,6 +142,7 @@ def privacy_plan(
                 [model.num_trained, *(query.num_coordinates for query in asked)]
             ),
             trained=_trained_part(model),
+            views=_seen_views(model),
             unit=unit_of(config),
         )
     )
@@ -183,6 +185,17 @@ def _trained_part(model: Model) -> TrainedPart | None:
         parameters=model.num_trained,
         adapters=model.num_adapters,
         of=model.network.num_parameters,
+    )
+
+
+def _seen_views(model: Model) -> SeenViews | None:
+    views = model.views
+    if views.are_the_image:
+        return None
+    return SeenViews(
+        count=views.number(model.draws.noise_multiplicity),
+        crop=views.crop,
+        flip=views.flip,
     )
 
 
@@ -289,7 +302,6 @@ def plan_report(
         }
         | _without_guarantee(config.privacy)
         | _beginning(config.initial)
-        | _views(model)
         | conditions.to_dict(problem.condition)
         | (_cost(config, model, plan) if estimate_cost else {})
     )
@@ -324,13 +336,6 @@ def _beginning(settings: ml_collections.ConfigDict) -> dict[str, Any]:
     """What a run begins with, if not with random weights."""
     begins_with = settings.weights or settings.parent
     return {"begins_with": begins_with} if begins_with else {}
-
-
-def _views(model: Model) -> dict[str, Any]:
-    """How noise draws see an image, if not as it is."""
-    if model.views.are_the_image:
-        return {}
-    return {"views": dataclasses.asdict(model.views)}
 
 
 def _phases(plan: PrivacyPlan) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_a_plan_says_what_a_run_begins_with_and_how_images_are_seen():
     config = command_line.load_config("configs/cifar10_finetune.py:eps=10")
     report = planning.plan_report(config, estimate_cost=False)
     assert report["begins_with"] == "configs/imagenet_32_public.py"
-    assert report["views"] == {"crop": 4, "flip": True, "count": 0}
+    assert report["views"] == {"crop": 4, "flip": True, "count": 128}
     config = digits.network_alone()
     report = planning.plan_report(config, estimate_cost=False)
     assert not {"begins_with", "views"} & report.keys()

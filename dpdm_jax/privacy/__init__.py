@@ -32,6 +32,7 @@ from dpdm_jax.privacy.plan import (
     make_plan,
 )
 from dpdm_jax.privacy.queries import Query
+from dpdm_jax.privacy.seen_views import SeenViews
 from dpdm_jax.privacy.statements import (
     Statement,
     extension_text,
@@ -63,6 +64,7 @@ __all__ = [
     "PrivacyConfig",
     "PrivacyPlan",
     "Query",
+    "SeenViews",
     "Selection",
     "Statement",
     "TrainedPart",

@@ -14,6 +14,7 @@ from dpdm_jax.privacy.batch_selection import PoissonSampling, expected_batch_siz
 from dpdm_jax.privacy.exact.discrete_gaussian import MAX_STDDEV, MIN_STDDEV
 from dpdm_jax.privacy.exact.grid import STEPS_BITS
 from dpdm_jax.privacy.queries import Query
+from dpdm_jax.privacy.seen_views import SeenViews
 from dpdm_jax.privacy.trained import TrainedPart
 
 #: Steps of a new plan. Accountants take ever longer, and say nothing meanwhile.
@@ -24,7 +25,7 @@ _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 # Of a plan as JSON: not there in those that have nothing of the kind.
 _OPTIONAL = frozenset(
-    {"extends", "queries", "coordinates", "public_data", "trained", "unit"}
+    {"extends", "queries", "coordinates", "public_data", "trained", "unit", "views"}
 )
 
 # Noised sums become float32; what that does not hold would be no noise, or no number.
@@ -66,6 +67,8 @@ class PrivacyConfig:
         exact_batch_size: sampling at B / N, and B as the divisor.
         trained: what part of a network is trained; None for all of it, or where that is
             not stated.
+        views: which views of an image a step sees, for information; None for the image
+            as it is, or where that is not stated.
         unit: of privacy, where that is a group of examples; None for one example. N and
             B count units, and delta is to be below one over their number.
     """
@@ -85,6 +88,7 @@ class PrivacyConfig:
     coordinates: int | None = None
     exact_batch_size: bool = False
     trained: TrainedPart | None = None
+    views: SeenViews | None = None
     unit: units.Group | None = None
 
     def __post_init__(self) -> None:
@@ -119,6 +123,7 @@ class PrivacyPlan:
             integers; None for floating-point arithmetic, as older plans have it, or
             where the arithmetic is left out of the guarantee.
         trained: see ``PrivacyConfig``.
+        views: likewise.
         unit: likewise.
         extends: the plan of the steps that come first, each of which counts as taken;
             None for a plan that is no extension. See ``extend_plan``.
@@ -139,6 +144,7 @@ class PrivacyPlan:
     public_data: str = ""
     coordinates: int | None = None
     trained: TrainedPart | None = None
+    views: SeenViews | None = None
     unit: units.Group | None = None
     extends: "PrivacyPlan | None" = None
 
@@ -406,8 +412,8 @@ class PrivacyPlan:
         Infinity, which JSON lacks, is the string "inf". The dict is flat but for
         "extends" of an extension, the dict of the plan before, and "queries", a list of
         dicts. A plan without queries has none of the latter, one without exact
-        arithmetic no "coordinates", one that trains all no "trained", and one whose
-        unit is an image no "unit".
+        arithmetic no "coordinates", one that trains all no "trained", one that sees
+        images as they are no "views", and one whose unit is an image no "unit".
         """
         fields: dict[str, Any] = self._terms() | {
             "epsilon": self.epsilon,
@@ -420,6 +426,8 @@ class PrivacyPlan:
             fields["queries"] = [query.to_dict() for query in self.queries]
         if self.trained is not None:
             fields["trained"] = self.trained.to_dict()
+        if self.views is not None:
+            fields["views"] = self.views.to_dict()
         if self.unit is not None:
             fields["unit"] = self.unit.to_dict()
         present = {name: v for name, v in fields.items() if v is not None}
@@ -456,6 +464,8 @@ class PrivacyPlan:
             values["queries"] = tuple(map(Query.from_dict, fields["queries"]))
         if "trained" in fields:
             values["trained"] = TrainedPart.from_dict(fields["trained"])
+        if "views" in fields:
+            values["views"] = SeenViews.from_dict(fields["views"])
         if "unit" in fields:
             values["unit"] = units.Group.from_dict(fields["unit"])
         if "extends" in fields:
@@ -553,6 +563,7 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         public_data=config.public_data,
         coordinates=config.coordinates,
         trained=config.trained,
+        views=config.views,
         unit=config.unit,
     )
     for caution in plan.cautions():

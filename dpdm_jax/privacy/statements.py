@@ -354,6 +354,7 @@ def statement_fields(
         | _arithmetic(plan)
         | _where_there_is(
             trained=plan.trained and plan.trained.to_dict(),
+            views=plan.views and plan.views.to_dict(),
             group=plan.unit and plan.unit.to_dict(),
         )
         | (_noise(plan) if plan.extends is None else {"phases": phase_fields(plan)}),
@@ -541,6 +542,7 @@ def _mechanism(
         f"sampled {noun} is dropped.{_images_in_words(plan.unit)}",
         f"Steps: T = {steps} taken, {plan.total_steps} planned.",
         *([] if plan.trained is None else [plan.trained.in_words()]),
+        *([] if plan.views is None else [plan.views.in_words()]),
         clipping,
         *noise,
         *_arithmetic_in_words(plan),

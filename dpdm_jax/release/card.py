@@ -16,7 +16,7 @@ import numpy as np
 
 from dpdm_jax import conditions, run_dir, validate
 from dpdm_jax.errors import InputError
-from dpdm_jax.privacy import units
+from dpdm_jax.privacy import SeenViews, units
 from dpdm_jax.release import bundle
 from dpdm_jax.sampling.prompts import is_text
 from dpdm_jax.user_paths import user_path
@@ -249,8 +249,8 @@ def _table(
     rows["parameters"] = f"{manifest['num_parameters']}, stored as {manifest['dtype']}"
     if trained := statement["mechanism"].get("trained"):
         rows["trained of them"] = _trained(trained)
-    if seen := _views(statement, config):
-        rows["seen in a step"] = seen
+    if seen := statement["mechanism"].get("views"):
+        rows["seen in a step"] = str(SeenViews.from_dict(seen))
     if origin := statement.get("lineage"):
         rows["begins with"] = f"weights of {origin['name']}"
         if of := origin.get("public_data"):
@@ -271,19 +271,6 @@ def _trained(part: Mapping[str, Any]) -> str:
     """Returns what part of the network was trained, from the statement's numbers."""
     adapters = f", {part['adapters']} of them in adapters" if part["adapters"] else ""
     return f"{part['parameters']}{adapters} ({part['selector']})"
-
-
-def _views(statement: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Returns in words how a step saw an image; "" if as it is."""
-    views = config["diffusion"].get("views", {})
-    kinds = []
-    if views.get("crop"):
-        kinds.append(f"cropped at random, {views['crop']} pixels beyond its edges")
-    if views.get("flip"):
-        kinds.append("mirrored half the time")
-    draws = statement["mechanism"]["noise_multiplicity"]
-    count = views.get("count") or draws
-    return f"{count} views of each image, {' and '.join(kinds)}" if kinds else ""
 
 
 def _cell(text: str) -> str:

@@ -153,14 +153,10 @@ def test_cards_of_other_kinds(read):
         manifest, stated | group, config
     )
     assert "seen in a step" not in text
-    views = {"views": {"crop": 4, "flip": True, "count": 0}}
     part = {"selector": "lora:2", "parameters": 70, "adapters": 60, "of": 900}
-    mechanism = stated["mechanism"] | {"noise_multiplicity": 16, "trained": part}
-    text = card.card(
-        manifest,
-        stated | {"mechanism": mechanism},
-        config | {"diffusion": config["diffusion"] | views},
-    )
+    views = {"crop": 4, "flip": True, "count": 16}
+    mechanism = stated["mechanism"] | {"trained": part, "views": views}
+    text = card.card(manifest, stated | {"mechanism": mechanism}, config)
     assert "| trained of them | 70, 60 of them in adapters (lora:2) |" in text
     assert (
         "| seen in a step | 16 views of each image, cropped at random, 4 pixels beyond "

@@ -113,6 +113,18 @@ def test_practically_no_noise_is_not_private(bundle_copy):
     assert any("practically without noise" in f for f in resum(bundle_copy))
 
 
+def test_views_that_the_config_has_not(bundle_copy):
+    def change(statement):
+        ledger = statement["ledgers"][0]
+        views = {"count": 4, "crop": 0, "flip": True}
+        ledger["plan"]["views"] = statement["mechanism"]["views"] = views
+        reseal(ledger)
+
+    rewrite(bundle_copy, "PRIVACY.json", change)
+    words = "views 'None'; the ledger has '4 views of each image, mirrored half the"
+    assert any(words in f for f in resum(bundle_copy))
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
