@@ -47,6 +47,7 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.network.latent_unet.attention_factors = (4, 2, 1)
     config.network.latent_unet.context_width = 1280
     config.network.latent_unet.remat = True
+    config.network.text_transformer.remat = True
     config.initial.weights = "txt2img-f8-large.ckpt"
     config.initial.public = "LAION-400M"
     config.initial.label_table = "reuse"

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import gc
 import inspect
 import logging
@@ -221,6 +222,8 @@ def parse(argv: Sequence[str]) -> list[str]:
         from dpdm_jax import rooms  # late, likewise
 
         flags.FLAGS.config.update_from_flattened_dict(dict.fromkeys(unset))
+        if "mode" not in flags.FLAGS or flags.FLAGS["mode"].value not in _OF_RUNS:
+            _check_public(config, flags.FLAGS.config, given)
         # What the file sets for a kind that the command line replaces is not meant.
         rooms.forget_foreign(flags.FLAGS.config, given)
         rooms.check(flags.FLAGS.config)
@@ -298,6 +301,41 @@ def _check_field(config: ml_collections.ConfigDict, dotted: str) -> str:
         node = node[name]
         parents.append(name)
     return dotted
+
+
+def _check_public(
+    loaded: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict,
+    given: set[str],
+) -> None:
+    """Refuses other data than that which a config file says is public.
+
+    Args:
+        loaded: the config as its file has it.
+        config: with what the command line sets.
+        given: whole names of what that is.
+
+    Raises:
+        InputError: the data is another, and nothing says that this is public, too.
+    """
+    public = loaded.data.public
+    if not public or "data.public" in given:
+        return
+    names = ["source", "path"]
+    if config.data.source == "tfds":  # whose path says where a data set lies
+        names = ["source", "tfds.name"]
+    for name in names:
+        was, now = (
+            functools.reduce(getattr, name.split("."), each.data)
+            for each in (loaded, config)
+        )
+        if was != now:
+            raise InputError(
+                f"data.{name} is {now!r}, and data.public says of the data of "
+                f"{loaded.name} that it is public ({public}); allowed: data.public "
+                "beside it: the name of this data if it is public, or '' if it is "
+                "to be protected."
+            )
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from dpdm_jax.evaluation.learning_curve import description as curve_words
 from dpdm_jax.evaluation.learning_curve import run as curve
 from dpdm_jax.evaluation.selection import description as selection_words
 from dpdm_jax.evaluation.selection import run as selection
-from dpdm_jax.initial import parent_of, read_initial
+from dpdm_jax.initial import parent_of, planned_parent, read_initial
 from dpdm_jax.privacy import LedgerRecord, format_epsilon, read_ledger, statement_of
 from dpdm_jax.release import build
 from dpdm_jax.release.bundle import PRIVACY_TEXT
@@ -55,7 +55,7 @@ def plan(
         report = planning.plan_report(
             config, estimate_cost=target is None, record=_ledger_of(workdir)
         )
-        return report | autoencoding.planned(config)
+        return report | planned_parent(config) | autoencoding.planned(config)
 
     report = processes.from_first(make_report)
     if not as_json:
@@ -101,7 +101,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def autoencoder(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains the autoencoder of a latent diffusion model, on public images."""
     _refuse_release(config, "autoencoder")
-    _say(f"Training an autoencoder in {workdir / autoencoding.FOLDER}.")
+    _say(f"Training an autoencoder in {workdir / run_dir.AUTOENCODER}.")
     folder = autoencoding.train(config, workdir, ReconstructionWriter(workdir))
     _say(f"Autoencoder: {folder}; NOT PRIVATE, of {config.data.public}")
 
@@ -250,7 +250,7 @@ def _train_autoencoder(
 def _use_autoencoder(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Has a public run begin with the autoencoder that was trained for it."""
     if autoencoding.is_wanted(config) and autoencoding.is_finished(workdir):
-        config.codec.weights = str(workdir / autoencoding.FOLDER)
+        config.codec.weights = str(workdir / run_dir.AUTOENCODER)
         config.codec.public = config.data.public
 
 
@@ -285,7 +285,7 @@ def _lines(name: str, value: Any) -> Iterable[Any]:
     """What a plan's field is printed as, a line each."""
     if name == "phases":
         return map(_in_words, value)
-    if name == "trained":
+    if name in ("trained", "views"):
         return [_in_words(value)]
     if name == "autoencoder":
         return [f"trained first, {_in_words(value)}"]

@@ -142,6 +142,7 @@ def privacy_plan(
                 [model.num_trained, *(query.num_coordinates for query in asked)]
             ),
             trained=_trained_part(model),
+            parameters=model.network.num_parameters,
             views=_seen_views(model),
             unit=unit_of(config),
         )
@@ -302,6 +303,7 @@ def plan_report(
         }
         | _without_guarantee(config.privacy)
         | _beginning(config.initial)
+        | _views(model)
         | conditions.to_dict(problem.condition)
         | (_cost(config, model, plan) if estimate_cost else {})
     )
@@ -335,7 +337,14 @@ def _without_guarantee(settings: ml_collections.ConfigDict) -> dict[str, Any]:
 def _beginning(settings: ml_collections.ConfigDict) -> dict[str, Any]:
     """What a run begins with, if not with random weights."""
     begins_with = settings.weights or settings.parent
-    return {"begins_with": begins_with} if begins_with else {}
+    found = {"begins_with": begins_with, "begins_with_public_data": settings.public}
+    return {name: value for name, value in found.items() if value and begins_with}
+
+
+def _views(model: Model) -> dict[str, Any]:
+    """How a step sees an image: also where an older ledger does not state it."""
+    seen = _seen_views(model)
+    return {} if seen is None else {"views": seen.to_dict()}
 
 
 def _phases(plan: PrivacyPlan) -> dict[str, Any]:
@@ -384,6 +393,40 @@ def encoding_cost(model: Model) -> tuple[float, int]:
     return cost.get("flops", 0.0), 3 * largest
 
 
+def images_encoded_per_step(
+    config: ml_collections.ConfigDict, model: Model, plan: PrivacyPlan
+) -> float:
+    """Returns how many images a step encodes; on average where all are, before steps.
+
+    Args:
+        config: the whole config.
+        model: of the run.
+        plan: of the run.
+    """
+    images = plan.expected_batch_size * _room(plan)
+    number, steps = plan.num_examples, plan.num_steps
+    place = encoding.place_of_laws(config.codec, model, number, steps * images)
+    return images if place == "off" else number / max(1, steps)
+
+
+def _room(plan: PrivacyPlan) -> int:
+    """Room for images in a unit of privacy: what is empty costs as much."""
+    return 1 if plan.unit is None else plan.unit.images
+
+
+def encodings_of_image(model: Model) -> int:
+    """Returns how often an image is encoded for a step that sees it, where it is."""
+    if not model.encodes_views:
+        return 1
+    return model.views.number(model.draws.noise_multiplicity)
+
+
+def batch_bytes(model: Model, images: int) -> int:
+    """Memory of so many images as the loss takes them, see ``Model.example``."""
+    of_one = blank_examples(model.example, 1)
+    return images * sum(leaf.nbytes for leaf in jax.tree.leaves(of_one))
+
+
 def gradient_passes(model: Model) -> float:
     """Work of a gradient, in forward passes of the network.
 
@@ -405,37 +448,32 @@ def _cost(
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, forward_bytes = forward_cost(config, model)
     draws = config.diffusion.draws_at_once or multiplicity
-    # Of groups, with the room that each has: what is empty costs as much.
-    images = 1 if plan.unit is None else plan.unit.images
+    images = _room(plan)
     flops = gradient_passes(model) * forward_flops * multiplicity
     flops *= plan.expected_batch_size * images
     encoding_flops, encoding_bytes = encoding_cost(model)
-    batch_size, number = plan.expected_batch_size * images, plan.num_examples
-    steps = plan.num_steps
-    place = encoding.place_of_laws(config.codec, model, number, steps * batch_size)
-    # Once for all steps where that is kept.
-    each = batch_size if place == "off" else number / max(1, steps)
-    each *= model.views.number(multiplicity) if model.encodes_views else 1
-    flops += encoding_flops * each
+    encoded = images_encoded_per_step(config, model, plan)
+    flops += encoding_flops * encoded * encodings_of_image(model)
     size = 4 * model.num_trained
     fixed = 4 * num_scalars(model.split(model.shapes)[1])
     # What is fixed; weights, average, two Adam moments, the two words of the sum; then
     # what a micro-batch holds: its gradients, those of draws in parts twice, and the
     # activations that the backward pass reads, which the bytes that a forward pass
-    # moves bound from above. Images are encoded before.
+    # moves bound from above. Images are encoded before, and wait.
     gradients = size if draws == multiplicity and images == 1 else 2 * size
     activations = forward_bytes * draws
-    at_once = min(
-        encoding.images_at_once(jax.default_backend()),
-        config.train.microbatch_size // devices,
-    )
+    batch = config.train.microbatch_size // devices * images
+    most = encoding.images_at_once(jax.default_backend())
+    at_once = min(most, batch * encodings_of_image(model))
     working = max(held * (gradients + activations), at_once * encoding_bytes)
-    memory = fixed + 6 * size + working
+    memory = fixed + 6 * size + batch_bytes(model, batch) + working
     rate = _matrix_product_rate()
     return {
         "microbatches_per_step": num_microbatches(
             plan.expected_batch_size, config.train.microbatch_size
         ),
+        "images_at_once": held,
+        "draws_at_once": draws,
         "flops_per_step": flops,
         "estimated_device_memory_bytes": int(memory),
         "measured_matrix_flops_per_second": rate,

@@ -17,6 +17,7 @@ LEDGER = "privacy.json"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # of checkpoints
 SESSIONS = "computed_with.json"
+AUTOENCODER = "autoencoder"  # the training of a codec
 LATENTS = "latents"
 SAMPLES = "samples"
 SETTINGS = "settings.json"  # of a folder of samples

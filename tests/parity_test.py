@@ -45,6 +45,7 @@ from dpdm_jax.interop import latent_diffusion, name_maps, torch_checkpoints
 from dpdm_jax.interop.convert import convert, placed
 from dpdm_jax.models import partition
 from dpdm_jax.models.identity import named_leaves
+from dpdm_jax.models.trainable import select
 from dpdm_jax.networks import (
     Network,
     Params,
@@ -56,6 +57,7 @@ from dpdm_jax.networks import (
 )
 from dpdm_jax.networks.codecs import build_codec, kl, vq
 from dpdm_jax.networks.network import from_module, functional
+from dpdm_jax.networks.parts import is_in
 from dpdm_jax.settings import Group
 
 OUTPUT_TOLERANCE = 2e-5
@@ -970,6 +972,19 @@ def check_latent_sampler(path: Path, part: str) -> None:
     )
 
 
+def check_selected(network: Network, first: int, official: set[str]) -> None:
+    """The official choice is what a selector chooses, and what has no gradient."""
+    leaves, parts = named_leaves(network.shapes), network.parts
+    blocks = parts.of_role("attention")
+    items = ["attention" if first == -1 else f"attention:{first}-{len(blocks)}"]
+    items += ["condition"] if parts.of_role("condition") else []
+    trained = leaves.keys() - select(",".join(items), network).frozen
+    assert trained <= official
+    left_out = official - trained
+    assert all(any(is_in(name, path) for path in parts.inert) for name in left_out)
+    assert bool(left_out) == bool(parts.inert)
+
+
 def check_latent_fine_tuning(path: Path, _: str) -> None:
     """Losses of latents, and clipped gradients of the part that is trained."""
     golden = LatentGolden(path)
@@ -987,6 +1002,7 @@ def check_latent_fine_tuning(path: Path, _: str) -> None:
     targets = name_maps.official_names(params)
     paths = {"/".join(targets[name].path) for name in names}
     trained, fixed = partition.split(params, paths.__contains__)
+    check_selected(network, config["ablation_blocks"], paths)
 
     images, noise = golden.images("x"), golden.images("posterior_noise")
     with jax.default_matmul_precision("highest"):

@@ -53,6 +53,10 @@ def test_a_plan_says_what_a_run_begins_with_and_how_images_are_seen():
     report = planning.plan_report(config, estimate_cost=False)
     assert report["begins_with"] == "configs/imagenet_32_public.py"
     assert report["views"] == {"crop": 4, "flip": True, "count": 128}
+    assert report["parameters"] == report["num_trained"] == 80_390_403
+    config.initial.weights, config.initial.public = "weights.pt", "photographs"
+    report = planning.plan_report(config, estimate_cost=False)
+    assert report["begins_with_public_data"] == "photographs"
     config = digits.network_alone()
     report = planning.plan_report(config, estimate_cost=False)
     assert not {"begins_with", "views"} & report.keys()

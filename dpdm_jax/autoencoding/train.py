@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +31,6 @@ from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.metrics import MetricsLog
 
 #: Where a run keeps the training of its autoencoder.
-FOLDER = "autoencoder"
 _log = logging.getLogger(__name__)
 # Images that are encoded at once to be measured.
 _AT_ONCE = 100
@@ -66,7 +66,7 @@ def train(
 
     Args:
         config: the whole config; its data must be public.
-        workdir: the run directory; everything lies in its ``FOLDER``.
+        workdir: the run directory; everything lies in its ``run_dir.AUTOENCODER``.
         picture: called every ``log.snapshot_every_steps`` steps, and at the end.
 
     Returns:
@@ -90,7 +90,7 @@ def train(
         )
     mesh = devices.data_mesh()
     everywhere = devices.replicated(mesh)
-    folder = workdir / FOLDER
+    folder = workdir / run_dir.AUTOENCODER
     with contextlib.ExitStack() as resources:
         processes.from_first(lambda: _claim(folder, resources))
         checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
@@ -157,7 +157,7 @@ def planned(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def is_finished(workdir: pathlib.Path) -> bool:
     """Whether a run directory has an autoencoder that is trained to its end."""
-    checkpoints = Checkpoints(workdir / FOLDER)
+    checkpoints = Checkpoints(workdir / run_dir.AUTOENCODER)
     try:
         step = checkpoints.newest()
         return step is not None and SCALE in checkpoints.read_meta(step)
@@ -312,6 +312,12 @@ class _Order:
 def _finish(job: _Job, state: State) -> None:
     """Scales the latents, once and for all, and keeps the weights."""
     std = _latents_std(job, state.params)
+    if not (math.isfinite(std) and std > 0):
+        raise InputError(
+            f"the latents of public images have the standard deviation {std!r}, and "
+            "cannot be scaled; allowed: an autoencoder that tells images apart (train "
+            "it longer or otherwise), or codec.training.scale_images=0."
+        )
     params = job.codec.rescaled(state.params, 1.0 / std)
     params = devices.place(
         processes.same_arrays(jax.device_get(params)),

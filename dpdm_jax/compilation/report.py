@@ -89,6 +89,10 @@ def compile_report(
     forward_flops, _ = planning.forward_cost(config, model)
     passes = planning.gradient_passes(model)
     expected_flops = passes * forward_flops * multiplicity * images
+    encoding_flops, _ = planning.encoding_cost(model)
+    encoded = planning.images_encoded_per_step(config, model, plan)
+    encoding_flops *= encoded * planning.encodings_of_image(model)
+    batch = planning.batch_bytes(model, images)
     report = {
         "target": target.name,
         "devices": num_devices,
@@ -101,9 +105,12 @@ def compile_report(
         "microbatches_per_step": num_microbatches,
         "num_steps": plan.num_steps,
         "expected_flops_of_accumulate": expected_flops,
-        "flops_per_step": expected_flops * num_devices * num_microbatches,
+        "encoding_calls_per_step": encoded / (images * num_devices),
+        "draws_at_once": config.diffusion.draws_at_once or multiplicity,
+        "flops_per_step": expected_flops * num_devices * num_microbatches
+        + encoding_flops,
         "programs": programs,
-        "training_bytes": _training_bytes(programs, _bytes_of(_fixed(model))),
+        "training_bytes": _training_bytes(programs, _bytes_of(_fixed(model)) + batch),
         "sampling_bytes": programs.get("sample", {}).get("memory", {}).get("peak"),
     }
     compiled_flops = programs["accumulate"].get("flops")
@@ -111,7 +118,7 @@ def compile_report(
         report["compiled_over_expected_flops"] = compiled_flops / expected_flops
     if target.device_limits is not None:
         limits = target.device_limits
-        report |= _against_limits(report, limits, examples)
+        report |= _against_limits(report, limits, examples, batch)
     return report
 
 
@@ -365,9 +372,9 @@ def _working_bytes(program: dict[str, Any]) -> int:
 def _training_bytes(programs: dict[str, Any], fixed: int) -> int | None:
     """Memory of a device in training; None if a program does not compile.
 
-    The training state and the sum, which are finish's arguments, and the parameters
-    that no step changes, of so many bytes, stay in the memory while the others run,
-    which see a part of them and the batch.
+    The training state and the sum, which are finish's arguments, and what no step
+    changes and the batch, of so many bytes, stay in the memory while the others run,
+    which see a part of them.
     """
     running = [p for name, p in programs.items() if name != "sample"]
     if any("error" in program for program in running):
@@ -390,17 +397,20 @@ def step_seconds(report: dict[str, Any], limits: Chip) -> tuple[float, float | N
     """
     accumulate, finish = (report["programs"][n] for n in ("accumulate", "finish"))
     calls = report["microbatches_per_step"]
-    flops = calls * report["expected_flops_of_accumulate"]
-    compute = flops / limits.flops_per_second
+    compute = report["flops_per_step"] / report["devices"] / limits.flops_per_second
     if "unread" in accumulate:
         return compute, None
     moved = calls * accumulate["main_memory_bytes"]
     moved += finish.get("main_memory_bytes", 0)
+    encode = report["programs"].get("encode", {})
+    moved += report.get("encoding_calls_per_step", 0) * encode.get(
+        "main_memory_bytes", 0
+    )
     return compute, moved / limits.hbm_bytes_per_second
 
 
 def _against_limits(
-    report: dict[str, Any], limits: Chip, examples: int
+    report: dict[str, Any], limits: Chip, examples: int, batch: int
 ) -> dict[str, Any]:
     """Compares a report with what the hardware can do."""
     programs = report["programs"]
@@ -419,8 +429,9 @@ def _against_limits(
     }
     # What an example adds is proportional to the micro-batch; the rest is not.
     if training is not None:
-        free = limits.hbm_bytes - training + _working_bytes(accumulate)
-        per_example = _working_bytes(accumulate) / examples
+        of_examples = _working_bytes(accumulate) + batch
+        free = limits.hbm_bytes - training + of_examples
+        per_example = of_examples / examples
     else:
         needed = _OUT_OF_MEMORY.search(accumulate.get("error", ""))
         if needed is None:

@@ -1,6 +1,7 @@
 """The stage before a run, in whose weights the run begins."""
 
 import pathlib
+from typing import Any
 
 import ml_collections
 
@@ -30,3 +31,18 @@ def parent_of(
     parent = command_line.load_config(settings.parent)
     name = validate.folder_name(f"name of {settings.parent}", parent.name)
     return parent, workdir.parent / name
+
+
+def planned_parent(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns what public data a run's parent is of, for its plan; {} without one.
+
+    Args:
+        config: the whole config.
+
+    Raises:
+        InputError: as ``parent_of``.
+    """
+    parent = parent_of(config, pathlib.Path())
+    if parent is None or not parent[0].data.public:
+        return {}
+    return {"begins_with_public_data": parent[0].data.public}

@@ -50,7 +50,7 @@ class Model:
         noise_levels: training distribution of sigma.
         denoise: ``denoise(params, x, sigma, condition)``, see ``diffusion.denoiser``.
         draws: of an example's noise, for the loss.
-        views: of an example, for the loss.
+        views: of an image, for the loss, or for what is encoded ahead of it.
         bound: a loss beside that of ``denoise``, where the network learns more than to
             denoise; else None.
         condition: of the examples.
@@ -305,6 +305,11 @@ def build_model(
         codec=codec,
         trainable=select(config.train.trainable, network),
     )
+    if codec.identity and codec.law_spec == codec.spec and not views.are_the_image:
+        raise InputError(
+            f"diffusion.views are of images, and the codec {codec.identity} makes "
+            "latents of them in the loss alone; allowed: no views."
+        )
     if model.encodes_views and (cache := cache_of(config.codec)) not in _UNKEPT:
         raise InputError(
             f"codec.cache is {cache!r}, and diffusion.views make other latents of an "

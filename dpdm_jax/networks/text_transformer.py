@@ -29,6 +29,8 @@ class Settings:
         num_heads: of the attention, >= 1.
         head_channels: features of a head, >= 1.
         positions: tokens of the longest caption, >= 1.
+        remat: whether the backward pass computes the blocks' insides anew, and keeps
+            only their inputs: memory for a third more work.
 
     Raises:
         InputError: a field is out of range.
@@ -38,14 +40,14 @@ class Settings:
     num_heads: int = 8
     head_channels: int = 64
     positions: int = 77
+    remat: bool = False
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            validate.integer(
-                f"network.text_transformer.{field.name}",
-                getattr(self, field.name),
-                minimum=1,
-            )
+        for name in ("depth", "num_heads", "head_channels", "positions"):
+            path = f"network.text_transformer.{name}"
+            validate.integer(path, getattr(self, name), minimum=1)
+        path = "network.text_transformer.remat"
+        validate.one_of(path, self.remat, (True, False))
 
 
 class TextTransformer(nnx.Module):
@@ -80,6 +82,7 @@ class TextTransformer(nnx.Module):
             }
         )
         self.norm = layers.layer_norm(width, **make)
+        self.remat = settings.remat
 
     def __call__(self, tokens: Int[Array, "n t"]) -> Float[Array, "n t w"]:
         """Embeds captions.
@@ -92,8 +95,9 @@ class TextTransformer(nnx.Module):
         """
         position = self.position(jnp.arange(tokens.shape[1]))
         x = materialize(self.token(tokens) + position)
+        run = nnx.remat(_run) if self.remat else _run
         for i in range(len(self.blocks)):
-            x = self.blocks[f"block_{i}"](x)
+            x = run(self.blocks[f"block_{i}"], x)
         return self.norm(x)
 
 
@@ -127,3 +131,7 @@ class TextBlock(nnx.Module):
         h = materialize(self.norm_a(x))
         x = materialize(x + self.attention(h, h))
         return materialize(x + self.feed_forward(materialize(self.norm_b(x))))
+
+
+def _run(block: TextBlock, x: Array) -> Array:
+    return block(x)

@@ -605,7 +605,7 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
 
 def _upgraded_plan(plan: dict[str, Any]) -> dict[str, Any]:
     """Names the only queries that there were: two of moments, or as many as it says."""
-    for name in ("queries", "trained", "unit", "views"):
+    for name in ("queries", "parameters", "trained", "unit", "views"):
         if name in plan:
             raise InputError(f"the privacy plan has {name}, which its format has not.")
     plan = dict(plan)

@@ -25,7 +25,16 @@ _MAY_EXTEND = frozenset({"num_steps", "noise_multiplier", "target_epsilon"})
 
 # Of a plan as JSON: not there in those that have nothing of the kind.
 _OPTIONAL = frozenset(
-    {"extends", "queries", "coordinates", "public_data", "trained", "unit", "views"}
+    {
+        "extends",
+        "queries",
+        "coordinates",
+        "public_data",
+        "parameters",
+        "trained",
+        "unit",
+        "views",
+    }
 )
 
 # Noised sums become float32; what that does not hold would be no noise, or no number.
@@ -67,6 +76,7 @@ class PrivacyConfig:
         exact_batch_size: sampling at B / N, and B as the divisor.
         trained: what part of a network is trained; None for all of it, or where that is
             not stated.
+        parameters: numbers of the network, for information; None where not stated.
         views: which views of an image a step sees, for information; None for the image
             as it is, or where that is not stated.
         unit: of privacy, where that is a group of examples; None for one example. N and
@@ -88,6 +98,7 @@ class PrivacyConfig:
     coordinates: int | None = None
     exact_batch_size: bool = False
     trained: TrainedPart | None = None
+    parameters: int | None = None
     views: SeenViews | None = None
     unit: units.Group | None = None
 
@@ -123,6 +134,7 @@ class PrivacyPlan:
             integers; None for floating-point arithmetic, as older plans have it, or
             where the arithmetic is left out of the guarantee.
         trained: see ``PrivacyConfig``.
+        parameters: likewise.
         views: likewise.
         unit: likewise.
         extends: the plan of the steps that come first, each of which counts as taken;
@@ -144,6 +156,7 @@ class PrivacyPlan:
     public_data: str = ""
     coordinates: int | None = None
     trained: TrainedPart | None = None
+    parameters: int | None = None
     views: SeenViews | None = None
     unit: units.Group | None = None
     extends: "PrivacyPlan | None" = None
@@ -176,6 +189,10 @@ class PrivacyPlan:
                 )
         if self.coordinates is not None:
             validate.integer("coordinates", self.coordinates, minimum=1)
+        if self.parameters is not None:
+            validate.integer(
+                "parameters", self.parameters, minimum=1, maximum=validate.MAX_COUNT
+            )
         if self.noise_multiplier > 0 and math.isinf(self.l2_clip_norm):
             raise InputError(
                 f"l2_clip_norm is inf with noise_multiplier {self.noise_multiplier!r}; "
@@ -218,6 +235,9 @@ class PrivacyPlan:
                 for name in mine.keys() - _MAY_EXTEND
                 if mine[name] != theirs[name]
             ]
+            for name in ("parameters", "views"):
+                was, now = getattr(self.extends, name), getattr(self, name)
+                changed += [f"{name} {was} -> {now}"] if was != now else []
             if changed:
                 raise InputError(
                     f"the extension changes {', '.join(sorted(changed))}; allowed to "
@@ -418,6 +438,7 @@ class PrivacyPlan:
         fields: dict[str, Any] = self._terms() | {
             "epsilon": self.epsilon,
             "noise_multiplicity": self.noise_multiplicity,
+            "parameters": self.parameters,
         }
         del fields["queries"], fields["trained"], fields["unit"]
         if not self.public_data:
@@ -563,6 +584,7 @@ def make_plan(config: PrivacyConfig) -> PrivacyPlan:
         public_data=config.public_data,
         coordinates=config.coordinates,
         trained=config.trained,
+        parameters=config.parameters,
         views=config.views,
         unit=config.unit,
     )

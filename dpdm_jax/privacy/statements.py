@@ -353,6 +353,7 @@ def statement_fields(
         | _queries(plan)
         | _arithmetic(plan)
         | _where_there_is(
+            parameters=plan.parameters,
             trained=plan.trained and plan.trained.to_dict(),
             views=plan.views and plan.views.to_dict(),
             group=plan.unit and plan.unit.to_dict(),
@@ -541,7 +542,7 @@ def _mechanism(
         f"probability q = {plan.sampling.sampling_probability!r}. No truncation: no "
         f"sampled {noun} is dropped.{_images_in_words(plan.unit)}",
         f"Steps: T = {steps} taken, {plan.total_steps} planned.",
-        *([] if plan.trained is None else [plan.trained.in_words()]),
+        *_trained_in_words(plan),
         *([] if plan.views is None else [plan.views.in_words()]),
         clipping,
         *noise,
@@ -553,6 +554,14 @@ def _mechanism(
             else [f"Accountant: {accountant.upper()}, {computed_with}."]
         ),
     ]
+
+
+def _trained_in_words(plan: PrivacyPlan) -> list[str]:
+    if plan.trained is not None:
+        return [plan.trained.in_words()]
+    if plan.parameters is None:
+        return []
+    return [f"Trained: all {plan.parameters} parameters of the network."]
 
 
 def _data_in_words(plan: PrivacyPlan) -> str:

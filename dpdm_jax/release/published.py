@@ -59,7 +59,7 @@ FIELDS = {
         "network.low_frequencies": "count base_width hidden_width condition_gain",
         "network.adm": f"{_UNET} new_attention_order",
         "network.latent_unet": f"{_UNET} depth context_width null_row",
-        "network.text_transformer": "depth num_heads head_channels positions",
+        "network.text_transformer": "depth num_heads head_channels positions remat",
         "diffusion": "parameterization noise_levels sigma_data noise_multiplicity "
         "stratified label_dropout draws_at_once",
         "diffusion.edm_dct": "mean_data corner",

@@ -257,8 +257,10 @@ def _config_failures(
         for name, mine, theirs in made_again.differences(plan)
         if name != "target_epsilon" and not _is_older(name, theirs, mine, model)
     ]
-    if plan.views not in (None, made_again.views):  # runs did not always state it
-        differences.append(("views", str(made_again.views), str(plan.views)))
+    for name in ("parameters", "views"):  # for information; older ledgers lack them
+        mine, theirs = getattr(made_again, name), getattr(plan, name)
+        if theirs not in (None, mine):
+            differences.append((name, str(mine), str(theirs)))
     budgets = config.privacy.epsilon, plan.target_epsilon
     if budgets[0] != budgets[1] and not plan.public_data:
         differences.append(("privacy.epsilon", *budgets))

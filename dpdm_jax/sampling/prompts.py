@@ -133,10 +133,11 @@ def of_model(config: ml_collections.ConfigDict, condition: Condition) -> Prompts
             )
         return None
     texts = required(settings)
+    # A person types a few prompts; a file may be that of the training captions.
+    if texts is None or settings.prompts:
+        _log.warning(NOT_PROTECTED)
     if texts is None:
         return None
-    if settings.prompts:
-        _log.warning(NOT_PROTECTED)
     return tokenized(config, texts, condition)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import signal
 import time
 import types
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 
 from dpdm_jax import data, modes
+from dpdm_jax.autoencoding import train as train_lib
 from dpdm_jax.autoencoding.checkpoints import Checkpoints, read_trained
 from dpdm_jax.autoencoding.step import make_training
-from dpdm_jax.autoencoding.train import FOLDER, _Order, is_finished, train
+from dpdm_jax.autoencoding.train import _Order, is_finished, train
 from dpdm_jax.errors import InputError
 from dpdm_jax.networks.codecs import KEPT, build_codec
 from dpdm_jax.privacy import read_ledger
+from dpdm_jax.run_dir import AUTOENCODER as FOLDER
 
 SHAPE = (8, 8, 1)
 PUBLIC = "characters of fonts"
@@ -95,6 +98,15 @@ def test_latents_of_public_images_have_a_standard_deviation_of_one(trained, make
     ]
     assert [s["step"] for s in steps] == [1, 2, 3, 4]
     assert ["discriminator" in s for s in steps] == [False, False, True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("std", [0.0, math.nan])
+def test_latents_that_cannot_be_scaled(make, tmp_path, monkeypatch, std):
+    monkeypatch.setattr(train_lib, "_latents_std", lambda job, params: std)
+    with pytest.raises(InputError, match=f"the standard deviation {std}, and cannot"):
+        train(make(codec__training__num_steps=1), tmp_path)
+    assert not is_finished(tmp_path)
 
 
 @pytest.mark.slow

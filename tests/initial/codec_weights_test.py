@@ -1,5 +1,6 @@
 """Runs on the latents of an autoencoder, from its file to a release."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,11 +12,11 @@ from random_params import random_like
 
 import dpdm_jax
 from dpdm_jax.errors import InputError
-from dpdm_jax.initial import read_initial
+from dpdm_jax.initial import codec_weights, read_initial
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import build_model
 from dpdm_jax.networks.codecs import KEPT, build_codec
-from dpdm_jax.privacy import read_ledger
+from dpdm_jax.privacy import NO_TUNING, Tuning, read_ledger
 from dpdm_jax.release.build import release
 from dpdm_jax.release.verify import verify
 from dpdm_jax.training.checkpoints import Checkpoints
@@ -133,11 +134,16 @@ def test_a_run_and_its_release_have_the_codec_of_their_parent(
         assert any("codec" in each for each in verify(published).failures)
 
 
+@pytest.fixture(scope="module")
+def published(public_run, latent_config, tmp_path_factory):
+    """A release of the public run. Read-only."""
+    copied = tmp_path_factory.mktemp("published") / "public"
+    return release(latent_config(), shutil.copytree(public_run, copied))
+
+
 def test_the_codec_of_a_release_serves_another_network(
-    public_run, latent_config, weights, tmp_path
+    public_run, published, latent_config, weights, tmp_path
 ):
-    copied = shutil.copytree(public_run, tmp_path / "public")
-    published = release(latent_config(), copied)
     config = latent_config(codec__weights=str(published), codec__public="")
     workdir = tmp_path / "other"
     train(config, workdir, read_initial=read_initial)
@@ -148,14 +154,102 @@ def test_the_codec_of_a_release_serves_another_network(
     record = read_ledger(workdir / "privacy.json")
     assert record.codec == read_ledger(public_run / "privacy.json").codec
     assert record.origin is None
-    model = build_model(
-        latent_config(codec__kl__scale_factor=0.25),
-        SHAPE,
-        restored(public_run, config)[0].condition,
+
+
+def read(config, problem, weights):
+    """Reads the codec of some place for a model of the config."""
+    config.codec.weights = str(weights)
+    model = build_model(config, *problem)
+    return read_initial(config, model, model.init(jax.random.key(0)))
+
+
+def problem_of(public_run, shape=SHAPE):
+    checkpoints = Checkpoints(public_run)
+    try:
+        return shape, checkpoints.stored_problem()[1]
+    finally:
+        checkpoints.close()
+
+
+def test_weights_that_a_release_rounded_are_called_by_what_they_are(
+    public_run, latent_config, weights, tmp_path
+):
+    copied = shutil.copytree(public_run, tmp_path / "public")
+    rounded = release(latent_config(release__dtype="float16"), copied)
+    begun = read(latent_config(codec__public=""), problem_of(public_run), rounded)
+    kept = {KEPT: begun.params[KEPT]}
+    assert begun.codec.sha256 == digest(kept) != digest(weights)
+    np.testing.assert_allclose(
+        kept[KEPT]["from_latent"]["kernel"],
+        weights[KEPT]["from_latent"]["kernel"],
+        rtol=1e-3,
+        atol=1e-6,
     )
-    config.codec.kl.scale_factor = 0.25
-    with pytest.raises(InputError, match=r"trained with the codec kl, scale_factor=0"):
-        read_initial(config, model, model.init(jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shape", "message"),
+    [
+        (
+            {"codec__kl__scale_factor": 0.25},
+            SHAPE,
+            r"release was trained with the codec kl, scale_factor=0\.5; allowed: the s",
+        ),
+        (
+            {"codec__kl__base_channels": 64},
+            SHAPE,
+            r"codec\.kl\.base_channels is 64 and that of the codec of .* 32; allowed",
+        ),
+        ({}, (16, 16, 1), "codec of .* is of images of 8x8x1; allowed: 16x16x1"),
+        (
+            {"codec__public": "photographs"},
+            SHAPE,
+            "codec.public is 'photographs' and the codec was trained on 'street signs'",
+        ),
+    ],
+)
+def test_a_release_with_another_codec(
+    public_run, published, latent_config, overrides, shape, message
+):
+    config = latent_config(**overrides)
+    with pytest.raises(InputError, match=message):
+        read(config, problem_of(public_run, shape), published)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda record: (record, Tuning((record,))),
+            "was chosen by runs that its release counts",
+        ),
+        (
+            lambda record: (dataclasses.replace(record, codec=None), NO_TUNING),
+            "does not say what its codec was trained on",
+        ),
+    ],
+)
+def test_a_release_whose_codec_is_not_plainly_public(
+    public_run, published, latent_config, monkeypatch, change, message
+):
+    accounted = codec_weights.privacy_files.read_accounted
+    monkeypatch.setattr(
+        codec_weights.privacy_files,
+        "read_accounted",
+        lambda fields: change(accounted(fields)[0]),
+    )
+    with pytest.raises(InputError, match=message):
+        read(latent_config(), problem_of(public_run), published)
+
+
+def test_folders_that_are_no_codec(public_run, published, latent_config, tmp_path):
+    problem = problem_of(public_run)
+    with pytest.raises(InputError, match="a run directory; allowed: its autoencoder/"):
+        read(latent_config(), problem, public_run)
+    damaged = shutil.copytree(published, tmp_path / "damaged")
+    (damaged / "SHA256SUMS").unlink()
+    with pytest.raises(InputError, match="is no intact release"):
+        read(latent_config(), problem, damaged)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,25 @@ def test_tables_start_small_and_the_rest_as_pytorch_does(transformer):
     assert "bias" not in block["attention"]["query"]
     hidden = np.asarray(block["feed_forward"]["hidden"]["kernel"])
     assert 0.99 / 8 < np.abs(hidden).max() <= 1 / 8
+
+
+def test_remat_keeps_the_output_and_forgets_the_insides(transformer, apply):
+    params, _ = transformer
+    programs = []
+    for remat in (False, True):
+        settings = dataclasses.replace(SETTINGS, remat=remat)
+        module = functional(
+            lambda rngs, settings=settings: TextTransformer(
+                settings, 8, 12, dtype=jnp.float32, rngs=rngs
+            )
+        )
+
+        def embed(params, module=module):
+            return module.bind(params)(TOKENS)
+
+        np.testing.assert_allclose(jax.jit(embed)(params), apply(TOKENS), atol=1e-5)
+        programs.append(str(jax.make_jaxpr(embed)(params)).count("remat"))
+    assert programs == [0, SETTINGS.depth]
 
 
 @pytest.mark.parametrize("name", ["depth", "num_heads", "head_channels", "positions"])

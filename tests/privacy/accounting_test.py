@@ -101,6 +101,23 @@ def test_published_noise_multipliers(sampling, eps, delta, by_rdp, by_pld):
 
 
 @pytest.mark.parametrize(
+    ("noise", "by_rdp", "by_pld"),
+    [
+        (1.0, 43.4, 38.3),
+        pytest.param(2.0, 14.4, 13.2, **SLOW),
+        pytest.param(2.5, 10.55, 9.74, **SLOW),
+        (5.0, 4.47, 4.12),
+    ],
+)
+def test_epsilon_of_the_steps_of_dp_fine_tuning(noise, by_rdp, by_pld):
+    """CIFAR-10 of arXiv 2302.13861: batches of 16,384, and 200 steps."""
+    sampling = PoissonSampling(16_384 / 50_000, 200)
+    for accountant, expected in (("rdp", by_rdp), ("pld", by_pld)):
+        found = accounting.epsilon(sampling, noise, 1e-5, accountant)
+        assert found == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
     ("sampling", "noise", "delta"),
     [
         (MNIST, 80.56, 1e-5),

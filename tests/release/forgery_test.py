@@ -113,16 +113,18 @@ def test_practically_no_noise_is_not_private(bundle_copy):
     assert any("practically without noise" in f for f in resum(bundle_copy))
 
 
-def test_views_that_the_config_has_not(bundle_copy):
+def test_views_and_parameters_that_the_config_has_not(bundle_copy):
     def change(statement):
         ledger = statement["ledgers"][0]
         views = {"count": 4, "crop": 0, "flip": True}
-        ledger["plan"]["views"] = statement["mechanism"]["views"] = views
+        for fields in (ledger["plan"], statement["mechanism"]):
+            fields |= {"views": views, "parameters": 7}
         reseal(ledger)
 
     rewrite(bundle_copy, "PRIVACY.json", change)
-    words = "views 'None'; the ledger has '4 views of each image, mirrored half the"
-    assert any(words in f for f in resum(bundle_copy))
+    failures = " ".join(resum(bundle_copy))
+    assert "views 'None'; the ledger has '4 views of each image, mirror" in failures
+    assert "; the ledger has '7'." in failures
 
 
 @pytest.mark.parametrize(

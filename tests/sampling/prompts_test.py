@@ -104,11 +104,13 @@ def test_other_prompts_are_other_images_and_other_settings(workdir):
 
 
 @pytest.mark.slow
-def test_tokens_may_be_given_themselves(workdir, tmp_path):
+def test_tokens_may_be_given_themselves_and_are_warned_of(workdir, tmp_path, caplog):
     tokens = tokenizers.of_bytes(BYTES.length)(["a dog"]).tokens.repeat(5, axis=0)
     np.save(tmp_path / "tokens.npy", tokens)
     config = config_of(labels=str(tmp_path / "tokens.npy"), name="tokens")
-    found = read(run.sample(config, workdir))
+    with caplog.at_level(logging.WARNING):
+        found = read(run.sample(config, workdir))
+    assert prompts.NOT_PROTECTED in caplog.text
     assert set(found) == {"images"}
     asked = read(run.sample(config_of(prompt="a dog"), workdir))
     np.testing.assert_array_equal(found["images"], asked["images"])

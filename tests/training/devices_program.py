@@ -32,7 +32,13 @@ from dpdm_jax.models.model import build_model  # noqa: E402
 from dpdm_jax.privacy import PoissonSampling, gaussian_noise  # noqa: E402
 from dpdm_jax.privacy.exact.grid import to_integers  # noqa: E402
 from dpdm_jax.sampling import run  # noqa: E402
-from dpdm_jax.training import from_config, loop, prepare, steps  # noqa: E402
+from dpdm_jax.training import (  # noqa: E402
+    exchange,
+    from_config,
+    loop,
+    prepare,
+    steps,
+)
 from dpdm_jax.training.checkpoints import Checkpoints  # noqa: E402
 from dpdm_jax.training.secrets import fixed_secrets  # noqa: E402
 
@@ -167,6 +173,34 @@ def sums_by_devices():
     return found
 
 
+def sums_kept_in_parts():
+    """The same vectors, as devices add them up that keep a part of the sum each.
+
+    Of a leaf that divides over four devices and one that does not.
+    """
+    mesh = devices.data_mesh()
+    vectors = np.random.default_rng(0).normal(size=(64, 50)).astype(np.float32)
+
+    def of_device(vectors):
+        leaves = [vectors[:, :48], vectors[:, 48:]]
+        total = privacy.exact_sum(leaves, l2_clip_norm=5.0)
+        return jax.tree.map(lambda x: x[None], total)
+
+    @jax.jit
+    def whole(vectors):
+        divided = P(devices.DATA_AXIS)
+        total = jax.shard_map(
+            of_device, mesh=mesh, in_specs=divided, out_specs=divided
+        )(vectors)
+        return exchange.added_up_in_parts(total, mesh).normalized()
+
+    placed = devices.place(vectors, devices.divided(mesh))
+    summed = whole(placed)
+    shares = [held([leaf]) for leaf in summed.low]
+    parts = jax.tree.map(devices.to_host, summed)
+    return shares, np.concatenate(to_integers(parts)).tolist()
+
+
 def rebuilt(config, workdir, length):
     """Returns an average that is rebuilt from what a run kept, of what is trained."""
     checkpoints = Checkpoints(pathlib.Path(workdir))
@@ -238,6 +272,7 @@ def answer(job, spy):
             5, layout=functools.partial(devices.spread, mesh)
         )
         told["sums"] = sums_by_devices()
+        told["parts"] = sums_kept_in_parts()
     if job.get("sample"):
         run.sample(config, pathlib.Path(job["workdir"]))
     return told

@@ -197,6 +197,16 @@ def test_a_sum_is_that_of_one_device_bit_for_bit(one, several):
         assert all(found == expected for found in told["sums"].values())
 
 
+def test_so_is_a_sum_that_is_kept_in_parts(one, several):
+    """Where devices keep parts of the state: of leaves that divide, and of others."""
+    *_, alone, last = several
+    shares, expected = one[1]["parts"]
+    assert shares == [1, 1]
+    assert np.abs(expected).max() > 2**28
+    for told in (alone[0], *last):
+        assert told["parts"] == [[1 / 4, 1], expected]
+
+
 def test_devices_that_keep_parts_of_the_state_end_alike(one, sharded):
     first, (last,) = sharded
     expected = one[1]

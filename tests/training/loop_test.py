@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -20,7 +21,7 @@ from dpdm_jax.conditions import of_classes
 from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
-from dpdm_jax.privacy import read_ledger
+from dpdm_jax.privacy import exact_sum, gaussian_noise, read_ledger
 from dpdm_jax.training import rngs, steps
 from dpdm_jax.training.checkpoints import Checkpoints, checksum
 from dpdm_jax.training.loop import train
@@ -194,6 +195,59 @@ def test_without_noise_and_clipping_a_step_is_ordinary_training(tmp_path):
         state.params,
         expected,
     )
+
+
+@pytest.mark.slow
+def test_with_one_draw_a_step_is_that_of_dp_sgd(tmp_path):
+    """Abadi et al. 2016, algorithm 1: clip each, add up, add noise, divide, descend."""
+    bound, noise_multiplier, number = 0.3, 2.0, 1437
+    config = tiny_config(
+        **_ORDINARY
+        | {
+            "privacy__noise_multiplier": noise_multiplier,
+            "privacy__l2_clip_norm": bound,
+            "privacy__fixed_keys_seed": 7,
+            "diffusion__noise_multiplicity": 1,
+        }
+    )
+    with pytest.warns(UserWarning, match="NOT PRIVATE"):
+        state = train(config, tmp_path)
+
+    source = data.load_source(config.data, "train")
+    model = build_model(config, shape_of(source), source.condition)
+    batch, loss = data.load_batch(source, np.arange(number)), model.loss()
+    params = model.init(rngs.stream(config.seed, "init"))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        fixed_secrets(7).loss_key(0), np.arange(number)
+    )
+
+    @jax.jit
+    def clipped_sum(params):
+        def one(example, key):
+            grad = jax.grad(loss)(params, example, key)
+            norm = optax.global_norm(grad)
+            scale = jnp.minimum(1.0, bound / norm)
+            return jax.tree.map(lambda g: scale * g, grad), norm
+
+        grads, norms = jax.lax.map(
+            lambda x: one(*x), (batch.examples, keys), batch_size=100
+        )
+        return jax.tree.map(lambda g: g.sum(axis=0), grads), norms
+
+    summed, norms = clipped_sum(params)
+    assert norms.min() < bound < norms.max()
+    noise = gaussian_noise(noise_multiplier * bound, fixed_secrets(7).noise_key)
+    nothing = exact_sum(
+        jax.tree.map(lambda x: jnp.zeros((1, *x.shape)), params), l2_clip_norm=bound
+    )
+    drawn, _ = noise.update(nothing, noise.init(None))
+    for got, before, total, added in zip(
+        *map(jax.tree.leaves, (state.params, params, summed, drawn)), strict=True
+    ):
+        expected = before - 0.5 * (total + added) / number
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-6)
+    size = sum(x.size for x in jax.tree.leaves(drawn))
+    assert optax.global_norm(drawn) == pytest.approx(0.6 * np.sqrt(size), rel=0.1)
 
 
 @pytest.mark.slow

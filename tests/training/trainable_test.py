@@ -243,12 +243,25 @@ def test_a_part_is_fine_tuned_from_the_weights_of_another_run(config_of, tmp_pat
     assert ADAPTED <= moved < set(named_leaves(taken))
 
 
-@pytest.mark.parametrize("selector", [PART, LOW_RANK])
+@pytest.fixture(scope="module")
+def public_run(config_of, tmp_path_factory):
+    """A run on other images, which are public. Read-only."""
+    workdir = tmp_path_factory.mktemp("public") / "run"
+    other = {"data__train_split": "test", "data__num_examples": 360}
+    train(config_of("all", data__public="digits, UCI", **other), workdir)
+    return workdir
+
+
+@pytest.mark.parametrize("selector", ["all", PART, LOW_RANK])
 def test_without_noise_and_clipping_it_is_ordinary_fine_tuning(
-    config_of, tmp_path, selector
+    config_of, public_run, tmp_path, selector
 ):
+    """From public weights, and of views of the images."""
     config = config_of(
         selector,
+        initial__weights=str(public_run),
+        diffusion__views__crop=1,
+        diffusion__views__flip=True,
         privacy__epsilon=math.inf,
         privacy__fixed_keys_seed=7,
         train__batch_size=1437,  # every example in every batch
@@ -257,13 +270,15 @@ def test_without_noise_and_clipping_it_is_ordinary_fine_tuning(
         train__learning_rate=0.5,
     )
     with pytest.warns(UserWarning, match="NOT PRIVATE"):
-        state = train(config, tmp_path)
+        state = train(config, tmp_path, read_initial=read_initial)
 
     source = data.load_source(config.data, "train")
     model = build_model(config, shape_of(source), source.condition)
     batch = data.load_batch(source, np.arange(len(source)))
-    plain = model_of(config_of()).init(rngs.stream(config.seed, "init"))
-    trained, _ = model.split(model.init(rngs.stream(config.seed, "init")))
+    plain = weights(public_run, config_of("all"))
+    random = model.init(rngs.stream(config.seed, "init"))
+    trained, _ = model.split(model.with_network(random, plain))
+    assert not changed(model.ordinary.split(plain)[0], plain)
     loss = model.ordinary.loss()
 
     @jax.jit
