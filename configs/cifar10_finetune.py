@@ -35,6 +35,8 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     config.diffusion.noise_multiplicity = 128
     config.diffusion.views.crop = 4
     config.diffusion.views.flip = True
+    # Ours: an image's steps are spread evenly, which leaves each draw's law as it is.
+    config.diffusion.stratified = True
 
     # Section 4. The clip norm is shorter than any gradient, each of which then counts
     # as much.

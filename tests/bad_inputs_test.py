@@ -199,6 +199,7 @@ PLANS = rows_of(
             "train.microbatch_size=0": "microbatch_size is 0",
             "train.trainable=lora:4": "of which 'lora:4' selects nothing; allowed with",
             "diffusion.noise_multiplicity=0": "noise_multiplicity is 0",
+            "diffusion.views.crop=8": "diffusion.views.crop is 8; allowed for images",
             "diffusion.label_dropout=2": "label_dropout is 2.0",
             "diffusion.parameterization=eps": "allowed: edm, v, ve, vp",
             "diffusion.noise_levels=log": "allowed: log_normal",
@@ -346,6 +347,12 @@ TRAINING = rows_of(
         "--config=configs/digits_finetune.py": (
             "initial.weights is '' and the config fine-tunes; allowed: the run "
             "directory, or a release, of configs/digits_public.py"
+        ),
+        "--config=configs/glyphs_public.py --config.data.path={here}": (
+            "and data.public says of the data of glyphs_public that it is public"
+        ),
+        "--config=configs/digits_public.py --config.data.source=digits": (
+            "data.source is 'digits', and data.public says of the data of"
         ),
     },
     *TINY,

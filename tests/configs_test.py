@@ -267,6 +267,8 @@ def test_fine_tuning_budgets():
 )
 def test_mixtures_of_steps(name, mean, density):
     config = command_line.load_config(f"configs/{name}.py")
+    is_private = not config.data.public
+    assert config.diffusion.stratified == is_private
     levels = from_config.noise_levels(config.diffusion)
     probabilities = levels.probabilities
     assert probabilities @ np.arange(1000) == pytest.approx(mean)

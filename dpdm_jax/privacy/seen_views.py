@@ -43,7 +43,8 @@ class SeenViews:
     def __str__(self) -> str:
         kinds = []
         if self.crop:
-            kinds.append(f"cropped at random, {self.crop} pixels beyond its edges")
+            pixels = "1 pixel" if self.crop == 1 else f"{self.crop} pixels"
+            kinds.append(f"cropped at random, {pixels} beyond its edges")
         if self.flip:
             kinds.append("mirrored half the time")
         views = "1 view" if self.count == 1 else f"{self.count} views"

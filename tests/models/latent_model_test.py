@@ -3,11 +3,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 from float_sums import clipped_grad
 from jax.extend.core import jaxprs_in_params
+from official_files import officially
 from random_params import random_like
 
 from dpdm_jax import rooms, settings
@@ -19,7 +22,7 @@ from dpdm_jax.diffusion.denoiser import Denoiser
 from dpdm_jax.errors import InputError
 from dpdm_jax.images import pixels
 from dpdm_jax.initial import read_initial
-from dpdm_jax.interop import name_maps
+from dpdm_jax.interop import autoencoder_names, name_maps
 from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import build_model
 from dpdm_jax.padding import blank_examples
@@ -129,6 +132,23 @@ def test_shapes_are_those_of_what_is_drawn(config, trainable):
     assert (model.num_adapters > 0) == (trainable != "all")
 
 
+def check_neighbours(clipped_sum, arguments, aux):
+    """Another image moves the clipped sum by two clip norms at most; none, by one."""
+    trained, batch, keys = arguments
+    assert aux.grad_norms[1] > CLIP_NORM
+    total, _ = clipped_sum(trained, batch, keys)
+
+    def moved(image):
+        images = batch["image"].copy()
+        images[1] = image
+        other, _ = clipped_sum(trained, batch | {"image": images}, keys)
+        return float(optax.global_norm(jax.tree.map(jnp.subtract, other, total)))
+
+    assert 0 < moved(-3.0 * batch["image"][1]) <= 2 * CLIP_NORM * (1 + 1e-5)
+    # A gradient that is not finite is left out.
+    assert moved(np.nan) == pytest.approx(CLIP_NORM, rel=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("condition", ["classes", "captions"])
 def test_engines_give_the_same_clipped_sum_of_the_network_alone(
@@ -155,6 +175,7 @@ def test_engines_give_the_same_clipped_sum_of_the_network_alone(
         results.append(compiled(trained, batch, keys))
     (expected, aux), (total, other) = results
     assert expected.keys() == {"network"}
+    check_neighbours(compiled, (trained, batch, keys), other)
     assert np.isfinite(aux.values).all()
     np.testing.assert_allclose(other.values, aux.values, rtol=1e-4)
     np.testing.assert_allclose(other.grad_norms, aux.grad_norms, rtol=1e-4)
@@ -286,6 +307,39 @@ def test_samples_are_the_same_with_a_context_made_once(text_model, text_params, 
         asked = some_examples(text_model, 2)["condition"]
         made.append(generate(jax.random.key(2), text_params, np.arange(2), asked))
     np.testing.assert_array_equal(*made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", ["classes", "captions"])
+def test_one_file_has_network_and_autoencoder(
+    config, model, params, text_model, text_params, tmp_path, condition
+):
+    """As CompVis writes them, and as the configs of CelebA-HQ read them."""
+    if condition == "captions":
+        model, params = text_model, text_params
+    network, codec = params["network"], params["codec"]
+    of_network = officially(network, name_maps.official_names(network))
+    tensors = {
+        name if name.startswith("cond_stage") else f"model.diffusion_model.{name}": x
+        for name, x in of_network.items()
+    }
+    of_codec = officially(codec, autoencoder_names.compvis_names(codec))
+    tensors |= {f"first_stage_model.{name}": x for name, x in of_codec.items()}
+    tensors["scale_factor"] = np.float32(0.5)
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(
+        {name: np.array(x, order="C") for name, x in tensors.items()}, path
+    )
+    changed = config.copy_and_resolve_references()
+    changed.initial.weights = changed.codec.weights = str(path)
+    changed.initial.public, changed.codec.public = "LAION", "OpenImages"
+    changed.initial.label_table = "reuse"
+    begun = read_initial(changed, model, model.init(jax.random.key(9)))
+    jax.tree.map(np.testing.assert_array_equal, begun.params, params)
+    assert (begun.origin.public_data, begun.codec.public_data) == (
+        "LAION",
+        "OpenImages",
+    )
 
 
 @pytest.mark.parametrize(
