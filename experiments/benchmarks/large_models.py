@@ -78,10 +78,11 @@ def measure(case: Case, sides: Sequence[str], num_pairs: int) -> dict[str, Any]:
         num_pairs: rounds.
 
     Returns:
-        Seconds and bytes of a view, by side, and ratios to PyTorch's.
+        Seconds of a view and bytes, by side, those that a plan says of private ones,
+        and ratios to PyTorch's.
     """
     spent: dict[str, list[float]] = {name: [] for name in sides}
-    found: dict[str, int] = {}
+    found: dict[str, dict[str, int]] = {}
     with contextlib.ExitStack() as resources:
         folder = pathlib.Path(resources.enter_context(tempfile.TemporaryDirectory()))
         runs = {}
@@ -96,11 +97,14 @@ def measure(case: Case, sides: Sequence[str], num_pairs: int) -> dict[str, Any]:
             )
             step = resources.enter_context(process).sides["step"]
             runs[name] = lambda name=name, step=step: spent[name].append(step())
-            found[name] = json.loads(answer.read_text())["bytes"]
+            found[name] = json.loads(answer.read_text())
         seconds = pairs.interleaved(runs, num_pairs)
     # Without the first, untimed call.
     spent = {name: values[1:] for name, values in spent.items()}
-    result: dict[str, Any] = {"bytes": found}
+    result: dict[str, Any] = {
+        key: {name: sizes[key] for name, sizes in found.items() if key in sizes}
+        for key in ("bytes", "planned_bytes")
+    }
     for key, values in (("seconds", seconds), ("processor_seconds", spent)):
         result[f"{key}_a_view"] = {
             name: pairs.spread([s / case.views for s in some])

@@ -26,7 +26,8 @@ def side(
             ``train.trainable``), or "torch_ordinary".
         size: arguments of what builds the side.
         answer: .json file for the bytes that a step takes: its arguments, weights among
-            them, and the rise of the resident memory in a second step.
+            them, and the rise of the resident memory in a second step; and for those
+            that --mode=plan expects of it, of a private one.
 
     Returns:
         "step" -> function that takes a step.
@@ -34,8 +35,35 @@ def side(
     builders = {"pixels": _of_pixels, "latents": _of_latents}
     run, held = builders[kind](name, size)
     run()
-    files.write_json(pathlib.Path(answer), {"bytes": held + resident.rise(run)})
+    found = {"bytes": held + resident.rise(run)}
+    if name.startswith("private"):
+        found["planned_bytes"] = _planned(kind, name, size)
+    files.write_json(pathlib.Path(answer), found)
     return {"step": run}
+
+
+def _planned(kind: str, name: str, size: dict[str, Any]) -> int:
+    """What the plan of a run says, without its average and Adam's two moments."""
+    from dpdm_jax import planning
+    from experiments.benchmarks import finetune_problem, latent_sides
+
+    if kind == "pixels":
+        config = finetune_problem.load_config(
+            size["network"],
+            size["dtype"],
+            size["noise_multiplicity"],
+            size["views_at_once"],
+        )
+    else:
+        config = latent_sides.load_config(size["network"], is_least=size["is_least"])
+        config.privacy.noise_multiplier, config.train.num_steps = 100.0, 1
+        config.train.engine_microbatch_size = 1
+        if name == "private":
+            config.train.trainable = "all"
+    config.train.microbatch_size = size["batch_size"]
+    plan = planning.plan_report(config)
+    kept_by_the_rest = 3 * 4 * plan["num_trained"]
+    return int(plan["estimated_device_memory_bytes"]) - kept_by_the_rest
 
 
 _Built = tuple[Callable[[], None], int]

@@ -223,5 +223,10 @@ def test_large_networks_stand_beside_pytorch(capfd):
         wanted = sides | ({"torch_ordinary"} if has_torch else set())
         assert set(line["seconds_a_view"]) == set(line["bytes"]) == wanted
         assert min(line["bytes"].values()) > 10**5
+        private = {name for name in sides if name.startswith("private")}
+        assert set(line["planned_bytes"]) == private
+        for name in private:
+            ratio = line["planned_bytes"][name] / line["bytes"][name]
+            assert 0.2 < ratio < 5
         if has_torch:
             assert set(line["seconds_over_torch"]) == sides
