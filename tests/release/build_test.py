@@ -114,6 +114,7 @@ def test_every_fact_is_stated(released, trained):
         "noise_multiplicity": 2,
         "arithmetic": "exact integers",
         "coordinates": plan.coordinates,
+        "parameters": plan.parameters,
     }
     assert plan.coordinates > 1000
     (query,) = stated["queries"]
