@@ -30,7 +30,6 @@ from dpdm_jax.training import divergence, rngs
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.metrics import MetricsLog
 
-#: Where a run keeps the training of its autoencoder.
 _log = logging.getLogger(__name__)
 # Images that are encoded at once to be measured.
 _AT_ONCE = 100

@@ -1,7 +1,8 @@
 """What a codec makes of images, ahead of the loss: a compiled program of its own.
 
 It is the same whether its result goes into a step at once or is kept for it; as a part
-of the step's program it would be fused with the rest, and round in another way.
+of the step's program it would be fused with the rest, and round in another way. Views
+of images have another program, whose results are of one step and never kept.
 """
 
 import functools

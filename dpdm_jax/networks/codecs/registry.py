@@ -17,14 +17,16 @@ class Weights:
     """What ``config.codec`` has for codecs with parameters.
 
     Attributes:
-        weights: to begin with: a checkpoint of latent diffusion's authors, or the
-            folder of diffusers' AutoencoderKL; "" for those that come with the network
-            of ``initial.weights``.
+        weights: to begin with: the folder of an autoencoder's training, a release with
+            a codec, a checkpoint of latent diffusion's authors, or the folder of
+            diffusers' AutoencoderKL; "" for those that come with the network of
+            ``initial.weights``.
         public: names the public data that they were trained on.
         cache: where the steps find what the codec makes of the training images, made
             before the first of them: "memory", "disk" (in the run directory, for its
             owner alone), or "off", where every step makes it anew; "auto" chooses by
-            the number of visits and of bytes.
+            the number of visits and of bytes. Views of images are made anew: "auto" or
+            "off".
     """
 
     weights: str = ""
