@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         else:
             folder = of_release.find(RELEASES, arguments.release)
-            result = {"release": folder.name} | of_release.check(
+            result = {"release": of_release.label(folder)} | of_release.check(
                 load_release(folder),
                 real,
                 test,

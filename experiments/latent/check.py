@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     except InputError as e:
         parser.error(str(e))
-    print(json.dumps({"release": folder.name} | result | recorder.record()))
+    print(
+        json.dumps({"release": of_release.label(folder)} | result | recorder.record())
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ xla_flags.configure()
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from dpdm_jax import load_release  # noqa: E402
+from dpdm_jax import load_release, run_dir  # noqa: E402
 from dpdm_jax.errors import InputError  # noqa: E402
 from dpdm_jax.evaluation import downstream, image_sets, metrics  # noqa: E402
 from dpdm_jax.evaluation.settings import Settings  # noqa: E402
@@ -86,6 +86,11 @@ def find(releases: pathlib.Path, name: str) -> pathlib.Path:
     """
     committed = {path.name: path for path in releases.iterdir()}
     return committed.get(name, pathlib.Path(name))
+
+
+def label(folder: pathlib.Path) -> str:
+    """Returns what a release is called in a result: a run's own by its run."""
+    return folder.parent.name if folder.name == run_dir.RELEASE else folder.name
 
 
 def check(
