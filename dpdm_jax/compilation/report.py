@@ -105,6 +105,7 @@ def compile_report(
         "microbatches_per_step": num_microbatches,
         "num_steps": plan.num_steps,
         "expected_flops_of_accumulate": expected_flops,
+        "batch_bytes": batch,
         "encoding_calls_per_step": encoded / (images * num_devices),
         "draws_at_once": config.diffusion.draws_at_once or multiplicity,
         "flops_per_step": expected_flops * num_devices * num_microbatches
@@ -118,7 +119,7 @@ def compile_report(
         report["compiled_over_expected_flops"] = compiled_flops / expected_flops
     if target.device_limits is not None:
         limits = target.device_limits
-        report |= _against_limits(report, limits, examples, batch)
+        report |= _against_limits(report, limits, examples)
     return report
 
 
@@ -410,7 +411,7 @@ def step_seconds(report: dict[str, Any], limits: Chip) -> tuple[float, float | N
 
 
 def _against_limits(
-    report: dict[str, Any], limits: Chip, examples: int, batch: int
+    report: dict[str, Any], limits: Chip, examples: int
 ) -> dict[str, Any]:
     """Compares a report with what the hardware can do."""
     programs = report["programs"]
@@ -429,7 +430,7 @@ def _against_limits(
     }
     # What an example adds is proportional to the micro-batch; the rest is not.
     if training is not None:
-        of_examples = _working_bytes(accumulate) + batch
+        of_examples = _working_bytes(accumulate) + report["batch_bytes"]
         free = limits.hbm_bytes - training + of_examples
         per_example = of_examples / examples
     else:
