@@ -277,12 +277,13 @@ def _programs(
     if model.codec.law_spec != model.codec.spec:
         stored = _placed(blank_examples(model.stored, size), per_device)
         seen: tuple[Any, ...] = (encoding.weights_of(fixed), stored["image"])
-        laws = encoding.encoding_program(model.codec, mesh)
         if model.encodes_views:
             laws = encoding.views_program(
                 model, mesh, images_per_unit=images_per_unit(plan.unit)
             )
             seen += (batch[-1], key)
+        else:
+            laws = encoding.encoding_program(model.codec, mesh)
         encode["encode"] = lambda: laws.lower(*seen)
     return encode | {
         "finish": lambda: step.finish.lower(state, partial),

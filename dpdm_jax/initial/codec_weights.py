@@ -13,7 +13,7 @@ from dpdm_jax.initial import fitting
 from dpdm_jax.interop import latent_diffusion
 from dpdm_jax.models.identity import digest
 from dpdm_jax.models.model import Model
-from dpdm_jax.networks.codecs import KEPT, Codec
+from dpdm_jax.networks.codecs import KEPT
 from dpdm_jax.networks.codecs.autoencoder import AutoencoderCodec
 from dpdm_jax.privacy.lineage import Origin
 from dpdm_jax.release import bundle, privacy_files
@@ -25,13 +25,13 @@ class Given(NamedTuple):
     """The codec that another model has.
 
     Attributes:
-        codec: of that model.
+        identity: of the codec, see ``Codec``.
         params: all of the model's.
         origin: whose weights the codec's are; None of one without any, or where that is
             not known.
     """
 
-    codec: Codec
+    identity: str
     params: Any
     origin: Origin | None
 
@@ -57,11 +57,11 @@ def read_codec(
             than the config's or the network's.
     """
     codec, settings = model.codec, config.codec
-    is_given = given is not None and given.codec.identity != ""
+    is_given = given is not None and given.identity != ""
     if given is not None and is_given:
         _check_identity(
             f"the network of {config.initial.weights}",
-            given.codec.identity,
+            given.identity,
             codec.identity,
         )
     if not isinstance(codec, AutoencoderCodec):
@@ -145,7 +145,7 @@ def _of_release(
             f"the ledger of {weights} does not say what its codec was trained on; "
             "allowed: a release whose ledger does."
         )
-    return Given(found, released.params, record.codec)
+    return Given(found.identity, released.params, record.codec)
 
 
 def _taken(

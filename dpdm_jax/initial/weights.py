@@ -262,7 +262,7 @@ def _found(
 ) -> Found:
     """Takes the network out of another model, and its codec."""
     network = parent.network_of(params)
-    given = codec_weights.Given(parent.codec, params, record.codec)
+    given = codec_weights.Given(parent.codec.identity, params, record.codec)
     return Found(network, _origin(kind, name, network, record), given)
 
 
