@@ -27,4 +27,5 @@ def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
         config.diffusion.edm_moments.components = 20
         config.privacy.moments_noise_multiplier = 2.0
         config.train.batch_size, config.train.num_steps = 4000, 150
+        config.diffusion.noise_multiplicity = config.train.engine_microbatch_size = 4
     return config

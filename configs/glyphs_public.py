@@ -16,7 +16,7 @@ from dpdm_jax.configs import base, mnist_cpu
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config: the model of mnist_cpu at epsilon 10, on other images."""
     base.parse_variant(variant, ())
-    config = mnist_cpu.get_config("eps=10")
+    config = mnist_cpu.network_alone()
     config.name = "glyphs_public"
     config.data = base.get_config().data
     config.data.source = "glyphs"

@@ -21,7 +21,7 @@ BUDGETS = {"0.2": (16, 4096, 20), "1": (8, 4096, 40), "10": (2, 4096, 150)}
 def get_config(variant: str = "eps=10") -> ml_collections.ConfigDict:
     """Returns the config of a budget: the model of the public stage."""
     epsilon = base.parse_variant(variant, VARIANTS).get("eps", "10")
-    config = mnist_cpu.get_config("eps=10")
+    config = mnist_cpu.network_alone()
     config.name = f"mnist_finetune_eps{epsilon}"
     config.initial.parent = "configs/glyphs_public.py"
 
