@@ -11,14 +11,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, devices, padding, queries
+from dpdm_jax import data, devices, padding, queries, rngs
 from dpdm_jax.audit import attacks, membership
 from dpdm_jax.audit.mechanism import OneRun, judge_one_run, shortened
 from dpdm_jax.models import partition
 from dpdm_jax.models.encoding import make_encoder
 from dpdm_jax.models.model import Model
 from dpdm_jax.privacy import PrivacyPlan
-from dpdm_jax.training import rngs
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.logical_step import Mechanism, take_step
 from dpdm_jax.training.secrets import fresh_secrets

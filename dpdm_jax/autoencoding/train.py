@@ -13,7 +13,16 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dpdm_jax import data, devices, files, processes, rooms, run_dir, stored_config
+from dpdm_jax import (
+    data,
+    devices,
+    files,
+    processes,
+    rngs,
+    rooms,
+    run_dir,
+    stored_config,
+)
 from dpdm_jax.autoencoding import perceptual_weights
 from dpdm_jax.autoencoding.checkpoints import SCALE, Checkpoints
 from dpdm_jax.autoencoding.step import State, Training, make_training
@@ -26,7 +35,7 @@ from dpdm_jax.networks.codecs.autoencoder import AutoencoderCodec
 from dpdm_jax.networks.codecs.registry import TRAINING
 from dpdm_jax.networks.codecs.training import Settings
 from dpdm_jax.progress import progress_bar
-from dpdm_jax.training import divergence, rngs
+from dpdm_jax.training import divergence
 from dpdm_jax.training.interrupts import deferred_interrupts
 from dpdm_jax.training.metrics import MetricsLog
 

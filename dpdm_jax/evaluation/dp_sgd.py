@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpdm_jax import privacy, validate
+from dpdm_jax import privacy, rngs, validate
 from dpdm_jax.evaluation import classifiers, downstream, predictions, registry
 from dpdm_jax.evaluation.downstream import (
     DownstreamResult,
@@ -24,7 +24,6 @@ from dpdm_jax.evaluation.downstream import (
 from dpdm_jax.evaluation.fitting import FitState
 from dpdm_jax.images import pixels
 from dpdm_jax.padding import PADDING, pad_indices
-from dpdm_jax.training import rngs
 
 # Batches are filled up to a multiple of this.
 _MULTIPLE = 64

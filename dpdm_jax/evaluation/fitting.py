@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpdm_jax import rngs
 from dpdm_jax.evaluation import classifiers, predictions
 from dpdm_jax.evaluation.recipes import Recipe
 from dpdm_jax.images import pixels
 from dpdm_jax.padding import PADDING, batch_indices
-from dpdm_jax.training import rngs
 
 _SHIFT = 4  # pixels at most, each way
 # Sets up to so many bytes stay on the device for all of a training. Of larger ones

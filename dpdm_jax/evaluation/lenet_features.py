@@ -11,14 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpdm_jax import progress
+from dpdm_jax import progress, rngs
 from dpdm_jax.data import transforms
 from dpdm_jax.errors import InputError
 from dpdm_jax.evaluation import cache, classifiers, features, fitting, predictions
 from dpdm_jax.evaluation.recipes import Recipe
 from dpdm_jax.images import pixels
 from dpdm_jax.padding import batch_indices
-from dpdm_jax.training import rngs
 
 NUM_STEPS = 1000
 BATCH_SIZE = 128

@@ -399,6 +399,20 @@ def dropout(
     return jnp.where(jax.vmap(kept)(keys), x / (1.0 - rate), 0)
 
 
+def caller(*, remat: bool) -> Callable[..., Array]:
+    """Returns what calls a block: f(block, *arguments).
+
+    Args:
+        remat: whether gradients compute the block's activations anew, which saves their
+            memory.
+    """
+    return nnx.remat(_call) if remat else _call
+
+
+def _call(block: nnx.Module, *arguments: Array) -> Array:
+    return block(*arguments)
+
+
 def downsample(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
     """Mean over 2x2 pixels."""
     n, height, width, channels = x.shape

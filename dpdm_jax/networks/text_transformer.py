@@ -95,7 +95,7 @@ class TextTransformer(nnx.Module):
         """
         position = self.position(jnp.arange(tokens.shape[1]))
         x = materialize(self.token(tokens) + position)
-        run = nnx.remat(_run) if self.remat else _run
+        run = layers.caller(remat=self.remat)
         for i in range(len(self.blocks)):
             x = run(self.blocks[f"block_{i}"], x)
         return self.norm(x)
@@ -131,7 +131,3 @@ class TextBlock(nnx.Module):
         h = materialize(self.norm_a(x))
         x = materialize(x + self.attention(h, h))
         return materialize(x + self.feed_forward(materialize(self.norm_b(x))))
-
-
-def _run(block: TextBlock, x: Array) -> Array:
-    return block(x)

@@ -233,7 +233,7 @@ class UNet(nnx.Module):
         Returns:
             What the settings say, of out_channels.
         """
-        run = nnx.remat(_run) if self.settings.remat else _run
+        run = layers.caller(remat=self.settings.remat)
         in_blocks = self.settings.resample_in_blocks
         h = self.stem(x)
 
@@ -269,7 +269,3 @@ class UNet(nnx.Module):
                     h = up(layers.upsample(h))
 
         return self.head(h)
-
-
-def _run(block: nnx.Module, *arguments: Array) -> Array:
-    return block(*arguments)

@@ -18,7 +18,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import files, fusion, jax_settings, validate
+from dpdm_jax import files, fusion, jax_settings, rngs, validate
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError, reason
 from dpdm_jax.images import pixels
@@ -28,7 +28,6 @@ from dpdm_jax.release import bundle
 from dpdm_jax.release.card import numbered
 from dpdm_jax.sampling.generate import batch_function
 from dpdm_jax.sampling.prompts import is_text
-from dpdm_jax.training import rngs
 
 #: Whom programs are for, wherever they were exported, by the name of JAX's backend.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}

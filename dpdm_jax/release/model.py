@@ -16,6 +16,7 @@ from dpdm_jax import (
     files,
     jax_settings,
     processes,
+    rngs,
     run_dir,
     stored_config,
     validate,
@@ -28,7 +29,6 @@ from dpdm_jax.release import bundle
 from dpdm_jax.sampling import images
 from dpdm_jax.sampling.generate import Generate, make_generator
 from dpdm_jax.sampling.prompts import is_text, tokenized
-from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.user_paths import user_path
 

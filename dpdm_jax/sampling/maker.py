@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import files, json_values, processes, rooms, run_dir, validate
+from dpdm_jax import files, json_values, processes, rngs, rooms, run_dir, validate
 from dpdm_jax.conditions import Condition, class_names, is_file
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.errors import InputError
@@ -22,7 +22,6 @@ from dpdm_jax.sampling import images, prompts
 from dpdm_jax.sampling.formats import registry
 from dpdm_jax.sampling.generate import Generate, guided, make_generator
 from dpdm_jax.sampling.prompts import Prompts
-from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.power_averages import check_average, weights_name
 

@@ -5,13 +5,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from dpdm_jax import files, processes, run_dir
+from dpdm_jax import files, processes, rngs, run_dir
 from dpdm_jax.conditions import Condition
 from dpdm_jax.diffusion import from_config
 from dpdm_jax.models.model import Model
 from dpdm_jax.sampling import images, prompts
 from dpdm_jax.sampling.generate import Generate, make_generator
-from dpdm_jax.training import rngs
 
 FOLDER = run_dir.SNAPSHOTS
 # More rows than a person can look at help nobody.

@@ -15,6 +15,7 @@ from dpdm_jax import (
     planning,
     processes,
     queries,
+    rngs,
     rooms,
     run_dir,
     stored_config,
@@ -24,7 +25,7 @@ from dpdm_jax.errors import InputError
 from dpdm_jax.models.encoding import make_encoder
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import Ledger, PrivacyPlan
-from dpdm_jax.training import power_averages, rngs
+from dpdm_jax.training import power_averages
 from dpdm_jax.training.beginning import Beginning, ReadInitial
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.from_config import build_training

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from float_sums import in_float64, is_within, squared_steps
 
-from dpdm_jax import data, devices, planning
+from dpdm_jax import data, devices, planning, rngs
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import class_moments, group_selection
 from dpdm_jax.queries import registry
-from dpdm_jax.training import loop, rngs
+from dpdm_jax.training import loop
 from dpdm_jax.training.from_config import build_training
 from dpdm_jax.training.logical_step import Mechanism, take_step
 from dpdm_jax.training.secrets import fixed_secrets

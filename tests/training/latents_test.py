@@ -15,7 +15,7 @@ import pytest
 from official_files import diffusers, write_diffusers
 from random_params import random_like
 
-from dpdm_jax import data, devices
+from dpdm_jax import data, devices, rngs
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.errors import InputError
 from dpdm_jax.initial import read_initial
@@ -25,7 +25,7 @@ from dpdm_jax.models.identity import named_leaves
 from dpdm_jax.models.model import build_model
 from dpdm_jax.networks.codecs import KEPT, build_codec
 from dpdm_jax.release.build import release
-from dpdm_jax.training import latents, loop, rngs
+from dpdm_jax.training import latents, loop
 from dpdm_jax.training.loop import train
 from dpdm_jax.training.run import Run
 from dpdm_jax.training.secrets import fixed_secrets

@@ -16,13 +16,13 @@ import pytest
 from earlier_configs import as_format_1
 from reading import shape_of
 
-from dpdm_jax import data, planning, settings
+from dpdm_jax import data, planning, rngs, settings
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import exact_sum, gaussian_noise, read_ledger
-from dpdm_jax.training import rngs, steps
+from dpdm_jax.training import steps
 from dpdm_jax.training.checkpoints import Checkpoints, checksum
 from dpdm_jax.training.loop import train
 from dpdm_jax.training.secrets import fixed_secrets

@@ -14,7 +14,7 @@ from flax import nnx
 from float_sums import clipped_grad
 from reading import shape_of
 
-from dpdm_jax import data, privacy, rooms
+from dpdm_jax import data, privacy, rngs, rooms
 from dpdm_jax.conditions import of_classes
 from dpdm_jax.configs import digits
 from dpdm_jax.errors import InputError
@@ -31,7 +31,6 @@ from dpdm_jax.release.build import release
 from dpdm_jax.release.model import load_release
 from dpdm_jax.release.verify import verify
 from dpdm_jax.sampling import run as sampling_run
-from dpdm_jax.training import rngs
 from dpdm_jax.training.checkpoints import Checkpoints
 from dpdm_jax.training.loop import train
 from dpdm_jax.training.secrets import fixed_secrets

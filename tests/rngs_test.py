@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 
-from dpdm_jax.training import rngs
+from dpdm_jax import rngs
 
 
 def data(*args):
