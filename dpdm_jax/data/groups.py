@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,7 +100,9 @@ def complete_groups(
 ) -> list[str]:
     """Returns the group of each image, if every image has one.
 
-    Blanks around a value are no part of it: they would make two people of one.
+    Blanks around a value are no part of it, nor is which of its equivalent spellings
+    Unicode has it in, such as an umlaut in one character or in two: they would make two
+    people of one.
 
     Args:
         values: texts or integers; None, or what programs write in its place, where
@@ -121,7 +124,8 @@ def complete_groups(
                 f"{name} has the {column} {str(value)[:80]!r} in {where}; allowed: a "
                 "text or an integer that says whose it is."
             )
-        text = "" if value is None else str(value).strip()
+        text = "" if value is None else str(value)
+        text = unicodedata.normalize("NFC", text).strip()
         found.append(text)
         if text.casefold() in _MISSING:
             missing.append(name)

@@ -134,6 +134,15 @@ def test_all_sources_have_one_digest_and_any_change_shows(load):
 
 
 @pytest.mark.parametrize("write", SOURCES)
+def test_a_person_is_one_however_unicode_spells_the_name(load, write):
+    """One character, or a letter and a mark behind it: alike on any screen."""
+    spelled = ["J\u00f6rg", "Jo\u0308rg", "Jorg", "J\u00f6rg", "\u212b"]
+    _, groups = load(write, spelled)
+    assert groups.names == ("J\u00f6rg", "Jorg", "\u00c5")
+    assert groups.owners.tolist() == [0, 0, 1, 0, 2]
+
+
+@pytest.mark.parametrize("write", SOURCES)
 @pytest.mark.parametrize("nothing", ["", "  ", "NaN", "null", "N/A"])
 def test_nobody_is_a_person(load, write, nothing):
     patients = [*PATIENTS[:3], nothing, PATIENTS[4]]
