@@ -13,7 +13,9 @@ from dpdm_jax.configs import base
 from dpdm_jax.errors import InputError
 from dpdm_jax.release import bundle
 
-RELEASES = sorted((CHECKOUT / "experiments" / "mnist_cpu" / "releases").iterdir())
+_FOLDER = CHECKOUT / "experiments" / "mnist_cpu" / "releases"
+RELEASES = [_FOLDER / f"mnist_eps{e}" for e in ("0.2", "1")]
+RELEASES.append(_FOLDER / "fashion_mnist_eps10")
 SPECS = [
     *("digits.py", "mnist.py:eps=0.2", "mnist.py:eps=1", "fashion_mnist.py:eps=10"),
     *("mnist_cpu.py:eps=1", "celeba_64.py", "imagenet_32.py"),

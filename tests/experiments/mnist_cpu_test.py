@@ -29,7 +29,8 @@ def test_releases_are_small_intact_and_of_their_config(name):
     assert float(outcome.statement["epsilon"]) <= config.privacy.epsilon
     assert float(outcome.statement["delta"]) == config.privacy.delta == 1e-5
     files = (f for f in (RELEASES / name).rglob("*") if f.is_file())
-    assert sum(f.stat().st_size for f in files) < 10**6
+    # Half of the largest are 32 components of ten classes and of all.
+    assert sum(f.stat().st_size for f in files) < 1.2e6
     assert json.loads((RESULTS / f"{name}.json").read_text())["seconds"] > 0
 
 
@@ -64,7 +65,9 @@ def test_a_run_trains_and_releases(commands, tmp_path, monkeypatch, capsys):
     assert verify(tmp_path / "releases/mnist_eps10").failures == ()
 
     def first_weight(released, *_, **__):
-        weight = float(jax.tree.leaves(released.params)[0].ravel()[0])
+        # No step changes the moments.
+        weights = jax.tree.leaves(released.params["network"])
+        weight = float(weights[0].ravel()[0])
         return {"accuracy": weight, "fid_lenet": 0.0}
 
     monkeypatch.setattr(curve, "check", first_weight)
@@ -132,7 +135,7 @@ def test_a_release_is_checked(tmp_path, capsys, monkeypatch):
 def test_a_release_is_checked_without_its_network():
     found = {
         name: load_release(RELEASES / name)
-        for name in ("fashion_mnist_eps10", "mnist_eps10")
+        for name in ("fashion_mnist_eps10", "mnist_eps0.2")
     }
     measured = found["fashion_mnist_eps10"]
     assert measured.model.num_trained < measured.model.num_parameters
@@ -148,7 +151,7 @@ def test_a_release_is_checked_without_its_network():
     np.testing.assert_allclose(twice - once, once - at_zero, atol=1e-5)
     assert np.ptp(at_zero) > 0.5  # the classes' means
     with pytest.raises(InputError, match="'edm_dct', which measures no moments"):
-        check._remove_network(found["mnist_eps10"])
+        check._remove_network(found["mnist_eps0.2"])
 
 
 def test_extrapolation_of_a_power_law():

@@ -40,7 +40,7 @@ def reseal(ledger) -> None:
 @pytest.fixture
 def old_copy(tmp_path) -> pathlib.Path:
     """A copy of a release of format 1 to tamper with."""
-    return pathlib.Path(shutil.copytree(RELEASES / "mnist_eps10", tmp_path / "old"))
+    return pathlib.Path(shutil.copytree(RELEASES / "mnist_eps0.2", tmp_path / "old"))
 
 
 @pytest.fixture(params=["today's format", "format 1"])
