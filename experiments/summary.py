@@ -27,13 +27,14 @@ _COLUMNS += ("minutes, cores", "commit", "command")
 # Why a cell is empty.
 _NOT_MEASURED = "not measured"
 _NO_TIME = "the committed results do not say how long the training took"
-_NO_COMMIT = "the committed results do not name a commit"
 _COLLECTED = "the committed seconds are those of collecting finished runs"
 _NOTES = """\
 Accuracy on real test images, percent, of classifiers that see samples alone, and in
 brackets of the same trained on the real images by DP-SGD, at the epsilon that was
-planned; +- is the standard deviation of three trainings, and the others are single
-ones. LogReg and MLP of MNIST and Fashion-MNIST, and all that is in brackets there:
+planned. +- is the standard deviation of three runs from nothing (digits 8x8, whose
+minutes are those of a whole command: public stage, samples and evaluation, too) or of
+three trainings of the classifier (writers); the others are single ones. LogReg and MLP
+of MNIST and Fashion-MNIST, and all that is in brackets there:
 `python -m experiments.table_2`. `fid_lenet` compares within one data set alone; its
 floor is that of two real halves. "-dirty": with changes that were not committed."""
 
@@ -91,24 +92,18 @@ def rows() -> list[Row]:
 
 
 def _digits() -> Iterator[Row]:
-    folder = _FOLDER / "digits"
-    plan = _read(folder / "privacy.json")["plan"]
-    # Of the others the ledger is not kept; their DP-SGD has the run's epsilon.
     glyphs = "characters of matplotlib's fonts"
-    for name, system, config, public in (
-        ("evaluation", "DPDM", "", "none"),
-        ("finetune_evaluation", "DP fine-tuning", "digits_finetune", glyphs),
-        ("text_evaluation", "DP fine-tuning, by text", "digits_text", glyphs),
+    for name, system, public in (
+        ("digits", "DPDM", "none"),
+        ("digits_finetune", "DP fine-tuning", glyphs),
+        ("digits_text", "DP fine-tuning, by text", glyphs),
     ):
-        found = _read(folder / f"{name}.json")
-        epsilon = found["details"]["mlp_dp_sgd"]["settings"]["epsilon"]
-        if name == "evaluation":
-            epsilon = plan["epsilon"]
-        command = "python -m dpdm_jax.main"
+        found = _read(_FOLDER / "digits" / "results" / f"{name}.json")
+        cores = sorted({str(row["machine"]["cores"]) for row in found["rows"]})
         yield Row(
             system,
             "digits 8x8",
-            f"{epsilon:.2f}",
+            f"{found['epsilon']:.2f}",
             public,
             {
                 classifier: Accuracy(
@@ -118,9 +113,9 @@ def _digits() -> Iterator[Row]:
             },
             _distance(found),
             _percent(found, "alignment"),
-            Empty(_NO_TIME),
-            Empty(_NO_COMMIT),
-            f"{command} --config=configs/{config}.py" if config else command,
+            f"{found['seconds'] / 60:.1f} in all, {' or '.join(cores)}",
+            ", ".join(found["commits"]),
+            f"python -m experiments.digits --runs {name}",
         )
 
 
