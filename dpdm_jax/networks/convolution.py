@@ -5,17 +5,26 @@ in the order of ``_FORM``, without dilation. It brings others into that form onl
 outside of loops, and those that work out weight gradients run many times slower inside
 one. Mapped over examples, a weight gradient is a convolution with a group for each,
 which has no fast program at all. So gradients are written in that form here, and those
-of examples are taken one after another. Accelerators keep ``lax.conv``.
+of examples are taken one after another.
+
+An image that a window does not fit into has no fast program either, and for the
+gradient by an image the kernel is turned around, number by number. There, and where
+pixels are few beside channels, a convolution is a product. Accelerators keep
+``lax.conv``.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32
 
+from dpdm_jax.networks import product
+
 _FORM = ("NHWC", "HWIO", "NHWC")
+_WINDOW = 3
 
 
 def conv3x3(
@@ -61,21 +70,29 @@ def _plain(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _on_cpu(stride: int, x: Array, kernel: Array) -> Array:
-    return _plain(stride, x, kernel)
+    if _fits(x):
+        return _plain(stride, x, kernel)
+    # The windows of all pixels: there are at most two in a row or column.
+    shifted = jax.vmap(lambda image: _shifted(image, (0, 1, 2)))(x)
+    y = shifted @ kernel.reshape(-1, kernel.shape[-1])
+    return y.reshape(*x.shape[:3], -1)[:, ::stride, ::stride]
+
+
+def _fits(x: Float[Array, "n h w i"]) -> bool:
+    return min(x.shape[1:3]) >= _WINDOW
 
 
 _Residuals = tuple[Array, Array]
 
 
 def _forward(stride: int, x: Array, kernel: Array) -> tuple[Array, _Residuals]:
-    return _plain(stride, x, kernel), (x, kernel)
+    return _on_cpu(stride, x, kernel), (x, kernel)
 
 
 def _backward(stride: int, residuals: _Residuals, dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     dy = _spread(dy, stride, x.shape[1:3])
-    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _plain(1, dy, flipped), _weight_gradient(x, dy)
+    return _image_gradient(kernel, dy), _weight_gradient(x, dy)
 
 
 _on_cpu.defvjp(_forward, _backward)
@@ -93,6 +110,24 @@ def _spread(
     ]
     none = (0, 0, 0)
     return lax.pad(dy, jnp.zeros((), dy.dtype), (none, *inner, none))
+
+
+def _image_gradient(
+    kernel: Float[Array, "3 3 i o"], dy: Float[Array, "n h w o"]
+) -> Float[Array, "n h w i"]:
+    if _fits(dy) and not product.are_few(dy[..., 0].size, kernel[0, 0]):
+        return _plain(1, dy, kernel[::-1, ::-1].swapaxes(2, 3))
+    n, h, w, o = dy.shape
+    by_offset = product.by_transposed(kernel.reshape(-1, o), dy.reshape(-1, o))
+    by_offset = by_offset.reshape(_WINDOW, _WINDOW, -1, n, h, w)
+    total = jnp.zeros((), dy.dtype)
+    for i, j in itertools.product(range(_WINDOW), repeat=2):
+        total += lax.pad(
+            by_offset[i, j],
+            jnp.zeros((), dy.dtype),
+            ((0, 0, 0), (0, 0, 0), (i - 1, 1 - i, 0), (j - 1, 1 - j, 0)),
+        )
+    return total.transpose(1, 2, 3, 0)
 
 
 @jax.custom_batching.custom_vmap

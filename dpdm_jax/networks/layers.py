@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Float32, Key, PRNGKeyArray
 
 from dpdm_jax.errors import InputError
 from dpdm_jax.fusion import materialize
-from dpdm_jax.networks import convolution, normalization, parts
+from dpdm_jax.networks import convolution, normalization, parts, product
 
 #: Uniform numbers, drawn on the host or traced.
 Uniform = Float[Array | np.ndarray, "*shape"]
@@ -177,7 +177,14 @@ class _Linear(nnx.Linear):
     def __call__(
         self, inputs: Float[Array, "*n i"], out_sharding: None = None
     ) -> Float[Array, "*n o"]:
-        h = super().__call__(inputs, out_sharding)
+        del out_sharding
+        bias = None if self.bias is None else self.bias[...]
+        x, kernel, bias = self.promote_dtype(
+            (inputs, self.kernel[...], bias), dtype=self.dtype
+        )
+        h = product.matmul(x, kernel)
+        if bias is not None:
+            h = h + bias
         if self.adapter is not None:
             h = h + self.adapter(inputs.astype(self.dtype))
         return h.astype(self.dtype)

@@ -60,6 +60,22 @@ def test_gradients_of_strides_are_those_of_lax(size, stride):
     assert_like_lax(x, kernel, stride)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 3), (2, 5), (3, 3), (4, 4)])
+@pytest.mark.parametrize("channels", [(3, 4), (4, 3), (3, 40), (40, 3)])
+def test_small_images_have_the_gradients_of_lax(size, channels):
+    x, kernel, _ = arrays((2, *size, channels[0]), channels[1])
+    assert_like_lax(x, kernel, 1)
+
+
+def test_an_image_smaller_than_the_window_is_not_convolved():
+    # XLA's CPU compiler would take the convolution apart into loops over single
+    # numbers, some fifty times slower.
+    for size, convolutions in (((2, 2), 0), ((2, 9), 0), ((3, 3), 1)):
+        x, kernel, _ = arrays((1, *size, 4), 4)
+        program = jax.jit(convolution.conv3x3).lower(x, kernel).compile().as_text()
+        assert program.count(" convolution(") == convolutions
+
+
 def test_other_paddings_have_the_gradients_of_lax():
     x, kernel, _ = arrays((2, 4, 6, 3), 4)
     conv = functools.partial(convolution.conv3x3, stride=2, padding=(0, 1))

@@ -1,0 +1,81 @@
+"""Products with a weight matrix whose gradients are fast on CPU where rows are few.
+
+The gradient by the rows is a product with the transposed matrix. The program that
+XLA's CPU compiler has for it reorders the matrix, number by number, which for few rows
+takes several times as long as the product. Here the rows, which are less, are
+transposed. Private gradients of large networks, taken one example at a time, are made
+of such products. Accelerators keep ``jnp.matmul``.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from dpdm_jax.fusion import materialize
+
+
+def matmul(
+    x: Float[Array, "*n i"], kernel: Float[Array, "i o"]
+) -> Float[Array, "*n o"]:
+    """Product of rows with a matrix of weights.
+
+    Args:
+        x: rows.
+        kernel: of their dtype.
+
+    Returns:
+        The products.
+    """
+    rows = math.prod(x.shape[:-1])
+    if rows < 2 or not are_few(rows, kernel):
+        return jnp.matmul(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=jnp.matmul)
+
+
+def are_few(rows: int, kernel: Float[Array, "i o"]) -> bool:
+    """Whether on CPU it is quicker to transpose rows than a matrix of weights."""
+    return 2 * rows <= max(kernel.shape)
+
+
+def by_transposed(
+    kernel: Float[Array, "i o"], dy: Float[Array, "n o"]
+) -> Float[Array, "i n"]:
+    """The matrix times each of a few rows, quick on CPU.
+
+    Args:
+        kernel: weights.
+        dy: rows, of their dtype.
+
+    Returns:
+        The products, a column each.
+    """
+    # Both stored as they are written here: XLA would make of it the product of dy and
+    # of the transposed kernel, which has the same values.
+    return materialize(kernel @ materialize(dy.T))
+
+
+@jax.custom_vjp
+def _on_cpu(x: Array, kernel: Array) -> Array:
+    return jnp.matmul(x, kernel)
+
+
+_Residuals = tuple[Array, Array]
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, _Residuals]:
+    return jnp.matmul(x, kernel), (x, kernel)
+
+
+def _backward(residuals: _Residuals, dy: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    rows = dy.reshape(-1, dy.shape[-1])
+    dx = by_transposed(kernel, rows).T.reshape(x.shape)
+    _, by_kernel = jax.vjp(functools.partial(jnp.matmul, x), kernel)
+    return dx, by_kernel(dy)[0]
+
+
+_on_cpu.defvjp(_forward, _backward)
