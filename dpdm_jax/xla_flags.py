@@ -18,6 +18,10 @@ _CPU_FLAGS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # without it, and say so by ending the process.
 _BARRIERS = "cse_barrier_expander"
 
+# Seconds of compiling from which JAX keeps a program, where the user has given it a
+# folder for them. Its own is 1, and a run has some of half a second.
+_KEPT_FROM = ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
 # libtpu also compiles on machines without a TPU. JAX loads it there at every start, and
 # it would ask a cloud for its place in a slice, and complain on standard error.
 _NO_TPU = {
@@ -44,6 +48,7 @@ def configure() -> None:
     if importlib.util.find_spec("libtpu") is not None and not tpu_is_attached:
         for variable, value in _NO_TPU.items():
             os.environ.setdefault(variable, value)
+    os.environ.setdefault(*_KEPT_FROM)
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if flags and not flags.startswith("-"):
         return  # the name of a file that XLA reads flags from

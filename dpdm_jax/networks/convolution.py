@@ -115,9 +115,10 @@ def _spread(
 def _image_gradient(
     kernel: Float[Array, "3 3 i o"], dy: Float[Array, "n h w o"]
 ) -> Float[Array, "n h w i"]:
-    if _fits(dy) and not product.are_few(dy[..., 0].size, kernel[0, 0]):
-        return _plain(1, dy, kernel[::-1, ::-1].swapaxes(2, 3))
     n, h, w, o = dy.shape
+    channels = kernel.shape[2:]
+    if _fits(dy) and not product.are_few(n * h * w, channels, kernel.size):
+        return _plain(1, dy, kernel[::-1, ::-1].swapaxes(2, 3))
     by_offset = product.by_transposed(kernel.reshape(-1, o), dy.reshape(-1, o))
     by_offset = by_offset.reshape(_WINDOW, _WINDOW, -1, n, h, w)
     total = jnp.zeros((), dy.dtype)

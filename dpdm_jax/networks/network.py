@@ -161,8 +161,8 @@ def functional(
         for _, parameter in parameters:
             u = draw[start : start + parameter.size].reshape(parameter.shape)
             start += parameter.size
-            values.append(jnp.asarray(parameter.get_metadata(layers.LAW)(u)))
-        return _nested(paths, values)
+            values.append(parameter.get_metadata(layers.LAW)(u))
+        return _nested(paths, jax.device_put(values))
 
     def bind(params: Params) -> Module:
         params, found = adapters.taken_apart(params)

@@ -17,6 +17,9 @@ from jaxtyping import Array, Float
 
 from dpdm_jax.fusion import materialize
 
+# Weights that are worth a rule of their own, which takes its time to compile.
+_MANY = 2**17
+
 
 def matmul(
     x: Float[Array, "*n i"], kernel: Float[Array, "i o"]
@@ -31,14 +34,20 @@ def matmul(
         The products.
     """
     rows = math.prod(x.shape[:-1])
-    if rows < 2 or not are_few(rows, kernel):
+    if rows < 2 or not are_few(rows, kernel.shape, kernel.size):
         return jnp.matmul(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=jnp.matmul)
 
 
-def are_few(rows: int, kernel: Float[Array, "i o"]) -> bool:
-    """Whether on CPU it is quicker to transpose rows than a matrix of weights."""
-    return 2 * rows <= max(kernel.shape)
+def are_few(rows: int, widths: tuple[int, int], num_weights: int) -> bool:
+    """Whether on CPU rows had better be transposed, and not the weights.
+
+    Args:
+        rows: how many there are.
+        widths: of a row and of a product.
+        num_weights: of the matrix, or of all those of a kernel.
+    """
+    return 2 * rows <= max(widths) and num_weights >= _MANY
 
 
 def by_transposed(

@@ -9,6 +9,12 @@ from float_sums import clipped_grad
 from dpdm_jax.networks import product
 
 
+@pytest.fixture
+def any_size(monkeypatch):
+    """Matrices that are otherwise too small for the rule."""
+    monkeypatch.setattr(product, "_MANY", 0)
+
+
 def arrays(shape, outputs, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], shape, dtype)
@@ -24,6 +30,7 @@ def gradients(function, x, kernel, dy):
 # Few rows, one row, and as many as the matrix is wide.
 @pytest.mark.parametrize("shape", [(4, 8), (2, 3, 8), (1, 8), (8,), (40, 8)])
 @pytest.mark.parametrize("outputs", [3, 16])
+@pytest.mark.usefixtures("any_size")
 def test_values_and_gradients_are_those_of_matmul(shape, outputs):
     given = arrays(shape, outputs)
     ours, theirs = (
@@ -36,6 +43,7 @@ def test_values_and_gradients_are_those_of_matmul(shape, outputs):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("any_size")
 def test_gradients_of_examples_are_those_of_matmul():
     x, kernel, dy = arrays((5, 4, 8), 16)
     ours, theirs = (
@@ -46,6 +54,7 @@ def test_gradients_of_examples_are_those_of_matmul():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("any_size")
 def test_bfloat16_rounds_as_matmul_does():
     given = arrays((4, 64), 32, jnp.bfloat16)
     ours = gradients(product.matmul, *given)
@@ -61,6 +70,7 @@ def by_transposed_matrices(function, given):
     return program.compile().as_text().count("rhs_contracting_dims={1}")
 
 
+@pytest.mark.usefixtures("any_size")
 def test_rows_are_transposed_and_not_the_matrix():
     given = arrays((4, 32), 48)
     assert by_transposed_matrices(product.matmul, given) == 0
@@ -68,6 +78,14 @@ def test_rows_are_transposed_and_not_the_matrix():
     assert by_transposed_matrices(jnp.matmul, given) == 1
 
 
+def test_small_matrices_have_no_rule_of_their_own():
+    x, kernel, _ = arrays((4, 256), 511)
+    assert "custom_vjp" not in str(jax.make_jaxpr(product.matmul)(x, kernel))
+    wider = jnp.pad(kernel, ((0, 0), (0, 1)))
+    assert "custom_vjp" in str(jax.make_jaxpr(product.matmul)(x, wider))
+
+
+@pytest.mark.usefixtures("any_size")
 def test_accelerators_keep_the_plain_product():
     given = arrays((4, 8), 16)
     run = jax.jit(functools.partial(gradients, product.matmul))
@@ -82,6 +100,7 @@ def test_accelerators_keep_the_plain_product():
         assert "optimization_barrier" not in ours
 
 
+@pytest.mark.usefixtures("any_size")
 def test_engines_agree_on_few_rows():
     x, first, _ = arrays((3, 2, 8), 16)
     _, second, _ = arrays((3, 2, 16), 8)
