@@ -39,7 +39,7 @@ def matmul(
     return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=jnp.matmul)
 
 
-def are_few(rows: int, widths: tuple[int, int], num_weights: int) -> bool:
+def are_few(rows: int, widths: tuple[int, ...], num_weights: int) -> bool:
     """Whether on CPU rows had better be transposed, and not the weights.
 
     Args:

@@ -12,17 +12,15 @@ from dpdm_jax import devices
 from dpdm_jax.devices import DATA_AXIS
 
 
-def added_up(total: Any, mesh: Mesh) -> Any:
+def added_up(total: Any) -> Any:
     """Returns the sum over devices, whole on each of them (an all-reduce).
 
     Args:
         total: pytree of arrays [devices, ...] of one dtype, divided over the devices.
-        mesh: the devices.
 
     Returns:
         The same without their first axes.
     """
-    del mesh  # as the arrays are
     leaves, treedef = jax.tree.flatten(total)
     flat = jnp.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1)
     summed = jnp.sum(flat, axis=0, dtype=flat.dtype)

@@ -35,6 +35,7 @@ from dpdm_jax.devices import DATA_AXIS
 from dpdm_jax.models import image_keys
 from dpdm_jax.models.model import TrainedLoss
 from dpdm_jax.privacy.clipping import clipped_grad
+from dpdm_jax.privacy.exact import packing
 from dpdm_jax.training import ema, exchange, unit_loss
 from dpdm_jax.training import power_averages as power
 from dpdm_jax.training.ordinary import ordinary_grad
@@ -64,7 +65,8 @@ class Partial(NamedTuple):
     """What each device has summed of a logical batch.
 
     Attributes:
-        total: a sum of ``clipped_grad``, its leaves [devices, ...].
+        total: a sum of ``clipped_grad`` as ``packing.pack`` has it, its vectors
+            [devices, ...].
         counts: float32 [devices, 5], the ``Diagnostics``.
     """
 
@@ -149,10 +151,13 @@ def make_train_step(
     zeros = clipped(loss).zeros  # checks the options, before anything is written
     replicated = devices.replicated(mesh)
 
+    def unpacked(total: list[jax.Array], params: Any) -> Any:
+        return packing.unpack(total, jax.eval_shape(zeros, params))
+
     @functools.partial(jax.jit, out_shardings=devices.divided(mesh))
     def start(params: Any) -> Partial:
         nothing = Partial(
-            zeros(params),
+            packing.pack(zeros(params)),
             jnp.zeros(len(Diagnostics._fields), jnp.float32),
         )
         return jax.tree.map(
@@ -184,11 +189,15 @@ def make_train_step(
         )
         total, counts = jax.tree.map(lambda x: x[0], partial)
         total, aux = grad_fn(
-            params, examples, keys, is_padding_example=is_padding, total=total
+            params,
+            examples,
+            keys,
+            is_padding_example=is_padding,
+            total=unpacked(total, params),
         )
         assert aux.values is not None  # asked for
         more = _diagnostics(aux.values, aux.grad_norms, is_padding, l2_clip_norm)
-        added = Partial(total, counts + jnp.stack(more))
+        added = Partial(packing.pack(total), counts + jnp.stack(more))
         return jax.tree.map(lambda x: x[None], added)
 
     accumulate = jax.jit(
@@ -215,10 +224,12 @@ def make_train_step(
 
     @functools.partial(jax.jit, out_shardings=(states, replicated), donate_argnums=0)
     def finish(state: TrainState, partial: Partial) -> tuple[TrainState, Diagnostics]:
-        add_up = exchange.added_up_in_parts if sharded else exchange.added_up
-        noised, noise_state = noise.update(
-            add_up(partial.total, mesh), state.noise_state
-        )
+        if sharded:  # a part of each leaf, which are laid out one by one
+            of_devices = jax.vmap(unpacked, (0, None))(partial.total, state.params)
+            total = exchange.added_up_in_parts(of_devices, mesh)
+        else:
+            total = unpacked(exchange.added_up(partial.total), state.params)
+        noised, noise_state = noise.update(total, state.noise_state)
         diagnostics = Diagnostics(*jnp.sum(partial.counts, axis=0))
         mean, _ = normalize.update(noised, normalize.init(None))
         before = state.params

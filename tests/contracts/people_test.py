@@ -9,6 +9,7 @@ import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from float_sums import in_float64, is_within, squared_steps
@@ -17,6 +18,8 @@ from dpdm_jax import data, devices, planning, rngs
 from dpdm_jax.errors import InputError
 from dpdm_jax.models.model import build_model
 from dpdm_jax.privacy import class_moments, group_selection
+from dpdm_jax.privacy.clipping import clipped_grad
+from dpdm_jax.privacy.exact import packing
 from dpdm_jax.queries import registry
 from dpdm_jax.training import loop
 from dpdm_jax.training.from_config import build_training
@@ -110,9 +113,13 @@ class Sums:
         state = create_state(params, training.optimizer, training.noise)
         self._state = devices.place(state, devices.replicated(mesh))
 
+        clip_norm = config.privacy.l2_clip_norm
+        no_sum = clipped_grad(jnp.dot, l2_clip_norm=clip_norm).zeros(params)
+
         def mechanism(source, groups, seen):
             def finish(state, partial):
-                seen.append(jax.tree.map(lambda x: x[0], partial.total))
+                total = jax.tree.map(lambda x: x[0], partial.total)
+                seen.append(packing.unpack(total, no_sum))
                 return state, None
 
             return Mechanism(

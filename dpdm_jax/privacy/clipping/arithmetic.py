@@ -21,7 +21,7 @@ from dpdm_jax.privacy.clipping.base import (
     manual_axes,
     vary,
 )
-from dpdm_jax.privacy.exact import grid, norms
+from dpdm_jax.privacy.exact import grid, norms, packing
 from dpdm_jax.privacy.exact.grid import ExactSum, Grid
 
 #: A sum as engines hold it: a float32 array or two words for each parameter.
@@ -39,9 +39,6 @@ Factors = Callable[[jax.Array, int, Rows], jax.Array]
 # Gradients that are measured and added at once. On a CPU as many as ``add_integers``
 # has a short way for; an accelerator starts few programs for many.
 _CPU_TOGETHER, _TOGETHER = grid.SHORT, 256
-# Smaller leaves are joined to one array: copying them costs less than compiling a
-# program for each.
-_ALONE = 2**12
 
 
 class Arithmetic(Protocol):
@@ -184,21 +181,15 @@ class ExactArithmetic:
         return list(pairs)
 
     def join(self, total: Cells) -> list[Words]:
-        """Words of each of ``_parts``, as vectors."""
-        lows, highs = (_parts([words[i][None] for words in total]) for i in (0, 1))
-        return [(low[0], high[0]) for low, high in zip(lows, highs, strict=True)]
+        """Words of each of ``packing.groups``, as vectors."""
+        lows, highs = (packing.pack([words[i] for words in total]) for i in (0, 1))
+        return list(zip(lows, highs, strict=True))
 
     def split(self, joined: list[Words], like: Cells) -> Cells:
-        cells = list(like)
-        parts = _apart([low.size for low, _ in like])
-        for part, words in zip(parts, joined, strict=True):
-            low, high, start = *grid.carry(*words), 0
-            for i in part:
-                shape = like[i][0].shape
-                end = start + math.prod(shape)
-                cells[i] = low[start:end].reshape(shape), high[start:end].reshape(shape)
-                start = end
-        return cells
+        words = [grid.carry(*pair) for pair in joined]
+        leaves = [low for low, _ in like]
+        lows, highs = (packing.unpack([w[i] for w in words], leaves) for i in (0, 1))
+        return list(zip(lows, highs, strict=True))
 
     def visit(
         self,
@@ -371,19 +362,12 @@ def _by_groups(
     return total, squares, roundings
 
 
-def _apart(sizes: Sequence[int]) -> list[list[int]]:
-    """Numbers of the leaves of each part: large ones alone, all small ones as one."""
-    small = [i for i, size in enumerate(sizes) if size < _ALONE]
-    alone = [[i] for i, size in enumerate(sizes) if size >= _ALONE]
-    return [*alone, small] if small else alone
-
-
 def _parts(leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """Arrays [b, ...] of leaves as rows [b, n_i], one array for each of ``_apart``."""
+    """Arrays [b, ...] of leaves as rows [b, n_i], one array for each group."""
     rows = [x.reshape(len(x), _size_of_one(x)) for x in leaves]
     return [
         jnp.concatenate([rows[i] for i in part], axis=1)
-        for part in _apart([x.shape[1] for x in rows])
+        for part in packing.groups([x.shape[1] for x in rows])
     ]
 
 
