@@ -18,7 +18,8 @@ from dpdm_jax.errors import InputError
 #: 3: parameters that are not trained have no part in the sums.
 #: 4: rounded otherwise: gradients of convolutions and norms on CPU, gradients of draws
 #: in parts, and latents, which are worked out apart from the step.
-MECHANISM_VERSION = 4
+#: 5: rounded otherwise: gradients by few rows or pixels on CPU.
+MECHANISM_VERSION = 5
 
 
 def check_version(workdir: pathlib.Path, described: dict[str, Any]) -> None:
