@@ -57,7 +57,6 @@ def _planned(kind: str, name: str, size: dict[str, Any]) -> int:
     else:
         config = latent_sides.load_config(size["network"], is_least=size["is_least"])
         config.privacy.noise_multiplier, config.train.num_steps = 100.0, 1
-        config.train.engine_microbatch_size = 1
         if name == "private":
             config.train.trainable = "all"
     config.train.microbatch_size = size["batch_size"]

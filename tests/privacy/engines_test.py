@@ -557,6 +557,10 @@ MEBI = 2**18  # float32 parameters in a MiB
         (("cpu", 256, 7 * MEBI, 64), ("scan", 64)),
         (("gpu", 256, 7 * MEBI, 64), ("scan", 64)),
         (("gpu", 4096, 7 * MEBI, 256), ("book_keeping", 256)),
+        (("cpu", 9, 30 * MEBI), ("scan", 3)),
+        (("cpu", 8, 80 * MEBI), ("scan", 3)),
+        (("cpu", 8, 100 * MEBI), ("scan", 2)),
+        (("cpu", 8, 200 * MEBI), ("scan", 1)),
         (("cpu", 8, 2000 * MEBI), ("scan", 1)),
         (("cpu", 0, 2000 * MEBI), ("vmap", None)),
         (("gpu", 4, 0), ("vmap", None)),
@@ -564,6 +568,7 @@ MEBI = 2**18  # float32 parameters in a MiB
 )
 def test_auto_follows_its_rule(arguments, expected):
     assert (auto.CPU_BYTES, auto.BYTES) == (2**25, 2**30)
+    assert (auto.CPU_FEW, auto.CPU_FEW_BYTES) == (3, 2**28)
     assert choose_engine(*arguments) == expected
 
 
@@ -606,6 +611,7 @@ def test_largest_array_of_a_loss():
 @pytest.mark.parametrize("conv", [False, True])
 def test_auto_runs_what_it_chose(conv, monkeypatch):
     monkeypatch.setattr(auto, "CPU_BYTES", 2 * 4 * 9)  # two examples
+    monkeypatch.setattr(auto, "CPU_FEW_BYTES", 0)
     fun, params = LOSSES["convolution" if conv else "matrix and transpose"]
     chosen = {} if conv else {"engine": "scan", "microbatch_size": 2}
     programs = [

@@ -15,6 +15,10 @@ BYTES = 2**30
 #: Bytes that the largest array of a micro-batch's loss may have on a CPU, for the same
 #: reason: with many noise draws a single example is work enough.
 CPU_ARRAY_BYTES = 2**22
+#: Gradients that are each beyond a CPU's caches are best worked out a few at a time,
+#: which read the weights and visit the sum once for all: as many, in as many bytes.
+CPU_FEW = 3
+CPU_FEW_BYTES = 2**28
 
 
 class LossTraits(NamedTuple):
@@ -42,11 +46,12 @@ def choose_engine(
 ) -> tuple[str, int | None]:
     """What engine "auto" stands for.
 
-    "vmap" while the batch's gradients fit into ``CPU_BYTES`` on a CPU, and the largest
-    array of its loss into ``CPU_ARRAY_BYTES``; into ``BYTES`` elsewhere or where loops
-    are slow. Beyond that, CPUs take micro-batches of equal size that fit, or single
-    examples; accelerators keep the batch and take "book_keeping". A given
-    ``microbatch_size`` is kept, and accelerators apply the rule to a micro-batch.
+    "vmap" while the batch's gradients fit into ``CPU_BYTES`` on a CPU, or ``CPU_FEW``
+    of them into ``CPU_FEW_BYTES``, and the largest array of its loss into
+    ``CPU_ARRAY_BYTES``; into ``BYTES`` elsewhere or where loops are slow. Beyond that,
+    CPUs take micro-batches of equal size that fit, or single examples; accelerators
+    keep the batch and take "book_keeping". A given ``microbatch_size`` is kept, and
+    accelerators apply the rule to a micro-batch.
 
     Args:
         platform: as ``jax.default_backend()`` names it.
@@ -62,8 +67,10 @@ def choose_engine(
     on_cpu = platform == "cpu"
     traits = traits or LossTraits(slow_in_loops=False, largest_array=1)
     in_small_parts = on_cpu and not traits.slow_in_loops
-    fitting = (CPU_BYTES if in_small_parts else BYTES) // max(1, 4 * num_parameters)
+    bytes_of_one = max(1, 4 * num_parameters)
+    fitting = (CPU_BYTES if in_small_parts else BYTES) // bytes_of_one
     if in_small_parts:
+        fitting = max(fitting, min(CPU_FEW, CPU_FEW_BYTES // bytes_of_one))
         fitting = min(fitting, CPU_ARRAY_BYTES // max(1, traits.largest_array))
     fitting = max(1, fitting)
     examples = batch_size if microbatch_size is None else microbatch_size
