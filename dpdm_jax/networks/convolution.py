@@ -121,14 +121,12 @@ def _image_gradient(
         return _plain(1, dy, kernel[::-1, ::-1].swapaxes(2, 3))
     by_offset = product.by_transposed(kernel.reshape(-1, o), dy.reshape(-1, o))
     by_offset = by_offset.reshape(_WINDOW, _WINDOW, -1, n, h, w)
-    total = jnp.zeros((), dy.dtype)
+    zero = jnp.zeros((), by_offset.dtype)
+    total = zero
     for i, j in itertools.product(range(_WINDOW), repeat=2):
-        total += lax.pad(
-            by_offset[i, j],
-            jnp.zeros((), dy.dtype),
-            ((0, 0, 0), (0, 0, 0), (i - 1, 1 - i, 0), (j - 1, 1 - j, 0)),
-        )
-    return total.transpose(1, 2, 3, 0)
+        moved = ((0, 0, 0), (0, 0, 0), (i - 1, 1 - i, 0), (j - 1, 1 - j, 0))
+        total += lax.pad(by_offset[i, j], zero, moved)
+    return total.transpose(1, 2, 3, 0).astype(dy.dtype)
 
 
 @jax.custom_batching.custom_vmap

@@ -13,7 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from dpdm_jax.fusion import materialize
 
@@ -52,7 +52,7 @@ def are_few(rows: int, widths: tuple[int, ...], num_weights: int) -> bool:
 
 def by_transposed(
     kernel: Float[Array, "i o"], dy: Float[Array, "n o"]
-) -> Float[Array, "i n"]:
+) -> Float32[Array, "i n"]:
     """The matrix times each of a few rows, quick on CPU.
 
     Args:
@@ -60,11 +60,12 @@ def by_transposed(
         dy: rows, of their dtype.
 
     Returns:
-        The products, a column each.
+        The products, a column each, in float32.
     """
     # Both stored as they are written here: XLA would make of it the product of dy and
     # of the transposed kernel, which has the same values.
-    return materialize(kernel @ materialize(dy.T))
+    columns = materialize(dy.T)
+    return materialize(jnp.matmul(kernel, columns, preferred_element_type=jnp.float32))
 
 
 @jax.custom_vjp
@@ -82,7 +83,7 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, _Residuals]:
 def _backward(residuals: _Residuals, dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     rows = dy.reshape(-1, dy.shape[-1])
-    dx = by_transposed(kernel, rows).T.reshape(x.shape)
+    dx = by_transposed(kernel, rows).T.reshape(x.shape).astype(x.dtype)
     _, by_kernel = jax.vjp(functools.partial(jnp.matmul, x), kernel)
     return dx, by_kernel(dy)[0]
 

@@ -68,6 +68,18 @@ def test_small_images_have_the_gradients_of_lax(size, channels, monkeypatch):
     assert_like_lax(x, kernel, 1)
 
 
+def test_bfloat16_sums_offsets_in_float32(monkeypatch):
+    monkeypatch.setattr(product, "_MANY", 0)
+    # Offsets of 256 and ones: a sum in bfloat16 would leave the ones out.
+    kernel = jnp.ones((3, 3, 1, 40), jnp.bfloat16).at[0, 0].set(256)
+    dy = jnp.zeros((1, 3, 3, 40), jnp.bfloat16).at[..., 0].set(1)
+    x = jnp.zeros((1, 3, 3, 1), jnp.bfloat16)
+    dx, _ = jax.vjp(convolution.conv3x3, x, kernel)[1](dy)
+    assert dx.dtype == jnp.bfloat16
+    # Rounded once: 256 and eight ones.
+    assert float(dx[0, 1, 1, 0]) == 264
+
+
 def test_an_image_smaller_than_the_window_is_not_convolved():
     # XLA's CPU compiler would take the convolution apart into loops over single
     # numbers, some fifty times slower.
