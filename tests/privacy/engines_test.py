@@ -608,6 +608,14 @@ def test_largest_array_of_a_loss():
     assert traits == LossTraits(False, 4 * 50 * 30)
 
 
+def test_weights_that_are_moved_are_no_array_of_an_example():
+    def loss(w, x):
+        return jnp.sum(x @ w.reshape(300, 20).T[::-1].T), None
+
+    traits = auto.loss_traits(loss, jnp.ones(6000), (jnp.ones((7, 300)),))
+    assert traits == LossTraits(False, 4 * 20)
+
+
 @pytest.mark.parametrize("conv", [False, True])
 def test_auto_runs_what_it_chose(conv, monkeypatch):
     monkeypatch.setattr(auto, "CPU_BYTES", 2 * 4 * 9)  # two examples

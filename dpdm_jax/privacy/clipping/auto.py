@@ -20,6 +20,16 @@ CPU_ARRAY_BYTES = 2**22
 CPU_FEW = 3
 CPU_FEW_BYTES = 2**28
 
+# Operations that only move numbers: of an example's, what they move was counted, and of
+# the weights it is there once for all examples.
+_MOVES = {
+    primitives.convert_element_type_p,
+    primitives.reshape_p,
+    primitives.rev_p,
+    primitives.squeeze_p,
+    primitives.transpose_p,
+}
+
 
 class LossTraits(NamedTuple):
     """What tells how a CPU likes a loss' gradient.
@@ -29,7 +39,8 @@ class LossTraits(NamedTuple):
             fast program for the weight gradient that JAX derives of ``lax.conv`` except
             outside of loops. Convolutions with a gradient rule of their own, as those
             of ``dpdm_jax.networks``, are taken to be fast.
-        largest_array: bytes of the largest array that one example's loss computes.
+        largest_array: bytes of the largest array that one example's loss computes and
+            does not only move.
     """
 
     slow_in_loops: bool
@@ -105,6 +116,7 @@ def loss_traits(
             (
                 _bytes(variable.aval)
                 for equation in equations(jaxpr, with_own_gradient=True)
+                if equation.primitive not in _MOVES
                 for variable in equation.outvars
             ),
             default=0,
