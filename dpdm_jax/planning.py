@@ -27,7 +27,7 @@ from dpdm_jax.privacy import (
     phase_fields,
     units,
 )
-from dpdm_jax.privacy.clipping import loss_traits
+from dpdm_jax.privacy.clipping import choose_engine, loss_traits
 from dpdm_jax.privacy.ledger import FIXED_KEYS
 
 
@@ -421,6 +421,25 @@ def encodings_of_image(model: Model) -> int:
     return model.views.number(model.draws.noise_multiplicity)
 
 
+def _examples_at_once(
+    config: ml_collections.ConfigDict, model: Model, plan: PrivacyPlan, devices: int
+) -> int:
+    """Examples that a device's engine works on at once: at most, of what it may choose.
+
+    Accelerators' "book_keeping", which holds few gradients, counts as if it held all.
+    """
+    examples = config.train.microbatch_size // devices
+    given = config.train.engine_microbatch_size
+    if given:
+        return min(examples, given)
+    is_clipped = math.isfinite(plan.l2_clip_norm)
+    if is_clipped and config.train.engine == "auto":
+        platform = jax.default_backend()
+        _, chosen = choose_engine(platform, examples, model.num_trained)
+        return chosen or examples
+    return 1 if is_clipped and config.train.engine == "scan" else examples
+
+
 def batch_bytes(model: Model, images: int) -> int:
     """Memory of so many images as the loss takes them, see ``Model.example``."""
     of_one = blank_examples(model.example, 1)
@@ -442,9 +461,7 @@ def _cost(
     """Estimates memory and time of a step on this machine, without compiling it."""
     devices = jax.device_count()
     check_microbatch(config.train.microbatch_size, devices)
-    held = config.train.microbatch_size // devices
-    if config.train.engine_microbatch_size:
-        held = min(held, config.train.engine_microbatch_size)
+    held = _examples_at_once(config, model, plan, devices)
     multiplicity = config.diffusion.noise_multiplicity
     forward_flops, forward_bytes = forward_cost(config, model)
     draws = config.diffusion.draws_at_once or multiplicity

@@ -24,7 +24,7 @@ SEED = 0  # of weights, latents and keys
 _ORDINARY_AT_ONCE = 3
 # For tests of the benchmark itself.
 _LEAST = {
-    "train": {"trainable": "attention,condition"},
+    "train": {"trainable": "attention,condition", "engine_microbatch_size": 1},
     "codec": {
         "kl": {
             "base_channels": 32,
