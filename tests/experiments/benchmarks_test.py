@@ -51,6 +51,7 @@ KEYS = {
     },
     "sampling": {"ours_over_torch": "torch"},
     "evaluation": {"ours_over_torch": "pytorch_fid"},
+    "few_rows": {"plain_over_ours": None},
     "noise_draw": {"exact_over_float": None},
     "data_reading": {"on_demand_over_in_memory": None, "same_digest": None},
     "first_step": {
@@ -136,6 +137,7 @@ def forked(with_torch, monkeypatch):
         "memory",
         "sampling",
         "evaluation",
+        "few_rows",
         "noise_draw",
         "data_reading",
         "finetune_step",
