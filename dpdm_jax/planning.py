@@ -27,7 +27,7 @@ from dpdm_jax.privacy import (
     phase_fields,
     units,
 )
-from dpdm_jax.privacy.clipping import choose_engine, loss_traits
+from dpdm_jax.privacy.clipping import LossTraits, choose_engine, loss_traits
 from dpdm_jax.privacy.ledger import FIXED_KEYS
 
 
@@ -424,7 +424,7 @@ def encodings_of_image(model: Model) -> int:
 def _examples_at_once(
     config: ml_collections.ConfigDict, model: Model, plan: PrivacyPlan, devices: int
 ) -> int:
-    """Examples that a device's engine works on at once: at most, of what it may choose.
+    """Examples that a device's engine works on at once.
 
     Accelerators' "book_keeping", which holds few gradients, counts as if it held all.
     """
@@ -435,9 +435,24 @@ def _examples_at_once(
     is_clipped = math.isfinite(plan.l2_clip_norm)
     if is_clipped and config.train.engine == "auto":
         platform = jax.default_backend()
-        _, chosen = choose_engine(platform, examples, model.num_trained)
+        traits = _traits(model) if platform == "cpu" else None
+        number = model.num_trained
+        _, chosen = choose_engine(platform, examples, number, traits=traits)
         return chosen or examples
     return 1 if is_clipped and config.train.engine == "scan" else examples
+
+
+def _traits(model: Model) -> LossTraits:
+    """What an engine sees of an image's loss."""
+    loss = model.trained_loss()
+
+    def of_one(params: Any, example: Any, key: jax.Array) -> tuple[jax.Array, None]:
+        trained, fixed = params
+        return loss(trained, fixed, example, key), None
+
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    batch = (blank_examples(model.example, 1), keys)
+    return loss_traits(of_one, model.split(model.shapes), batch)
 
 
 def batch_bytes(model: Model, images: int) -> int:

@@ -12,6 +12,30 @@ from dpdm_jax.models import encoding
 from dpdm_jax.models.model import build_model
 from dpdm_jax.networks.codecs import KEPT
 from dpdm_jax.privacy import Ledger, format_epsilon, read_ledger
+from dpdm_jax.privacy.clipping import auto
+
+
+@pytest.mark.parametrize(
+    ("engine", "array_bytes", "given", "expected"),
+    [
+        ("auto", 2**22, 0, 4),
+        ("auto", 1, 0, 1),
+        ("auto", 1, 2, 2),
+        ("scan", 2**22, 0, 1),
+        ("scan", 2**22, 16, 16),
+        ("vmap", 1, 0, 32),
+    ],
+)
+def test_a_plan_counts_the_examples_that_the_engine_takes(
+    engine, array_bytes, given, expected, monkeypatch
+):
+    config = digits.network_alone()
+    config.train.update(engine=engine, engine_microbatch_size=given, microbatch_size=32)
+    number = planning.plan_report(config)["num_trained"]
+    monkeypatch.setattr(auto, "CPU_BYTES", 4 * 4 * number)  # four gradients
+    monkeypatch.setattr(auto, "CPU_ARRAY_BYTES", array_bytes)
+    report = planning.plan_report(config)
+    assert report["images_at_once"] == expected
 
 
 @pytest.mark.parametrize(
