@@ -608,6 +608,12 @@ def test_largest_array_of_a_loss():
     assert traits == LossTraits(False, 4 * 50 * 30)
 
 
+@pytest.mark.parametrize("engine", ["vmap", "scan", "book_keeping"])
+def test_a_loss_without_parameters_has_an_empty_sum(engine):
+    grad_fn = clipped_grad(lambda w, x: jnp.sum(x), l2_clip_norm=1.0, engine=engine)
+    assert grad_fn({}, jnp.ones((3, 2))) == {}
+
+
 def test_weights_that_are_moved_are_no_array_of_an_example():
     def loss(w, x):
         return jnp.sum(x @ w.reshape(300, 20).T[::-1].T), None

@@ -198,7 +198,8 @@ class ExactArithmetic:
         counts: jax.Array,
         factors: Factors,
     ) -> tuple[list[Words], jax.Array, int]:
-        parts = _parts([leaf.astype(jnp.float32) for leaf in grads])
+        leaves = [leaf.astype(jnp.float32) for leaf in grads]
+        parts = jax.vmap(packing.pack, axis_size=len(counts))(leaves)
 
         def measure(rows: Rows, zero: jax.Array) -> _Measured:
             vectors = [rows(part) for part in parts]
@@ -360,19 +361,6 @@ def _by_groups(
         0, (used + width - 1) // width + zero, add_group, (total, squares, zero)
     )
     return total, squares, roundings
-
-
-def _parts(leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """Arrays [b, ...] of leaves as rows [b, n_i], one array for each group."""
-    rows = [x.reshape(len(x), _size_of_one(x)) for x in leaves]
-    return [
-        jnp.concatenate([rows[i] for i in part], axis=1)
-        for part in packing.groups([x.shape[1] for x in rows])
-    ]
-
-
-def _size_of_one(rows: jax.Array) -> int:
-    return math.prod(rows.shape[1:])  # of no rows, too
 
 
 def _zero_at_run_time(inputs: Sequence[jax.Array]) -> jax.Array:
