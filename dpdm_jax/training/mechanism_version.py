@@ -18,7 +18,8 @@ from dpdm_jax.errors import InputError
 #: 3: parameters that are not trained have no part in the sums.
 #: 4: rounded otherwise: gradients of convolutions and norms on CPU, gradients of draws
 #: in parts, and latents, which are worked out apart from the step.
-#: 5: rounded otherwise: gradients by few rows or pixels on CPU.
+#: 5: rounded otherwise: gradients by few rows or pixels on CPU, and those of which
+#: engine "auto" takes more at once.
 MECHANISM_VERSION = 5
 
 
